@@ -1,0 +1,463 @@
+"""Files to documents, one at a time, so that memory stays small however large the files are.
+
+Formats: .txt and .md (plain text), .jsonl, .csv and .tsv with a header, .parquet, and .gz of each; one file,
+or a folder of them (read in sorted order; hidden, README and LICENSE files are left out).
+
+A plain text file is one document. One longer than a few MiB comes in pieces of about 1 MiB, cut at a blank
+line or a line end, and the pieces joined are the file: a book is not chopped into isolated paragraphs. Keep
+documents apart by a file each, or by a row each of the other formats.
+"""
+
+from __future__ import annotations
+
+import codecs
+import csv
+import gzip
+import json
+import re
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
+from hashlib import blake2b
+from itertools import islice
+from pathlib import Path
+from typing import Any, BinaryIO, Literal, NamedTuple, cast
+
+from malmoi.util.errors import UserError, nearest
+
+Errors = Literal["strict", "replace"]
+Level = Literal["error", "warning"]
+Report = Callable[[Level, str, str], None]  # (level, "file:line", message)
+Part = Literal["train", "valid"]
+
+PIECE = 1 << 20  # bytes read at a time, and the characters from which a plain text is cut
+FEW_DOCUMENTS = 20  # below this, whole documents are too coarse to hold out
+HASHED_DOCUMENTS = 10_000  # enough to place the hash below which a document is held out
+
+
+class Row(NamedTuple):
+    """One document and where it was read: "file:line" (the row number in a parquet file)."""
+
+    text: str
+    where: str
+
+
+def raise_errors(level: Level, where: str, message: str) -> None:
+    """The usual `Report`: the first error stops the reading, warnings are passed over."""
+    if level == "error":
+        raise UserError(f"{where}: {message}")
+
+
+def pass_over(level: Level, where: str, message: str) -> None:
+    """A `Report` that reads on past every bad row and says nothing."""
+
+
+@dataclass(frozen=True)
+class _How:
+    """How to read: what to do with bytes that are not UTF-8, the field with the text, whom to tell."""
+
+    errors: Errors
+    field: str
+    report: Report
+
+    def row(self, value: Any, where: str) -> Iterator[Row]:
+        """The document in one field's value; none where it is empty or not text."""
+        if not isinstance(value, str):
+            kind = "null" if value is None else type(value).__name__
+            self.report("error", where, f'"{self.field}" must be a string, found {kind} {_short(value)}')
+        elif not value.strip():
+            self.report("warning", where, f'"{self.field}" is empty; skipped')
+        else:
+            yield Row(self.without_surrogates(value, where), where)
+
+    def without_surrogates(self, text: str, where: str) -> str:
+        """JSON can spell half a character (\\ud83d alone), which no file or tokenizer can hold."""
+        clean = re.sub("[\ud800-\udfff]", "\ufffd", text)
+        if self.errors == "strict" and clean != text:
+            self.report("error", where, "holds half a character (a lone surrogate); --errors replace goes on")
+        return clean
+
+    def missing(self, keys: Iterable[str], where: str) -> None:
+        """Tell that the field is not among `keys`."""
+        names = sorted(keys)
+        hint = nearest(self.field, names)
+        mend = hint if hint.startswith("did you") else "name the one with the text with --field"
+        self.report(
+            "error", where, f'no field "{self.field}" among {", ".join(names) or "no fields"}; {mend}'
+        )
+
+
+def _short(value: object) -> str:
+    text = str(value).strip()
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _open(path: Path) -> BinaryIO:
+    return cast(BinaryIO, gzip.open(path)) if path.suffix.lower() == ".gz" else path.open("rb")
+
+
+def likely_encoding(sample: bytes) -> str | None:
+    """The encoding of bytes that are not UTF-8, for an error message; None where nothing fits."""
+    if sample.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return "UTF-16"
+    for encoding, letters in (("cp949", "[가-힣ㄱ-ㆎ一-鿿]"), ("cp1252", "[À-ÿ‘’“”–—…]")):
+        with suppress(UnicodeDecodeError):
+            text = codecs.getincrementaldecoder(encoding)().decode(sample)
+            foreign = [letter for letter in text if not letter.isascii()]
+            if foreign and 2 * len(re.findall(letters, "".join(foreign))) > len(foreign):
+                return encoding
+    return None
+
+
+def encoding_of(file: Path) -> str:
+    """What the first bytes of a text file are encoded in, as far as they tell."""
+    if _extension(file) == ".parquet":
+        return "parquet"
+    with suppress(OSError, EOFError, zlib.error), _open(file) as opened:
+        sample = opened.read(1 << 16)
+        with suppress(UnicodeDecodeError):
+            codecs.getincrementaldecoder("utf-8")().decode(sample)
+            bom = " with a byte-order mark" if sample.startswith(codecs.BOM_UTF8) else ""
+            return "ASCII" if sample.isascii() else f"UTF-8{bom}"
+        return likely_encoding(sample) or "unknown"
+    return "unreadable"
+
+
+def _not_utf8(error: UnicodeDecodeError, offset: int) -> str:
+    byte, guess = error.object[error.start], likely_encoding(error.object[error.start : error.start + 4096])
+    mend = f"it looks like {guess}: save it as UTF-8, or " if guess else ""
+    return f"byte 0x{byte:02x} at offset {offset} is not UTF-8; {mend}--errors replace goes on"
+
+
+def _chunks(path: Path, how: _How) -> Iterator[str]:
+    """The text of a file in parts of bounded size, without its byte-order mark."""
+    decoder = codecs.getincrementaldecoder("utf-8")(how.errors)
+    offset, line, begun = 0, 1, False
+    with _open(path) as file:
+        while True:
+            chunk = file.read(PIECE)
+            try:
+                text = decoder.decode(chunk, final=not chunk)
+            except UnicodeDecodeError as error:
+                # The decoder keeps the first bytes of a character until the rest of it is read.
+                start = offset - (len(error.object) - len(chunk)) + error.start
+                where = f"{path}:{line + error.object.count(10, 0, error.start)}"
+                how.report("error", where, _not_utf8(error, start))
+                decoder.errors = "replace"
+                text = decoder.decode(chunk, final=not chunk)
+                decoder.errors = "strict"
+            if text:
+                yield text if begun else text.removeprefix("\ufeff")
+                begun = True
+            if not chunk:
+                return
+            offset, line = offset + len(chunk), line + chunk.count(b"\n")
+
+
+def _lines(chunks: Iterable[str]) -> Iterator[str]:
+    """Lines with their ends; only "\\n" ends one (JSON strings may hold the other separators)."""
+    pending: list[str] = []
+    for chunk in chunks:
+        *whole, rest = chunk.split("\n")
+        for line in whole:
+            yield "".join([*pending, line, "\n"])
+            pending = []
+        pending.append(rest)
+    if last := "".join(pending):
+        yield last
+
+
+def _read_text(path: Path, how: _How) -> Iterator[Row]:
+    pending, line = "", 1
+    for chunk in _chunks(path, how):
+        if len(pending) >= PIECE:
+            cut = line_end(pending, len(pending))
+            yield Row(pending[:cut], f"{path}:{line}")
+            line += pending.count("\n", 0, cut)
+            pending = pending[cut:]
+        pending += chunk
+    if pending:
+        yield Row(pending, f"{path}:{line}")
+
+
+def line_end(text: str, limit: int) -> int:
+    """Where to cut `text`: after the last blank line, else line, in the half before `limit`, else there."""
+    for end in ("\n\n", "\n"):
+        found = text.rfind(end, limit // 2, limit)
+        if found >= 0:
+            return found + len(end)
+    return limit
+
+
+def _read_jsonl(path: Path, how: _How) -> Iterator[Row]:
+    for number, line in enumerate(_lines(_chunks(path, how)), 1):
+        where = f"{path}:{number}"
+        if not line.strip():
+            continue
+        try:
+            record = json.loads(line)
+        except (ValueError, RecursionError):
+            record = None
+        if not isinstance(record, dict):
+            how.report("error", where, f'expected {{"{how.field}": ...}}, found {_short(line)}')
+        elif how.field not in record:
+            how.missing(record, where)
+        else:
+            yield from how.row(record[how.field], where)
+
+
+def _read_table(path: Path, how: _How, dialect: dict[str, Any]) -> Iterator[Row]:
+    csv.field_size_limit(2**31 - 1)  # the default refuses a cell of more than 128 KiB
+    table = csv.reader(_lines(_chunks(path, how)), strict=True, **dialect)
+    cells_of_rows = _cells(table, path, how)
+    header = [name.strip() for name in next(cells_of_rows, [])]
+    if how.field not in header:
+        return how.missing(header, f"{path}:1")
+    column = header.index(how.field)
+    for cells in cells_of_rows:
+        where = f"{path}:{table.line_num}"
+        if len(cells) == len(header):
+            yield from how.row(cells[column], where)
+        elif cells:
+            how.report("error", where, f"expected {len(header)} cells as in the header, found {len(cells)}")
+
+
+def _cells(table: Any, path: Path, how: _How) -> Iterator[list[str]]:
+    while True:
+        try:
+            yield next(table)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            how.report("error", f"{path}:{table.line_num}", f"broken row ({error})")
+
+
+def _read_parquet(path: Path, how: _How) -> Iterator[Row]:
+    import pyarrow
+    from pyarrow import parquet
+
+    number = 0
+    try:
+        with _open(path) as file:
+            table = parquet.ParquetFile(file)
+            if how.field not in table.schema_arrow.names:
+                return how.missing(table.schema_arrow.names, str(path))
+            for batch in table.iter_batches(batch_size=1024, columns=[how.field]):
+                for value in batch.column(0):
+                    number += 1
+                    yield from how.row(value.as_py(), f"{path}:{number}")
+    except (pyarrow.ArrowException, UnicodeDecodeError) as error:
+        message = f"not a readable parquet file ({_short(error)}); write it again"
+        how.report("error", f"{path}:{number + 1}", message)
+
+
+_READERS: dict[str, Callable[[Path, _How], Iterator[Row]]] = {
+    ".txt": _read_text,
+    ".md": _read_text,
+    ".jsonl": _read_jsonl,
+    ".csv": partial(_read_table, dialect={"delimiter": ","}),
+    # By its definition (text/tab-separated-values, IANA) a cell of a .tsv holds no tab and nothing is quoted.
+    ".tsv": partial(_read_table, dialect={"delimiter": "\t", "quoting": csv.QUOTE_NONE}),
+    ".parquet": _read_parquet,
+}
+EXTENSIONS = tuple(_READERS)
+
+
+def _extension(path: Path) -> str:
+    name = path.name.lower().removesuffix(".gz")
+    return Path(name).suffix
+
+
+def find_files(path: Path) -> list[Path]:
+    """The readable files of a folder, sorted, or the one file. Raises UserError where there is none."""
+    known = f"known: {', '.join(EXTENSIONS)}, and .gz of each"
+    if not path.exists():
+        raise UserError(f"{path} does not exist; give a text file or a folder of them")
+    if not path.is_dir():
+        if _extension(path) not in _READERS:
+            raise UserError(f'{path}: the extension "{_extension(path)}" is not a text format; {known}')
+        return [path]
+    files = [file for file in sorted(path.rglob("*")) if file.is_file() and _is_text(file.relative_to(path))]
+    if not files:
+        raise UserError(f"{path} holds no text file; {known}")
+    return files
+
+
+def _is_text(inside: Path) -> bool:
+    hidden = any(part.startswith(".") for part in inside.parts)
+    return (
+        _extension(inside) in _READERS
+        and not hidden
+        and not re.match("(?i)(readme|licen[sc]e)[.]", inside.name)
+    )
+
+
+def read_rows(files: Sequence[Path], *, errors: Errors, field: str, report: Report) -> Iterator[Row]:
+    """The documents of `files` in order, each with its place; what is wrong goes to `report`."""
+    how = _How(errors, field, report)
+    for file in files:
+        try:
+            yield from _READERS[_extension(file)](file, how)
+        except (OSError, EOFError, zlib.error) as error:  # unreadable, or a broken .gz
+            report("error", str(file), f"cannot be read ({error})")
+
+
+def read_documents(path: Path, *, errors: Errors = "strict", field: str = "text") -> Iterator[str]:
+    """Yield the documents of a file or folder (see the top of this module for formats and order).
+
+    `field` names the column or key of the row formats. Rows with an empty text are skipped. Raises UserError
+    for a missing path, an unknown format, bytes that are not UTF-8 (unless `errors="replace"`), a broken row,
+    or no text at all.
+    """
+    return _texts(read_rows(find_files(path), errors=errors, field=field, report=raise_errors), path)
+
+
+def _texts(rows: Iterable[Row], path: Path) -> Iterator[str]:
+    row = None
+    for row in rows:
+        yield row.text
+    if row is None:
+        raise UserError(f"{path} is empty; give a file with text in it")
+
+
+def document_hash(text: str) -> int:
+    """64 bits that tell documents apart, the same on every machine."""
+    return int.from_bytes(blake2b(text.strip().encode(), digest_size=8).digest(), "big")
+
+
+@dataclass(frozen=True)
+class _HoldOutByHash:
+    """Documents whose hash is at most `threshold` are for validation, so equal ones stay on one side."""
+
+    threshold: int
+
+    def rows(self, rows: Iterable[Row], part: Part) -> Iterator[Row]:
+        return (row for row in rows if (document_hash(row.text) <= self.threshold) == (part == "valid"))
+
+
+@dataclass(frozen=True)
+class _HoldOutEnd:
+    """The text from character `offset` of document number `document` on is for validation."""
+
+    document: int
+    offset: int
+
+    def rows(self, rows: Iterable[Row], part: Part) -> Iterator[Row]:
+        for number, row in enumerate(rows):
+            cut = self.offset if number == self.document else (number < self.document) * len(row.text)
+            text = row.text[:cut] if part == "train" else row.text[cut:]
+            if text:
+                yield Row(text, row.where)
+            elif part == "train":
+                return
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """Documents for training and for validation, never the same one in both. Each call reads anew.
+
+    `note` says in one line how they were told apart; `files` are all that is read (for hashing).
+    """
+
+    path: Path
+    train_files: tuple[Path, ...]
+    valid_files: tuple[Path, ...]  # the same as train_files where a part of them is held out
+    note: str
+    errors: Errors = "strict"
+    field: str = "text"
+    hold_out: _HoldOutByHash | _HoldOutEnd | None = None
+
+    @property
+    def files(self) -> list[Path]:
+        return list(dict.fromkeys(self.train_files + self.valid_files))
+
+    def rows(self, part: Part, report: Report = raise_errors) -> Iterator[Row]:
+        """The documents of one part with their places."""
+        files = self.train_files if part == "train" else self.valid_files
+        rows = read_rows(files, errors=self.errors, field=self.field, report=report)
+        return self.hold_out.rows(rows, part) if self.hold_out else rows
+
+    def train(self) -> Iterator[str]:
+        """Training documents, streamed. Raises UserError as `read_documents` does."""
+        return _texts(self.rows("train"), self.path)
+
+    def valid(self) -> Iterator[str]:
+        """Validation documents, streamed. Raises UserError as `read_documents` does."""
+        return _texts(self.rows("valid"), self.valid_files[0] if len(self.valid_files) == 1 else self.path)
+
+
+def open_corpus(
+    path: Path,
+    *,
+    valid: Path | None = None,
+    errors: Errors = "strict",
+    field: str = "text",
+    hold_out: float = 0.1,
+    report: Report = raise_errors,
+) -> Corpus:
+    """Find the training and the validation text of `path`.
+
+    An explicit `valid` wins. Else files or folders named train*, valid* (validation*, val*, dev*) are used as
+    such, and test* is left alone. Else the fraction `hold_out` is held out: of the documents, chosen by their
+    hash, or, with fewer than 20 or in one plain text file, the end of the text, cut at a line end. Raises
+    UserError as `read_documents` does and where nothing is left to train or to validate on.
+    """
+    roles: dict[str, list[Path]] = {"train": [], "valid": [], "test": [], "": []}
+    for file in find_files(path):
+        roles[_role(file.relative_to(path) if path.is_dir() else Path())].append(file)
+    train_files = roles["train"] or roles[""]
+    valid_files = roles["valid"] if valid is None else find_files(valid)
+    used = {file.resolve() for file in valid_files}
+    train_files = [file for file in train_files if file.resolve() not in used]
+    if not train_files:
+        raise UserError(f"{path} has no file to train on, validation and test files apart; add one")
+    make = partial(Corpus, path, tuple(train_files), errors=errors, field=field)
+    if valid_files:
+        return make(tuple(valid_files), f"validation on {valid or ', '.join(f.name for f in valid_files)}")
+    held, note = _hold_out(
+        train_files, hold_out, partial(read_rows, train_files, errors=errors, field=field, report=report)
+    )
+    return make(tuple(train_files), note, hold_out=held)
+
+
+def _role(inside: Path) -> str:
+    """The split that a file or folder name says: train, valid, test, or "" for none."""
+    for name in inside.parts:
+        found = re.match(r"(?i)(train|valid|val|dev|test)(?:ing|ation)?(?=[-_.\d]|$)", name)
+        if found:
+            word = found[1].lower()
+            return "valid" if word in ("val", "dev") else word
+    return ""
+
+
+def _hold_out(
+    files: Sequence[Path], fraction: float, read: Callable[[], Iterator[Row]]
+) -> tuple[_HoldOutByHash | _HoldOutEnd, str]:
+    one_text = len(files) == 1 and _READERS[_extension(files[0])] is _read_text
+    if not one_text:
+        hashes = sorted({document_hash(row.text) for row in islice(read(), HASHED_DOCUMENTS)})
+        if len(hashes) >= FEW_DOCUMENTS:
+            threshold = hashes[max(1, round(fraction * len(hashes))) - 1]
+            return _HoldOutByHash(
+                threshold
+            ), f"{fraction:.0%} of the documents held out for validation, by hash"
+    return _end(files, fraction, read), f"about the last {fraction:.0%} of the text held out for validation"
+
+
+def _end(files: Sequence[Path], fraction: float, read: Callable[[], Iterator[Row]]) -> _HoldOutEnd:
+    lengths = [len(row.text) for row in read()]
+    left = round(sum(lengths) * (1 - fraction))
+    if not 0 < left < sum(lengths):
+        raise UserError(
+            f"{files[0]} holds too little text to hold a part out; give more, or a validation file"
+        )
+    document = 0
+    while left > lengths[document]:
+        left -= lengths[document]
+        document += 1
+    text = next(islice(read(), document, None)).text
+    cut = text.rfind("\n", 0, left) + 1
+    whole = document > 0 or cut > 0  # something stays for training
+    return _HoldOutEnd(document, cut if whole else left)

@@ -1,0 +1,361 @@
+"""One engine for every kind of language model: schedule, forward, sample.
+
+Requests of different lengths share a batch (continuous batching, Yu et al. 2022): a waiting request joins
+when rows are free, every running row takes one token per step, and a finished row leaves at once.
+
+Shape letters: B rows, T positions, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from malmoi.engine.request import Completion, Request, Row, Sampling, TokenEvent, TopLogprobs
+from malmoi.engine.sampler import sample
+from malmoi.models.state import Scorer, State
+from malmoi.text.tokenizer import Tokenizer
+from malmoi.util.errors import UserError
+
+CHUNK_TOKENS = 1024  # a longer prompt is read alone and in pieces, which bounds the memory of activations
+LOGITS_NUMBERS = 1 << 26  # at most this many logits at once while scoring: 256 MiB
+RESERVED_TOKENS = 512  # cache room made in advance for the answer; caches grow beyond it by themselves
+PRIMING_TOKENS = 16  # how much of a prompt's end the text decoder sees: it may begin a character or a word
+
+Prompt = str | Sequence[int]
+
+
+@dataclass(slots=True)
+class Tile:
+    """Rows that go through the model together, and their state."""
+
+    rows: list[Row]
+    state: State
+
+    def keep(self, kept: Sequence[int]) -> None:
+        """Drop all rows but these."""
+        if len(kept) < len(self.rows):
+            self.rows = [self.rows[b] for b in kept]
+            self.state = self.state.select(kept)
+
+
+class Engine:
+    """Generates with and scores by one `scorer`. Not thread-safe: one thread owns it.
+
+    max_rows: how many samples run at the same time. deterministic: every row goes through the model alone, so
+    its answer is bit-exact whatever else runs; it costs the speed-up of batching.
+    """
+
+    def __init__(
+        self, scorer: Scorer, tokenizer: Tokenizer, *, max_rows: int = 16, deterministic: bool = False
+    ) -> None:
+        if max_rows < 1:
+            raise UserError(f"engine: max_rows is {max_rows}; it must be 1 or more")
+        self.scorer, self.tokenizer = scorer, tokenizer
+        self.max_rows, self.deterministic = max_rows, deterministic
+        # a special is never text, so whichever one a model gives, its answer is over
+        self._ends = tokenizer.specials.ids - {tokenizer.specials.unk}
+        self._waiting: deque[Request] = deque()
+        self._tiles: list[Tile] = []
+        self._notices: list[TokenEvent] = []  # of cancelled samples; the next step returns them
+        self._inboxes: dict[int, deque[TokenEvent]] = {}  # of the requests of `stream` and `generate`
+        self._submitted = 0
+
+    @property
+    def busy(self) -> bool:
+        """Whether `step` has anything to do."""
+        return bool(self._waiting or self._tiles or self._notices)
+
+    def encode_prompt(self, text: str) -> list[int]:
+        """The eos id, then the text's ids.
+
+        Pre-training separates documents by eos, so that id is what a model knows as the start of one. Raises
+        UserError for a text without tokens.
+        """
+        ids = self.tokenizer.encode(text)
+        if not ids:
+            raise UserError("the prompt is empty; give it at least one word")
+        return [self.tokenizer.specials.eos, *ids]
+
+    def submit(self, ids: Sequence[int], params: Sampling) -> int:
+        """Queue a prompt (ids as they are: nothing is prepended); returns the request's number.
+
+        Raises UserError where it is empty, has unknown ids, exceeds the context or asks for too many rows.
+        """
+        self._check(ids, params)
+        self._submitted += 1
+        self._waiting.append(Request(self._submitted, list(ids), params))
+        return self._submitted
+
+    def step(self) -> list[TokenEvent]:
+        """One token for every running sample: schedule -> forward -> sample."""
+        events, self._notices = self._notices, []
+        with torch.inference_mode():
+            admitted = self._schedule()
+            if admitted or self._tiles:
+                events += self._sample(self._forward(admitted))
+        for event in events:
+            if event.request in self._inboxes:
+                self._inboxes[event.request].append(event)
+        return events
+
+    def cancel(self, request: int) -> None:
+        """End a request; the next step reports its samples as cancelled. A finished one stays as it is."""
+        for waiting in [w for w in self._waiting if w.number == request]:
+            self._waiting.remove(waiting)
+            self._notices += [row.cancelled() for row in self._new_rows(waiting)]
+        for tile in self._tiles:
+            self._notices += [row.cancelled() for row in tile.rows if row.request == request]
+            tile.keep([b for b, row in enumerate(tile.rows) if row.request != request])
+        self._tiles = [tile for tile in self._tiles if tile.rows]
+
+    def generate(self, prompts: Sequence[Prompt], params: Sampling | None = None) -> list[Completion]:
+        """Complete texts or token ids: n completions of the first prompt, then n of the second, and so on."""
+        params = params or Sampling()
+        prompts_ids = [self._checked_ids(prompt, params) for prompt in prompts]
+        with self._submitted_requests(prompts_ids, params) as requests:
+            events: dict[tuple[int, int], list[TokenEvent]] = {
+                (request, index): [] for request in requests for index in range(params.n)
+            }
+            for event in self._events(requests, len(events)):
+                events[event.request, event.index].append(event)
+        lengths = dict(zip(requests, map(len, prompts_ids), strict=True))
+        return [Completion.of(of_sample, lengths[key[0]]) for key, of_sample in events.items()]
+
+    def stream(self, prompt: Prompt, params: Sampling | None = None) -> Iterator[TokenEvent]:
+        """The events of one prompt as they come. Streams may interleave; closing one cancels its request."""
+        params = params or Sampling()
+        return self._stream(self._checked_ids(prompt, params), params)
+
+    @torch.inference_mode()
+    def score(self, prompts: Sequence[Prompt], continuations: Sequence[Prompt]) -> list[float]:
+        """Summed log-probability (nats) of each continuation after its prompt.
+
+        The two texts are encoded apart, so that the boundary between them is the same for every continuation.
+        Raises UserError for an empty prompt or where both together exceed the context.
+        """
+        encode = self.tokenizer.encode
+        pairs = [
+            (self._ids(prompt), encode(rest) if isinstance(rest, str) else list(rest))
+            for prompt, rest in zip(prompts, continuations, strict=True)
+        ]
+        for prompt_ids, rest_ids in pairs:
+            self._check_ids([*prompt_ids, *rest_ids[:-1]] if prompt_ids else prompt_ids)
+        totals = [0.0] * len(pairs)
+        for group in self._groups([len(prompt_ids) for prompt_ids, _ in pairs]):
+            for i, total in zip(group, self._score_group([pairs[i] for i in group]), strict=True):
+                totals[i] = total
+        return totals
+
+    # --- requests in and out
+
+    def _ids(self, prompt: Prompt) -> list[int]:
+        return self.encode_prompt(prompt) if isinstance(prompt, str) else list(prompt)
+
+    def _checked_ids(self, prompt: Prompt, params: Sampling) -> list[int]:
+        ids = self._ids(prompt)
+        self._check(ids, params)
+        return ids
+
+    def _check(self, ids: Sequence[int], params: Sampling) -> None:
+        self._check_ids(ids)
+        if params.n > self.max_rows:
+            raise UserError(f"n is {params.n}, but the engine runs {self.max_rows} samples; lower n")
+
+    def _check_ids(self, ids: Sequence[int]) -> None:
+        context = self.scorer.context
+        if not ids:
+            raise UserError("the prompt is empty; give it at least one token")
+        if context is not None and len(ids) > context:
+            raise UserError(
+                f"the prompt is {len(ids)} tokens, but the model's context is {context}; shorten the prompt "
+                f"by {len(ids) - context} tokens or use a model with a longer context"
+            )
+        if not 0 <= min(ids) <= max(ids) < self.scorer.vocab_size:
+            raise UserError(
+                f"the prompt has an id outside 0..{self.scorer.vocab_size - 1}; use the model's own tokenizer"
+            )
+
+    @contextmanager
+    def _submitted_requests(self, prompts: Sequence[list[int]], params: Sampling) -> Iterator[list[int]]:
+        """Requests whose events are kept for us whoever calls `step`, and which end with us."""
+        requests = [self.submit(ids, params) for ids in prompts]
+        self._inboxes |= {request: deque() for request in requests}
+        try:
+            yield requests
+        finally:
+            for request in requests:
+                self.cancel(request)
+                del self._inboxes[request]
+
+    def _events(self, requests: Sequence[int], running: int) -> Iterator[TokenEvent]:
+        inboxes = [self._inboxes[request] for request in requests]
+        while running:
+            if not any(inboxes):
+                self.step()
+            for inbox in inboxes:
+                while inbox:
+                    running -= inbox[0].finished is not None
+                    yield inbox.popleft()
+
+    def _stream(self, ids: list[int], params: Sampling) -> Iterator[TokenEvent]:
+        with self._submitted_requests([ids], params) as requests:
+            yield from self._events(requests, params.n)
+
+    def _new_rows(self, request: Request) -> list[Row]:
+        """The request's n samples, each with a random stream that only its seed and index decide."""
+        entropy = np.random.SeedSequence(request.params.seed).entropy
+        seeds = [np.random.SeedSequence(entropy, spawn_key=(i,)) for i in range(request.params.n)]
+        return [
+            Row(
+                request.number, i, request.params, list(request.ids), len(request.ids),
+                np.random.Generator(np.random.Philox(seed)), self._decoder(request.ids),
+            )
+            for i, seed in enumerate(seeds)
+        ]  # fmt: skip
+
+    def _decoder(self, prompt: Sequence[int]):
+        """A stream decoder that has read the end of the prompt's text, up to its last special."""
+        decode = self.tokenizer.stream()
+        end = list(prompt[-PRIMING_TOKENS:])
+        specials = [i for i, id in enumerate(end) if id in self._ends]
+        for id in end[specials[-1] + 1 if specials else 0 :]:
+            decode(id)
+        return decode
+
+    # --- schedule, forward, sample
+
+    def _schedule(self) -> list[Request]:
+        """Take waiting requests, first come first served, while their samples fit."""
+        free = self.max_rows - sum(len(tile.rows) for tile in self._tiles)
+        admitted: list[Request] = []
+        while self._waiting and self._waiting[0].params.n <= free:
+            admitted.append(self._waiting.popleft())
+            free -= admitted[-1].params.n
+        return admitted
+
+    def _forward(self, admitted: Sequence[Request]) -> Tensor:
+        """logits_BV after the last token of every row of every tile, the admitted requests' included."""
+        logits = [self._read([row.ids[-1:] for row in tile.rows], tile.state) for tile in self._tiles]
+        for group in self._groups([len(request.ids) for request in admitted]):
+            logits.append(self._prefill([admitted[i] for i in group]))
+        if not self.deterministic and len(self._tiles) > 1:
+            first, *others = self._tiles
+            rows = [row for tile in self._tiles for row in tile.rows]
+            self._tiles = [Tile(rows, first.state.join([tile.state for tile in others]))]
+        return torch.cat(logits)
+
+    def _groups(self, lengths: Sequence[int]) -> list[list[int]]:
+        """Which prompts to read together: like lengths, and a long one (or, if deterministic, any) alone."""
+        order = sorted(range(len(lengths)), key=lengths.__getitem__)
+        short = [i for i in order if lengths[i] <= CHUNK_TOKENS and not self.deterministic]
+        groups = [short[start : start + self.max_rows] for start in range(0, len(short), self.max_rows)]
+        return groups + [[i] for i in order if i not in set(short)]
+
+    def _prefill(self, requests: Sequence[Request]) -> Tensor:
+        """Read each prompt once, make a row for every sample; logits_BV of these rows."""
+        room = max(min(request.params.max_tokens, RESERVED_TOKENS) for request in requests)
+        logits_RV, state = self._read_prompts([request.ids for request in requests], room)
+        repeats = [r for r, request in enumerate(requests) for _ in range(request.params.n)]
+        rows = [row for request in requests for row in self._new_rows(request)]
+        tiles = [[b] for b in range(len(rows))] if self.deterministic else [list(range(len(rows)))]
+        for tile in tiles:
+            self._tiles.append(Tile([rows[b] for b in tile], state.select([repeats[b] for b in tile])))
+        return logits_RV[repeats]
+
+    def _read_prompts(self, prompts: Sequence[Sequence[int]], room: int) -> tuple[Tensor, State]:
+        """logits_BV after each prompt, and a state with room for so many tokens more."""
+        longest = max(map(len, prompts))
+        assert len(prompts) == 1 or longest <= CHUNK_TOKENS
+        state = self.scorer.new_state(
+            len(prompts), min(longest + room, self.scorer.context or longest + room)
+        )
+        logits_BV = torch.empty(0)
+        for start in range(0, longest, CHUNK_TOKENS):
+            logits_BV = self._read([ids[start : start + CHUNK_TOKENS] for ids in prompts], state)
+        return logits_BV, state
+
+    def _read(self, rows: Sequence[Sequence[int]], state: State) -> Tensor:
+        """logits_BV after the last of each row's new tokens."""
+        ids_BT, counts_B = padded(rows)
+        return self.scorer.step(ids_BT, counts_B, state, last_only=True).squeeze(1)
+
+    def _sample(self, logits_BV: Tensor) -> list[TokenEvent]:
+        """Choose a token for every row, drop the rows that it ends."""
+        rows = [row for tile in self._tiles for row in tile.rows]
+        params = [row.params for row in rows]
+        logprobs_BV = logits_BV.float().log_softmax(dim=-1)
+        logits_BV = logits_BV[:, : self.tokenizer.vocab_size]  # some models pad their vocabulary
+        uniforms = [row.random.random() for row in rows]
+        ids = sample(logits_BV, params, [row.ids for row in rows], uniforms)
+        logprobs = logprobs_BV[torch.arange(len(ids)), ids].tolist()
+        tops = top_logprobs(logprobs_BV, params)
+        events = [
+            row.take(id, logprob, top, self._reason(row, id))
+            for row, id, logprob, top in zip(rows, ids, logprobs, tops, strict=True)
+        ]
+        self._drop({(event.request, event.index) for event in events if event.finished})
+        return events
+
+    def _reason(self, row: Row, id: int):
+        """Why nothing can follow this token, or None."""
+        if id in self._ends:
+            return "stop"
+        context = self.scorer.context  # the last token need not be read, so it may lie beyond
+        return "length" if context is not None and len(row.ids) >= context else None
+
+    def _drop(self, finished: set[tuple[int, int]]) -> None:
+        for tile in self._tiles:
+            tile.keep([b for b, row in enumerate(tile.rows) if (row.request, row.index) not in finished])
+        self._tiles = [tile for tile in self._tiles if tile.rows]
+
+    # --- scoring
+
+    def _score_group(self, pairs: Sequence[tuple[list[int], list[int]]]) -> list[float]:
+        """Summed log-probabilities; a row whose continuation has ended leaves the batch."""
+        rest = [rest_ids for _, rest_ids in pairs]
+        logits_BV, state = self._read_prompts([prompt_ids for prompt_ids, _ in pairs], max(map(len, rest)))
+        totals = [sum_logprobs(logits_BV[b : b + 1], ids[:1]) for b, ids in enumerate(rest)]
+        width = max(1, LOGITS_NUMBERS // (self.scorer.vocab_size * len(pairs)))
+        rows = list(range(len(pairs)))
+        for start in range(0, max(map(len, rest)) - 1, width):
+            left = [b for b, row in enumerate(rows) if len(rest[row]) - 1 > start]
+            state = state if len(left) == len(rows) else state.select(left)
+            rows = [rows[b] for b in left]
+            ids_BT, counts_B = padded([rest[row][start:-1][:width] for row in rows])
+            logits_BTV = self.scorer.step(ids_BT, counts_B, state)
+            for row, logits_TV in zip(rows, logits_BTV, strict=True):
+                totals[row] += sum_logprobs(logits_TV, rest[row][start + 1 :][:width])
+        return totals
+
+
+def padded(rows: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
+    """ids_BT, filled with 0 on the right, and counts_B of real ones."""
+    counts_B = torch.tensor([len(row) for row in rows])
+    ids_BT = torch.zeros(len(rows), int(counts_B.max()), dtype=torch.int64)
+    for b, row in enumerate(rows):
+        ids_BT[b, : len(row)] = torch.tensor(row)
+    return ids_BT, counts_B
+
+
+def sum_logprobs(logits_TV: Tensor, ids: Sequence[int]) -> float:
+    """Log-probability of `ids`, the i-th by the i-th row of logits; further rows are padding."""
+    logprobs_TV = logits_TV[: len(ids)].float().log_softmax(dim=-1)
+    targets_T = torch.tensor(ids, dtype=torch.int64, device=logits_TV.device)
+    return float(logprobs_TV.gather(1, targets_T[:, None]).double().sum())
+
+
+def top_logprobs(logprobs_BV: Tensor, params: Sequence[Sampling]) -> list[TopLogprobs]:
+    """The best params[b].logprobs (id, logprob) pairs of each row."""
+    most = min(max(p.logprobs for p in params), logprobs_BV.shape[1])
+    if most == 0:
+        return [() for _ in params]
+    values, ids = logprobs_BV.topk(most, dim=-1)
+    pairs = [tuple(zip(*row, strict=True)) for row in zip(ids.tolist(), values.tolist(), strict=True)]
+    return [row[: p.logprobs] for row, p in zip(pairs, params, strict=True)]

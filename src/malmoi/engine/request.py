@@ -1,0 +1,170 @@
+"""What a user asks of the engine, what it answers, and one sample on its way between the two."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Literal, Self
+
+import numpy as np
+
+from malmoi.util.errors import UserError
+
+FinishReason = Literal["stop", "length", "cancelled"]
+TopLogprobs = tuple[tuple[int, float], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How to choose tokens. Raises UserError for a value out of range.
+
+    temperature: 0 is greedy. top_k: 0 is off. top_p: nucleus (Holtzman et al. 2020), 1 is off. min_p: drop
+    what is less probable than min_p times the best (Nguyen et al. 2024), 0 is off. repetition_penalty: CTRL's
+    (Keskar et al. 2019), 1 is off. seed: None draws a fresh one. stop: strings that end the text and are not
+    shown. n: samples of one prompt. logprobs: how many of the best alternatives to report at each token.
+    """
+
+    max_tokens: int = 128
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+    seed: int | None = None
+    stop: tuple[str, ...] = ()
+    n: int = 1
+    logprobs: int = 0
+
+    def __post_init__(self) -> None:
+        self._require("max_tokens", self.max_tokens >= 1, "1 or more")
+        self._require("temperature", 0 <= self.temperature < math.inf, "0 (greedy) or more, for example 0.8")
+        self._require("top_k", self.top_k >= 0, "0 (off) or more")
+        self._require("top_p", 0 < self.top_p <= 1, "above 0 and at most 1 (off)")
+        self._require("min_p", 0 <= self.min_p <= 1, "from 0 (off) to 1")
+        self._require(
+            "repetition_penalty", 0 < self.repetition_penalty < math.inf, "above 0, for example 1.1"
+        )
+        self._require("seed", self.seed is None or self.seed >= 0, "0 or more, or none")
+        self._require("stop", all(self.stop), "strings of at least one character")
+        self._require("n", self.n >= 1, "1 or more")
+        self._require("logprobs", self.logprobs >= 0, "0 (none) or more")
+
+    def _require(self, name: str, holds: bool, allowed: str) -> None:
+        if not holds:
+            raise UserError(f"sampling: {name} is {getattr(self, name)!r}; it must be {allowed}")
+
+
+@dataclass(frozen=True, slots=True)
+class TokenEvent:
+    """One token of one sample.
+
+    index: which of the request's n samples. id: the token, an ending special included; None where a sample
+    was cancelled. text: what became readable with it ('' inside a character or a possible stop string).
+    logprob: of the model's own distribution (temperature 1, unfiltered). top: the best (id, logprob)s.
+    """
+
+    request: int
+    index: int
+    id: int | None
+    text: str
+    logprob: float
+    top: TopLogprobs = ()
+    finished: FinishReason | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """One finished sample: the events of it put together. prompt_tokens counts the prompt."""
+
+    text: str
+    ids: tuple[int, ...]
+    logprobs: tuple[float, ...]
+    top_logprobs: tuple[TopLogprobs, ...]
+    finish_reason: FinishReason
+    prompt_tokens: int
+
+    @classmethod
+    def of(cls, events: Sequence[TokenEvent], prompt_tokens: int) -> Self:
+        """From all events of one sample, in order."""
+        reason = events[-1].finished
+        assert reason is not None
+        tokens = [(event.id, event.logprob, event.top) for event in events if event.id is not None]
+        ids, logprobs, top = zip(*tokens, strict=True) if tokens else ((), (), ())
+        return cls("".join(event.text for event in events), ids, logprobs, top, reason, prompt_tokens)
+
+
+@dataclass(slots=True)
+class StopText:
+    """Lets text through up to the first stop string, and never shows a part of one.
+
+    The longest end of the text that could begin a stop string is held back until it is known.
+    """
+
+    stops: tuple[str, ...]
+    held: str = ""
+
+    def push(self, text: str) -> tuple[str, bool]:
+        """(text to show now, whether a stop string was reached)."""
+        text = self.held + text
+        found = [text.find(stop) for stop in self.stops if stop in text]
+        if found:
+            self.held = ""
+            return text[: min(found)], True
+        cut = len(text) - self._open_length(text)
+        self.held = text[cut:]
+        return text[:cut], False
+
+    def flush(self) -> str:
+        """What was held back, once no more text can come."""
+        text, self.held = self.held, ""
+        return text
+
+    def _open_length(self, text: str) -> int:
+        lengths = range(max(map(len, self.stops), default=1) - 1, 0, -1)
+        return next((n for n in lengths if n <= len(text) and self._opens(text[-n:])), 0)
+
+    def _opens(self, end: str) -> bool:
+        return any(stop.startswith(end) for stop in self.stops)
+
+
+@dataclass(slots=True)
+class Request:
+    """A prompt that waits for its turn."""
+
+    number: int
+    ids: list[int]
+    params: Sampling
+
+
+@dataclass(slots=True)
+class Row:
+    """One running sample: row b of the batch."""
+
+    request: int
+    index: int
+    params: Sampling
+    ids: list[int]  # the prompt and what was sampled
+    num_prompt: int
+    random: np.random.Generator  # its own, so that the batch never changes a sample
+    decode: Callable[[int | None], str]
+    stop_text: StopText = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.stop_text = StopText(self.params.stop)
+
+    def take(self, id: int, logprob: float, top: TopLogprobs, reason: FinishReason | None) -> TokenEvent:
+        """Append a sampled token. `reason` is why it must be the last one, if it must."""
+        self.ids.append(id)
+        if reason is None and len(self.ids) - self.num_prompt >= self.params.max_tokens:
+            reason = "length"
+        text, stopped = self.stop_text.push(self.decode(id) + (self.decode(None) if reason else ""))
+        if stopped:
+            reason = "stop"
+        elif reason:
+            text += self.stop_text.flush()
+        return TokenEvent(self.request, self.index, id, text, logprob, top, reason)
+
+    def cancelled(self) -> TokenEvent:
+        """The last event of a sample that nobody waits for."""
+        return TokenEvent(self.request, self.index, None, self.stop_text.flush(), 0.0, (), "cancelled")

@@ -1,0 +1,99 @@
+"""From logits to tokens: penalty, temperature, top-k, top-p, min-p, in Hugging Face's order, then a draw.
+
+Everything is a function of the row alone, so neighbours in a batch never change a sample: filters compare
+with a threshold of the row (equal logits are kept or dropped together), and the draw goes through the
+vocabulary in its order.
+
+Shape letters: B rows, R some of the rows, V vocabulary, K best tokens.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from malmoi.engine.request import Sampling
+
+
+def sample(
+    logits_BV: Tensor,
+    params: Sequence[Sampling],
+    histories: Sequence[Sequence[int]],
+    uniforms: Sequence[float],
+) -> list[int]:
+    """One token for each row.
+
+    histories: prompt and generated ids, for the repetition penalty. uniforms: a number in [0, 1) per row.
+    """
+    logits_BV = penalised(logits_BV, params, histories)
+    greedy_B = torch.tensor([p.temperature == 0 for p in params], device=logits_BV.device)
+    best_B = logits_BV.argmax(dim=-1)
+    if bool(greedy_B.all()):
+        return best_B.tolist()
+    return torch.where(greedy_B, best_B, draw(filtered(logits_BV, params), uniforms)).tolist()
+
+
+def penalised(logits_BV: Tensor, params: Sequence[Sampling], histories: Sequence[Sequence[int]]) -> Tensor:
+    """CTRL's repetition penalty: seen tokens' positive logits are divided by it, negative multiplied."""
+    rows = [b for b, p in enumerate(params) if p.repetition_penalty != 1]
+    logits_BV = logits_BV.clone() if rows else logits_BV
+    for b in rows:
+        seen = torch.tensor(sorted(set(histories[b])), device=logits_BV.device)
+        logits, penalty = logits_BV[b, seen], params[b].repetition_penalty
+        logits_BV[b, seen] = torch.where(logits > 0, logits / penalty, logits * penalty)
+    return logits_BV
+
+
+def filtered(logits_BV: Tensor, params: Sequence[Sampling]) -> Tensor:
+    """Logits (the best is 0) after temperature, with -inf for what top-k, top-p and min-p drop."""
+    temperatures = torch.tensor([p.temperature or 1.0 for p in params], dtype=torch.float64)
+    # the best goes to 0 first, so that a tiny temperature cannot overflow
+    logits_BV = (logits_BV - logits_BV.amax(dim=-1, keepdim=True)).double()
+    logits_BV = logits_BV / temperatures.to(logits_BV.device)[:, None]
+    vocab_size = logits_BV.shape[1]
+    for threshold, rows in (
+        (_top_k, [b for b, p in enumerate(params) if 0 < p.top_k < vocab_size]),
+        (_top_p, [b for b, p in enumerate(params) if p.top_p < 1]),
+        (_min_p, [b for b, p in enumerate(params) if p.min_p > 0]),
+    ):
+        if rows:
+            kept_RV = logits_BV[rows]
+            least_R1 = threshold(kept_RV, [params[b] for b in rows])
+            logits_BV[rows] = kept_RV.masked_fill(kept_RV < least_R1, -math.inf)
+    return logits_BV
+
+
+def _top_k(logits_RV: Tensor, params: Sequence[Sampling]) -> Tensor:
+    """The k-th largest logit."""
+    ks_R = torch.tensor([p.top_k for p in params], device=logits_RV.device)
+    best_RK = logits_RV.topk(int(ks_R.max()), dim=-1).values
+    return best_RK.gather(1, ks_R[:, None] - 1)
+
+
+def _top_p(logits_RV: Tensor, params: Sequence[Sampling]) -> Tensor:
+    """The smallest logit of the smallest set of best tokens that holds probability p."""
+    ps_R1 = torch.tensor([[p.top_p] for p in params], dtype=torch.float64, device=logits_RV.device)
+    sorted_RV = logits_RV.sort(dim=-1, descending=True).values
+    probs_RV = sorted_RV.softmax(dim=-1)
+    before_RV = probs_RV.cumsum(dim=-1) - probs_RV
+    count_R1 = (before_RV < ps_R1).sum(dim=-1, keepdim=True)
+    return sorted_RV.gather(1, count_R1 - 1)
+
+
+def _min_p(logits_RV: Tensor, params: Sequence[Sampling]) -> Tensor:
+    """The logit that is min_p times as probable as the best."""
+    ratios = torch.tensor([[p.min_p] for p in params], dtype=torch.float64, device=logits_RV.device)
+    return logits_RV.amax(dim=-1, keepdim=True) + ratios.log()
+
+
+def draw(logits_BV: Tensor, uniforms: Sequence[float]) -> Tensor:
+    """Inverse-transform sampling: the first token whose cumulative probability exceeds the uniform number."""
+    cumulative_BV = logits_BV.softmax(dim=-1).cumsum(dim=-1)
+    total_B1 = cumulative_BV[:, -1:].contiguous()
+    targets_B1 = total_B1 * torch.tensor(uniforms, dtype=torch.float64, device=logits_BV.device)[:, None]
+    chosen_B1 = torch.searchsorted(cumulative_BV, targets_B1, right=True)
+    last_B1 = torch.searchsorted(cumulative_BV, total_B1)  # rounding must not pick what has no probability
+    return chosen_B1.minimum(last_B1).squeeze(1)

@@ -1,0 +1,153 @@
+"""A trained model's folder: `config.json`, `model.safetensors`, tokenizer, generation config, model card.
+
+A decoder that maps to an outside architecture is saved as a Hugging Face folder; every other model uses
+the same shape with a `model_type` that begins with `malmoi_`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from malmoi.models.ngram import KneserNey
+from pydantic import ValidationError
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from malmoi.hub.architectures import ARCHITECTURES, architecture_of
+from malmoi.models.build import build_model
+from malmoi.models.config import TransformerConfig, model_config_adapter
+from malmoi.models.language import LanguageModel
+from malmoi.text.tokenizer import Tokenizer
+from malmoi.util import files
+from malmoi.util.errors import UserError, nearest
+
+Json = dict[str, Any]
+WEIGHTS = "model.safetensors"
+CONFIG = "config.json"
+OWN_PREFIX = "malmoi_"
+
+
+@dataclass(frozen=True, slots=True)
+class ModelFolder:
+    """A loaded folder. The tokenizer is None where the folder has none."""
+
+    model: LanguageModel | KneserNey
+    tokenizer: Tokenizer | None
+
+
+def save_model(
+    folder: Path, model: LanguageModel | KneserNey, tokenizer: Tokenizer | None, card: str = ""
+) -> None:
+    """Write the files of a model folder, each whole or absent; weights come last, so they vouch for the rest.
+
+    folder: made if missing; other files in it stay. card: the text of README.md.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    config, weights = _export(model)
+    if tokenizer is not None:
+        tokenizer.save(folder)
+        ids = {
+            "bos_token_id": tokenizer.specials.bos,
+            "eos_token_id": tokenizer.specials.eos,
+            "pad_token_id": tokenizer.specials.pad,
+        }
+        config |= ids
+        files.write_json(folder / "generation_config.json", ids | {"do_sample": True})
+    files.write_json(folder / CONFIG, config)
+    if card:
+        files.write_text(folder / "README.md", card)
+    save_weights(folder / WEIGHTS, weights)
+
+
+def save_weights(path: Path, tensors: dict[str, Tensor]) -> None:
+    """Write one safetensors file, whole or absent."""
+    temporary = path.with_name(f".{path.name}.part")
+    try:
+        save_file(
+            {name: t.detach().cpu().contiguous() for name, t in tensors.items()}, temporary, {"format": "pt"}
+        )
+        files.sync_file(temporary)
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def load_weights(path: Path) -> dict[str, Tensor]:
+    """Read one safetensors file. Raises UserError where it is missing or damaged."""
+    try:
+        return load_file(path)
+    except FileNotFoundError:
+        raise UserError(f"{path} does not exist; is {path.parent} a finished model folder?") from None
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"{path} cannot be read ({error}); train or copy it again") from None
+
+
+def load_model(folder: Path, *, device: torch.device | str = "cpu") -> ModelFolder:
+    """Read a model folder. Raises UserError with the mend where a part is missing or does not fit."""
+    if not folder.is_dir():
+        raise UserError(f"{folder} is not a folder; give the --out folder of a finished run")
+    if not (folder / CONFIG).exists():
+        raise UserError(
+            f"{folder} has no {CONFIG}: not a finished model folder (an unfinished run goes on with --resume)"
+        )
+    config: Json = files.read_json(folder / CONFIG)
+    model = _import(config, load_weights(folder / WEIGHTS), folder)
+    tokenizer = Tokenizer.load(folder) if (folder / "tokenizer.json").exists() else None
+    if isinstance(model, LanguageModel):
+        model = model.to(device).eval()
+    return ModelFolder(model, tokenizer)
+
+
+def _export(model: LanguageModel | KneserNey) -> tuple[Json, dict[str, Tensor]]:
+    if isinstance(model, KneserNey):
+        return {"model_type": f"{OWN_PREFIX}ngram"} | model.config, model.tensors()
+    weights = dict(model.state_dict())
+    architecture = architecture_of(model.config) if isinstance(model.config, TransformerConfig) else None
+    if architecture is not None:
+        assert isinstance(model.config, TransformerConfig)
+        return architecture.export_config(model.config), architecture.export_weights(weights, model.config)
+    if model.config.tied:
+        del weights["head.weight"]
+    return {"model_type": f"{OWN_PREFIX}{model.config.family}"} | model.config.model_dump(
+        exclude_none=True
+    ), weights
+
+
+def _import(found: Json, tensors: dict[str, Tensor], folder: Path) -> LanguageModel | KneserNey:
+    model_type = str(found.get("model_type"))
+    try:
+        if model_type == f"{OWN_PREFIX}ngram":
+            return KneserNey.from_tensors(found, tensors)
+        if model_type.startswith(OWN_PREFIX):
+            known = {
+                name: value
+                for name, value in found.items()
+                if not name.endswith("_token_id") and name != "model_type"
+            }
+            config = model_config_adapter.validate_python(known)
+            if config.tied:
+                tensors["head.weight"] = tensors["embed.weight"]
+        elif model_type in ARCHITECTURES:
+            architecture = ARCHITECTURES[model_type]
+            config = architecture.import_config(found)
+            tensors = architecture.import_weights(tensors, config)
+        else:
+            raise UserError(
+                f"{folder / CONFIG}: unknown model_type {model_type!r}; {nearest(model_type, ARCHITECTURES)}"
+            )
+    except (KeyError, ValidationError) as error:
+        raise UserError(
+            f"{folder / CONFIG} does not describe its model: {str(error).splitlines()[0]}"
+        ) from None
+    model = build_model(config)
+    try:
+        model.load_state_dict(tensors)
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"{folder / WEIGHTS} does not fit {CONFIG}: {reason}") from None
+    return model

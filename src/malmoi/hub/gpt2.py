@@ -1,0 +1,114 @@
+"""GPT-2 (Radford et al. 2019): LayerNorm, learned positions, GELU, biases; weights stored input-first."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+from malmoi.models.config import TransformerConfig
+
+Json = dict[str, Any]
+
+_OUTER = {
+    "transformer.wte.weight": "embed.weight",
+    "transformer.wpe.weight": "positions.weight",
+    "transformer.ln_f.weight": "norm.weight",
+    "transformer.ln_f.bias": "norm.bias",
+    "lm_head.weight": "head.weight",
+}
+_BLOCK = {
+    "ln_1": "attention_norm",
+    "ln_2": "feed_forward_norm",
+    "attn.c_attn": "attention.qkv",
+    "attn.c_proj": "attention.out",
+    "mlp.c_fc": "feed_forward.up",
+    "mlp.c_proj": "feed_forward.down",
+}
+
+
+class GPT2:
+    """The architecture `gpt2` of the Hugging Face libraries."""
+
+    model_type = "gpt2"
+
+    def obstacle(self, config: TransformerConfig) -> str | None:
+        """The first choice of `config` that this architecture cannot express, or None."""
+        fixed = {
+            "norm": "layer", "position": "learned", "feed_forward": "gelu", "bias": True,
+            "qk_norm": False, "window": None, "num_kv_heads": config.heads,
+        }  # fmt: skip
+        for name, value in fixed.items():
+            if getattr(config, name) != value:
+                return f"{name} = {getattr(config, name)}"
+        if config.size_of_head * config.heads != config.width:
+            return f"head_width = {config.head_width}"
+        return None
+
+    def export_config(self, config: TransformerConfig) -> Json:
+        """`config.json` without the token ids."""
+        return {
+            "architectures": ["GPT2LMHeadModel"],
+            "model_type": self.model_type,
+            "vocab_size": config.vocab_size,
+            "n_positions": config.context,
+            "n_embd": config.width,
+            "n_layer": config.layers,
+            "n_head": config.heads,
+            "n_inner": config.size_of_ff,
+            "activation_function": "gelu_new",
+            "layer_norm_epsilon": config.norm_eps,
+            "tie_word_embeddings": config.tied,
+        }
+
+    def import_config(self, found: Json) -> TransformerConfig:
+        """The inverse of `export_config`."""
+        return TransformerConfig(
+            vocab_size=found["vocab_size"],
+            context=found["n_positions"],
+            layers=found["n_layer"],
+            width=found["n_embd"],
+            heads=found["n_head"],
+            ff_width=found.get("n_inner"),
+            norm="layer",
+            position="learned",
+            feed_forward="gelu",
+            bias=True,
+            tied=found.get("tie_word_embeddings", True),
+            norm_eps=found["layer_norm_epsilon"],
+        )
+
+    def export_weights(self, ours: dict[str, Tensor], config: TransformerConfig) -> dict[str, Tensor]:
+        """Our tensors under the outside names, matrices transposed where GPT-2 stores (in, out)."""
+        names = self._names(config)
+        theirs = {outside: _turned(outside, ours[name]) for outside, name in names.items() if name in ours}
+        if config.tied:
+            theirs.pop("lm_head.weight", None)
+        return theirs
+
+    def import_weights(self, theirs: dict[str, Tensor], config: TransformerConfig) -> dict[str, Tensor]:
+        """The inverse of `export_weights`; a missing `transformer.` prefix is allowed, as in OpenAI's file."""
+        if "wte.weight" in theirs:
+            theirs = {f"transformer.{name}": tensor for name, tensor in theirs.items()}
+        names = self._names(config)
+        ours = {
+            name: _turned(outside, theirs[outside]) for outside, name in names.items() if outside in theirs
+        }
+        if config.tied:
+            ours["head.weight"] = ours["embed.weight"]
+        return ours
+
+    @staticmethod
+    def _names(config: TransformerConfig) -> dict[str, str]:
+        blocks = {
+            f"transformer.h.{layer}.{outside}.{kind}": f"blocks.{layer}.{name}.{kind}"
+            for layer in range(config.layers)
+            for outside, name in _BLOCK.items()
+            for kind in ("weight", "bias")
+        }
+        return _OUTER | blocks
+
+
+def _turned(outside: str, tensor: Tensor) -> Tensor:
+    """GPT-2's `c_*` matrices are (in, out), ours (out, in)."""
+    return tensor.T.contiguous() if ".c_" in outside and tensor.ndim == 2 else tensor

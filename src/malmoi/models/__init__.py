@@ -1,0 +1,1 @@
+"""Models: how token ids become next-token logits. Uses only core and util."""

@@ -1,0 +1,13 @@
+"""From a config to a model with fresh weights."""
+
+from __future__ import annotations
+
+from malmoi.models.config import RecurrentConfig, TransformerConfig
+from malmoi.models.language import LanguageModel
+from malmoi.models.recurrent import Recurrent
+from malmoi.models.transformer import Transformer
+
+
+def build_model(config: TransformerConfig | RecurrentConfig) -> LanguageModel:
+    """A new model; its weights come from torch's global generator (seed it first)."""
+    return Transformer(config) if isinstance(config, TransformerConfig) else Recurrent(config)

@@ -1,0 +1,73 @@
+"""The neural refinement of a Scorer: what the trainer and the hub ask of a model.
+
+Shape letters: B rows, T positions, D width, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+import torch
+from torch import Tensor, nn
+
+from malmoi.core import TokenBatch
+from malmoi.models.config import RecurrentConfig, TransformerConfig
+from malmoi.models.state import State, last_positions
+
+
+class LanguageModel(nn.Module, ABC):
+    """Token ids to hidden vectors to next-token logits."""
+
+    config: TransformerConfig | RecurrentConfig
+    embed: nn.Embedding
+    head: nn.Linear  # without bias; shares its weight with `embed` where the config says tied
+
+    @property
+    def vocab_size(self) -> int:
+        return self.config.vocab_size
+
+    @property
+    def context(self) -> int | None:
+        return self.config.context
+
+    @property
+    def device(self) -> torch.device:
+        return self.head.weight.device
+
+    @abstractmethod
+    def hidden(self, batch: TokenBatch, state: State | None = None) -> Tensor:
+        """x_BTD, ready for `logits`. With a state, the batch continues it (lengths are not advanced here)."""
+
+    @abstractmethod
+    def new_state(self, rows: int, capacity: int = 0) -> State: ...
+
+    @abstractmethod
+    def flops_per_token(self, context: int) -> float:
+        """Floating-point operations of one forward and backward pass per token (6 N + attention)."""
+
+    def logits(self, x_BTD: Tensor) -> Tensor:
+        """logits_BTV in fp32."""
+        return self.head(x_BTD).float()
+
+    @torch.inference_mode()
+    def step(self, ids_BT: Tensor, counts_B: Tensor, state: State, *, last_only: bool = False) -> Tensor:
+        """See `Scorer.step`."""
+        x_BTD = self._read(ids_BT.to(self.device), counts_B, state)
+        state.lengths_B += counts_B.cpu()
+        return self.logits(last_positions(x_BTD, counts_B) if last_only else x_BTD)
+
+    def _read(self, ids_BT: Tensor, counts_B: Tensor, state: State) -> Tensor:
+        del counts_B  # causal attention never looks at the padding to the right
+        return self.hidden(TokenBatch(ids_BT), state)
+
+    def num_parameters(self, *, embeddings: bool = True) -> int:
+        """Trainable numbers, counting a shared matrix once; without embeddings, what multiplies in a pass."""
+        total = sum(parameter.numel() for parameter in self.parameters())
+        if embeddings:
+            return total
+        lookups = [
+            m.weight
+            for m in self.modules()
+            if isinstance(m, nn.Embedding) and m.weight is not self.head.weight
+        ]
+        return total - sum(weight.numel() for weight in lookups)

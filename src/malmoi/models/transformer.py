@@ -1,0 +1,127 @@
+"""One decoder Transformer for GPT-2, Llama, Mistral and Qwen: its config chooses the blocks.
+
+Shape letters: B rows, T positions, S cached positions, D width.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from malmoi.core import TokenBatch
+from malmoi.models.attention import Attention, Sight, causal_mask
+from malmoi.models.blocks import Rotary, make_feed_forward, make_norm
+from malmoi.models.config import TransformerConfig
+from malmoi.models.language import LanguageModel
+from malmoi.models.state import KVState, State
+
+
+class Block(nn.Module):
+    """x + attention(norm(x)), then x + feed_forward(norm(x)): the pre-norm residual block."""
+
+    def __init__(self, config: TransformerConfig) -> None:
+        super().__init__()
+        self.attention_norm = make_norm(config, config.width)
+        self.attention = Attention(config)
+        self.feed_forward_norm = make_norm(config, config.width)
+        self.feed_forward = make_feed_forward(config)
+        self.dropout = nn.Dropout(config.dropout) if config.dropout else nn.Identity()
+
+    def forward(self, x_BTD: Tensor, sight: Sight, state: KVState | None, layer: int) -> Tensor:
+        x_BTD = x_BTD + self.dropout(self.attention(self.attention_norm(x_BTD), sight, state, layer))
+        return x_BTD + self.dropout(self.feed_forward(self.feed_forward_norm(x_BTD)))
+
+
+class Transformer(LanguageModel):
+    """A stack of blocks between an embedding and an output matrix."""
+
+    config: TransformerConfig
+
+    def __init__(self, config: TransformerConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.embed = nn.Embedding(config.vocab_size, config.width)
+        learned = config.position == "learned"
+        self.positions = nn.Embedding(config.context, config.width) if learned else None
+        self.rotary = None if learned else Rotary(config.size_of_head, config.rope_theta, config.context)
+        self.dropout = nn.Dropout(config.dropout) if config.dropout else nn.Identity()
+        self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
+        self.norm = make_norm(config, config.width)
+        self.head = nn.Linear(config.width, config.vocab_size, bias=False)
+        self._initialise()
+
+    def _initialise(self) -> None:
+        """Normal(0, 0.02), less for what adds to the residual stream: GPT-2 (Radford et al. 2019)."""
+        for module in self.modules():
+            if isinstance(module, nn.Linear | nn.Embedding):
+                nn.init.normal_(module.weight, std=0.02)
+            if isinstance(module, nn.Linear) and module.bias is not None:
+                nn.init.zeros_(module.bias)
+        for name, parameter in self.named_parameters():
+            if name.endswith(("attention.out.weight", "feed_forward.down.weight")):
+                nn.init.normal_(parameter, std=0.02 / math.sqrt(2 * self.config.layers))
+        if self.config.tied:
+            self.head.weight = self.embed.weight
+
+    def new_state(self, rows: int, capacity: int = 0) -> KVState:
+        c = self.config
+        return KVState.empty(c.layers, rows, c.num_kv_heads, capacity, c.size_of_head, self.head.weight)
+
+    def hidden(self, batch: TokenBatch, state: State | None = None) -> Tensor:
+        assert state is None or isinstance(state, KVState)
+        positions_BT = self._positions(batch.ids_BT, state)
+        x_BTD = self.embed(batch.ids_BT)
+        if self.positions is not None:
+            length = batch.ids_BT.shape[1]
+            x_BTD = x_BTD + (
+                self.positions.weight[:length] if positions_BT is None
+                else self.positions(positions_BT.clamp(max=self.config.context - 1))  # padding may lie beyond
+            )  # fmt: skip
+        x_BTD = self.dropout(x_BTD)
+        sight = self._sight(batch, positions_BT, state)
+        for layer, block in enumerate(self.blocks):
+            x_BTD = block(x_BTD, sight, state, layer)
+        return self.norm(x_BTD)
+
+    def flops_per_token(self, context: int) -> float:
+        c = self.config
+        attention = 6 * c.layers * c.heads * c.size_of_head * context  # half of 12 L H C T: it is causal
+        return 6 * self.num_parameters(embeddings=False) + attention
+
+    @staticmethod
+    def _positions(ids_BT: Tensor, state: KVState | None) -> Tensor | None:
+        """Where the tokens stand in their rows; None means 0..T-1 in every row."""
+        if state is None:
+            return None
+        new_T = torch.arange(ids_BT.shape[1], device=ids_BT.device)
+        return state.lengths_B.to(ids_BT.device)[:, None] + new_T
+
+    def _sight(self, batch: TokenBatch, positions_BT: Tensor | None, state: KVState | None) -> Sight:
+        length = batch.ids_BT.shape[1]
+        tables = self.rotary.tables(positions_BT, length) if self.rotary is not None else None
+        if state is not None:
+            assert positions_BT is not None
+            return self._cached_sight(positions_BT, tables, state)
+        if batch.documents_BT is None and (self.config.window or length) >= length:
+            return Sight(None, tables)
+        here_1T = torch.arange(length, device=batch.ids_BT.device)[None]
+        mask_BTT = causal_mask(here_1T, here_1T, self.config.window)
+        if batch.documents_BT is not None:
+            mask_BTT = mask_BTT & (batch.documents_BT[:, :, None] == batch.documents_BT[:, None, :])
+        return Sight(mask_BTT.unsqueeze(1), tables)
+
+    def _cached_sight(
+        self, positions_BT: Tensor, tables: tuple[Tensor, Tensor] | None, state: KVState
+    ) -> Sight:
+        length = int(state.lengths_B.max()) + positions_BT.shape[1]
+        state.reserve(length)
+        uniform = bool((state.lengths_B == state.lengths_B[0]).all())
+        single = positions_BT.shape[1] == 1
+        first = int(state.lengths_B.max()) == 0
+        if uniform and (single or first) and (self.config.window or length) >= length:
+            return Sight(None, tables, positions_BT, length)
+        keys_1S = torch.arange(length, device=positions_BT.device)[None]
+        mask_BTS = causal_mask(positions_BT, keys_1S, self.config.window)
+        return Sight(mask_BTS.unsqueeze(1), tables, positions_BT, length)

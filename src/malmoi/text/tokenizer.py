@@ -1,0 +1,407 @@
+"""One tokenizer contract over six ways to cut text, each a `tokenizer.json` that other libraries load.
+
+Every kind trained here is a plain concatenation: the text of a sequence is its tokens' pieces one after
+another, so decoding and streaming are the same join. What decode(encode(x)) gives back:
+
+    byte       x itself, for every text (no normalization; 256 bytes)
+    bpe        NFC(x), for every text (byte-level, GPT-2's split into words)
+    character  NFC(x), less the characters outside the vocabulary (each becomes one <|unk|>)
+    unigram    NFC(x), less the characters that training never saw (neighbours share one <|unk|>)
+    word       NFC(x), less the words outside the vocabulary (each with the one space before it)
+    wordpiece  NFC(x), less the words with an unseen character or over 100 characters
+
+NFC makes Korean conjoining letters (jamo) one syllable. No kind trained here loses a space or a newline
+next to known words: a word carries the one space before it (" cat"), every other space is its own token.
+"""
+
+from __future__ import annotations
+
+import codecs
+import json
+import random
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tokenizers, trainers
+from tokenizers import Tokenizer as Backend
+
+from malmoi.util.errors import UserError, nearest
+from malmoi.util.files import read_json, write_json, write_text
+
+KINDS = ("word", "character", "byte", "bpe", "unigram", "wordpiece")
+TURNS = ("<|user|>", "<|assistant|>", "<|system|>", "<|end|>")
+UNK = "<|unk|>"
+SPECIALS = ("<|pad|>", "<|bos|>", "<|eos|>", *TURNS)  # ids 0..6 of every vocabulary trained here
+SAMPLE_BYTES = 100_000_000  # more text than this hardly changes a vocabulary
+
+_WORDS = r" ?[\p{L}\p{M}\p{N}_]+(?:['’][\p{L}\p{M}]+)*| ?[^\s\p{L}\p{M}\p{N}_]|\s"
+_CHARACTERS = r"[\s\S]"
+# What tokenizers call their specials, the usual first. What stands in for a missing one: `_find_specials`.
+_NAMES = {
+    "bos": ("<|bos|>", "<s>", "<bos>", "<|begin_of_text|>", "<|startoftext|>", "[CLS]", "[BOS]"),
+    "eos": ("<|eos|>", "</s>", "<eos>", "<|endoftext|>", "<|end_of_text|>", "<|im_end|>", "[SEP]", "[EOS]"),
+    "pad": ("<|pad|>", "<pad>", "[PAD]", "<|padding|>", "<|finetune_right_pad_id|>"),
+    "unk": (UNK, "<unk>", "[UNK]"),
+}
+_MARKERS = (*TURNS, "<|im_start|>", "<|im_end|>", "<start_of_turn>", "<end_of_turn>", "<|eot_id|>", "[MASK]")
+
+
+@dataclass(frozen=True)
+class Specials:
+    """Ids that plain text never produces (`unk` apart). `turns` maps turn markers' text to their ids."""
+
+    bos: int
+    eos: int
+    pad: int
+    unk: int | None = None
+    turns: Mapping[str, int] = field(default_factory=dict)
+    ids: frozenset[int] = frozenset()
+
+
+class Tokenizer:
+    """Text <-> ids. Make one with `train_tokenizer` or `Tokenizer.load`."""
+
+    def __init__(self, backend: Backend, config: Mapping[str, Any] | None = None, note: str = "") -> None:
+        """`config` is `tokenizer_config.json`'s content; `note` says what training left out, if anything."""
+        self.config = dict(config or {})
+        self.note = note
+        self.specials = _find_specials(backend, self.config)
+        # Not kept in tokenizer.json, and the one thing that keeps a document from forging a turn.
+        backend.encode_special_tokens = True
+        self._backend = backend
+        self._names: dict[int, str] = {id: token for token, id in backend.get_vocab().items()}
+        self._forbidden = self.specials.ids - {self.specials.unk}
+        self.vocab_size = max(self._names) + 1
+        self.kind = _kind(backend)
+
+    # ---- text to ids
+
+    def encode(self, text: str) -> list[int]:
+        """The ids of plain text, never a special one but `unk`. Raises UserError on half a character."""
+        return self.encode_batch([text])[0]
+
+    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+        """`encode` of each text, on every core."""
+        if self.kind == "byte" and self._byte_offset is not None:
+            return [[byte + self._byte_offset for byte in _utf8(text)] for text in texts]
+        try:
+            encodings = self._backend.encode_batch_fast(list(texts), add_special_tokens=False)
+        except (TypeError, UnicodeEncodeError):
+            for text in texts:
+                _utf8(text)
+            raise
+        return [self._safe(text, encoding.ids) for text, encoding in zip(texts, encodings, strict=True)]
+
+    def offsets(self, text: str) -> list[tuple[int, int]]:
+        """The character span (start, end) in `text` of each id of `encode(text)`."""
+        _utf8(text)
+        return [span for _, span in self._spans(text)]
+
+    def _safe(self, text: str, ids: list[int]) -> list[int]:
+        return ids if self._forbidden.isdisjoint(ids) else [id for id, _ in self._spans(text)]
+
+    def _spans(self, text: str) -> Iterator[tuple[int, tuple[int, int]]]:
+        """Ids with their spans. A model may hold a special among its own pieces (SentencePiece does):
+        such an id is spelled out character by character."""
+        encoding = self._backend.encode(text, add_special_tokens=False)
+        for id, (start, end) in zip(encoding.ids, encoding.offsets, strict=True):
+            if id not in self._forbidden:
+                yield id, (start, end)
+                continue
+            for i in range(start, end):
+                ids = self._backend.encode(text[i], add_special_tokens=False).ids
+                yield from ((one, (i, i + 1)) for one in ids if one not in self._forbidden)
+
+    # ---- ids to text
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of `ids`; specials and ids past the vocabulary are skipped, broken UTF-8 gives U+FFFD."""
+        pieces = self._pieces
+        known = [id for id in ids if id in pieces]
+        if not known:
+            return ""
+        rest = b"".join([pieces[id] for id in known[1:]])
+        return (self._first_piece(known[0]) + rest).decode("utf-8", "replace")
+
+    def stream(self) -> Callable[[int | None], str]:
+        """A function from the next id to the text that it completes ('' inside a character); None flushes.
+
+        The texts' concatenation equals `decode` of all the ids. Constant time per id.
+        """
+        decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        piece_of = self._first_piece
+
+        def push(id: int | None) -> str:
+            nonlocal piece_of
+            if id is None:
+                piece_of = self._first_piece
+                return decoder.decode(b"", final=True)
+            if id not in self._pieces:
+                return ""
+            piece, piece_of = piece_of(id), self._pieces.__getitem__
+            return decoder.decode(piece)
+
+        return push
+
+    def token_text(self, id: int) -> str:
+        """What one id looks like in a picture: its piece, parts of a character as \\xEA, a special's name."""
+        if id not in self._pieces:
+            return self._names.get(id, "")
+        return self._pieces[id].decode("utf-8", "backslashreplace")
+
+    @cached_property
+    def _pieces(self) -> dict[int, bytes]:
+        """The bytes that each id but the specials adds to a text that has already begun."""
+        return {id: self._piece(token) for id, token in self._names.items() if id not in self.specials.ids}
+
+    def _piece(self, token: str) -> bytes:
+        if self._is_byte_level:
+            return _unmap(token)
+        if self._falls_back_to_bytes and (byte := _byte_token(token)):
+            return byte
+        # Joined to something: a decoder may treat the first token apart (no space before it).
+        return self._join(["a", token]).removeprefix("a").encode()
+
+    def _first_piece(self, id: int) -> bytes:
+        token = self._names[id]
+        if self._is_byte_level or (self._falls_back_to_bytes and _byte_token(token)):
+            return self._pieces[id]
+        return self._join([token]).encode()
+
+    def _join(self, tokens: list[str]) -> str:
+        decoder = self._backend.decoder
+        return decoder.decode(tokens) if decoder else " ".join(tokens)
+
+    @cached_property
+    def _is_byte_level(self) -> bool:
+        return _mentions(self._backend.decoder, "ByteLevel")
+
+    @cached_property
+    def _falls_back_to_bytes(self) -> bool:
+        return _mentions(self._backend.decoder, "ByteFallback")
+
+    @cached_property
+    def _byte_offset(self) -> int | None:
+        """What to add to a byte to get its id, where the ids are in the bytes' order."""
+        ids = [self._backend.token_to_id(letter) for letter in _BYTE_LETTERS]
+        first = ids[0]
+        return first if first is not None and ids == list(range(first, first + 256)) else None
+
+    # ---- files
+
+    def save(self, folder: Path) -> None:
+        """Write `tokenizer.json` and `tokenizer_config.json`, which `transformers.AutoTokenizer` loads."""
+        write_text(folder / "tokenizer.json", self._backend.to_str(pretty=True))
+        write_json(folder / "tokenizer_config.json", self._described() | self.config)
+
+    def _described(self) -> dict[str, Any]:
+        specials = self.specials
+        named = {"bos": specials.bos, "eos": specials.eos, "pad": specials.pad, "unk": specials.unk}
+        tokens = {f"{name}_token": self._names[id] for name, id in named.items() if id is not None}
+        return {
+            "tokenizer_class": "PreTrainedTokenizerFast",
+            **tokens,
+            "additional_special_tokens": list(specials.turns),
+            "clean_up_tokenization_spaces": False,
+        }
+
+    @classmethod
+    def load(cls, path: Path) -> Tokenizer:
+        """Load a folder or a `tokenizer.json`, ours or another library's.
+
+        Raises UserError where the file is missing, broken, or has no token for the end of a text.
+        """
+        path = Path(path)
+        file = path / "tokenizer.json" if path.is_dir() else path
+        config_file = file.parent / "tokenizer_config.json"
+        content = json.dumps(read_json(file))
+        try:
+            backend = Backend.from_str(content)
+        except Exception as error:  # the library raises plain Exception
+            raise UserError(f"{file} is not a tokenizer ({error}); restore it or train one") from None
+        backend.no_padding()
+        backend.no_truncation()
+        try:
+            return cls(backend, read_json(config_file) if config_file.exists() else None)
+        except UserError as error:
+            raise UserError(f"{file}: {error}") from None
+
+
+def train_tokenizer(texts: Iterable[str], kind: str = "bpe", vocab_size: int = 8192) -> Tokenizer:
+    """Learn a vocabulary of at most `vocab_size` tokens, specials counted; deterministic.
+
+    `texts` is read once. Past SAMPLE_BYTES of text a uniform sample of the documents is used, and the
+    tokenizer's `note` says so. `byte` learns nothing: its size is 256 and the specials.
+    Raises UserError for an unknown kind or a size that cannot hold the kind's alphabet.
+    """
+    if kind not in KINDS:
+        raise UserError(f"unknown tokenizer kind {kind!r}; {nearest(kind, KINDS)}")
+    specials = SPECIALS if kind in ("byte", "bpe") else (*SPECIALS, UNK)
+    least = len(specials) + (256 if kind in ("byte", "bpe") else 2)
+    if vocab_size < least:
+        raise UserError(f"a {kind} tokenizer needs vocab_size of at least {least}, not {vocab_size}")
+    backend, note = _untrained(kind, specials), ""
+    if kind != "byte":
+        sample, note = _sample(texts)
+        if not any(sample):
+            raise UserError("there is no text to train a tokenizer on; give at least one document")
+        if kind in ("unigram", "wordpiece"):
+            sample = _covered(sample, limit=max(1, (vocab_size - len(specials)) // 2))
+        backend.train_from_iterator(sample, _trainer(kind, vocab_size, specials))
+        if kind == "unigram":
+            backend.model = _settled(json.loads(backend.to_str())["model"]["vocab"], len(specials))
+    backend.add_special_tokens([AddedToken(name, special=True, normalized=False) for name in specials])
+    return Tokenizer(backend, note=note)
+
+
+def _untrained(kind: str, specials: Sequence[str]) -> Backend:
+    byte_vocab = {token: id for id, token in enumerate((*specials, *_BYTE_LETTERS))}
+    model = {
+        "word": lambda: models.WordLevel(unk_token=UNK),
+        "character": lambda: models.WordLevel(unk_token=UNK),
+        "byte": lambda: models.BPE(vocab=byte_vocab, merges=[]),
+        "bpe": models.BPE,
+        "unigram": models.Unigram,
+        "wordpiece": lambda: models.WordPiece(unk_token=UNK, continuing_subword_prefix=""),
+    }[kind]()
+    backend = Backend(model)
+    if kind != "byte":
+        backend.normalizer = normalizers.NFC()
+    if kind in ("byte", "bpe"):
+        backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=kind == "bpe")
+        backend.decoder = decoders.ByteLevel()
+    else:
+        pattern = Regex(_CHARACTERS if kind == "character" else _WORDS)
+        backend.pre_tokenizer = pre_tokenizers.Split(pattern, behavior="isolated")
+        backend.decoder = decoders.Fuse()
+    return backend
+
+
+def _trainer(kind: str, vocab_size: int, specials: Sequence[str]) -> Any:
+    common: dict[str, Any] = {
+        "vocab_size": vocab_size,
+        "special_tokens": list(specials),
+        "show_progress": False,
+    }
+    if kind == "bpe":
+        return trainers.BpeTrainer(**common, initial_alphabet=pre_tokenizers.ByteLevel.alphabet())
+    if kind == "unigram":
+        return trainers.UnigramTrainer(**common, unk_token=UNK)
+    if kind == "wordpiece":  # no "##": the space shows where words begin, and its ids would change by chance
+        return trainers.WordPieceTrainer(**common, continuing_subword_prefix="")
+    return trainers.WordLevelTrainer(**common)
+
+
+def _sample(texts: Iterable[str]) -> tuple[list[str], str]:
+    """A uniform sample of documents within SAMPLE_BYTES: halve the share kept whenever it overflows."""
+    draw, share = random.Random(0), 1.0
+    kept: list[tuple[float, int, str]] = []
+    kept_bytes = seen_bytes = 0
+    for text in texts:
+        num_bytes, key = len(_utf8(text)), draw.random()
+        seen_bytes += num_bytes
+        if key >= share:
+            continue
+        kept.append((key, num_bytes, text))
+        kept_bytes += num_bytes
+        while kept_bytes > SAMPLE_BYTES and len(kept) > 1:
+            share /= 2
+            kept = [entry for entry in kept if entry[0] < share] or kept[:1]
+            kept_bytes = sum(entry[1] for entry in kept)
+    sampled = f"trained on a sample of {kept_bytes / 1e6:.0f} MB of {seen_bytes / 1e6:.0f} MB of text"
+    return [text for _, _, text in kept], "" if kept_bytes == seen_bytes else sampled
+
+
+def _covered(texts: list[str], limit: int) -> list[str]:
+    """The texts without their rarest characters where there are over `limit`: each must be a token."""
+    counts: Counter[str] = Counter()
+    for text in texts:
+        counts.update(text)
+    rare = {ord(character): None for character, _ in counts.most_common()[limit:]}
+    return [text.translate(rare) for text in texts] if rare else texts
+
+
+def _settled(vocab: list[tuple[str, float]], num_specials: int) -> models.Unigram:
+    """The same model in every run: last digits, order and rare letters' scores come out by chance."""
+    lowest = min(score for _, score in vocab[num_specials:])
+    by_chance = lowest + 1e-4 * len(vocab)  # the trainer gives unlikely letters `lowest`, + 1e-4, + 2e-4, ...
+    scores = {
+        piece: lowest if len(piece) == 1 and score < by_chance else score
+        for piece, score in vocab[num_specials:]
+    }
+    pieces = sorted((-round(score, 6), piece) for piece, score in scores.items())
+    specials = [(name, 0.0) for name, _ in vocab[:num_specials]]
+    return models.Unigram([*specials, *((piece, -cost) for cost, piece in pieces)], unk_id=num_specials - 1)
+
+
+def _find_specials(backend: Backend, config: Mapping[str, Any]) -> Specials:
+    """By the config's names, then by the usual ones. No bos: eos stands in; no eos: bos; no pad: eos."""
+    flagged = {id for id, token in backend.get_added_tokens_decoder().items() if token.special}
+    found: dict[str, int] = {}
+    for role, usual in _NAMES.items():
+        named = config.get(f"{role}_token")
+        named = named.get("content") if isinstance(named, dict) else named
+        names = [name for name in (named, *usual) if isinstance(name, str)]
+        id = next((id for name in names if (id := backend.token_to_id(name)) is not None), None)
+        if id is not None:
+            found[role] = id
+    if "eos" not in found and "bos" not in found:
+        raise UserError(f"no token ends a text; looked for {', '.join(_NAMES['eos'])}")
+    eos = found.get("eos", found.get("bos", 0))
+    markers = {name: id for name in _MARKERS if (id := backend.token_to_id(name)) is not None}
+    turns = {name: id for name, id in markers.items() if name in TURNS}
+    ids = frozenset(flagged | set(found.values()) | set(markers.values()) | {eos})
+    return Specials(found.get("bos", eos), eos, found.get("pad", eos), found.get("unk"), turns, ids)
+
+
+def _kind(backend: Backend) -> str:
+    model = json.loads(backend.to_str())["model"]
+    if model["type"] == "BPE":
+        return "bpe" if model["merges"] else "byte"
+    if model["type"] == "WordLevel":
+        return (
+            "character" if max(map(len, set(model["vocab"]) - {*SPECIALS, UNK}), default=1) == 1 else "word"
+        )
+    return str(model["type"]).lower()
+
+
+def _mentions(component: Any, name: str) -> bool:
+    """Whether a library object, or one inside it, is of type `name`."""
+    return component is not None and f'"type":"{name}"' in component.__getstate__().decode()
+
+
+def _utf8(text: str) -> bytes:
+    try:
+        return text.encode()
+    except UnicodeEncodeError as error:
+        at = f"character {error.start}"
+        raise UserError(f"{at} of the text is half a character (a lone surrogate); replace it") from None
+
+
+def _byte_letters() -> str:
+    """GPT-2's printable letter for each byte 0..255, in the bytes' order."""
+    shown = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    hidden = [byte for byte in range(256) if byte not in shown]
+    letters = {byte: chr(byte) for byte in shown} | {byte: chr(256 + i) for i, byte in enumerate(hidden)}
+    return "".join(letters[byte] for byte in range(256))
+
+
+_BYTE_LETTERS = _byte_letters()
+_LETTER_BYTES = {letter: byte for byte, letter in enumerate(_BYTE_LETTERS)}
+
+
+def _unmap(token: str) -> bytes:
+    """The bytes of a byte-level token; an added token is plain text."""
+    if all(letter in _LETTER_BYTES for letter in token):
+        return bytes(_LETTER_BYTES[letter] for letter in token)
+    return token.encode()
+
+
+def _byte_token(token: str) -> bytes:
+    """The byte of a fallback token such as <0xEA>, else b''."""
+    is_byte = len(token) == 6 and token.startswith("<0x") and token.endswith(">")
+    return bytes.fromhex(token[3:5]) if is_byte else b""

@@ -1,0 +1,1 @@
+"""Training: losses, optimizers, schedules, checkpoints, and the loop that ties them together."""

@@ -1,0 +1,87 @@
+"""Next-token cross-entropy, as a sum and a count.
+
+Shape letters: B rows, T positions, N = B T, D width, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from malmoi.core import IGNORE, Loss, TokenBatch
+from malmoi.models.language import LanguageModel
+from malmoi.models.state import State
+
+_CHUNK_BYTES = 16 << 20  # logits of one chunk stay in or near the last-level cache
+
+
+class LinearCrossEntropy(torch.autograd.Function):
+    """sum_n -log softmax(x_n W^T)[target_n], without ever holding logits_NV.
+
+    The gradient is made chunk by chunk during the forward pass, where the logits are still at hand, so one
+    set of logits is computed (recomputing would need two) and memory is one chunk plus the gradients.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x_ND: Tensor, weight_VD: Tensor, targets_N: Tensor) -> Tensor:
+        wants_grad = any(ctx.needs_input_grad[:2])
+        grad_x_ND = torch.empty_like(x_ND) if wants_grad else None
+        grad_weight_VD = torch.zeros_like(weight_VD) if wants_grad else None
+        total = x_ND.new_zeros((), dtype=torch.float32)
+        rows = max(64, _CHUNK_BYTES // (4 * len(weight_VD)))
+        for start in range(0, len(x_ND), rows):
+            part = slice(start, start + rows)
+            total += _chunk(x_ND[part], weight_VD, targets_N[part], grad_x_ND, grad_weight_VD, start)
+        if wants_grad:
+            ctx.save_for_backward(grad_x_ND, grad_weight_VD)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, Tensor, None]:
+        grad_x_ND, grad_weight_VD = ctx.saved_tensors
+        scale = grad_outputs[0]
+        if scale.item() == 1:  # the usual case: the trainer divides by the count later
+            return grad_x_ND, grad_weight_VD, None
+        return grad_x_ND * scale.to(grad_x_ND.dtype), grad_weight_VD * scale.to(grad_weight_VD.dtype), None
+
+
+def _chunk(
+    x_CD: Tensor,
+    weight_VD: Tensor,
+    targets_C: Tensor,
+    grad_x_ND: Tensor | None,
+    grad_weight_VD: Tensor | None,
+    start: int,
+) -> Tensor:
+    """The loss of rows start..start+C; their gradients are written (x) and added (weight)."""
+    logits_CV = torch.matmul(x_CD, weight_VD.T).float()
+    trained_C = targets_C != IGNORE
+    safe_C1 = targets_C.where(trained_C, 0).unsqueeze(1)
+    log_sum_C1 = logits_CV.logsumexp(1, keepdim=True)
+    loss = ((log_sum_C1 - logits_CV.gather(1, safe_C1)).squeeze(1) * trained_C).sum()
+    if grad_x_ND is not None and grad_weight_VD is not None:
+        grad_CV = logits_CV.sub_(log_sum_C1).exp_()  # softmax
+        grad_CV.scatter_add_(1, safe_C1, torch.full_like(log_sum_C1, -1.0))
+        if not trained_C.all():
+            grad_CV.mul_(trained_C.unsqueeze(1))
+        grad_CV = grad_CV.to(weight_VD.dtype)
+        torch.matmul(grad_CV, weight_VD, out=grad_x_ND[start : start + len(x_CD)])
+        grad_weight_VD.addmm_(grad_CV.T, x_CD)
+    return loss
+
+
+def next_token_loss(model: LanguageModel, batch: TokenBatch, state: State | None = None) -> Loss:
+    """Cross-entropy in nats of every target of the batch (see IGNORE)."""
+    assert batch.targets_BT is not None
+    x_ND = model.hidden(batch, state).flatten(0, 1)
+    weight_VD = model.head.weight
+    if torch.is_autocast_enabled(x_ND.device.type):
+        dtype = torch.get_autocast_dtype(x_ND.device.type)
+        x_ND, weight_VD = x_ND.to(dtype), weight_VD.to(dtype)
+    targets_N = batch.targets_BT.flatten()
+    with torch.autocast(x_ND.device.type, enabled=False):
+        total = LinearCrossEntropy.apply(x_ND, weight_VD, targets_N)
+    assert isinstance(total, Tensor)
+    return Loss(total, int((targets_N != IGNORE).sum()))

@@ -1,0 +1,103 @@
+"""Optimizers: AdamW for everything, or Muon for the matrices inside the model and AdamW for the rest.
+
+Shape letters: M rows, N columns of one matrix.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.optim import AdamW, Optimizer
+
+from malmoi.models.attention import Attention
+from malmoi.models.blocks import SwiGLU
+from malmoi.models.language import LanguageModel
+
+OptimizerKind = Literal["adamw", "muon"]
+
+
+def orthogonalised(matrix_MN: Tensor, iterations: int = 5) -> Tensor:
+    """The nearest semi-orthogonal matrix, roughly: singular values all near 1 (Jordan et al. 2024).
+
+    Newton-Schulz iteration with the quintic polynomial of the Muon authors; fp32 where bf16 is slow.
+    """
+    x = matrix_MN.T if matrix_MN.shape[0] > matrix_MN.shape[1] else matrix_MN
+    x = x / (x.norm() + 1e-7)
+    for _ in range(iterations):
+        gram = x @ x.T
+        x = torch.addmm(x, torch.addmm(gram, gram, gram, beta=-4.7750, alpha=2.0315), x, beta=3.4445)
+    return x.T if matrix_MN.shape[0] > matrix_MN.shape[1] else x
+
+
+class Muon(Optimizer):
+    """Momentum whose update is orthogonalised (Jordan et al. 2024), scaled to AdamW's size (Liu et al. 2025).
+
+    The scale 0.2 sqrt(max(M, N)) gives updates the root mean square of AdamW's, so that both optimizers
+    take the same learning rate. Fused matrices (query-key-value, gate-up) are orthogonalised in `parts`.
+    """
+
+    def __init__(
+        self, params: Iterable[dict[str, Any]], lr: float, momentum: float = 0.95, weight_decay: float = 0.0
+    ) -> None:
+        super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay, "parts": ()})
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
+        assert closure is None
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                if parameter.grad is not None:
+                    self._update(parameter, group)
+
+    def _update(self, parameter: Tensor, group: dict[str, Any]) -> None:
+        gradient = parameter.grad
+        assert gradient is not None
+        state = self.state[parameter]
+        if not state:
+            state["momentum"] = torch.zeros_like(parameter)
+        momentum: Tensor = state["momentum"]
+        momentum.lerp_(gradient, 1 - group["momentum"])
+        nesterov = gradient.lerp(momentum, group["momentum"])
+        parameter.mul_(1 - group["lr"] * group["weight_decay"])
+        parts = group["parts"] or (len(parameter),)
+        for weight_MN, direction_MN in zip(parameter.split(parts), nesterov.split(parts), strict=True):
+            scale = 0.2 * max(weight_MN.shape) ** 0.5
+            weight_MN.add_(orthogonalised(direction_MN), alpha=-group["lr"] * scale)
+
+
+def make_optimizers(
+    model: LanguageModel, kind: OptimizerKind, *, lr: float, weight_decay: float, betas: tuple[float, float]
+) -> list[Optimizer]:
+    """One optimizer for `adamw`, two for `muon`. Vectors (norms, biases) are not decayed."""
+    matrices = _inner_matrices(model) if kind == "muon" else {}
+    rest = [parameter for parameter in model.parameters() if parameter not in matrices]
+    groups = [
+        {"params": [p for p in rest if p.ndim >= 2], "weight_decay": weight_decay},
+        {"params": [p for p in rest if p.ndim < 2], "weight_decay": 0.0},
+    ]
+    optimizers: list[Optimizer] = [AdamW(groups, lr=lr, betas=betas, fused=True)]
+    if matrices:
+        muon_groups = [{"params": [matrix], "parts": parts} for matrix, parts in matrices.items()]
+        optimizers.append(Muon(muon_groups, lr=lr, weight_decay=weight_decay))
+    return optimizers
+
+
+def _inner_matrices(model: LanguageModel) -> dict[Tensor, tuple[int, ...]]:
+    """The matrices that Muon takes (all but embeddings and output), each with the rows of its fused parts."""
+    outer = {model.head.weight} | {m.weight for m in model.modules() if isinstance(m, nn.Embedding)}
+    found: dict[Tensor, tuple[int, ...]] = {
+        parameter: () for parameter in model.parameters() if parameter.ndim == 2 and parameter not in outer
+    }
+    for module in model.modules():
+        if isinstance(module, Attention):
+            found[module.qkv.weight] = tuple(module.widths)
+        elif isinstance(module, SwiGLU):
+            found[module.gate_up.weight] = (len(module.gate_up.weight) // 2,) * 2
+        elif isinstance(module, nn.RNNBase):
+            for name, parameter in module.named_parameters():
+                if name.startswith("weight"):
+                    found[parameter] = (module.hidden_size,) * (len(parameter) // module.hidden_size)
+    return found

@@ -1,0 +1,101 @@
+"""What this machine has and can do: memory limits, processor features, the speed of a matrix product."""
+
+from __future__ import annotations
+
+import os
+import platform
+import resource
+import shutil
+import sys
+import time
+from functools import cache
+from pathlib import Path
+
+import torch
+
+_CGROUP_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
+
+
+def pick_device(name: str = "auto") -> torch.device:
+    """`auto` is the GPU where there is one, else the CPU."""
+    if name != "auto":
+        return torch.device(name)
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+@cache
+def cpu_flags() -> frozenset[str]:
+    """Feature flags of the processor as Linux names them; empty elsewhere."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return frozenset()
+    return frozenset(next((line for line in lines if line.startswith("flags")), "").split())
+
+
+def cpu_name() -> str:
+    """The processor's model name, and its family where the name says nothing."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        fields = dict(line.split(":", 1) for line in lines if ":" in line)
+        return next(value.strip() for key, value in fields.items() if key.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
+
+
+def has_fast_bf16(device: torch.device) -> bool:
+    """Whether bf16 matrix products run in hardware here."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return bool({"amx_bf16", "avx512_bf16"} & cpu_flags())
+
+
+def memory_limit_bytes() -> int:
+    """The memory that this process may use: the control group's limit or the machine's, the smaller."""
+    physical = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    for path in _CGROUP_LIMITS:
+        try:
+            text = Path(path).read_text().strip()
+        except OSError:
+            continue
+        if text.isdigit():
+            return min(int(text), physical)
+    return physical
+
+
+def peak_memory_bytes(device: torch.device | None = None) -> int:
+    """The most memory that this process (or, on a GPU, torch on that device) has held at once."""
+    if device is not None and device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    kilobyte = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * kilobyte
+
+
+def current_memory_bytes() -> int:
+    """The memory that this process holds now (Linux; elsewhere its peak)."""
+    try:
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+    except OSError:
+        return peak_memory_bytes()
+    return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+def matmul_flops_per_s(
+    device: torch.device, dtype: torch.dtype, *, size: int = 1024, budget_s: float = 0.4
+) -> float:
+    """The best measured speed of a square matrix product: the ceiling that MFU is a share of."""
+    a, b = torch.randn(2, size, size, device=device).to(dtype)
+    out = torch.empty_like(a)
+    best_s, end_s = float("inf"), time.perf_counter() + budget_s
+    while time.perf_counter() < end_s:
+        start_s = time.perf_counter()
+        torch.matmul(a, b, out=out)
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        best_s = min(best_s, time.perf_counter() - start_s)
+    return 2 * size**3 / best_s
+
+
+def compiler() -> str | None:
+    """The C++ compiler that torch.compile would use, if any."""
+    return next((found for name in ("c++", "g++", "clang++") if (found := shutil.which(name))), None)
