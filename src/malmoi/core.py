@@ -11,6 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
+import torch
 from torch import Tensor
 
 IGNORE = -100  # a target that takes no part in the loss, as in torch.nn.functional.cross_entropy
@@ -39,6 +40,13 @@ class TokenBatch:
     ids_BT: Tensor
     targets_BT: Tensor | None = None
     documents_BT: Tensor | None = None
+
+    def to(self, device: torch.device) -> TokenBatch:
+        """The same batch on `device`."""
+        parts = (self.targets_BT, self.documents_BT)
+        return TokenBatch(
+            self.ids_BT.to(device), *(None if part is None else part.to(device) for part in parts)
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -107,10 +107,10 @@ class StopText:
     def push(self, text: str) -> tuple[str, bool]:
         """(text to show now, whether a stop string was reached)."""
         text = self.held + text
-        found = [text.find(stop) for stop in self.stops if stop in text]
-        if found:
+        spans = [(start + len(stop), start) for stop in self.stops if (start := text.find(stop)) >= 0]
+        if spans:  # the one that was complete first, however the text was cut into pushes
             self.held = ""
-            return text[: min(found)], True
+            return text[: min(spans)[1]], True
         cut = len(text) - self._open_length(text)
         self.held = text[cut:]
         return text[:cut], False

@@ -6,12 +6,10 @@ the same shape with a `model_type` that begins with `malmoi_`.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
-from malmoi.models.ngram import KneserNey
 from pydantic import ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
@@ -21,6 +19,7 @@ from malmoi.hub.architectures import ARCHITECTURES, architecture_of
 from malmoi.models.build import build_model
 from malmoi.models.config import TransformerConfig, model_config_adapter
 from malmoi.models.language import LanguageModel
+from malmoi.models.ngram import KneserNey
 from malmoi.text.tokenizer import Tokenizer
 from malmoi.util import files
 from malmoi.util.errors import UserError, nearest
@@ -31,8 +30,7 @@ CONFIG = "config.json"
 OWN_PREFIX = "malmoi_"
 
 
-@dataclass(frozen=True, slots=True)
-class ModelFolder:
+class ModelFolder(NamedTuple):
     """A loaded folder. The tokenizer is None where the folder has none."""
 
     model: LanguageModel | KneserNey

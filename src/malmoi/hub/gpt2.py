@@ -87,7 +87,7 @@ class GPT2:
         return theirs
 
     def import_weights(self, theirs: dict[str, Tensor], config: TransformerConfig) -> dict[str, Tensor]:
-        """The inverse of `export_weights`; a missing `transformer.` prefix is allowed, as in OpenAI's file."""
+        """The inverse of `export_weights`; the `transformer.` prefix may be missing, as in OpenAI's file."""
         if "wte.weight" in theirs:
             theirs = {f"transformer.{name}": tensor for name, tensor in theirs.items()}
         names = self._names(config)

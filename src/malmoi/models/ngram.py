@@ -147,8 +147,8 @@ class KneserNey:
         stream_T = np.asarray(ids[:max_tokens], dtype=np.int64)
         if order < 1 or len(stream_T) < order:
             raise UserError(
-                f"an n-gram model of order {order} needs that many tokens and an order of at least 1, but the "
-                f"text has {len(stream_T)}; give more text or a lower order"
+                f"an n-gram model needs an order of at least 1 and as many tokens, but the order is {order} and "
+                f"the text has {len(stream_T)} tokens; give more text or another order"
             )
         if not 0 <= stream_T.min() <= stream_T.max() < vocab_size:
             raise UserError(
@@ -249,11 +249,13 @@ def _count(stream_T: Ints, vocab_size: int, order: int) -> list[Level]:
     contexts = np.zeros_like(stream_T)  # of each token from the k-th on
     ngrams = contexts
     for k in range(order):
-        keys_G, first_G, following, counts_G = np.unique(
-            contexts * vocab_size + stream_T[k:], return_index=True, return_inverse=True, return_counts=True
+        keys_G, following, counts_G = np.unique(
+            contexts * vocab_size + stream_T[k:], return_inverse=True, return_counts=True
         )
         if k:  # a shorter n-gram counts the different longer ones that end with it
-            counts[-1] = np.bincount(ngrams[1:][first_G], minlength=len(keys[-1]))
+            place_G = np.empty(len(keys_G), dtype=np.int64)
+            place_G[following] = np.arange(len(following))  # one of each n-gram's places, no matter which
+            counts[-1] = np.bincount(ngrams[1:][place_G], minlength=len(keys[-1]))
         keys.append(keys_G)
         counts.append(counts_G)
         ngrams, contexts = following, following[:-1]

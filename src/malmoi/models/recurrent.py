@@ -21,7 +21,7 @@ CELLS = {"rnn": nn.RNN, "lstm": nn.LSTM, "gru": nn.GRU}
 class Recurrent(LanguageModel):
     """Embedding, recurrent layers (Elman 1990; Hochreiter & Schmidhuber 1997; Cho et al. 2014), output."""
 
-    config: RecurrentConfig
+    config: RecurrentConfig  # pyright: ignore[reportIncompatibleVariableOverride] (never reassigned)
 
     def __init__(self, config: RecurrentConfig) -> None:
         super().__init__()

@@ -37,7 +37,7 @@ class Block(nn.Module):
 class Transformer(LanguageModel):
     """A stack of blocks between an embedding and an output matrix."""
 
-    config: TransformerConfig
+    config: TransformerConfig  # pyright: ignore[reportIncompatibleVariableOverride] (never reassigned)
 
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()

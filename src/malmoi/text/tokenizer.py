@@ -19,10 +19,12 @@ from __future__ import annotations
 import codecs
 import json
 import random
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +42,13 @@ SAMPLE_BYTES = 100_000_000  # more text than this hardly changes a vocabulary
 
 _WORDS = r" ?[\p{L}\p{M}\p{N}_]+(?:['’][\p{L}\p{M}]+)*| ?[^\s\p{L}\p{M}\p{N}_]|\s"
 _CHARACTERS = r"[\s\S]"
+# Where no token of any kind trained here reaches across: words seen before need no second encoding. The library's
+# white space does not hold the four separators \x1c-\x1f, Python's does.
+_CHUNKS = re.compile(
+    r' ?[a-zA-Z가-힣]++(?=[,.;:!?"\s]|\Z)| ?[\S\x1c-\x1f]+|[^\S\x1c-\x1f]+(?![\S\x1c-\x1f])|[^\S\x1c-\x1f]+'
+)
+_MAX_CHUNK = 100  # characters; longer ones seldom come again
+_MAX_CACHE = 1 << 16  # chunks, some 12 MB
 # What tokenizers call their specials, the usual first. What stands in for a missing one: `_find_specials`.
 _NAMES = {
     "bos": ("<|bos|>", "<s>", "<bos>", "<|begin_of_text|>", "<|startoftext|>", "[CLS]", "[BOS]"),
@@ -74,6 +83,7 @@ class Tokenizer:
         backend.encode_special_tokens = True
         self._backend = backend
         self._names: dict[int, str] = {id: token for token, id in backend.get_vocab().items()}
+        self._cache: dict[str, list[int]] = {}
         self._forbidden = self.specials.ids - {self.specials.unk}
         self.vocab_size = max(self._names) + 1
         self.kind = _kind(backend)
@@ -82,12 +92,27 @@ class Tokenizer:
 
     def encode(self, text: str) -> list[int]:
         """The ids of plain text, never a special one but `unk`. Raises UserError on half a character."""
-        return self.encode_batch([text])[0]
+        if self._byte_offset is not None:
+            return [byte + self._byte_offset for byte in _utf8(text)]
+        if not self._cuts_at_chunks:
+            return self._library_ids([text])[0]
+        chunks, cache = _CHUNKS.findall(text), self._cache
+        missing = list(set(chunks).difference(cache))
+        if any(len(chunk) > _MAX_CHUNK for chunk in missing):
+            return self._library_ids([text])[0]
+        if len(cache) + len(missing) > _MAX_CACHE:  # a new one: other threads may be reading the old
+            cache = self._cache = {}
+            missing = list(set(chunks))
+        cache.update(zip(missing, self._library_ids(missing), strict=True))
+        return list(chain.from_iterable(map(cache.__getitem__, chunks)))
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
-        """`encode` of each text, on every core."""
-        if self.kind == "byte" and self._byte_offset is not None:
-            return [[byte + self._byte_offset for byte in _utf8(text)] for text in texts]
+        """`encode` of each text; the library's threads where words cannot be looked up."""
+        if self._byte_offset is None and not self._cuts_at_chunks:
+            return self._library_ids(texts)
+        return [self.encode(text) for text in texts]
+
+    def _library_ids(self, texts: Sequence[str]) -> list[list[int]]:
         try:
             encodings = self._backend.encode_batch_fast(list(texts), add_special_tokens=False)
         except (TypeError, UnicodeEncodeError):
@@ -186,10 +211,21 @@ class Tokenizer:
 
     @cached_property
     def _byte_offset(self) -> int | None:
-        """What to add to a byte to get its id, where the ids are in the bytes' order."""
+        """What to add to a byte to get its id, where every id but the specials is one byte, in order."""
         ids = [self._backend.token_to_id(letter) for letter in _BYTE_LETTERS]
-        first = ids[0]
+        first = ids[0] if self.kind == "byte" and self._backend.normalizer is None else None
         return first if first is not None and ids == list(range(first, first + 256)) else None
+
+    @cached_property
+    def _cuts_at_chunks(self) -> bool:
+        """Whether encoding `_CHUNKS` one by one equals encoding the text (ours do, and GPT-2's)."""
+        backend = json.loads(self._backend.to_str())
+        cut, normalizer = backend["pre_tokenizer"] or {}, backend["normalizer"] or {"type": "NFC"}
+        pattern = cut.get("pattern", {}).get("Regex")
+        ours = cut.get("type") == "Split" and pattern in (_WORDS, _CHARACTERS)
+        gpt2 = cut.get("type") == "ByteLevel" and cut["use_regex"] and not cut["add_prefix_space"]
+        specials_only = all(token["special"] for token in backend["added_tokens"])
+        return (ours or gpt2) and specials_only and normalizer["type"] == "NFC"
 
     # ---- files
 

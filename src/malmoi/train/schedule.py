@@ -13,8 +13,8 @@ def learning_rate_factor(
 ) -> float:
     """The factor at `step` (0-based) of `steps`.
 
-    All warm up linearly from 1/warmup_steps. `cosine` (Loshchilov & Hutter 2017) falls to `floor` over the rest;
-    `wsd`, warm-up-stable-decay (Hu et al. 2024), stays at 1 and falls linearly to `floor` over the last
+    All warm up linearly from 1/warmup_steps. `cosine` (Loshchilov & Hutter 2017) falls to `floor` over the
+    rest; `wsd`, warm-up-stable-decay (Hu et al. 2024), stays at 1 and falls linearly to `floor` over the last
     `decay_fraction`; `constant` stays at 1.
     """
     if step < warmup_steps:

@@ -1,0 +1,30 @@
+# make install | lint | test | test-all. TORCH_INDEX=URL takes PyTorch from another wheel index.
+PYTHON ?= python3
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+TORCH_INDEX ?=
+
+.PHONY: install lint test test-all clean
+
+install: .venv/installed
+
+.venv/installed: pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(if $(TORCH_INDEX),$(PIP) "torch>=2.9,<2.14" --index-url $(TORCH_INDEX))
+	$(PIP) -e ".[dev]"
+	touch $@
+
+lint: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/basedpyright
+	$(BIN)/lint-imports
+
+test: lint
+	$(BIN)/pytest
+
+test-all: lint
+	$(BIN)/pytest -m ""
+
+clean:
+	rm -rf .venv build dist

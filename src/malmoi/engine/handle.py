@@ -1,0 +1,48 @@
+"""What a user holds after `malmoi.load(folder)`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from malmoi.engine.engine import Engine
+from malmoi.engine.request import Completion, Sampling, TokenEvent
+from malmoi.hub.folder import load_model
+from malmoi.models.language import LanguageModel
+from malmoi.text.tokenizer import Tokenizer
+from malmoi.util.errors import UserError
+
+
+class Loaded:
+    """A trained model, ready to use. `options` are the fields of `Sampling`."""
+
+    def __init__(self, folder: str | Path, *, device: str = "cpu") -> None:
+        self.folder = Path(folder)
+        self.model, self._tokenizer = load_model(self.folder, device=device)
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        if self._tokenizer is None:
+            raise UserError(f"{self.folder} has no tokenizer.json; only logits(ids_BT) works without one")
+        return self._tokenizer
+
+    def complete(self, prompts: str | Sequence[str], **options: Any) -> list[Completion]:
+        """n completions of each prompt. Raises UserError for an option or prompt out of range."""
+        texts = [prompts] if isinstance(prompts, str) else prompts
+        return Engine(self.model, self.tokenizer).generate(texts, Sampling(**options))
+
+    def stream(self, prompt: str, **options: Any) -> Iterator[TokenEvent]:
+        """The completion of one prompt, token by token."""
+        return Engine(self.model, self.tokenizer).stream(prompt, Sampling(**options))
+
+    def logits(self, ids_BT: Tensor) -> Tensor:
+        """Next-token logits_BTV at every position, fp32."""
+        rows, length = ids_BT.shape
+        if isinstance(self.model, LanguageModel) and length > (self.model.context or length):
+            raise UserError(f"{length} tokens exceed the model's context of {self.model.context}")
+        state = self.model.new_state(rows, length)
+        return self.model.step(ids_BT, torch.full((rows,), length), state)

@@ -1,0 +1,148 @@
+"""A run as a typed value: from a recipe and `--set a.b=c` to a checked configuration."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib.resources import files
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import (
+    BaseModel,
+    Field,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    TypeAdapter,
+    ValidationError,
+)
+
+from malmoi.models.config import RecurrentConfig, StrictModel, TransformerConfig, model_config_adapter
+from malmoi.train.optim import OptimizerKind
+from malmoi.train.schedule import Schedule
+from malmoi.util.errors import UserError, nearest
+
+Json = dict[str, Any]
+
+
+class TokenizerSpec(StrictModel):
+    """path: an existing tokenizer; without one, `kind` and `vocab_size` say which to train."""
+
+    kind: Literal["word", "character", "byte", "bpe", "unigram", "wordpiece"] = "bpe"
+    vocab_size: PositiveInt = 8192
+    path: str | None = None
+
+
+class DataSpec(StrictModel):
+    """valid: a path of its own, or none: the corpus's valid files, or a part held out of it."""
+
+    valid: str | None = None
+    field: str = "text"
+    errors: Literal["strict", "replace"] = "strict"
+
+
+class TrainSpec(StrictModel):
+    """How to train. A step reads `batch` rows of `context` tokens, `micro_batch` rows at a time."""
+
+    steps: PositiveInt = 1000
+    batch: PositiveInt = 16
+    micro_batch: PositiveInt | None = None  # None: chosen, and recorded in run.json
+    context: PositiveInt = 256
+    optimizer: OptimizerKind = "adamw"
+    lr: PositiveFloat = 1e-3
+    betas: tuple[float, float] = (0.9, 0.95)
+    weight_decay: Annotated[float, Field(ge=0)] = 0.1
+    clip: PositiveFloat = 1.0
+    schedule: Schedule = "cosine"
+    warmup_steps: NonNegativeInt = 100
+    floor: Annotated[float, Field(ge=0, le=1)] = 0.1
+    decay_fraction: Annotated[float, Field(gt=0, le=1)] = 0.2
+    dtype: Literal["auto", "fp32", "bf16"] = "auto"
+    seed: NonNegativeInt = 0
+    checkpoint_every: PositiveInt = 500
+    eval_every: PositiveInt = 250
+    eval_tokens: PositiveInt = 65_536
+    sample_prompt: str = "The"
+
+
+class RunConfig(StrictModel):
+    """Everything that decides a run, except the text. `model` lacks vocab_size and context."""
+
+    name: str
+    model: Json
+    tokenizer: TokenizerSpec = TokenizerSpec()
+    data: DataSpec = DataSpec()
+    train: TrainSpec = TrainSpec()
+
+    def model_config_for(self, vocab_size: int, context: int) -> TransformerConfig | RecurrentConfig:
+        """The model's config, now that the tokenizer and the text are known."""
+        known = {"vocab_size": vocab_size}
+        if self.model.get("family") == "transformer":
+            known["context"] = context
+        return checked(model_config_adapter, self.model | known, "model")
+
+
+def recipe_names() -> list[str]:
+    """The recipes that come with malmoi."""
+    return sorted(
+        path.name.removesuffix(".yaml")
+        for path in files("malmoi.recipes").iterdir()
+        if path.name.endswith(".yaml")
+    )
+
+
+def load_run(recipe: str, settings: Sequence[str] = ()) -> RunConfig:
+    """A recipe with `a.b=c` settings applied. Raises UserError with the nearest valid name."""
+    names = recipe_names()
+    if recipe not in names:
+        raise UserError(f"unknown recipe {recipe!r}; {nearest(recipe, names)}")
+    value = yaml.safe_load((files("malmoi.recipes") / f"{recipe}.yaml").read_text(encoding="utf-8"))
+    for setting in settings:
+        _set(value, setting)
+    run = checked(TypeAdapter(RunConfig), value | {"name": recipe}, "")
+    run.model_config_for(vocab_size=1, context=run.train.context)  # a wrong key fails before any work
+    return run
+
+
+def _set(value: Json, setting: str) -> None:
+    path, equals, text = setting.partition("=")
+    if not equals:
+        raise UserError(f"--set {setting!r} is not of the form a.b=c, for example train.steps=200")
+    *parents, last = path.split(".")
+    for parent in parents:
+        value = value.setdefault(parent, {})
+        if not isinstance(value, dict):
+            raise UserError(f"--set {path}: {parent!r} holds no keys; known places are model, train, data")
+    value[last] = yaml.safe_load(text)
+
+
+def checked(adapter: TypeAdapter[Any], value: Json, place: str) -> Any:
+    """Validate; turn pydantic's first finding into one line with the nearest valid name."""
+    try:
+        return adapter.validate_python(value)
+    except ValidationError as error:
+        first = error.errors()[0]
+        path = [str(part) for part in first["loc"]]
+        if place:  # the name of a union's member leads the path
+            path = [place, *path[1:]]
+        where = ".".join(path) or place
+        if first["type"] == "extra_forbidden":
+            raise UserError(
+                f"unknown key {where!r}; {nearest(path[-1], _known(value, path, place))}"
+            ) from None
+        raise UserError(f"{where or 'configuration'}: {first['msg'].removeprefix('Value error, ')}") from None
+
+
+def _known(value: Json, path: Sequence[str], place: str) -> list[str]:
+    """The field names valid where `path` points."""
+    if place:
+        return list(
+            (TransformerConfig if value.get("family") == "transformer" else RecurrentConfig).model_fields
+        )
+    model: type[BaseModel] = RunConfig
+    for part in path[:-1]:
+        annotation = model.model_fields[part].annotation
+        assert isinstance(annotation, type)
+        assert issubclass(annotation, BaseModel)
+        model = annotation
+    return list(model.model_fields)

@@ -1,0 +1,139 @@
+"""The training loop: batch -> loss -> gradients -> step, the same for every neural language model.
+
+Shape letters: B rows, T positions.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from malmoi.core import Loss, TokenBatch
+from malmoi.data.batches import batch, evaluation_batches
+from malmoi.data.shards import TokenFile
+from malmoi.models.language import LanguageModel
+from malmoi.train.checkpoint import load_checkpoint, save_checkpoint
+from malmoi.train.losses import next_token_loss
+from malmoi.train.optim import make_optimizers
+from malmoi.train.run import TrainSpec
+from malmoi.train.schedule import learning_rate_factor
+from malmoi.util.hardware import has_fast_bf16
+
+_MICRO_BATCH_TOKENS = 8192
+
+
+@dataclass(frozen=True, slots=True)
+class StepReport:
+    """What one optimizer step did. Losses are nats per token; validation is None between evaluations."""
+
+    step: int  # steps done
+    loss: float
+    gradient_norm: float
+    lr: float
+    tokens_per_s: float
+    valid_loss: float | None = None
+    valid_bits_per_byte: float | None = None
+
+
+def default_micro_batch(rows: int, context: int) -> int:
+    """The most rows that divide the batch and keep activations moderate."""
+    fitting = [n for n in range(1, rows + 1) if rows % n == 0 and n * context <= _MICRO_BATCH_TOKENS]
+    return max(fitting, default=1)
+
+
+class Trainer:
+    """Trains one model on one token file. Batches are a function of (seed, step), so a resume is exact."""
+
+    def __init__(
+        self,
+        model: LanguageModel,
+        train: TokenFile,
+        valid: TokenFile,
+        spec: TrainSpec,
+        context: int,
+        folder: Path,
+    ) -> None:
+        self.model, self.train, self.valid, self.spec, self.context = model, train, valid, spec, context
+        self.checkpoints = folder / "checkpoints"
+        self.optimizers = make_optimizers(
+            model, spec.optimizer, lr=spec.lr, weight_decay=spec.weight_decay, betas=spec.betas
+        )
+        fast = has_fast_bf16(model.device)
+        self.bf16 = spec.dtype == "bf16" or (spec.dtype == "auto" and fast)
+        self.step = 0
+
+    def resume(self, warn: Callable[[str], None]) -> None:
+        """Go on from the newest whole checkpoint, if there is one."""
+        self.step = load_checkpoint(self.checkpoints, self.model, self.optimizers, warn) or 0
+
+    def save(self) -> Path:
+        """Write a checkpoint of now."""
+        return save_checkpoint(self.checkpoints, self.step, self.model, self.optimizers)
+
+    def run(self) -> Iterator[StepReport]:
+        """Train to the last step, one report a step, with checkpoints and evaluations when they are due."""
+        spec = self.spec
+        while self.step < spec.steps:
+            start_s = time.perf_counter()
+            loss, norm, lr = self._optimize()
+            self.step += 1
+            tokens_per_s = spec.batch * self.context / (time.perf_counter() - start_s)
+            last = self.step == spec.steps
+            found = self.evaluate() if last or self.step % spec.eval_every == 0 else (None, None)
+            if last or self.step % spec.checkpoint_every == 0:
+                self.save()
+            yield StepReport(self.step, loss, norm, lr, tokens_per_s, *found)
+
+    @torch.no_grad()
+    def evaluate(self) -> tuple[float, float]:
+        """Validation loss (nats per token) and bits per byte, which compares across tokenizers."""
+        self.model.eval()
+        total, count = 0.0, 0
+        rows = self.spec.micro_batch or 1
+        for part in evaluation_batches(self.valid, self.context, rows, self.spec.eval_tokens):
+            loss = self._loss(part)
+            total, count = total + loss.sum.item(), count + loss.count
+        self.model.train()
+        nats_per_token = total / count
+        tokens_per_byte = self.valid.num_tokens / self.valid.num_bytes
+        return nats_per_token, nats_per_token / math.log(2) * tokens_per_byte
+
+    def _loss(self, part: TokenBatch) -> Loss:
+        device = self.model.device
+        with torch.autocast(device.type, torch.bfloat16, enabled=self.bf16):
+            return next_token_loss(self.model, part.to(device))
+
+    def _optimize(self) -> tuple[float, float, float]:
+        """One optimizer step over the global batch: (loss, gradient norm, learning rate)."""
+        spec = self.spec
+        self.model.train()
+        micro_rows = spec.micro_batch or default_micro_batch(spec.batch, self.context)
+        total, count = 0.0, 0
+        for start in range(0, spec.batch, micro_rows):
+            part = batch(
+                self.train, seed=spec.seed, step=self.step, rows=spec.batch, context=self.context,
+                start=start, stop=min(start + micro_rows, spec.batch),
+            )  # fmt: skip
+            loss = self._loss(part)
+            loss.sum.backward()
+            total, count = total + loss.sum.item(), count + loss.count
+        parameters = [p for p in self.model.parameters() if p.grad is not None]
+        for parameter in parameters:
+            assert parameter.grad is not None
+            parameter.grad.div_(count)
+        norm = float(torch.nn.utils.clip_grad_norm_(parameters, spec.clip))
+        lr = spec.lr * learning_rate_factor(
+            self.step, steps=spec.steps, kind=spec.schedule, warmup_steps=spec.warmup_steps,
+            floor=spec.floor, decay_fraction=spec.decay_fraction,
+        )  # fmt: skip
+        for optimizer in self.optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = lr
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+        return total / count, norm, lr

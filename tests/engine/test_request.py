@@ -1,0 +1,62 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from malmoi.engine import Sampling
+from malmoi.engine.request import StopText
+from malmoi.util.errors import UserError
+
+LETTERS = st.text(alphabet="ab말", max_size=12)
+STOPS = st.lists(st.text(alphabet="ab말", min_size=1, max_size=3), max_size=3).map(tuple)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("max_tokens", 0), ("temperature", -0.1), ("temperature", math.nan), ("temperature", math.inf),
+        ("top_k", -1), ("top_p", 0.0), ("top_p", 1.1), ("min_p", -0.1), ("min_p", 1.5), ("seed", -1),
+        ("repetition_penalty", 0.0), ("stop", ("",)), ("n", 0), ("logprobs", -1),
+    ],
+)  # fmt: skip
+def test_a_value_out_of_range_is_named_in_one_line(name: str, value: object) -> None:
+    with pytest.raises(UserError, match=f"^sampling: {name} is .*must be [^\n]*$"):
+        Sampling(**{name: value})  # type: ignore[arg-type]
+
+
+@given(text=LETTERS, stops=STOPS)
+def test_the_text_ends_before_the_first_complete_stop(text: str, stops: tuple[str, ...]) -> None:
+    filter = StopText(stops)
+    shown, stopped = "", False
+    for letter in text:
+        piece, stopped = filter.push(letter)
+        shown += piece
+        if stopped:
+            break
+    shown += "" if stopped else filter.flush()
+    ends = [end for end in range(len(text) + 1) if text[:end].endswith(stops)] if stops else []
+    assert stopped == bool(ends)
+    if ends:
+        longest = max(len(stop) for stop in stops if text[: ends[0]].endswith(stop))
+        assert shown == text[: ends[0] - longest]
+    else:
+        assert shown == text
+    assert not any(stop in shown for stop in stops)
+
+
+@given(text=LETTERS, stops=STOPS, cut=st.integers(0, 12))
+def test_how_the_text_is_cut_does_not_matter(text: str, stops: tuple[str, ...], cut: int) -> None:
+    whole, pieces = StopText(stops), StopText(stops)
+    expected, stopped = whole.push(text)
+    first, early = pieces.push(text[:cut])
+    second, late = pieces.push(text[cut:]) if not early else ("", True)
+    assert (first + second, early or late) == (expected, stopped)
+    assert pieces.flush() == whole.flush()
+
+
+def test_nothing_is_held_back_that_cannot_begin_a_stop() -> None:
+    assert StopText(("\n\nQ:",)).push("말모이\n") == ("말모이", False)
+    assert StopText(("\n\nQ:",)).push("말모이") == ("말모이", False)

@@ -1,0 +1,79 @@
+from __future__ import annotations
+
+from collections import Counter
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from transformers.generation import logits_process as theirs
+
+from malmoi.engine import Sampling
+from malmoi.engine.sampler import draw, filtered, penalised, sample
+
+PARAMS = st.builds(
+    Sampling,
+    temperature=st.floats(0.05, 3),
+    top_k=st.integers(0, 40),
+    top_p=st.floats(0.05, 1),
+    min_p=st.floats(0, 0.5),
+    repetition_penalty=st.floats(0.5, 2),
+)
+
+
+def reference(logits_V: torch.Tensor, p: Sampling, history: list[int]) -> torch.Tensor:
+    """Probabilities by the transformers library."""
+    ids, scores = torch.tensor([history]), logits_V[None].double()
+    scores = theirs.RepetitionPenaltyLogitsProcessor(p.repetition_penalty)(ids, scores)
+    warpers = [theirs.TemperatureLogitsWarper(p.temperature)]
+    warpers += [theirs.TopKLogitsWarper(p.top_k)] if p.top_k else []
+    warpers += [theirs.TopPLogitsWarper(p.top_p)] if p.top_p < 1 else []
+    warpers += [theirs.MinPLogitsWarper(p.min_p)] if p.min_p else []
+    for warper in warpers:
+        scores = warper(ids, scores)
+    return scores.softmax(dim=-1)[0]
+
+
+@settings(deadline=None)
+@given(params=st.lists(PARAMS, min_size=1, max_size=4), seed=st.integers(0, 1000))
+def test_equals_transformers_in_a_mixed_batch(params: list[Sampling], seed: int) -> None:
+    torch.manual_seed(seed)
+    logits_BV = 3 * torch.randn(len(params), 50, dtype=torch.float64)
+    histories = [torch.randint(50, (7,)).tolist() for _ in params]
+    ours_BV = filtered(penalised(logits_BV, params, histories), params).softmax(dim=-1)
+    theirs_BV = [reference(*row) for row in zip(logits_BV, params, histories, strict=True)]
+    torch.testing.assert_close(ours_BV, torch.stack(theirs_BV), rtol=1e-9, atol=1e-12)
+
+
+@given(uniform=st.floats(0, 1, exclude_max=True), hidden=st.sets(st.integers(0, 7), max_size=7))
+def test_a_token_without_probability_is_never_drawn(uniform: float, hidden: set[int]) -> None:
+    logits_BV = torch.zeros(1, 8, dtype=torch.float64)
+    logits_BV[0, list(hidden)] = -torch.inf
+    assert int(draw(logits_BV, [uniform])) not in hidden
+
+
+def test_draws_follow_the_probabilities() -> None:
+    probs = torch.tensor([0.5, 0.3, 0.0, 0.2])
+    uniforms = np.random.default_rng(0).random(20_000).tolist()
+    drawn = Counter(draw(probs.log().double().expand(20_000, 4), uniforms).tolist())
+    shares = [drawn[id] / 20_000 for id in range(4)]
+    assert shares == pytest.approx([0.5, 0.3, 0.0, 0.2], abs=0.02)
+
+
+def test_temperature_zero_is_greedy_beside_rows_that_sample() -> None:
+    logits_BV = torch.tensor([[0.0, 5.0, 4.9], [0.0, 5.0, 4.9]])
+    params = [Sampling(temperature=0), Sampling(temperature=2.0)]
+    assert sample(logits_BV, params, [[], []], [0.999, 0.999]) == [1, 2]
+
+
+def test_the_penalty_is_for_seen_tokens_and_leaves_the_models_logits_alone() -> None:
+    logits_BV = torch.tensor([[2.0, -2.0, 1.0]])
+    ours_BV = penalised(logits_BV, [Sampling(repetition_penalty=2.0)], [[0, 1, 0]])
+    assert ours_BV.tolist() == [[1.0, -4.0, 1.0]]
+    assert logits_BV.tolist() == [[2.0, -2.0, 1.0]]
+
+
+def test_a_tiny_temperature_does_not_overflow() -> None:
+    logits_BV = torch.tensor([[88.0, 87.0]])
+    assert sample(logits_BV, [Sampling(temperature=1e-300)], [[]], [0.9]) == [0]
