@@ -3,6 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 TORCH_INDEX ?=
+TORCH := "torch>=2.9,<2.14"
 
 .PHONY: install lint test test-all clean
 
@@ -10,7 +11,7 @@ install: .venv/installed
 
 .venv/installed: pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(if $(TORCH_INDEX),$(PIP) "torch>=2.9,<2.14" --index-url $(TORCH_INDEX))
+	$(if $(TORCH_INDEX),$(PIP) $(TORCH) --index-url $(TORCH_INDEX))
 	$(PIP) -e ".[dev]"
 	touch $@
 

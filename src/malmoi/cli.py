@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -12,12 +12,25 @@ import malmoi
 from malmoi.util.errors import UserError
 
 if TYPE_CHECKING:
-    from malmoi.train.pretrain import Pretraining
-    from malmoi.train.trainer import StepReport
+    from malmoi.engine.request import Completion
+    from malmoi.text.tokenizer import Tokenizer
 
 app = typer.Typer(
     no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=malmoi.__doc__
 )
+data_app = typer.Typer(no_args_is_help=True, help="Look at a text before training on it.")
+tokenizer_app = typer.Typer(no_args_is_help=True, help="Make and compare tokenizers.")
+app.add_typer(data_app, name="data")
+app.add_typer(tokenizer_app, name="tokenizer")
+
+Errors = Annotated[
+    Literal["strict", "replace"], typer.Option(help="Bytes that are not UTF-8: stop, or replace and go on.")
+]
+Path_ = Annotated[Path, typer.Argument(help="A text file or a folder of them.")]
+TokenizerPath = Annotated[
+    Path | None,
+    typer.Option("--tokenizer", help="A tokenizer's or trained model's folder, or tokenizer.json."),
+]
 
 
 def main() -> None:
@@ -26,6 +39,9 @@ def main() -> None:
         app()
     except UserError as error:
         typer.echo(f"malmoi: {error}", err=True)
+        sys.exit(2)
+    except OSError as error:  # a disk that is full, a folder that may not be written
+        typer.echo(f"malmoi: {error}; mend that and run the command again", err=True)
         sys.exit(2)
 
 
@@ -37,7 +53,9 @@ def _version(wanted: bool) -> None:
 
 @app.callback()
 def _options(
-    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True)] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Say the version.")
+    ] = False,
 ) -> None:
     del version
 
@@ -46,6 +64,7 @@ def _options(
 def doctor() -> None:
     """Say what this machine has and what malmoi will use of it."""
     import platform
+    from importlib.metadata import version
 
     import torch
 
@@ -55,7 +74,9 @@ def doctor() -> None:
     speed = hardware.matmul_flops_per_s(device, torch.float32)
     for name, value in {
         "malmoi": malmoi.__version__, "python": platform.python_version(), "torch": torch.__version__,
-        "processor": hardware.cpu_name(), "threads": torch.get_num_threads(), "device": device,
+        "tokenizers": version("tokenizers"), "safetensors": version("safetensors"),
+        "processor": hardware.cpu_name(), "threads": torch.get_num_threads(),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu (no GPU found)",
         "fast bf16": "yes" if hardware.has_fast_bf16(device) else "no (fp32 is used)",
         "AMX": "yes" if "amx_tile" in hardware.cpu_flags() else "no",
         "compiler": hardware.compiler() or "none (torch.compile is not used)",
@@ -70,77 +91,58 @@ def pretrain(
     recipe: Annotated[str, typer.Argument(help="A recipe's name, for example gpt-micro.")],
     data: Annotated[Path, typer.Option(help="A text file or a folder of them.")],
     out: Annotated[Path, typer.Option(help="The folder to make.")],
-    settings: Annotated[
-        list[str] | None, typer.Option("--set", help="a.b=c, for example train.steps=200")
+    size: Annotated[
+        str | None,
+        typer.Option(help="nano, micro, mini, small or base: shape, learning rate and batch at once."),
     ] = None,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", help="a.b=c, for example train.steps=200; may be repeated.")
+    ] = None,
+    errors: Errors = "strict",
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the newest checkpoint.")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Stop before training.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and stop.")] = False,
 ) -> None:
     """Train a language model on your own text."""
-    from malmoi.train.pretrain import prepare
+    from malmoi import console
+    from malmoi.train.pretrain import count_ngrams, prepare
     from malmoi.train.run import load_run
 
-    run = prepare(load_run(recipe, settings or ()), data, out, resume=resume, say=typer.echo)
-    if run is None:
-        typer.echo(f'{out} is finished; complete text with: malmoi complete {out} "..."')
+    chosen = [*(settings or ()), *(["data.errors=replace"] if errors == "replace" else [])]
+    config = load_run(recipe, chosen, size)
+    finished = f'{out} is finished; complete text with: malmoi complete {out} "..."'
+    if config.is_ngram:
+        typer.echo(f"an n-gram model of order {config.model['order']}: it is counted, which takes seconds")
+        found = None if dry_run else count_ngrams(config, data, out, resume=resume, say=typer.echo)
+        if found:
+            typer.echo(f"valid {found[0]:.4f} nats per token  bits/byte {found[1]:.4f}")
+        if not dry_run:
+            typer.echo(finished)
         return
-    _announce(run)
+    run = prepare(config, data, out, resume=resume, say=typer.echo)
+    if run is None:
+        typer.echo(finished)
+        return
+    if not run.trainer.group.first:
+        run.run(lambda _: None)
+        return
+    console.announce(run)
     if dry_run:
         return
     try:
-        run.run(lambda report: _show(run, report))
+        with console.Watch(run) as watch:
+            run.run(watch.show)
     except KeyboardInterrupt:
-        typer.echo(
-            f"\nstopped and saved at step {run.trainer.step}; go on with the same command and --resume"
-        )
+        typer.echo(f"stopped and saved at step {run.trainer.step}; go on with the same command and --resume")
         raise typer.Exit(130) from None
-    typer.echo(f'saved {out}; try: malmoi complete {out} "{run.config.train.sample_prompt}"')
-
-
-def _announce(run: Pretraining) -> None:
-    """Parameters, tokens and memory, before the work starts."""
-    from malmoi.util.units import human_bytes, human_count
-
-    spec, trainer = run.config.train, run.trainer
-    seen = spec.steps * spec.batch * trainer.context
-    parameters = run.model.num_parameters()
-    typer.echo(
-        f"{run.config.name}: {human_count(parameters)} parameters, vocabulary {run.tokenizer.vocab_size}, "
-        f"context {trainer.context}\n"
-        f"{human_count(trainer.train.num_tokens)} training tokens, {human_count(trainer.valid.num_tokens)} for "
-        f"validation; {spec.steps} steps of {spec.batch} rows read {human_count(seen)}\n"
-        f"micro-batch {spec.micro_batch} rows, {'bf16' if trainer.bf16 else 'fp32'}; weights, gradients and "
-        f"optimizer take {human_bytes(16 * parameters)}"
-    )
-
-
-def _show(run: Pretraining, report: StepReport) -> None:
-    """A line at every evaluation, with a sample; between them a counter on a terminal."""
-    from malmoi.engine.engine import Engine
-    from malmoi.engine.request import Sampling
-    from malmoi.util.units import human_seconds
-
-    spec = run.config.train
-    left_s = (spec.steps - report.step) * spec.batch * run.trainer.context / report.tokens_per_s
-    line = f"step {report.step}/{spec.steps}  loss {report.loss:.3f}  {report.tokens_per_s:,.0f} tokens/s  "
-    line += f"{human_seconds(left_s)} left"
-    if report.valid_loss is None:
-        if sys.stderr.isatty():
-            typer.echo(f"\r{line}   ", nl=False, err=True)
-        return
-    typer.echo(f"{line}  valid {report.valid_loss:.4f}  bits/byte {report.valid_bits_per_byte:.4f}")
-    run.model.eval()
-    sampling = Sampling(max_tokens=min(40, run.trainer.context // 2), temperature=0.8, top_k=50, seed=0)
-    text = Engine(run.model, run.tokenizer).generate([spec.sample_prompt], sampling)[0].text
-    typer.echo(f"  | {spec.sample_prompt}{text}".replace("\n", "\n  | "))
+    typer.echo(f'saved {out}; try: malmoi complete {out} "{run.prompt.splitlines()[0]}"')
 
 
 @app.command()
 def complete(
-    folder: Path,
-    text: str,
+    folder: Annotated[Path, typer.Argument(help="A trained model's folder.")],
+    text: Annotated[str, typer.Argument(help="The text to go on from; - reads it from standard input.")],
     max_tokens: int = 128,
-    temperature: float = 0.8,
+    temperature: Annotated[float, typer.Option(help="0 always takes the likeliest token.")] = 0.8,
     top_k: int = 0,
     top_p: float = 1.0,
     min_p: float = 0.0,
@@ -148,19 +150,150 @@ def complete(
     seed: int | None = None,
     stop: Annotated[list[str] | None, typer.Option(help="End before this string; may be repeated.")] = None,
     n: Annotated[int, typer.Option("-n", help="How many completions.")] = 1,
+    logprobs: Annotated[int, typer.Option(help="Show each token's probability and this many others.")] = 0,
 ) -> None:
     """Complete a text with a trained model."""
     options = {
         "max_tokens": max_tokens, "temperature": temperature, "top_k": top_k, "top_p": top_p, "min_p": min_p,
         "repetition_penalty": repetition_penalty, "seed": seed, "stop": tuple(stop or ()), "n": n,
+        "logprobs": logprobs,
     }  # fmt: skip
+    prompt = sys.stdin.read() if text == "-" else text
     model = malmoi.load(folder)
-    if n > 1:
-        for number, found in enumerate(model.complete(text, **options), start=1):
-            typer.echo(f"--- {number}\n{text}{found.text}")
+    if n == 1 and not logprobs:
+        events = model.stream(prompt, **options)
+        first = next(events)  # a mistake in the options comes before the prompt is shown
+        typer.echo(prompt + first.text, nl=False)
+        for event in events:
+            typer.echo(event.text, nl=False)
+        typer.echo()
         return
-    events = model.stream(text, **options)
-    typer.echo(text, nl=False)
-    for event in events:
-        typer.echo(event.text, nl=False)
-    typer.echo()
+    for number, found in enumerate(model.complete(prompt, **options), start=1):
+        typer.echo((f"--- {number}\n" if n > 1 else "") + prompt + found.text)
+        if logprobs:
+            _echo_logprobs(found, model.tokenizer)
+
+
+def _echo_logprobs(found: Completion, tokenizer: Tokenizer) -> None:
+    """Each token with its probability and the best alternatives."""
+    from math import exp
+
+    for id, logprob, top in zip(found.ids, found.logprobs, found.top_logprobs, strict=True):
+        others = "  ".join(f"{tokenizer.token_text(other)!r} {exp(value):.1%}" for other, value in top)
+        typer.echo(f"{tokenizer.token_text(id)!r:16} {exp(logprob):7.1%}   {others}")
+
+
+@data_app.command("stats")
+def data_stats(
+    path: Path_,
+    tokenizer: TokenizerPath = None,
+    context: Annotated[int, typer.Option(help="Tokens; longer documents are counted.")] = 256,
+    valid: Annotated[Path | None, typer.Option(help="The validation text, where it is elsewhere.")] = None,
+    field: Annotated[str, typer.Option(help="The field or column that holds the text.")] = "text",
+    errors: Errors = "strict",
+) -> None:
+    """Count documents, lengths, encodings, duplicates and the overlap between train and valid."""
+    from malmoi import console
+    from malmoi.data.check import corpus_stats
+
+    loaded = _load_tokenizer(tokenizer)
+    found = corpus_stats(
+        path, valid=valid, errors=errors, field=field, tokenizer=loaded, context=context if loaded else None
+    )
+    console.show_stats(found, context)
+
+
+@data_app.command("check")
+def data_check(
+    path: Path_,
+    tokenizer: TokenizerPath = None,
+    context: Annotated[int, typer.Option(help="Tokens; longer documents are counted.")] = 256,
+    valid: Annotated[Path | None, typer.Option(help="The validation text, where it is elsewhere.")] = None,
+    field: Annotated[str, typer.Option(help="The field or column that holds the text.")] = "text",
+    errors: Errors = "strict",
+) -> None:
+    """List what is wrong, each with its file and line; exit code 1 where something is an error."""
+    from malmoi import console
+    from malmoi.data.check import check_corpus
+
+    loaded = _load_tokenizer(tokenizer)
+    findings = check_corpus(
+        path, valid=valid, errors=errors, field=field, tokenizer=loaded, context=context if loaded else None
+    )
+    if console.show_findings(findings):
+        raise typer.Exit(1)
+
+
+@data_app.command("preview")
+def data_preview(
+    path: Path_,
+    tokenizer: TokenizerPath = None,
+    count: Annotated[int, typer.Option(help="Documents to show.")] = 3,
+    tokens: Annotated[int, typer.Option(help="Tokens of each to show.")] = 64,
+) -> None:
+    """Show documents as tokens in colour; what is underlined is a position that is trained."""
+    from malmoi import console
+    from malmoi.data.check import preview
+    from malmoi.data.readers import read_documents
+    from malmoi.text.tokenizer import train_tokenizer
+
+    loaded = _load_tokenizer(tokenizer) or train_tokenizer(read_documents(path), "bpe", 4096)
+    console.show_tokens(preview(path, loaded, count, num_tokens=tokens))
+
+
+@tokenizer_app.command("train")
+def tokenizer_train(
+    path: Path_,
+    out: Annotated[Path, typer.Option(help="The folder to make.")],
+    kind: Annotated[str, typer.Option(help="word, character, byte, bpe, unigram or wordpiece.")] = "bpe",
+    vocab_size: int = 8192,
+    field: str = "text",
+    errors: Errors = "strict",
+) -> None:
+    """Learn a vocabulary from a text and save it as tokenizer.json."""
+    from malmoi.data.readers import open_corpus
+    from malmoi.text.tokenizer import train_tokenizer
+
+    corpus = open_corpus(path, errors=errors, field=field)
+    found = train_tokenizer(corpus.train(), kind, vocab_size)
+    found.save(out)
+    typer.echo(f"saved {out}/tokenizer.json: {kind}, {found.vocab_size} tokens {found.note}".rstrip())
+
+
+@tokenizer_app.command("compare")
+def tokenizer_compare(
+    path: Path_,
+    vocab_size: int = 8192,
+    out: Annotated[Path, typer.Option(help="The picture to write.")] = Path("tokenizers.png"),
+    field: str = "text",
+    errors: Errors = "strict",
+) -> None:
+    """Train every kind of tokenizer on a text and show the trade-off: length, size, unknown words."""
+    from malmoi import console
+    from malmoi.compare.plots import plot_tokenizers
+    from malmoi.data.readers import open_corpus
+    from malmoi.text.compare import compare_tokenizers
+
+    corpus = open_corpus(path, errors=errors, field=field)
+    rows = compare_tokenizers(corpus.train(), corpus.valid(), vocab_size)
+    console.show_tokenizers(rows)
+    plot_tokenizers(rows, out)
+    typer.echo(f"drawn in {out}")
+
+
+def _load_tokenizer(path: Path | None) -> Tokenizer | None:
+    from malmoi.text.tokenizer import Tokenizer
+
+    return Tokenizer.load(path) if path else None
+
+
+@app.command()
+def demo(
+    data: Annotated[Path | None, typer.Option(help="Your own text instead of the sample world.")] = None,
+    out: Annotated[Path, typer.Option(help="The folder to make.")] = Path("demo"),
+    quick: Annotated[bool, typer.Option("--quick", help="A shorter one, within 90 seconds.")] = False,
+) -> None:
+    """See the whole road: text, tokens, three language models, a report with pictures."""
+    from malmoi.demo import run_demo
+
+    run_demo(data, out, quick=quick)

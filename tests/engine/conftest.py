@@ -1,9 +1,10 @@
 from __future__ import annotations
 
 import pytest
-from fake_scorer import FakeScorer
 
 from malmoi.text.tokenizer import Tokenizer, train_tokenizer
+
+from .fake_scorer import FakeScorer
 
 
 @pytest.fixture(scope="session")

@@ -108,8 +108,8 @@ def corpus_stats(
 ) -> CorpusStats:
     """Read all of a corpus once and measure it; what is wrong is in `findings`, in the order of reading.
 
-    Near-duplicates are looked for among the first COMPARED documents of each part. Raises UserError only where
-    there are no files or too little text to split (as `open_corpus` does).
+    Near-duplicates are looked for among the first COMPARED documents of each part. Raises UserError only
+    where there are no files or too little text to split (as `open_corpus` does).
     """
     corpus = open_corpus(path, valid=valid, errors=errors, field=field, report=pass_over)
     findings: Findings = {}
@@ -174,23 +174,18 @@ def _stats(
     near, near_leaks = _near(train, valid)
     num_long = train.num_long + valid.num_long if context else None
     path, num_compared = str(corpus.path), len(train.places) + len(valid.places)
-    for level, message, pairs in (
-        ("warning", "documents equal an earlier one of the same part; drop them", repeats),
-        (
-            "warning",
-            f"of {num_compared} documents compared nearly equal an earlier one of the same part",
-            near,
-        ),
-        ("error", "validation documents are training documents too; drop them from one of the two", leaks),
-        ("warning", "validation documents compared nearly equal a training document", near_leaks),
-    ):
+
+    def find(level: Level, message: str, pairs: list[tuple[str, str]]) -> None:
         if pairs:
-            message = f"{len(pairs)} {message}: {pairs[0][0]} as {pairs[0][1]}"
-            findings[Finding(level, path, message)] = None
+            line = f"{len(pairs)} {message}: {pairs[0][0]} as {pairs[0][1]}"
+            findings[Finding(level, path, line)] = None
+
+    find("warning", "documents equal an earlier one of the same part; drop them", repeats)
+    find("warning", f"of {num_compared} documents compared nearly equal an earlier one of their part", near)
+    find("error", "validation documents are training documents too; drop them from one of the two", leaks)
+    find("warning", "validation documents compared nearly equal a training document", near_leaks)
     if num_long:
-        message = (
-            f"{num_long} documents have more than {context} tokens, and are learned in parts of that length"
-        )
+        message = f"{num_long} documents have more than {context} tokens, and are learned in parts of it"
         findings[Finding("note", path, message)] = None
     if not len(lengths):
         findings[Finding("error", path, "no document could be read")] = None
@@ -231,16 +226,21 @@ def _repeats(seen: _Seen) -> list[tuple[str, str]]:
     hashes = np.array(seen.hashes)
     _, first, inverse = np.unique(hashes, return_index=True, return_inverse=True)
     copies = np.flatnonzero(first[inverse] != np.arange(len(hashes)))
-    return [(seen.place(copy), seen.place(first[inverse[copy]])) for copy in copies]
+    originals = first[inverse[copies]]
+    return [(seen.place(copy), seen.place(at)) for copy, at in _pairs(copies, originals)]
 
 
 def _leaks(train: _Seen, valid: _Seen) -> list[tuple[str, str]]:
     """Where each validation document is that equals a training document, and where that one is."""
     hashes, first = np.unique(np.array(train.hashes), return_index=True)
     wanted = np.array(valid.hashes)
-    at = np.searchsorted(hashes, wanted)
-    copies = np.flatnonzero(hashes[np.minimum(at, len(hashes) - 1)] == wanted) if len(hashes) else []
-    return [(valid.place(copy), train.place(first[at[copy]])) for copy in copies]
+    copies = np.flatnonzero(np.isin(wanted, hashes))
+    originals = first[np.searchsorted(hashes, wanted[copies])]
+    return [(valid.place(copy), train.place(at)) for copy, at in _pairs(copies, originals)]
+
+
+def _pairs(copies: np.ndarray, originals: np.ndarray) -> list[tuple[int, int]]:
+    return list(zip(copies.tolist(), originals.tolist(), strict=True))
 
 
 def _near(train: _Seen, valid: _Seen) -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
@@ -279,14 +279,12 @@ def minhash(text: str) -> np.ndarray:
 _BASE = np.uint64(0x9E3779B97F4A7C15)
 _RANDOM = np.random.default_rng(0)
 # Multiply-shift hash functions, one a row (Dietzfelbinger et al. 1997).
-_MULTIPLIERS = _RANDOM.integers(1 << 63, size=(BANDS * BAND_ROWS, 1), dtype=np.uint64) * np.uint64(
-    2
-) + np.uint64(1)
+_MULTIPLIERS = _RANDOM.integers(1 << 63, size=(BANDS * BAND_ROWS, 1), dtype=np.uint64) << 1 | 1
 _ADDENDS = _RANDOM.integers(1 << 63, size=(BANDS * BAND_ROWS, 1), dtype=np.uint64)
 
 
 def near_duplicates(signatures: np.ndarray) -> np.ndarray:
-    """For each document (one row of uint32) the number of an earlier one that it nearly repeats, else its own.
+    """For each document (one row of uint32) the number of an earlier one that it nearly repeats, or its own.
 
     Candidates are equal in one band of their signatures (locality-sensitive hashing: Leskovec, Rajaraman and
     Ullman, Mining of Massive Datasets, chapter 3), which finds 95% of the pairs of similarity NEAR.

@@ -146,7 +146,7 @@ class Engine:
             for prompt, rest in zip(prompts, continuations, strict=True)
         ]
         for prompt_ids, rest_ids in pairs:
-            self._check_ids([*prompt_ids, *rest_ids[:-1]] if prompt_ids else prompt_ids)
+            self._check_ids(prompt_ids, rest_ids)
         totals = [0.0] * len(pairs)
         for group in self._groups([len(prompt_ids) for prompt_ids, _ in pairs]):
             for i, total in zip(group, self._score_group([pairs[i] for i in group]), strict=True):
@@ -168,15 +168,18 @@ class Engine:
         if params.n > self.max_rows:
             raise UserError(f"n is {params.n}, but the engine runs {self.max_rows} samples; lower n")
 
-    def _check_ids(self, ids: Sequence[int]) -> None:
+    def _check_ids(self, prompt: Sequence[int], rest: Sequence[int] = ()) -> None:
+        """All of a prompt is read; of what follows, all but the last token."""
         context = self.scorer.context
-        if not ids:
+        if not prompt:
             raise UserError("the prompt is empty; give it at least one token")
-        if context is not None and len(ids) > context:
+        length = len(prompt) + max(len(rest) - 1, 0)
+        if context is not None and length > context:
             raise UserError(
-                f"the prompt is {len(ids)} tokens, but the model's context is {context}; shorten the prompt "
-                f"by {len(ids) - context} tokens or use a model with a longer context"
+                f"the prompt is {length} tokens, but the model's context is {context}; shorten the prompt "
+                f"by {length - context} tokens or use a model with a longer context"
             )
+        ids = [*prompt, *rest]
         if not 0 <= min(ids) <= max(ids) < self.scorer.vocab_size:
             raise UserError(
                 f"the prompt has an id outside 0..{self.scorer.vocab_size - 1}; use the model's own tokenizer"

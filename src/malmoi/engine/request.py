@@ -46,7 +46,8 @@ class Sampling:
             "repetition_penalty", 0 < self.repetition_penalty < math.inf, "above 0, for example 1.1"
         )
         self._require("seed", self.seed is None or self.seed >= 0, "0 or more, or none")
-        self._require("stop", all(self.stop), "strings of at least one character")
+        stops = not isinstance(self.stop, str) and all(self.stop)  # a lone string would be its letters
+        self._require("stop", stops, "a list of strings of at least one character")
         self._require("n", self.n >= 1, "1 or more")
         self._require("logprobs", self.logprobs >= 0, "0 (none) or more")
 

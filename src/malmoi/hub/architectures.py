@@ -13,10 +13,12 @@ ARCHITECTURES: dict[str, Architecture] = {a.model_type: a for a in (LLAMA, QWEN3
 
 def architecture_of(config: TransformerConfig) -> Architecture | None:
     """The architecture that expresses every choice of `config`, or None."""
-    return next((a for a in ARCHITECTURES.values() if a.obstacle(config) is None), None)
+    return next((a for a in ARCHITECTURES.values() if not a.obstacles(config)), None)
 
 
 def obstacle(config: TransformerConfig) -> str:
-    """One line for the user: which choice keeps the nearest architecture from expressing `config`."""
-    nearest = GPT2() if config.norm == "layer" or config.position == "learned" else LLAMA
-    return f"{nearest.obstacle(config)} keeps it from being a {nearest.model_type} folder"
+    """One line for the user: which choices keep the nearest architecture from expressing `config`, or ''."""
+    found = {name: a.obstacles(config) for name, a in ARCHITECTURES.items()}
+    nearest = min(found, key=lambda name: len(found[name]))
+    reasons = " and ".join(found[nearest])
+    return f"{reasons} cannot be in a {nearest} folder; only malmoi can load it" if reasons else ""

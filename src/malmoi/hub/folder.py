@@ -7,7 +7,7 @@ the same shape with a `model_type` that begins with `malmoi_`.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from pydantic import ValidationError
@@ -15,7 +15,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from malmoi.hub.architectures import ARCHITECTURES, architecture_of
+from malmoi.hub.architectures import ARCHITECTURES, architecture_of, obstacle
+from malmoi.hub.outside import Json
 from malmoi.models.build import build_model
 from malmoi.models.config import TransformerConfig, model_config_adapter
 from malmoi.models.language import LanguageModel
@@ -24,7 +25,6 @@ from malmoi.text.tokenizer import Tokenizer
 from malmoi.util import files
 from malmoi.util.errors import UserError, nearest
 
-Json = dict[str, Any]
 WEIGHTS = "model.safetensors"
 CONFIG = "config.json"
 OWN_PREFIX = "malmoi_"
@@ -39,10 +39,11 @@ class ModelFolder(NamedTuple):
 
 def save_model(
     folder: Path, model: LanguageModel | KneserNey, tokenizer: Tokenizer | None, card: str = ""
-) -> None:
+) -> str:
     """Write the files of a model folder, each whole or absent; weights come last, so they vouch for the rest.
 
     folder: made if missing; other files in it stay. card: the text of README.md.
+    Returns '', or which choices keep a decoder from being a folder for other libraries, too.
     """
     folder.mkdir(parents=True, exist_ok=True)
     config, weights = _export(model)
@@ -59,6 +60,7 @@ def save_model(
     if card:
         files.write_text(folder / "README.md", card)
     save_weights(folder / WEIGHTS, weights)
+    return obstacle(model.config) if isinstance(model.config, TransformerConfig) else ""
 
 
 def save_weights(path: Path, tensors: dict[str, Tensor]) -> None:
@@ -93,7 +95,9 @@ def load_model(folder: Path, *, device: torch.device | str = "cpu") -> ModelFold
         raise UserError(
             f"{folder} has no {CONFIG}: not a finished model folder (an unfinished run goes on with --resume)"
         )
-    config: Json = files.read_json(folder / CONFIG)
+    config = files.read_json(folder / CONFIG)
+    if not isinstance(config, dict):
+        raise UserError(f"{folder / CONFIG} is not a JSON object; restore it or make the folder again")
     model = _import(config, load_weights(folder / WEIGHTS), folder)
     tokenizer = Tokenizer.load(folder) if (folder / "tokenizer.json").exists() else None
     if isinstance(model, LanguageModel):
@@ -135,13 +139,9 @@ def _import(found: Json, tensors: dict[str, Tensor], folder: Path) -> LanguageMo
             config = architecture.import_config(found)
             tensors = architecture.import_weights(tensors, config)
         else:
-            raise UserError(
-                f"{folder / CONFIG}: unknown model_type {model_type!r}; {nearest(model_type, ARCHITECTURES)}"
-            )
-    except (KeyError, ValidationError) as error:
-        raise UserError(
-            f"{folder / CONFIG} does not describe its model: {str(error).splitlines()[0]}"
-        ) from None
+            raise UserError(f"unknown model_type {model_type!r}; {nearest(model_type, ARCHITECTURES)}")
+    except (UserError, KeyError, TypeError, IndexError, ValidationError) as error:
+        raise UserError(f"{folder} cannot be opened: {_finding(error)}") from None
     model = build_model(config)
     try:
         model.load_state_dict(tensors)
@@ -149,3 +149,12 @@ def _import(found: Json, tensors: dict[str, Tensor], folder: Path) -> LanguageMo
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"{folder / WEIGHTS} does not fit {CONFIG}: {reason}") from None
     return model
+
+
+def _finding(error: Exception) -> str:
+    """The first thing that is wrong, in a line."""
+    if isinstance(error, ValidationError):
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        return f"{where}: {first['msg'].removeprefix('Value error, ')}"
+    return f"{CONFIG} or {WEIGHTS} has no {error}" if isinstance(error, KeyError) else str(error)

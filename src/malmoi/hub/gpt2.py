@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from torch import Tensor
 
+from malmoi.hub.outside import Json, differing, require
 from malmoi.models.config import TransformerConfig
-
-Json = dict[str, Any]
 
 _OUTER = {
     "transformer.wte.weight": "embed.weight",
@@ -32,18 +29,15 @@ class GPT2:
 
     model_type = "gpt2"
 
-    def obstacle(self, config: TransformerConfig) -> str | None:
-        """The first choice of `config` that this architecture cannot express, or None."""
+    def obstacles(self, config: TransformerConfig) -> list[str]:
+        """The choices of `config` that this architecture cannot express."""
         fixed = {
             "norm": "layer", "position": "learned", "feed_forward": "gelu", "bias": True,
-            "qk_norm": False, "window": None, "num_kv_heads": config.heads,
+            "qk_norm": False, "window": None,
+            "kv_heads": config.kv_heads if config.num_kv_heads == config.heads else None,
+            "head_width": config.head_width if config.size_of_head * config.heads == config.width else None,
         }  # fmt: skip
-        for name, value in fixed.items():
-            if getattr(config, name) != value:
-                return f"{name} = {getattr(config, name)}"
-        if config.size_of_head * config.heads != config.width:
-            return f"head_width = {config.head_width}"
-        return None
+        return differing(config, fixed)
 
     def export_config(self, config: TransformerConfig) -> Json:
         """`config.json` without the token ids."""
@@ -62,20 +56,23 @@ class GPT2:
         }
 
     def import_config(self, found: Json) -> TransformerConfig:
-        """The inverse of `export_config`."""
+        """The inverse of `export_config`. Raises UserError for what we do not have."""
+        require(found, "activation_function", "gelu_new", "gelu_pytorch_tanh")
+        require(found, "scale_attn_weights", True)
+        require(found, "scale_attn_by_inverse_layer_idx", False)
         return TransformerConfig(
             vocab_size=found["vocab_size"],
             context=found["n_positions"],
             layers=found["n_layer"],
             width=found["n_embd"],
             heads=found["n_head"],
-            ff_width=found.get("n_inner"),
+            ff_width=found.get("n_inner") or 4 * found["n_embd"],
             norm="layer",
             position="learned",
             feed_forward="gelu",
             bias=True,
             tied=found.get("tie_word_embeddings", True),
-            norm_eps=found["layer_norm_epsilon"],
+            norm_eps=found.get("layer_norm_epsilon", 1e-5),
         )
 
     def export_weights(self, ours: dict[str, Tensor], config: TransformerConfig) -> dict[str, Tensor]:

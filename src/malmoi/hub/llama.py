@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
+from malmoi.hub.outside import Json, differing, require
 from malmoi.models.config import TransformerConfig
 from malmoi.util.errors import UserError
-
-Json = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -24,17 +22,14 @@ class LlamaFamily:
     has_qk_norm: bool = False
     has_bias: bool = False
 
-    def obstacle(self, config: TransformerConfig) -> str | None:
-        """The first choice of `config` that this architecture cannot express, or None."""
-        fixed = {"norm": "rms", "position": "rotary", "feed_forward": "swiglu"}
-        for name, value in fixed.items():
-            if getattr(config, name) != value:
-                return f"{name} = {getattr(config, name)}"
-        if config.qk_norm != self.has_qk_norm:
-            return f"qk_norm = {config.qk_norm}"
-        if (config.window is not None) != self.has_window:
-            return f"window = {config.window}"
-        return f"bias = {config.bias}" if config.bias and not self.has_bias else None
+    def obstacles(self, config: TransformerConfig) -> list[str]:
+        """The choices of `config` that this architecture cannot express."""
+        fixed = {
+            "norm": "rms", "position": "rotary", "feed_forward": "swiglu", "qk_norm": self.has_qk_norm,
+            "window": config.window if self.has_window else None,
+            "bias": config.bias if self.has_bias else False,
+        }  # fmt: skip
+        return differing(config, fixed)
 
     def export_config(self, config: TransformerConfig) -> Json:
         """`config.json` without the token ids."""
@@ -67,9 +62,12 @@ class LlamaFamily:
         kind = rope.get("rope_type", rope.get("type", "default"))
         if kind != "default":
             raise UserError(f"config.json asks for rope_type {kind!r}; only 'default' is supported")
-        bias = bool(found.get("attention_bias")) and self.has_bias
-        if bias != (bool(found.get("mlp_bias")) and self.has_bias):
-            raise UserError("config.json has attention_bias and mlp_bias apart; they must be equal")
+        require(found, "hidden_act", "silu")
+        require(found, "use_sliding_window", self.has_window)
+        bias = bool(found.get("attention_bias"))
+        require(found, "attention_bias", bias and self.has_bias)
+        if self.has_bias and bias != bool(found.get("mlp_bias")):
+            raise UserError("config.json has attention_bias and mlp_bias apart; only both or none is supported")
         return TransformerConfig(
             vocab_size=found["vocab_size"],
             context=found["max_position_embeddings"],

@@ -64,9 +64,7 @@ class Attention(nn.Module):
         q_BHTC, k_BKTC, v_BKTC = self.project(x_BTD, sight)
         if state is not None:
             k_BKTC, v_BKTC = self._remember(k_BKTC, v_BKTC, sight, state, layer)
-        if (
-            self.kv_heads != self.heads
-        ):  # a view of every group's head, materialised: enable_gqa does the same
+        if self.kv_heads != self.heads:  # every group's head, materialised: enable_gqa does the same
             groups = self.heads // self.kv_heads
             k_BKTC, v_BKTC = k_BKTC.repeat_interleave(groups, 1), v_BKTC.repeat_interleave(groups, 1)
         causal = sight.mask_B1TS is None and q_BHTC.shape[2] > 1

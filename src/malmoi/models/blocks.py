@@ -32,6 +32,7 @@ class Rotary(nn.Module):
         self.register_buffer("sin_TC", torch.empty(0), persistent=False)
         self.reserve(positions, torch.device("cpu"))
 
+    @torch.inference_mode(False)  # tables grown while generating must serve training afterwards
     def reserve(self, positions: int, device: torch.device) -> None:
         """Make the tables long enough for `positions`."""
         exponents = torch.arange(0, self.head_width, 2, dtype=torch.float32) / self.head_width

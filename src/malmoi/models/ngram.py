@@ -147,8 +147,8 @@ class KneserNey:
         stream_T = np.asarray(ids[:max_tokens], dtype=np.int64)
         if order < 1 or len(stream_T) < order:
             raise UserError(
-                f"an n-gram model needs an order of at least 1 and as many tokens, but the order is {order} and "
-                f"the text has {len(stream_T)} tokens; give more text or another order"
+                f"an n-gram model needs an order of at least 1 and as many tokens, but the order is {order} "
+                f"and the text has {len(stream_T)} tokens; give more text or another order"
             )
         if not 0 <= stream_T.min() <= stream_T.max() < vocab_size:
             raise UserError(
@@ -232,14 +232,17 @@ class KneserNey:
 
     @classmethod
     def from_tensors(cls, config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Self:
-        """The model whose `config` and `tensors()` these are. Raises UserError where one is missing."""
-        try:
-            orders = range(1, config["order"] + 1)
-            parts = [(tensors[f"keys.{k}"].numpy(), tensors[f"counts.{k}"].numpy()) for k in orders]
-            vocab_size, num_tokens = config["vocab_size"], config["num_tokens"]
-        except KeyError as error:
-            raise UserError(f"the n-gram model has no {error}; make its folder again") from None
-        return cls(_levels(parts, vocab_size), vocab_size, num_tokens, config.get("note", ""))
+        """The model whose `config` and `tensors()` these are. Raises KeyError where one is missing.
+
+        Raises UserError where the two do not belong together.
+        """
+        orders = range(1, config["order"] + 1)
+        parts = [(tensors[f"keys.{k}"].numpy(), tensors[f"counts.{k}"].numpy()) for k in orders]
+        vocab_size, sizes = config["vocab_size"], [1, *(len(keys_G) for keys_G, _ in parts)]
+        for (keys_G, counts_G), num_contexts in zip(parts, sizes, strict=False):
+            if len(keys_G) != len(counts_G) or not 0 <= keys_G[0] <= keys_G[-1] < num_contexts * vocab_size:
+                raise UserError("the n-grams do not fit order and vocab_size; copy or make the folder again")
+        return cls(_levels(parts, vocab_size), vocab_size, config["num_tokens"], config.get("note", ""))
 
 
 def _count(stream_T: Ints, vocab_size: int, order: int) -> list[Level]:

@@ -21,11 +21,9 @@ CELLS = {"rnn": nn.RNN, "lstm": nn.LSTM, "gru": nn.GRU}
 class Recurrent(LanguageModel):
     """Embedding, recurrent layers (Elman 1990; Hochreiter & Schmidhuber 1997; Cho et al. 2014), output."""
 
-    config: RecurrentConfig  # pyright: ignore[reportIncompatibleVariableOverride] (never reassigned)
-
     def __init__(self, config: RecurrentConfig) -> None:
         super().__init__()
-        self.config = config
+        self.config: RecurrentConfig = config  # pyright: ignore[reportIncompatibleVariableOverride] (never reassigned)
         self.embed = nn.Embedding(config.vocab_size, config.width)
         between = config.dropout if config.layers > 1 else 0.0
         self.cells = CELLS[config.family](

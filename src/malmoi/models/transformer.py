@@ -37,11 +37,9 @@ class Block(nn.Module):
 class Transformer(LanguageModel):
     """A stack of blocks between an embedding and an output matrix."""
 
-    config: TransformerConfig  # pyright: ignore[reportIncompatibleVariableOverride] (never reassigned)
-
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
-        self.config = config
+        self.config: TransformerConfig = config  # pyright: ignore[reportIncompatibleVariableOverride] (never reassigned)
         self.embed = nn.Embedding(config.vocab_size, config.width)
         learned = config.position == "learned"
         self.positions = nn.Embedding(config.context, config.width) if learned else None
@@ -71,7 +69,7 @@ class Transformer(LanguageModel):
 
     def hidden(self, batch: TokenBatch, state: State | None = None) -> Tensor:
         assert state is None or isinstance(state, KVState)
-        positions_BT = self._positions(batch.ids_BT, state)
+        positions_BT = self._positions(batch, state)
         x_BTD = self.embed(batch.ids_BT)
         if self.positions is not None:
             length = batch.ids_BT.shape[1]
@@ -90,13 +88,18 @@ class Transformer(LanguageModel):
         attention = 6 * c.layers * c.heads * c.size_of_head * context  # half of 12 L H C T: it is causal
         return 6 * self.num_parameters(embeddings=False) + attention
 
-    @staticmethod
-    def _positions(ids_BT: Tensor, state: KVState | None) -> Tensor | None:
-        """Where the tokens stand in their rows; None means 0..T-1 in every row."""
-        if state is None:
+    def _positions(self, batch: TokenBatch, state: KVState | None) -> Tensor | None:
+        """Where the tokens stand in their rows; None means 0..T-1 in every row.
+
+        Learned positions begin again with each document; rotary ones need not, as only distances matter.
+        """
+        new_T = torch.arange(batch.ids_BT.shape[1], device=batch.ids_BT.device)
+        if state is not None:
+            return state.lengths_B.to(new_T.device)[:, None] + new_T
+        if self.positions is None or batch.documents_BT is None:
             return None
-        new_T = torch.arange(ids_BT.shape[1], device=ids_BT.device)
-        return state.lengths_B.to(ids_BT.device)[:, None] + new_T
+        begins_BT = batch.documents_BT.diff(dim=1, prepend=batch.documents_BT[:, :1]) != 0
+        return new_T - (new_T * begins_BT).cummax(dim=1).values
 
     def _sight(self, batch: TokenBatch, positions_BT: Tensor | None, state: KVState | None) -> Sight:
         length = batch.ids_BT.shape[1]

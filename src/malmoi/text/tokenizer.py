@@ -42,8 +42,8 @@ SAMPLE_BYTES = 100_000_000  # more text than this hardly changes a vocabulary
 
 _WORDS = r" ?[\p{L}\p{M}\p{N}_]+(?:['’][\p{L}\p{M}]+)*| ?[^\s\p{L}\p{M}\p{N}_]|\s"
 _CHARACTERS = r"[\s\S]"
-# Where no token of any kind trained here reaches across: words seen before need no second encoding. The library's
-# white space does not hold the four separators \x1c-\x1f, Python's does.
+# Where no token of any kind trained here reaches across: words seen before need no second encoding.
+# The library's white space does not hold the four separators \x1c-\x1f, Python's does.
 _CHUNKS = re.compile(
     r' ?[a-zA-Z가-힣]++(?=[,.;:!?"\s]|\Z)| ?[\S\x1c-\x1f]+|[^\S\x1c-\x1f]+(?![\S\x1c-\x1f])|[^\S\x1c-\x1f]+'
 )

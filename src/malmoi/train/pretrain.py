@@ -3,23 +3,34 @@
 from __future__ import annotations
 
 import json
+import math
 import platform
-from collections.abc import Callable
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from types import FrameType
+from typing import Any
 
+import numpy as np
 import torch
 
 import malmoi
 from malmoi.data.batches import fit_context
 from malmoi.data.readers import Corpus, open_corpus
 from malmoi.data.shards import TokenFile, write_shards
+from malmoi.hub.architectures import obstacle
 from malmoi.hub.folder import WEIGHTS, save_model
 from malmoi.models.build import build_model
+from malmoi.models.config import TransformerConfig
 from malmoi.models.language import LanguageModel
+from malmoi.models.ngram import KneserNey
 from malmoi.text.tokenizer import Tokenizer, train_tokenizer
-from malmoi.train.run import RunConfig
-from malmoi.train.trainer import StepReport, Trainer, default_micro_batch
+from malmoi.train.distributed import Group, join_group
+from malmoi.train.run import NGramSpec, RunConfig
+from malmoi.train.trainer import StepReport, Trainer
+from malmoi.train.trial import Trial, try_step
 from malmoi.util import files
 from malmoi.util.errors import UserError
 from malmoi.util.hardware import pick_device
@@ -30,6 +41,16 @@ Say = Callable[[str], None]
 RECORD, METRICS = "run.json", "metrics.jsonl"
 
 
+@dataclass(frozen=True, slots=True)
+class Text:
+    """A corpus as tokens, with the tokenizer that cut it."""
+
+    tokenizer: Tokenizer
+    train: TokenFile
+    valid: TokenFile
+    hashes: dict[str, str]  # file name -> SHA-256
+
+
 @dataclass(slots=True)
 class Pretraining:
     """A prepared run: everything is there but the work."""
@@ -38,25 +59,34 @@ class Pretraining:
     folder: Path
     tokenizer: Tokenizer
     trainer: Trainer
+    trial: Trial
 
     @property
     def model(self) -> LanguageModel:
         return self.trainer.model
 
+    @property
+    def prompt(self) -> str:
+        """What samples begin with."""
+        wanted = self.config.train.sample_prompt
+        return self.tokenizer.decode(self.trainer.valid.ids[:8].tolist()) if wanted is None else wanted
+
     def run(self, report: Callable[[StepReport], None]) -> None:
-        """Train, log every step to metrics.jsonl, save the model folder. Ctrl-C saves a checkpoint first."""
-        metrics = self.folder / METRICS
-        kept = [line for line in _lines(metrics) if json.loads(line)["step"] <= self.trainer.step]
-        files.write_text(metrics, "".join(f"{line}\n" for line in kept))
-        try:
-            with metrics.open("a", encoding="utf-8") as log:
-                for found in self.trainer.run():
-                    log.write(json.dumps(asdict(found)) + "\n")
-                    log.flush()
-                    report(found)
-        except KeyboardInterrupt:
-            self.trainer.save()
-            raise
+        """Train, log every step, save the model folder.
+
+        Ctrl-C (or SIGTERM) ends the step, saves a checkpoint and raises KeyboardInterrupt.
+        """
+        if not self.trainer.group.first:
+            for _ in self.trainer.run():
+                pass
+            return
+        with _Log(self.folder, self.trainer.step) as log, _interrupt_between_steps() as interrupted:
+            for found in self.trainer.run():
+                log.write(found)
+                report(found)
+                if interrupted and found.step < self.config.train.steps:
+                    self.trainer.save()
+                    raise KeyboardInterrupt
         save_model(self.folder, self.model, self.tokenizer, _card(self))
 
 
@@ -68,15 +98,69 @@ def prepare(
     Returns None where the run to resume is finished. Raises UserError for a folder that holds another run.
     """
     keep_heap()
-    record = folder / RECORD
-    if record.exists() and not resume:
-        raise UserError(f"{folder} already holds a run; go on with --resume or choose another --out")
-    if resume and (folder / WEIGHTS).exists():
+    started = _started(config, folder, resume=resume, say=say)
+    if started is None:
         return None
-    if record.exists():
-        config = _recorded(config, files.read_json(record))
-    elif resume:
-        say(f"{folder} has no run to resume, so this one starts fresh")
+    config, record = started
+    group = join_group()
+    say = say if group.first else _silent
+    text = _shared(group, lambda: prepare_text(config, data, folder, say))
+    if record and record["data"] != text.hashes:
+        say("the text has changed since the run began; going on with its tokens as they were then")
+    context = fit_context(text.train, config.train.context)
+    if context < config.train.context:
+        say(f"the text is shorter than the context of {config.train.context} tokens, so it is {context} here")
+    torch.manual_seed(config.train.seed)
+    model = build_model(config.model_config_for(text.tokenizer.vocab_size, context))
+    model.to(pick_device(device, group.local_rank))
+    if (reason := _not_outside(model)) and not record:
+        say(reason)
+    first, end = group.share(config.train.batch)
+    trial = try_step(model, text.train, config.train, context, end - first)
+    config = config.model_copy(update={"train": trial.spec})
+    if not record and group.first:
+        files.write_json(folder / RECORD, describe(config, text.hashes))
+    trainer = Trainer(model, text.train, text.valid, trial.spec, context, folder, group)
+    if record:
+        trainer.resume(say)
+    if not group.first:  # dropout must differ between processes
+        torch.manual_seed(hash((config.train.seed, group.rank, trainer.step)))
+    return Pretraining(config, folder, text.tokenizer, trainer, trial)
+
+
+def count_ngrams(
+    config: RunConfig, data: Path, folder: Path, *, resume: bool, say: Say
+) -> tuple[float, float] | None:
+    """The whole road of an n-gram model: count, evaluate, save. Returns (nats per token, bits per byte).
+
+    Returns None where the run is finished already; an unfinished one is counted again, which takes seconds.
+    """
+    started = _started(config, folder, resume=resume, say=say)
+    if started is None:
+        return None
+    text = prepare_text(config, data, folder, say)
+    files.write_json(folder / RECORD, describe(config, text.hashes))
+    model = KneserNey.fit(
+        text.train.ids, text.tokenizer.vocab_size, order=NGramSpec.model_validate(config.model).order
+    )
+    if model.note:
+        say(model.note)
+    nats, bits = evaluate_ngrams(model, text.valid, config.train.eval_tokens)
+    lines = [f"- validation loss: {nats:.4f} nats per token", f"- bits per byte: {bits:.4f}"]
+    card = [f"# {config.name}", "", f"An interpolated Kneser-Ney {model.order}-gram model.", "", *lines, ""]
+    save_model(folder, model, text.tokenizer, "\n".join(card))
+    return nats, bits
+
+
+def evaluate_ngrams(model: KneserNey, valid: TokenFile, limit_tokens: int) -> tuple[float, float]:
+    """Nats per token and bits per byte of the first `limit_tokens` tokens, the first one after an eos."""
+    ids = np.concatenate(([valid.eos], valid.ids[:limit_tokens]))
+    nats = -float(model.token_log_probs(ids)[1:].mean())
+    return nats, nats / math.log(2) * valid.num_tokens / valid.num_bytes
+
+
+def prepare_text(config: RunConfig, data: Path, folder: Path, say: Say) -> Text:
+    """Tokenizer and token files in `folder`, made unless they are there."""
     corpus = open_corpus(
         data, valid=Path(config.data.valid) if config.data.valid else None,
         errors=config.data.errors, field=config.data.field,
@@ -84,46 +168,140 @@ def prepare(
     if corpus.note:
         say(corpus.note)
     tokenizer = _tokenizer(config, corpus, folder)
+    if tokenizer.note:
+        say(tokenizer.note)
     train, valid = (_tokens(corpus, part, tokenizer, folder) for part in ("train", "valid"))
-    context = fit_context(valid, fit_context(train, config.train.context))
-    if context < config.train.context:
-        say(f"the text is shorter than the context of {config.train.context} tokens, so it is {context} here")
-    rows = config.train.micro_batch or default_micro_batch(config.train.batch, context)
-    spec = config.train.model_copy(update={"micro_batch": rows})
-    config = config.model_copy(update={"train": spec})
-    torch.manual_seed(spec.seed)
-    model = build_model(config.model_config_for(tokenizer.vocab_size, context)).to(pick_device(device))
-    trainer = Trainer(model, train, valid, spec, context, folder)
-    if not record.exists():
-        files.write_json(record, _record(config, corpus))
-    if resume:
-        trainer.resume(say)
-    return Pretraining(config, folder, tokenizer, trainer)
+    return Text(tokenizer, train, valid, {path.name: files.sha256(path) for path in corpus.files})
 
 
-def _record(config: RunConfig, corpus: Corpus) -> dict[str, object]:
-    """What reproduces the run: configuration, versions, hashes of the text."""
+def describe(config: RunConfig, hashes: dict[str, str]) -> dict[str, object]:
+    """What reproduces a run: configuration, versions, hashes of the text."""
     versions = {"malmoi": malmoi.__version__, "torch": torch.__version__, "python": platform.python_version()}
-    hashes = {path.name: files.sha256(path) for path in corpus.files}
     return {
         "config": config.model_dump(mode="json"), "versions": versions, "data": hashes,
         "threads": torch.get_num_threads(),
     }  # fmt: skip
 
 
-def _recorded(asked: RunConfig, record: dict[str, object]) -> RunConfig:
+class _Log:
+    """metrics.jsonl always, TensorBoard's files where it is installed."""
+
+    def __init__(self, folder: Path, step: int) -> None:
+        path = folder / METRICS
+        kept = [line for line in _lines(path) if json.loads(line)["step"] <= step]
+        files.write_text(path, "".join(f"{line}\n" for line in kept))
+        self._file = path.open("a", encoding="utf-8")
+        self._board = _tensorboard(folder / "tensorboard", step)
+
+    def write(self, report: StepReport) -> None:
+        values = asdict(report)
+        self._file.write(json.dumps(values) + "\n")
+        self._file.flush()
+        if self._board is not None:
+            for name, value in values.items():
+                if name != "step" and value is not None:
+                    self._board.add_scalar(name, value, report.step)
+
+    def __enter__(self) -> _Log:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+        if self._board is not None:
+            self._board.close()
+
+
+def _tensorboard(folder: Path, step: int) -> Any:
+    try:
+        from torch.utils.tensorboard import SummaryWriter  # needs the optional `tensorboard`
+    except ImportError:
+        return None
+    return SummaryWriter(str(folder), purge_step=step + 1 if step else None)
+
+
+@contextmanager
+def _interrupt_between_steps() -> Iterator[list[int]]:
+    """Yield a list that is empty until a signal asks to stop; a second one stops at once."""
+    asked: list[int] = []
+
+    def ask(number: int, frame: FrameType | None) -> None:
+        if asked:
+            raise KeyboardInterrupt
+        asked.append(number)
+        del frame
+
+    wanted = (signal.SIGINT, signal.SIGTERM)
+    try:
+        before = [signal.signal(number, ask) for number in wanted]
+    except ValueError:  # not the main thread: nobody can send this thread a signal
+        yield asked
+        return
+    try:
+        yield asked
+    finally:
+        for number, handler in zip(wanted, before, strict=True):
+            signal.signal(number, handler)
+
+
+def _started(
+    config: RunConfig, folder: Path, *, resume: bool, say: Say
+) -> tuple[RunConfig, dict[str, Any]] | None:
+    """The configuration to use and the record of the run to resume (empty: a fresh run). None: finished."""
+    record = folder / RECORD
+    if record.exists() and not resume:
+        raise UserError(f"{folder} already holds a run; go on with --resume or choose another --out")
+    if record.exists():
+        found = files.read_json(record)
+        config = _recorded(config, found)
+        return None if (folder / WEIGHTS).exists() else (config, found)
+    if (folder / WEIGHTS).exists():
+        raise UserError(f"{folder} already holds a model; choose another --out")
+    if resume:
+        say(f"{folder} has no run to resume, so this one starts fresh")
+    return config, {}
+
+
+def _recorded(asked: RunConfig, record: dict[str, Any]) -> RunConfig:
     """The recorded configuration; anything else asked for is an error, for a resume must be exact."""
     recorded = RunConfig.model_validate(record["config"])
-    rows = asked.train.micro_batch or recorded.train.micro_batch
-    same = asked.model_copy(update={"train": asked.train.model_copy(update={"micro_batch": rows})})
+    settled = {name: getattr(recorded.train, name) for name in ("micro_batch", "dtype")}
+    chosen = {name: value for name, value in settled.items() if getattr(asked.train, name) in (None, "auto")}
+    same = asked.model_copy(update={"train": asked.train.model_copy(update=chosen)})
     if same != recorded:
-        old, new = recorded.model_dump(), same.model_dump()
-        differing = [key for key in old if old[key] != new[key]]
+        old, new = _flat(recorded.model_dump()), _flat(same.model_dump())
+        differing = sorted(key for key in old.keys() | new.keys() if old.get(key) != new.get(key))
         raise UserError(
-            f"the run to resume has other settings under {', '.join(differing)}; "
+            f"the run to resume has other settings: {', '.join(differing)}; "
             f"give the same ones, or another --out for a new run"
         )
     return recorded
+
+
+def _flat(value: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """{"a": {"b": 1}} -> {"a.b": 1}."""
+    found: dict[str, Any] = {}
+    for key, inner in value.items():
+        found |= _flat(inner, f"{prefix}{key}.") if isinstance(inner, dict) else {f"{prefix}{key}": inner}
+    return found
+
+
+def _not_outside(model: LanguageModel) -> str:
+    """Why the finished folder will not be one that other programs load, or nothing."""
+    return obstacle(model.config) if isinstance(model.config, TransformerConfig) else ""
+
+
+def _shared(group: Group, work: Callable[[], Text]) -> Text:
+    """The first process works; the others wait, then find the files that it made."""
+    if not group.first:
+        group.wait()
+        return work()
+    found = work()
+    group.wait()
+    return found
+
+
+def _silent(_: str) -> None:
+    """What the other processes of a group say."""
 
 
 def _tokenizer(config: RunConfig, corpus: Corpus, folder: Path) -> Tokenizer:
@@ -156,11 +334,13 @@ def _lines(path: Path) -> list[str]:
 def _card(run: Pretraining) -> str:
     """README.md of the finished folder."""
     loss, bits = run.trainer.evaluate()
+    evaluated = min(run.trainer.spec.eval_tokens, run.trainer.valid.num_tokens)
     lines = [
         f"# {run.config.name}", "",
         f"A language model of {human_count(run.model.num_parameters())} parameters, pre-trained by malmoi "
         f"{malmoi.__version__} on the user's own text for {run.trainer.step} steps.", "",
-        f"- validation loss: {loss:.4f} nats per token", f"- bits per byte: {bits:.4f}",
+        f"- validation loss: {loss:.4f} nats per token, over {evaluated} tokens",
+        f"- bits per byte: {bits:.4f}",
         f"- training tokens in the corpus: {run.trainer.train.num_tokens}", "",
         "It completes text. It knows what its training text says, right or wrong, and nothing else.", "",
     ]  # fmt: skip

@@ -20,6 +20,7 @@ from pydantic import (
 from malmoi.models.config import RecurrentConfig, StrictModel, TransformerConfig, model_config_adapter
 from malmoi.train.optim import OptimizerKind
 from malmoi.train.schedule import Schedule
+from malmoi.train.size import DEPTHS, Size, derived
 from malmoi.util.errors import UserError, nearest
 
 Json = dict[str, Any]
@@ -62,17 +63,37 @@ class TrainSpec(StrictModel):
     checkpoint_every: PositiveInt = 500
     eval_every: PositiveInt = 250
     eval_tokens: PositiveInt = 65_536
-    sample_prompt: str = "The"
+    sample_prompt: str | None = None  # what samples while training begin with; None: as the validation text
+
+
+class NGramSpec(StrictModel):
+    """An n-gram model: `order` tokens at most are counted together."""
+
+    family: Literal["ngram"] = "ngram"
+    order: PositiveInt = 5
 
 
 class RunConfig(StrictModel):
     """Everything that decides a run, except the text. `model` lacks vocab_size and context."""
 
     name: str
+    size: Size | None = None  # what the recipe and --set leave open was derived from it
     model: Json
     tokenizer: TokenizerSpec = TokenizerSpec()
     data: DataSpec = DataSpec()
     train: TrainSpec = TrainSpec()
+
+    @property
+    def is_ngram(self) -> bool:
+        """Whether the model is counted, not trained."""
+        return self.model.get("family") == "ngram"
+
+    def check_model(self) -> None:
+        """Raises UserError where `model` is not one that can be built."""
+        if self.is_ngram:
+            checked(TypeAdapter(NGramSpec), self.model, "model")
+        else:
+            self.model_config_for(vocab_size=1, context=self.train.context)
 
     def model_config_for(self, vocab_size: int, context: int) -> TransformerConfig | RecurrentConfig:
         """The model's config, now that the tokenizer and the text are known."""
@@ -91,17 +112,46 @@ def recipe_names() -> list[str]:
     )
 
 
-def load_run(recipe: str, settings: Sequence[str] = ()) -> RunConfig:
-    """A recipe with `a.b=c` settings applied. Raises UserError with the nearest valid name."""
-    names = recipe_names()
-    if recipe not in names:
-        raise UserError(f"unknown recipe {recipe!r}; {nearest(recipe, names)}")
-    value = yaml.safe_load((files("malmoi.recipes") / f"{recipe}.yaml").read_text(encoding="utf-8"))
+def load_run(recipe: str, settings: Sequence[str] = (), size: str | None = None) -> RunConfig:
+    """A recipe, resized if asked, with `a.b=c` settings applied: `settings` over `size` over the recipe.
+
+    Raises UserError with the nearest valid name.
+    """
+    value = _read_recipe(recipe)
+    if size is not None:
+        value = _merged(value, _derived(size, value) | {"size": size})
+    elif "size" in value:
+        value = _merged(_derived(value["size"], value), value)
     for setting in settings:
         _set(value, setting)
     run = checked(TypeAdapter(RunConfig), value | {"name": recipe}, "")
-    run.model_config_for(vocab_size=1, context=run.train.context)  # a wrong key fails before any work
+    run.check_model()  # a wrong key fails before any work
     return run
+
+
+def _read_recipe(recipe: str) -> Json:
+    names = recipe_names()
+    if recipe not in names:
+        raise UserError(f"unknown recipe {recipe!r}; {nearest(recipe, names)}")
+    return yaml.safe_load((files("malmoi.recipes") / f"{recipe}.yaml").read_text(encoding="utf-8"))
+
+
+def _derived(size: str, value: Json) -> Json:
+    if size not in DEPTHS:
+        raise UserError(f"unknown size {size!r}; {nearest(size, DEPTHS)}")
+    if value["model"]["family"] == "ngram":
+        raise UserError("an n-gram model has no --size; give --set model.order=5 and tokenizer.vocab_size")
+    return derived(size, value["model"]["family"])
+
+
+def _merged(under: Json, over: Json) -> Json:
+    """The keys of both, `over` winning, one level deep."""
+    return {
+        key: under[key] | over[key]
+        if isinstance(under.get(key), dict) and key in over
+        else over.get(key, under.get(key))
+        for key in under | over
+    }
 
 
 def _set(value: Json, setting: str) -> None:
@@ -136,9 +186,8 @@ def checked(adapter: TypeAdapter[Any], value: Json, place: str) -> Any:
 def _known(value: Json, path: Sequence[str], place: str) -> list[str]:
     """The field names valid where `path` points."""
     if place:
-        return list(
-            (TransformerConfig if value.get("family") == "transformer" else RecurrentConfig).model_fields
-        )
+        families = {"transformer": TransformerConfig, "ngram": NGramSpec}
+        return list(families.get(str(value.get("family")), RecurrentConfig).model_fields)
     model: type[BaseModel] = RunConfig
     for part in path[:-1]:
         annotation = model.model_fields[part].annotation

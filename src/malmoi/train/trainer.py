@@ -18,13 +18,11 @@ from malmoi.data.batches import batch, evaluation_batches
 from malmoi.data.shards import TokenFile
 from malmoi.models.language import LanguageModel
 from malmoi.train.checkpoint import load_checkpoint, save_checkpoint
+from malmoi.train.distributed import ALONE, Group
 from malmoi.train.losses import next_token_loss
 from malmoi.train.optim import make_optimizers
 from malmoi.train.run import TrainSpec
 from malmoi.train.schedule import learning_rate_factor
-from malmoi.util.hardware import has_fast_bf16
-
-_MICRO_BATCH_TOKENS = 8192
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,14 +38,11 @@ class StepReport:
     valid_bits_per_byte: float | None = None
 
 
-def default_micro_batch(rows: int, context: int) -> int:
-    """The most rows that divide the batch and keep activations moderate."""
-    fitting = [n for n in range(1, rows + 1) if rows % n == 0 and n * context <= _MICRO_BATCH_TOKENS]
-    return max(fitting, default=1)
-
-
 class Trainer:
-    """Trains one model on one token file. Batches are a function of (seed, step), so a resume is exact."""
+    """Trains one model on one token file. Batches are a function of (seed, step), so a resume is exact.
+
+    `spec.micro_batch` and `spec.dtype` must have been settled (see `malmoi.train.trial`).
+    """
 
     def __init__(
         self,
@@ -57,23 +52,26 @@ class Trainer:
         spec: TrainSpec,
         context: int,
         folder: Path,
+        group: Group = ALONE,
     ) -> None:
+        assert spec.micro_batch is not None
         self.model, self.train, self.valid, self.spec, self.context = model, train, valid, spec, context
+        self.micro_rows = spec.micro_batch
+        self.group = group
         self.checkpoints = folder / "checkpoints"
         self.optimizers = make_optimizers(
             model, spec.optimizer, lr=spec.lr, weight_decay=spec.weight_decay, betas=spec.betas
         )
-        fast = has_fast_bf16(model.device)
-        self.bf16 = spec.dtype == "bf16" or (spec.dtype == "auto" and fast)
         self.step = 0
 
     def resume(self, warn: Callable[[str], None]) -> None:
         """Go on from the newest whole checkpoint, if there is one."""
         self.step = load_checkpoint(self.checkpoints, self.model, self.optimizers, warn) or 0
 
-    def save(self) -> Path:
-        """Write a checkpoint of now."""
-        return save_checkpoint(self.checkpoints, self.step, self.model, self.optimizers)
+    def save(self) -> None:
+        """Write a checkpoint of now (the first process of the group does)."""
+        if self.group.first:
+            save_checkpoint(self.checkpoints, self.step, self.model, self.optimizers)
 
     def run(self) -> Iterator[StepReport]:
         """Train to the last step, one report a step, with checkpoints and evaluations when they are due."""
@@ -94,8 +92,7 @@ class Trainer:
         """Validation loss (nats per token) and bits per byte, which compares across tokenizers."""
         self.model.eval()
         total, count = 0.0, 0
-        rows = self.spec.micro_batch or 1
-        for part in evaluation_batches(self.valid, self.context, rows, self.spec.eval_tokens):
+        for part in evaluation_batches(self.valid, self.context, self.micro_rows, self.spec.eval_tokens):
             loss = self._loss(part)
             total, count = total + loss.sum.item(), count + loss.count
         self.model.train()
@@ -104,28 +101,18 @@ class Trainer:
         return nats_per_token, nats_per_token / math.log(2) * tokens_per_byte
 
     def _loss(self, part: TokenBatch) -> Loss:
-        device = self.model.device
-        with torch.autocast(device.type, torch.bfloat16, enabled=self.bf16):
-            return next_token_loss(self.model, part.to(device))
+        return compute_loss(self.model, part, self.spec.dtype)
 
     def _optimize(self) -> tuple[float, float, float]:
         """One optimizer step over the global batch: (loss, gradient norm, learning rate)."""
         spec = self.spec
         self.model.train()
-        micro_rows = spec.micro_batch or default_micro_batch(spec.batch, self.context)
-        total, count = 0.0, 0
-        for start in range(0, spec.batch, micro_rows):
-            part = batch(
-                self.train, seed=spec.seed, step=self.step, rows=spec.batch, context=self.context,
-                start=start, stop=min(start + micro_rows, spec.batch),
-            )  # fmt: skip
-            loss = self._loss(part)
-            loss.sum.backward()
-            total, count = total + loss.sum.item(), count + loss.count
+        total, count = self.group.sum_over_processes(*self._accumulate())
         parameters = [p for p in self.model.parameters() if p.grad is not None]
-        for parameter in parameters:
-            assert parameter.grad is not None
-            parameter.grad.div_(count)
+        gradients = [p.grad for p in parameters if p.grad is not None]
+        self.group.sum_tensors(gradients)
+        for gradient in gradients:
+            gradient.div_(count)
         norm = float(torch.nn.utils.clip_grad_norm_(parameters, spec.clip))
         lr = spec.lr * learning_rate_factor(
             self.step, steps=spec.steps, kind=spec.schedule, warmup_steps=spec.warmup_steps,
@@ -137,3 +124,23 @@ class Trainer:
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
         return total / count, norm, lr
+
+    def _accumulate(self) -> tuple[float, float]:
+        """Add up the gradients of this process's share of the global batch: (summed loss, its count)."""
+        spec, (first, end) = self.spec, self.group.share(self.spec.batch)
+        total, count = 0.0, 0
+        for start in range(first, end, self.micro_rows):
+            part = batch(
+                self.train, seed=spec.seed, step=self.step, rows=spec.batch, context=self.context,
+                start=start, stop=min(start + self.micro_rows, end),
+            )  # fmt: skip
+            loss = self._loss(part)
+            loss.sum.backward()
+            total, count = total + loss.sum.item(), count + loss.count
+        return total, count
+
+
+def compute_loss(model: LanguageModel, part: TokenBatch, dtype: str) -> Loss:
+    """The loss of one micro-batch, computed in bf16 or fp32; weights and the sum stay fp32."""
+    with torch.autocast(model.device.type, torch.bfloat16, enabled=dtype == "bf16"):
+        return next_token_loss(model, part.to(model.device))

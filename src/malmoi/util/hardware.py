@@ -16,11 +16,11 @@ import torch
 _CGROUP_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
 
 
-def pick_device(name: str = "auto") -> torch.device:
-    """`auto` is the GPU where there is one, else the CPU."""
+def pick_device(name: str = "auto", number: int = 0) -> torch.device:
+    """`auto` is the GPU of that number where there is one, else the CPU."""
     if name != "auto":
         return torch.device(name)
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return torch.device("cuda", number) if torch.cuda.is_available() else torch.device("cpu")
 
 
 @cache

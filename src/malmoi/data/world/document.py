@@ -11,6 +11,15 @@ Split = Literal["train", "valid", "test"]
 Language = Literal["en", "ko"]
 Sentiment = Literal["positive", "negative", "mixed"]
 
+# The sentiment that a score stands for.
+SENTIMENTS: dict[int, Sentiment] = {
+    1: "negative",
+    2: "negative",
+    3: "mixed",
+    4: "positive",
+    5: "positive",
+}
+
 _LABELS: dict[Language, dict[str, str]] = {
     "en": {
         "headline": "Headline:",
@@ -49,6 +58,10 @@ _LABELS: dict[Language, dict[str, str]] = {
         "mixed": "섞임",
     },
 }
+
+
+def other(language: Language) -> Language:
+    return "ko" if language == "en" else "en"
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,8 +3,8 @@
 A pattern is a line such as `{owner:은} {pet:을} [몰래|조용히] 찾았~.` with
 
 - `{slot}` or `{slot:modifier}`: a fact. English modifiers: `a` (article), `at` (the place's preposition),
-  `he his him He His`. Korean modifiers: a particle by its form after a final consonant (`은 이 을 과 으로`),
-  `~` (a past stem with its ending). `-` in both: the bare name, without 씨.
+  `he his him He His`. Korean modifiers: a particle by its form after a final consonant (`은 이 을 과 으로`)
+  or `이다`. `-` in both: the bare name, without 씨.
 - `[one|two]`: alternatives, chosen alike in both languages when their order is alike.
 - `~`: the Korean ending after a past stem (찾았다, 찾았습니다, 찾았어요), by the document's speech level.
 - `<plain|formal|polite>`: any other Korean ending, written out.
@@ -16,9 +16,10 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
-from typing import Literal, TypeAlias
+from typing import TypeAlias
 
-Language = Literal["en", "ko"]
+from malmoi.data.world.document import Language
+
 LEVELS = ("plain", "formal", "polite")  # 한다체, 합니다체, 해요체
 ENDINGS = ("다", "습니다", "어요")
 
@@ -49,7 +50,7 @@ class Term:
 
     en: str
     ko: str
-    label: str = ""  # PER, ORG, LOC, DATE; "~" for a Korean past stem; "" for anything else
+    label: str = ""  # PER, ORG, LOC, DATE; "" for anything else
     short_en: str = ""
     short_ko: str = ""
     extra: str = ""  # a person's sex (m, f); a place's preposition
@@ -169,12 +170,9 @@ class Writer:
             self._put(article(word))
         elif modifier == "at":
             self._put(term.extra + " ")
-        elif modifier == "~":
-            word += ENDINGS[LEVELS.index(self.level)]
         start = self.length
         self._put(word)
-        if term.label != "~" or modifier == "~" or self.language == "en":
-            self.spans.append((start, self.length, term.label.strip("~"), name))
+        self.spans.append((start, self.length, term.label, name))
         if self.language == "ko":
             self._follow(term, word, modifier)
 

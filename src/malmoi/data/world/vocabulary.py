@@ -7,14 +7,13 @@ from dataclasses import dataclass
 from functools import lru_cache
 from importlib.resources import files
 from random import Random
-from typing import Any, Literal, get_args
+from typing import Any
 
 import yaml
 
+from malmoi.data.world.document import Split
 from malmoi.data.world.patterns import Term
 
-Split = Literal["train", "valid", "test"]
-SPLITS: tuple[Split, ...] = get_args(Split)
 UNSEEN_SHARE = 0.3  # of the names in valid and test documents, this share never occurs in train
 
 LABELS = {"place": "LOC", "street": "LOC", "town": "LOC"}  # every other pool of names is an ORG

@@ -1,0 +1,177 @@
+"""What a run looks like on a terminal: the plan before it, a progress bar, losses and samples."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+from rich.table import Table
+from rich.text import Text
+
+from malmoi.engine.engine import Engine
+from malmoi.engine.request import Sampling
+from malmoi.models.config import TransformerConfig
+from malmoi.train.pretrain import Pretraining
+from malmoi.train.size import derived
+from malmoi.train.trainer import StepReport
+from malmoi.util.units import human_bytes, human_count, human_seconds
+
+if TYPE_CHECKING:
+    from malmoi.data.check import CorpusStats, Finding
+    from malmoi.text.compare import TokenizerRow
+
+console = Console(highlight=False, soft_wrap=True)
+_TOKEN_COLOURS = ("on #b3d4ff", "on #ffd6a5", "on #caffbf", "on #ffc6ff", "on #fdffb6")
+_LEVEL_COLOURS = {"error": "red", "warning": "yellow", "note": "cyan"}
+
+
+def announce(run: Pretraining) -> None:
+    """Shape, parameters, tokens, expected time and memory, before the work starts."""
+    spec, trainer, trial = run.trainer.spec, run.trainer, run.trial
+    seen = spec.steps * spec.batch * trainer.context
+    corpus = trainer.train.num_tokens
+    mfu = trial.utilisation(run.model, trainer.context, trial.tokens_per_s)
+    rows = {
+        "model": f"{run.config.name}, {human_count(run.model.num_parameters())} parameters: {_shape(run)}",
+        "text": f"{human_count(corpus)} tokens, {human_count(trainer.valid.num_tokens)} more for validation",
+        "training": f"{spec.steps} steps of {spec.batch} rows of {trainer.context} = {human_count(seen)} "
+        f"tokens ({seen / corpus:.2g} passes), {spec.optimizer}, learning rate {spec.lr:g}, {spec.schedule}",
+        "computing": f"{spec.dtype} on {run.model.device}, micro-batch {spec.micro_batch} rows, "
+        f"{trial.tokens_per_s:,.0f} tokens/s in a trial step, MFU {mfu:.0%} of "
+        f"{human_count(trial.flops_per_s)}FLOP/s",
+        "expected": f"{human_seconds(trial.seconds(trainer.context))}, {human_bytes(trial.memory_bytes)}",
+    }
+    for name, value in rows.items():
+        console.print(f"[bold]{name:10}[/] {value}")
+    if run.config.size:
+        console.print(
+            f"[bold]{'size':10}[/] {run.config.size} stands for {_derived(run)}; change any with --set"
+        )
+
+
+def _shape(run: Pretraining) -> str:
+    config = run.model.config
+    heads = f", {config.heads} heads" if isinstance(config, TransformerConfig) else ""
+    return f"{config.layers} layers, {config.width} wide{heads}, vocabulary {config.vocab_size}"
+
+
+def _derived(run: Pretraining) -> str:
+    assert run.config.size is not None
+    groups: dict[str, dict[str, Any]] = derived(run.config.size, str(run.config.model["family"]))
+    return ", ".join(
+        f"{group}.{key}={value}" for group, keys in groups.items() for key, value in keys.items()
+    )
+
+
+class Watch:
+    """Shows the steps of a run: a bar on a terminal, and a line and a sample at every evaluation."""
+
+    def __init__(self, run: Pretraining) -> None:
+        self._run = run
+        self._tokens_per_s = 0.0
+        self._bar = Progress(
+            TextColumn("step"), MofNCompleteColumn(), BarColumn(), TextColumn("{task.description}"),
+            console=console, transient=True, disable=not console.is_terminal,
+        )  # fmt: skip
+        self._task = self._bar.add_task("", total=run.trainer.spec.steps, completed=run.trainer.step)
+
+    def __enter__(self) -> Watch:
+        self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._bar.stop()
+
+    def show(self, report: StepReport) -> None:
+        """One step."""
+        trainer, trial = self._run.trainer, self._run.trial
+        smooth = 0.9 if self._tokens_per_s else 0.0
+        self._tokens_per_s = smooth * self._tokens_per_s + (1 - smooth) * report.tokens_per_s
+        mfu = trial.utilisation(self._run.model, trainer.context, self._tokens_per_s)
+        left_s = (
+            (trainer.spec.steps - report.step) * trainer.spec.batch * trainer.context / self._tokens_per_s
+        )
+        speed = f"{self._tokens_per_s:,.0f} tokens/s  MFU {mfu:.0%}  {human_seconds(left_s)} left"
+        self._bar.update(self._task, completed=report.step, description=f"loss {report.loss:.3f}  {speed}")
+        if report.valid_loss is not None:
+            losses = f"loss {report.loss:.3f}  valid {report.valid_loss:.4f}"
+            bits = f"bits/byte {report.valid_bits_per_byte:.4f}"
+            console.print(f"step {report.step}/{trainer.spec.steps}  {losses}  {bits}  {speed}")
+            console.print(self._sample(), style="dim", markup=False)
+
+    def _sample(self) -> str:
+        """A short completion; it draws from its own generator, so that training is not disturbed."""
+        run, prompt = self._run, self._run.prompt
+        run.model.eval()
+        length = max(1, min(40, run.trainer.context // 2))
+        sampling = Sampling(max_tokens=length, temperature=0.8, top_k=50, seed=0)
+        text = Engine(run.model, run.tokenizer).generate([prompt], sampling)[0].text
+        return f"  | {prompt}{text}".replace("\n", "\n  | ")
+
+
+def coloured(tokens: Sequence[tuple[str, bool]]) -> Text:
+    """Token pieces in turning colours; trained positions are underlined."""
+    text = Text()
+    for number, (piece, trained) in enumerate(tokens):
+        colour = _TOKEN_COLOURS[number % len(_TOKEN_COLOURS)]
+        shown = piece.replace("\n", "\u23ce\n").replace("\t", "\u21e5")
+        text.append(shown, f"black {colour}{' underline' if trained else ''}")
+    return text
+
+
+def show_tokens(documents: Sequence[Sequence[tuple[str, bool]]]) -> None:
+    """Documents as tokens in colour."""
+    for tokens in documents:
+        console.print(coloured(tokens))
+        trained = sum(is_trained for _, is_trained in tokens)
+        console.print(f"[dim]{len(tokens)} tokens shown, {trained} of them trained (underlined)[/]\n")
+
+
+def show_findings(findings: Sequence[Finding]) -> int:
+    """Each finding on a line; returns how many are errors."""
+    for found in findings:
+        colour = _LEVEL_COLOURS[found.level]
+        console.print(f"[{colour}]{found.level}[/] {escape(found.where)}: {escape(found.message)}")
+    errors = sum(found.level == "error" for found in findings)
+    console.print(f"{len(findings)} findings, {errors} of them errors" if findings else "nothing is wrong")
+    return errors
+
+
+def show_stats(stats: CorpusStats, context: int) -> None:
+    """The measures of a corpus, then what is wrong with it."""
+    lengths = ", ".join(f"{p}%: {length:,}" for p, length in stats.length_percentiles.items())
+    rows = {
+        "documents": f"{stats.num_documents:,}",
+        "text": f"{stats.num_characters:,} characters, {human_bytes(stats.num_bytes)}",
+        "characters of a document": lengths,
+        "letters": ", ".join(f"{script} {share:.1%}" for script, share in stats.scripts.items()),
+        "encodings": ", ".join(f"{name}: {files} files" for name, files in stats.encodings.items()),
+        "duplicates": f"{stats.exact_duplicates:,} exact, {stats.near_duplicates:,} near "
+        f"(among {stats.num_compared:,} compared)",
+        "train in valid": f"{stats.overlap_exact:,} exact, {stats.overlap_near:,} near",
+        "validation": stats.note or "its own files",
+    }
+    if stats.num_long is not None:
+        rows[f"over {context} tokens"] = f"{stats.num_long:,} documents, learned in parts"
+    for name, value in rows.items():
+        console.print(f"[bold]{name:24}[/] {escape(value)}")
+    show_findings(stats.findings)
+
+
+def show_tokenizers(rows: Sequence[TokenizerRow]) -> None:
+    """The trade-off of each kind of tokenizer."""
+    table = Table("kind", "vocabulary", "tokens per document", "bytes per token", "words lost", "encode MB/s")
+    for column in table.columns[1:]:
+        column.justify = "right"
+    for row in rows:
+        table.add_row(
+            row.kind, f"{row.vocab_size:,}", f"{row.tokens_per_document:,.1f}", f"{row.bytes_per_token:.2f}",
+            f"{row.unknown_word_rate:.2%}", f"{row.encode_mb_per_s:.1f}",
+        )  # fmt: skip
+    console.print(table)

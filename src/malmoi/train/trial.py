@@ -1,0 +1,140 @@
+"""A trial step before the run: how many rows fit in memory at once, in which precision, how fast.
+
+Shape letters: B rows, T positions.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from malmoi.core import TokenBatch
+from malmoi.data.batches import batch
+from malmoi.data.shards import TokenFile
+from malmoi.models.language import LanguageModel
+from malmoi.train.run import TrainSpec
+from malmoi.train.trainer import compute_loss
+from malmoi.util.hardware import (
+    current_memory_bytes,
+    has_fast_bf16,
+    matmul_flops_per_s,
+    memory_limit_bytes,
+)
+
+_MEMORY_SHARE = 0.6  # of what is free; the rest is for temporaries, the evaluation and other programs
+_CPU_TOKENS = 8192  # rows of a CPU's micro-batch: more tokens are no faster, they only leave the caches
+_BYTES_PER_PARAMETER = 16  # weight, gradient and AdamW's two moments in fp32
+_BF16_PAYS_WIDTH = (
+    256  # narrower models spend their time between the matrix products, where bf16 only adds casts
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """What one trial step found. `spec` has micro_batch and dtype settled."""
+
+    spec: TrainSpec
+    tokens_per_s: float
+    memory_bytes: float  # expected at the peak of a step, above what the process holds without the model
+    flops_per_s: float  # the measured ceiling of a matrix product in the run's precision
+
+    def seconds(self, context: int) -> float:
+        """Expected training time without evaluations."""
+        return self.spec.steps * self.spec.batch * context / self.tokens_per_s
+
+    def utilisation(self, model: LanguageModel, context: int, tokens_per_s: float) -> float:
+        """MFU: the share of the ceiling that the model's own arithmetic reaches (Chowdhery et al. 2022)."""
+        return model.flops_per_token(context) * tokens_per_s / self.flops_per_s
+
+
+def try_step(
+    model: LanguageModel, tokens: TokenFile, spec: TrainSpec, context: int, rows: int | None = None
+) -> Trial:
+    """Settle the micro-batch (unless given) and the precision; time one micro-batch. Weights do not change.
+
+    rows: this process's share of the batch, all of it by default. The random state is put back, so that a
+    trial changes nothing that follows.
+    """
+    rows = rows or spec.batch
+    random_state = torch.get_rng_state()
+    dtype = _precision(model, spec)
+    part = batch(tokens, seed=spec.seed, step=0, rows=1, context=context)
+    bytes_per_row = _saved_bytes(model, part, dtype)
+    candidates = [spec.micro_batch] if spec.micro_batch else _fitting(model, bytes_per_row, rows, context)
+    micro_rows, seconds = _first_that_runs(model, part, dtype, candidates)
+    torch.set_rng_state(random_state)
+    flops = matmul_flops_per_s(model.device, torch.bfloat16 if dtype == "bf16" else torch.float32)
+    settled = spec.model_copy(update={"micro_batch": micro_rows, "dtype": dtype})
+    memory = _BYTES_PER_PARAMETER * model.num_parameters() + micro_rows * bytes_per_row
+    return Trial(settled, micro_rows * context / seconds, memory, flops)
+
+
+def _precision(model: LanguageModel, spec: TrainSpec) -> Literal["fp32", "bf16"]:
+    if spec.dtype != "auto":
+        return spec.dtype
+    pays = model.device.type == "cuda" or model.config.width >= _BF16_PAYS_WIDTH
+    return "bf16" if pays and has_fast_bf16(model.device) else "fp32"
+
+
+def _saved_bytes(model: LanguageModel, part: TokenBatch, dtype: str) -> int:
+    """Bytes that a forward pass keeps for the backward pass, each storage counted once, weights left out."""
+    weights = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
+    sizes: dict[int, int] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in weights:
+            sizes[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        compute_loss(model, part, dtype)
+    return sum(sizes.values())
+
+
+def _fitting(model: LanguageModel, bytes_per_row: int, rows: int, context: int) -> list[int]:
+    """Micro-batches that divide the rows and fit in memory, the largest first; at least one row."""
+    divisors = [n for n in range(rows, 0, -1) if rows % n == 0]
+    if model.device.type == "cuda":
+        return divisors  # tried one after another until one does not run out of memory
+    free = _MEMORY_SHARE * (memory_limit_bytes() - current_memory_bytes())
+    room = free - _BYTES_PER_PARAMETER * model.num_parameters()
+    return [n for n in divisors if n * bytes_per_row <= room and n * context <= _CPU_TOKENS] or [1]
+
+
+def _first_that_runs(
+    model: LanguageModel, part: TokenBatch, dtype: str, candidates: list[int]
+) -> tuple[int, float]:
+    """The first micro-batch that fits, and the seconds that its second trial took."""
+    *larger, smallest = candidates
+    for micro_rows in larger:
+        try:
+            return micro_rows, _seconds(model, _repeated(part, micro_rows), dtype)
+        except torch.OutOfMemoryError:
+            torch.cuda.empty_cache()
+    return smallest, _seconds(model, _repeated(part, smallest), dtype)
+
+
+def _seconds(model: LanguageModel, part: TokenBatch, dtype: str) -> float:
+    """How long forward and backward take, the second time; no gradient is left behind."""
+    seconds = 0.0
+    try:
+        for _ in range(2):
+            start_s = time.perf_counter()
+            compute_loss(model, part, dtype).sum.backward()
+            if model.device.type == "cuda":
+                torch.cuda.synchronize(model.device)
+            seconds = time.perf_counter() - start_s
+    finally:
+        model.zero_grad(set_to_none=True)
+    return seconds
+
+
+def _repeated(part: TokenBatch, rows: int) -> TokenBatch:
+    documents = None if part.documents_BT is None else part.documents_BT.expand(rows, -1)
+    assert part.targets_BT is not None
+    return TokenBatch(part.ids_BT.expand(rows, -1), part.targets_BT.expand(rows, -1), documents)
