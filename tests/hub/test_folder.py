@@ -15,8 +15,7 @@ from malmoi.models.state import Scorer
 from malmoi.text.tokenizer import train_tokenizer
 from malmoi.util.errors import UserError
 from malmoi.util.files import read_json, write_json
-
-from ..models.variants import NEURAL, make_model, make_ngram, random_ids
+from tests.models.variants import NEURAL, make_model, make_ngram, random_ids
 
 TOKENIZER = train_tokenizer([], "byte")
 

@@ -15,11 +15,12 @@ from malmoi.hub.folder import load_model, save_model
 from malmoi.models.language import LanguageModel
 from malmoi.text.tokenizer import train_tokenizer
 from malmoi.util.files import read_json
-
-from ..models.variants import TRANSFORMERS, VOCAB, make_model, random_ids
+from tests.models.variants import TRANSFORMERS, VOCAB, make_model, random_ids
 
 HUB_VARIANTS = {
-    name: name.split("-")[0] for name in TRANSFORMERS if name.startswith(("llama", "mistral", "qwen3", "gpt2"))
+    name: name.split("-")[0]
+    for name in TRANSFORMERS
+    if name.startswith(("llama", "mistral", "qwen3", "gpt2"))
 }
 IDS_BT = random_ids(2, 24)
 SIZES = {"vocab_size": VOCAB, "bos_token_id": 1, "eos_token_id": 2}
@@ -106,7 +107,9 @@ def test_the_tokenizer_of_the_folder_gives_the_same_ids_there(kind: str, tmp_pat
 def test_transformers_generates_the_same_tokens(tmp_path: Path) -> None:
     save_model(tmp_path, make_model("llama-gqa"), None)
     theirs: Any = transformers.AutoModelForCausalLM.from_pretrained(tmp_path)
-    ids_BT = theirs.generate(IDS_BT[:1, :5], max_new_tokens=8, do_sample=False, attention_mask=torch.ones(1, 5))
+    ids_BT = theirs.generate(
+        IDS_BT[:1, :5], max_new_tokens=8, do_sample=False, attention_mask=torch.ones(1, 5)
+    )
     model = load_model(tmp_path).model
     state = model.new_state(1)
     logits_BTV = model.step(ids_BT[:, :-1], torch.tensor([12]), state)

@@ -5,7 +5,7 @@ from __future__ import annotations
 ENGLISH = [
     "The miller's cat slept on a sack of flour while the wheel turned.\n\nNobody woke her before noon.",
     "We don't know who painted the gate, but it was blue on Monday and green by Friday.",
-    "A letter came: \"Bring 12 apples, 3 pears & one honest friend.\" She laughed; he didn't.",
+    'A letter came: "Bring 12 apples, 3 pears & one honest friend." She laughed; he didn\'t.',
     "def add(a, b):\n    return a + b  # two numbers\n",
     "Rain fell on the harbour. The boats, all forty of them, turned to face the wind.",
 ]

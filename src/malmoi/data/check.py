@@ -155,7 +155,7 @@ def preview(
 
 def _check_characters(text: str, where: str, findings: Findings) -> None:
     if "\ufffd" in text:
-        message = f"{text.count(chr(0xFFFD))} characters were lost in an earlier decoding (U+FFFD)"
+        message = f"{text.count(chr(0xFFFD))} characters were lost in a decoding, now or before (U+FFFD)"
         findings[Finding("warning", where, message)] = None
     if "\0" in text:
         message = "holds zero characters; it may be UTF-16 or no text at all: save it as UTF-8"

@@ -145,9 +145,8 @@ def _chunks(path: Path, how: _How) -> Iterator[str]:
                 start = offset - (len(error.object) - len(chunk)) + error.start
                 where = f"{path}:{line + error.object.count(10, 0, error.start)}"
                 how.report("error", where, _not_utf8(error, start))
-                decoder.errors = "replace"
+                decoder.errors = "replace"  # told once a file: all of one in another encoding is wrong
                 text = decoder.decode(chunk, final=not chunk)
-                decoder.errors = "strict"
             if text:
                 yield text if begun else text.removeprefix("\ufeff")
                 begun = True

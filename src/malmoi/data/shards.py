@@ -116,9 +116,9 @@ def _pieces(texts: Iterable[str]) -> Iterator[tuple[str, bool]]:
 
 
 def _seam(text: str, start: int, stop: int) -> int:
-    """Where to cut before `stop`: at a line's start, where sub-word tokenizers cut in any case."""
+    """Where to cut before `stop`: between a word and white space, where tokenizers cut in any case."""
     middle = (start + stop) // 2
-    seams = [found.end() for found in re.finditer(r"\n(?=\S)", text[middle : stop + 1])]
+    seams = [found.start() for found in re.finditer(r"(?<=\S)(?=[ \n])", text[middle : stop + 1])]
     return middle + seams[-1] if seams else stop
 
 

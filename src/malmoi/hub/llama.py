@@ -67,7 +67,7 @@ class LlamaFamily:
         bias = bool(found.get("attention_bias"))
         require(found, "attention_bias", bias and self.has_bias)
         if self.has_bias and bias != bool(found.get("mlp_bias")):
-            raise UserError("config.json has attention_bias and mlp_bias apart; only both or none is supported")
+            raise UserError("config.json has attention_bias and mlp_bias apart; only both or none works")
         return TransformerConfig(
             vocab_size=found["vocab_size"],
             context=found["max_position_embeddings"],

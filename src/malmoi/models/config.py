@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt, TypeAdapter, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, TypeAdapter, model_validator
+
+Dropout = Annotated[float, Field(ge=0, lt=1)]
 
 
 class StrictModel(BaseModel):
@@ -32,11 +34,9 @@ class TransformerConfig(StrictModel):
     qk_norm: bool = False
     tied: bool = False  # one matrix for embedding and output
     window: PositiveInt | None = None  # each position sees at most this many, itself included
-    rope_theta: float = 10_000.0
-    norm_eps: float = 1e-5
-    dropout: Annotated[float, Field(ge=0, lt=1)] = (
-        0.0  # on embeddings and residual branches, never inside attention
-    )
+    rope_theta: PositiveFloat = 10_000.0
+    norm_eps: PositiveFloat = 1e-5
+    dropout: Dropout = 0.0  # on embeddings and residual branches, never inside attention
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -70,7 +70,7 @@ class RecurrentConfig(StrictModel):
     layers: PositiveInt
     width: PositiveInt
     tied: bool = True
-    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    dropout: Dropout = 0.0
 
     @property
     def context(self) -> None:

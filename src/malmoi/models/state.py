@@ -68,6 +68,11 @@ def last_positions(x_BTD: Tensor, counts_B: Tensor) -> Tensor:
     return x_BTD[rows_B, counts_B.to(x_BTD.device) - 1].unsqueeze(1)
 
 
+def _extended(cache_LBKSC: Tensor, capacity: int) -> Tensor:
+    """The cache with room for `capacity` positions."""
+    return torch.nn.functional.pad(cache_LBKSC, (0, 0, 0, capacity - cache_LBKSC.shape[3]))
+
+
 @dataclass(slots=True)
 class KVState:
     """Keys and values of every layer: keys_LBKSC, values_LBKSC, grown as rows get longer."""
@@ -95,9 +100,9 @@ class KVState:
     def reserve(self, positions: int) -> None:
         """Grow (by doubling, so that n steps copy O(n)) until every row can hold `positions` tokens."""
         if positions > self.capacity:
-            extra = max(positions, 2 * self.capacity, 64) - self.capacity
-            self.keys_LBKSC = torch.nn.functional.pad(self.keys_LBKSC, (0, 0, 0, extra))
-            self.values_LBKSC = torch.nn.functional.pad(self.values_LBKSC, (0, 0, 0, extra))
+            capacity = max(positions, 2 * self.capacity, 64)
+            self.keys_LBKSC = _extended(self.keys_LBKSC, capacity)
+            self.values_LBKSC = _extended(self.values_LBKSC, capacity)
 
     def select(self, rows: Sequence[int]) -> KVState:
         index = torch.as_tensor(rows, dtype=torch.int64)
@@ -106,11 +111,10 @@ class KVState:
 
     def join(self, others: Sequence[KVState]) -> KVState:
         states = [self, *others]
-        for state in states:
-            state.reserve(max(other.capacity for other in states))
+        capacity = max(state.capacity for state in states)
         return KVState(
-            torch.cat([state.keys_LBKSC for state in states], dim=1),
-            torch.cat([state.values_LBKSC for state in states], dim=1),
+            torch.cat([_extended(state.keys_LBKSC, capacity) for state in states], dim=1),
+            torch.cat([_extended(state.values_LBKSC, capacity) for state in states], dim=1),
             torch.cat([state.lengths_B for state in states]),
         )
 

@@ -85,7 +85,9 @@ class Transformer(LanguageModel):
 
     def flops_per_token(self, context: int) -> float:
         c = self.config
-        attention = 6 * c.layers * c.heads * c.size_of_head * context  # half of 12 L H C T: it is causal
+        most_keys = min(c.window or context, context)
+        mean_keys = most_keys * (1 - most_keys / (2 * context))  # causal: half of them without a window
+        attention = 12 * c.layers * c.heads * c.size_of_head * mean_keys
         return 6 * self.num_parameters(embeddings=False) + attention
 
     def _positions(self, batch: TokenBatch, state: KVState | None) -> Tensor | None:

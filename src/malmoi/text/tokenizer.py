@@ -282,7 +282,7 @@ def train_tokenizer(texts: Iterable[str], kind: str = "bpe", vocab_size: int = 8
         raise UserError(f"a {kind} tokenizer needs vocab_size of at least {least}, not {vocab_size}")
     backend, note = _untrained(kind, specials), ""
     if kind != "byte":
-        sample, note = _sample(texts)
+        sample, note = sample_texts(texts)
         if not any(sample):
             raise UserError("there is no text to train a tokenizer on; give at least one document")
         if kind in ("unigram", "wordpiece"):
@@ -332,8 +332,11 @@ def _trainer(kind: str, vocab_size: int, specials: Sequence[str]) -> Any:
     return trainers.WordLevelTrainer(**common)
 
 
-def _sample(texts: Iterable[str]) -> tuple[list[str], str]:
-    """A uniform sample of documents within SAMPLE_BYTES: halve the share kept whenever it overflows."""
+def sample_texts(texts: Iterable[str]) -> tuple[list[str], str]:
+    """A uniform sample of documents within SAMPLE_BYTES, and a note that says so ("" where it is all).
+
+    Reads `texts` once and halves the share kept whenever it overflows; deterministic.
+    """
     draw, share = random.Random(0), 1.0
     kept: list[tuple[float, int, str]] = []
     kept_bytes = seen_bytes = 0

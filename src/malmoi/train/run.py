@@ -159,11 +159,18 @@ def _set(value: Json, setting: str) -> None:
     if not equals:
         raise UserError(f"--set {setting!r} is not of the form a.b=c, for example train.steps=200")
     *parents, last = path.split(".")
+    if path.split(".")[0] in ("name", "size"):
+        raise UserError(f"--set {path} is not possible; name a recipe and a --size")
     for parent in parents:
         value = value.setdefault(parent, {})
         if not isinstance(value, dict):
             raise UserError(f"--set {path}: {parent!r} holds no keys; known places are model, train, data")
-    value[last] = yaml.safe_load(text)
+    try:
+        value[last] = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise UserError(
+            f"--set {path}: {text!r} is not a YAML value ({str(error).splitlines()[0]})"
+        ) from None
 
 
 def checked(adapter: TypeAdapter[Any], value: Json, place: str) -> Any:

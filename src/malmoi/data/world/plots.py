@@ -155,6 +155,11 @@ def split_of(name: str, facts: Mapping[str, Term], key: Sequence[str]) -> Split:
     return held_out.get(zlib.crc32(text.encode()) % HASH_BUCKETS, "train")
 
 
+def _words(term: Term) -> set[str]:
+    """What no two facts of a document may share: people differ in both names."""
+    return set(term.en.split()) if term.label == "PER" else {term.en}
+
+
 def draw_facts(plot: Plot, split: Split, rng: Random) -> dict[str, Term]:
     """Facts for every role, no two alike, in a combination that belongs to `split`."""
     while True:
@@ -162,9 +167,9 @@ def draw_facts(plot: Plot, split: Split, rng: Random) -> dict[str, Term]:
         used: set[str] = set()
         for slot, pool in plot.roles.items():
             term = pool.draw(rng, split)
-            while (term.short_en or term.en) in used:
+            while used & _words(term):
                 term = pool.draw(rng, split)
-            used.add(term.short_en or term.en)
+            used |= _words(term)
             facts[slot] = term
         if split_of(plot.name, facts, plot.key) == split:
             return facts

@@ -82,7 +82,7 @@ def _dialogue(telling: Telling, language: Language, rng: Random) -> tuple[Turn, 
         return _of(rng.choice(talk()[name]), language)
 
     length = rng.randint(2, 4)
-    first = rng.randint(0, max(0, len(telling.steps) - length))
+    first = rng.randint(0, max(0, len(telling.steps) - length)) if rng.random() < 0.5 else 0
     steps = telling.steps[first : first + length]
     quoted, _ = _article(telling, steps, language, "polite")
     exchanges = _replies(telling, telling.asks, _slots(quoted), language)

@@ -1,0 +1,87 @@
+"""Rules of the design that tools do not check."""
+
+from __future__ import annotations
+
+import ast
+import re
+import tokenize
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+SOURCES = sorted((ROOT / "src").rglob("*.py"))
+OPTIONAL = {"torch.utils.tensorboard", "pyarrow"}  # may be missing, or are heavy and seldom needed
+LAZY = {"cli.py", "__init__.py", "handle.py"}  # `malmoi --help` must not wait for torch
+
+
+def code_lines(path: Path) -> int:
+    """Lines with code: no blanks, comments or docstrings."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    documented: set[int] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node):
+            docstring = node.body[0]
+            documented |= set(range(docstring.lineno, (docstring.end_lineno or 0) + 1))
+    skipped = {tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT}
+    skipped |= {tokenize.ENCODING, tokenize.ENDMARKER}
+    with path.open("rb") as file:
+        tokens = [token for token in tokenize.tokenize(file.readline) if token.type not in skipped]
+    lines = {line for token in tokens for line in range(token.start[0], token.end[0] + 1)}
+    return len(lines - documented)
+
+
+def functions(path: Path) -> Iterator[ast.FunctionDef]:
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.FunctionDef):
+            yield node
+
+
+def test_the_library_is_small() -> None:
+    assert sum(code_lines(path) for path in SOURCES) < 10_000
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT / "src")))
+def test_files_and_functions_are_small(path: Path) -> None:
+    assert len(path.read_text(encoding="utf-8").splitlines()) < 500
+    for function in functions(path):
+        assert (function.end_lineno or 0) - function.lineno < 80, function.name
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT / "src")))
+def test_imports_stand_at_the_top(path: Path) -> None:
+    if path.name in LAZY:
+        return
+    for function in functions(path):
+        for node in ast.walk(function):
+            if isinstance(node, ast.ImportFrom | ast.Import):
+                names = [node.module] if isinstance(node, ast.ImportFrom) else [a.name for a in node.names]
+                assert set(names) <= OPTIONAL, f"{path}:{node.lineno}"
+
+
+def public(tree: ast.Module) -> Iterator[ast.FunctionDef | ast.ClassDef]:
+    for node in tree.body:
+        if isinstance(node, ast.FunctionDef | ast.ClassDef) and not node.name.startswith("_"):
+            yield node
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT / "src")))
+def test_modules_and_public_names_are_documented(path: Path) -> None:
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    if tree.body:
+        assert ast.get_docstring(tree), "a module says what it is for"
+    undocumented = [node.name for node in public(tree) if not ast.get_docstring(node)]
+    assert undocumented == []
+
+
+def test_no_pickle_is_ever_loaded() -> None:
+    for path in SOURCES:
+        text = path.read_text(encoding="utf-8")
+        assert not re.search(r"\bpickle\b.*import|import pickle|torch\.load\(|joblib", text), path
+
+
+def test_models_are_never_told_apart_by_name() -> None:
+    for path in (ROOT / "src" / "malmoi" / "models").glob("*.py"):
+        text = path.read_text(encoding="utf-8").lower()
+        assert not re.search(r"==\s*[\"'](gpt2|llama|mistral|qwen)", text), path

@@ -1,0 +1,91 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from malmoi.models.build import build_model
+from malmoi.models.config import TransformerConfig
+from malmoi.models.language import LanguageModel
+from malmoi.train import checkpoint
+from malmoi.train.checkpoint import load_checkpoint, save_checkpoint
+from malmoi.train.optim import make_optimizers
+
+CONFIG = TransformerConfig(vocab_size=12, context=4, layers=1, width=8, heads=2, tied=True)
+
+
+def trained(seed: int) -> tuple[LanguageModel, list[torch.optim.Optimizer]]:
+    torch.manual_seed(seed)
+    model = build_model(CONFIG)
+    optimizers = make_optimizers(model, "muon", lr=0.1, weight_decay=0.1, betas=(0.9, 0.95))
+    for parameter in model.parameters():
+        parameter.grad = torch.randn_like(parameter)
+    for optimizer in optimizers:
+        optimizer.step()
+    return model, optimizers
+
+
+def state(model: LanguageModel, optimizers: list[torch.optim.Optimizer]) -> list[torch.Tensor]:
+    states = [optimizer.state_dict()["state"] for optimizer in optimizers]
+    moments = [s[index][name] for s in states for index in sorted(s) for name in sorted(s[index])]
+    return [*model.state_dict().values(), *moments]
+
+
+def test_everything_comes_back(tmp_path: Path) -> None:
+    model, optimizers = trained(1)
+    save_checkpoint(tmp_path, 7, model, optimizers)
+    drawn = torch.rand(3)
+    other, other_optimizers = trained(2)
+    assert load_checkpoint(tmp_path, other, other_optimizers, pytest.fail) == 7
+    assert torch.equal(torch.rand(3), drawn)
+    for ours, theirs in zip(state(model, optimizers), state(other, other_optimizers), strict=True):
+        assert torch.equal(ours, theirs)
+
+
+def test_the_newest_two_are_kept(tmp_path: Path) -> None:
+    model, optimizers = trained(1)
+    for step in (1, 2, 30):
+        save_checkpoint(tmp_path, step, model, optimizers)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["step-00000002", "step-00000030"]
+
+
+@pytest.mark.parametrize("damage", ["cut", "flip", "missing", "no manifest"])
+def test_a_damaged_one_is_named_and_the_older_one_taken(tmp_path: Path, damage: str) -> None:
+    model, optimizers = trained(1)
+    save_checkpoint(tmp_path, 1, model, optimizers)
+    newest = save_checkpoint(tmp_path, 2, model, optimizers)
+    tensors = newest / checkpoint.TENSORS
+    content = bytearray(tensors.read_bytes())
+    if damage == "cut":
+        tensors.write_bytes(content[:-10])
+    elif damage == "flip":
+        content[-1] ^= 1
+        tensors.write_bytes(content)
+    elif damage == "missing":
+        tensors.unlink()
+    else:
+        (newest / "manifest.json").unlink()
+    said: list[str] = []
+    assert load_checkpoint(tmp_path, model, optimizers, said.append) == 1
+    assert len(said) == 1
+    assert str(newest) in said[0]
+
+
+def test_a_full_disk_leaves_the_old_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, optimizers = trained(1)
+    save_checkpoint(tmp_path, 1, model, optimizers)
+
+    def full(_: object, path: Path) -> None:
+        path.write_bytes(b"part")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(checkpoint, "save_file", full)
+    with pytest.raises(OSError, match="No space"):
+        save_checkpoint(tmp_path, 2, model, optimizers)
+    assert [path.name for path in tmp_path.iterdir()] == ["step-00000001"]
+    assert load_checkpoint(tmp_path, model, optimizers, pytest.fail) == 1
+
+
+def test_nothing_to_load(tmp_path: Path) -> None:
+    assert load_checkpoint(tmp_path / "none", *trained(1), pytest.fail) is None

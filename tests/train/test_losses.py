@@ -1,0 +1,67 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch.nn import functional
+
+from malmoi.core import IGNORE, TokenBatch
+from malmoi.models.build import build_model
+from malmoi.models.config import TransformerConfig
+from malmoi.train import losses
+from malmoi.train.losses import LinearCrossEntropy, next_token_loss
+
+
+@pytest.mark.parametrize("chunk_bytes", [1, 1 << 24])
+@pytest.mark.parametrize("scale", [1.0, 0.25])
+def test_equals_torch_with_its_gradients(
+    monkeypatch: pytest.MonkeyPatch, chunk_bytes: int, scale: float
+) -> None:
+    monkeypatch.setattr(losses, "_CHUNK_BYTES", chunk_bytes)  # 1: as many chunks as there can be
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(150, 8, generator=generator, requires_grad=True)
+    weight = torch.randn(11, 8, generator=generator, requires_grad=True)
+    targets = torch.randint(0, 11, (150,), generator=generator)
+    targets[::7] = IGNORE
+    total = LinearCrossEntropy.apply(x, weight, targets)
+    assert isinstance(total, torch.Tensor)
+    found = torch.autograd.grad(scale * total, (x, weight))
+    wanted_total = functional.cross_entropy(x @ weight.T, targets, reduction="sum")
+    wanted = torch.autograd.grad(scale * wanted_total, (x, weight))
+    torch.testing.assert_close(total, wanted_total)
+    for ours, theirs in zip(found, wanted, strict=True):
+        torch.testing.assert_close(ours, theirs)
+
+
+def test_one_set_of_ignored_targets_costs_nothing() -> None:
+    x, weight = torch.randn(4, 3, requires_grad=True), torch.randn(5, 3)
+    total = LinearCrossEntropy.apply(x, weight, torch.full((4,), IGNORE))
+    assert isinstance(total, torch.Tensor)
+    total.backward()
+    assert total.item() == 0
+    assert x.grad is not None
+    assert not x.grad.any()
+
+
+def test_a_fresh_model_knows_nothing() -> None:
+    torch.manual_seed(0)
+    model = build_model(TransformerConfig(vocab_size=50, context=8, layers=2, width=16, heads=2))
+    ids = torch.randint(0, 50, (8, 8))
+    loss = next_token_loss(model, TokenBatch(ids, ids.roll(-1, 1)))
+    assert loss.count == 64
+    assert loss.sum.item() / loss.count == pytest.approx(math.log(50), rel=0.02)
+
+
+def test_parts_of_a_batch_add_up() -> None:
+    torch.manual_seed(0)
+    model = build_model(TransformerConfig(vocab_size=50, context=8, layers=1, width=16, heads=2))
+    ids, targets = torch.randint(0, 50, (2, 6, 8))
+    targets[0, :5] = IGNORE  # parts of unequal counts
+    next_token_loss(model, TokenBatch(ids, targets)).sum.backward()
+    whole = [p.grad.clone() for p in model.parameters() if p.grad is not None]
+    model.zero_grad()
+    for rows in (slice(0, 1), slice(1, 6)):
+        next_token_loss(model, TokenBatch(ids[rows], targets[rows])).sum.backward()
+    parts = [p.grad for p in model.parameters() if p.grad is not None]
+    torch.testing.assert_close(parts, whole)
