@@ -124,10 +124,11 @@ def test_ngram_from_the_command_line(run: Run, corpus: Path, tmp_path: Path) -> 
 
 
 def test_complete_options(run: Run, trained: Path) -> None:
-    code, said, _ = run("complete", trained, "goose", "-n", 2, "--max-tokens", 3, "--logprobs", 2)
+    options = ("-n", 2, "--max-tokens", 3, "--logprobs", 2)
+    code, said, _ = run("complete", trained, "goose", *options)
     assert code == 0
     assert "--- 2" in said
-    assert said.count("%") == 2 * 3 * 3
+    assert said.count("%") in range(2 * 3, 2 * 3 * 3 + 1, 3)  # fewer where a text ends early
 
 
 @pytest.mark.parametrize(

@@ -23,6 +23,7 @@ from malmoi.util.files import new_folder, read_json, sha256, write_json
 TOKENS, META = "tokens.bin", "meta.json"
 PIECE = 1 << 16  # characters of a document encoded at once
 BATCH = 1 << 20  # characters encoded by one call, which bounds the memory that it takes
+_SEAM = re.compile(r"(?s).*\S(?=[ \n])")
 
 
 @dataclass(frozen=True)
@@ -117,9 +118,8 @@ def _pieces(texts: Iterable[str]) -> Iterator[tuple[str, bool]]:
 
 def _seam(text: str, start: int, stop: int) -> int:
     """Where to cut before `stop`: between a word and white space, where tokenizers cut in any case."""
-    middle = (start + stop) // 2
-    seams = [found.start() for found in re.finditer(r"(?<=\S)(?=[ \n])", text[middle : stop + 1])]
-    return middle + seams[-1] if seams else stop
+    seam = _SEAM.match(text, (start + stop) // 2, stop + 1)
+    return seam.end() if seam else stop
 
 
 def _batches(pieces: Iterable[tuple[str, bool]]) -> Iterator[list[tuple[str, bool]]]:

@@ -11,6 +11,9 @@ from torch.nn import functional
 
 from malmoi.models.config import TransformerConfig
 
+# Where tokens stand in their rows: a slice, the same in every row, or positions_BT.
+Positions = slice | Tensor
+
 
 def make_norm(config: TransformerConfig, width: int) -> nn.Module:
     """RMSNorm (Zhang & Sennrich 2019) or LayerNorm (Ba et al. 2016) over the last dimension."""
@@ -44,14 +47,11 @@ class Rotary(nn.Module):
         sin_TC[:, : self.head_width // 2] *= -1
         self.sin_TC = sin_TC.to(device)
 
-    def tables(self, positions_BT: Tensor | None, length: int) -> tuple[Tensor, Tensor]:
-        """cos and sin for the given positions, or for 0..length-1: shapes broadcast against x_BTHC."""
-        needed = length if positions_BT is None else int(positions_BT.max()) + 1
-        if needed > len(self.cos_TC):
-            self.reserve(2 * needed, self.cos_TC.device)
-        if positions_BT is None:
-            return self.cos_TC[None, :length, None], self.sin_TC[None, :length, None]
-        return self.cos_TC[positions_BT].unsqueeze(2), self.sin_TC[positions_BT].unsqueeze(2)
+    def tables(self, positions: Positions, length: int) -> tuple[Tensor, Tensor]:
+        """cos and sin for positions, all below `length`: shapes broadcast against x_BTHC."""
+        if length > len(self.cos_TC):
+            self.reserve(2 * length, self.cos_TC.device)
+        return self.cos_TC[positions].unsqueeze(-2), self.sin_TC[positions].unsqueeze(-2)
 
 
 def rotate(x_BTHC: Tensor, tables: tuple[Tensor, Tensor]) -> Tensor:

@@ -16,6 +16,7 @@ from malmoi.models.language import LanguageModel
 from malmoi.models.state import RecurrentState, State
 
 CELLS = {"rnn": nn.RNN, "lstm": nn.LSTM, "gru": nn.GRU}
+ONE_STEP = {"rnn": torch.rnn_tanh_cell, "lstm": torch.lstm_cell, "gru": torch.gru_cell}
 
 
 class Recurrent(LanguageModel):
@@ -71,6 +72,8 @@ class Recurrent(LanguageModel):
     def _read(self, ids_BT: Tensor, counts_B: Tensor, state: State) -> Tensor:
         """Rows of unequal length go through packed, so that padding never enters a state."""
         assert isinstance(state, RecurrentState)
+        if ids_BT.shape[1] == 1:
+            return self._read_one(ids_BT, state)
         if bool((counts_B == ids_BT.shape[1]).all()):
             return self.hidden(TokenBatch(ids_BT), state)
         packed = nn.utils.rnn.pack_padded_sequence(
@@ -79,3 +82,15 @@ class Recurrent(LanguageModel):
         y_packed, after = self.cells(packed, self._pack(state))
         state.parts_LBD = cast("tuple[Tensor, ...]", after) if isinstance(after, tuple) else (after,)
         return nn.utils.rnn.pad_packed_sequence(y_packed, batch_first=True, total_length=ids_BT.shape[1])[0]
+
+    def _read_one(self, ids_B1: Tensor, state: RecurrentState) -> Tensor:
+        """One token through each layer's cell: the fused kernels prepare their weights anew at every call."""
+        x_BD, after = self.embed(ids_B1)[:, 0], []
+        for layer, weights in enumerate(self.cells.all_weights):
+            before_BD = [part_LBD[layer] for part_LBD in state.parts_LBD]
+            is_lstm = self.config.family == "lstm"
+            after_BD = ONE_STEP[self.config.family](x_BD, before_BD if is_lstm else before_BD[0], *weights)
+            after.append(after_BD if is_lstm else (after_BD,))
+            x_BD = after[-1][0]
+        state.parts_LBD = tuple(torch.stack(part) for part in zip(*after, strict=True))
+        return x_BD[:, None]

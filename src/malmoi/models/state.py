@@ -64,6 +64,8 @@ class Scorer(Protocol):
 
 def last_positions(x_BTD: Tensor, counts_B: Tensor) -> Tensor:
     """x_B1D at each row's last real position."""
+    if x_BTD.shape[1] == 1:
+        return x_BTD
     rows_B = torch.arange(len(x_BTD), device=x_BTD.device)
     return x_BTD[rows_B, counts_B.to(x_BTD.device) - 1].unsqueeze(1)
 

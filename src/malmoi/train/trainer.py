@@ -88,11 +88,15 @@ class Trainer:
             yield StepReport(self.step, loss, norm, lr, tokens_per_s, *found)
 
     @torch.no_grad()
-    def evaluate(self) -> tuple[float, float]:
-        """Validation loss (nats per token) and bits per byte, which compares across tokenizers."""
+    def evaluate(self, limit_tokens: int | None = None) -> tuple[float, float]:
+        """Validation loss (nats per token) and bits per byte, which compares across tokenizers.
+
+        limit_tokens: how many tokens of the validation text to predict, `spec.eval_tokens` by default.
+        """
         self.model.eval()
         total, count = 0.0, 0
-        for part in evaluation_batches(self.valid, self.context, self.micro_rows, self.spec.eval_tokens):
+        limit = limit_tokens or self.spec.eval_tokens
+        for part in evaluation_batches(self.valid, self.context, self.micro_rows, limit):
             loss = self._loss(part)
             total, count = total + loss.sum.item(), count + loss.count
         self.model.train()

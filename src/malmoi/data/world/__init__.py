@@ -3,9 +3,9 @@
     for document in documents(1000, language="en"):
         print(document.headline, document.text, document.questions)
 
-Every document is drawn from a seed and carries the labels of all seven tasks. Documents for `valid` and `test`
-tell combinations of facts, and use some names, that no `train` document has. All text was written for this
-project.
+Every document is drawn from a seed and carries the labels of all seven tasks. Documents for `valid` and
+`test` tell combinations of facts, and use some names, that no `train` document has. All text was written for
+this project.
 """
 
 from __future__ import annotations

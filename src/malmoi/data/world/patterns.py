@@ -4,7 +4,7 @@ A pattern is a line such as `{owner:은} {pet:을} [몰래|조용히] 찾았~.` 
 
 - `{slot}` or `{slot:modifier}`: a fact. English modifiers: `a` (article), `at` (the place's preposition),
   `he his him He His`. Korean modifiers: a particle by its form after a final consonant (`은 이 을 과 으로`)
-  or `이다`. `-` in both: the bare name, without 씨.
+  or `이다`; `-` before it keeps 씨 away (`-이라`, or `-` alone).
 - `[one|two]`: alternatives, chosen alike in both languages when their order is alike.
 - `~`: the Korean ending after a past stem (찾았다, 찾았습니다, 찾았어요), by the document's speech level.
 - `<plain|formal|polite>`: any other Korean ending, written out.
@@ -177,8 +177,9 @@ class Writer:
             self._follow(term, word, modifier)
 
     def _follow(self, term: Term, word: str, modifier: str) -> None:
-        if self.honorific and term.label == "PER" and modifier != "-":
+        if self.honorific and term.label == "PER" and not modifier.startswith("-"):
             word = " 씨"
             self._put(word)
-        if modifier in PARTICLES or modifier == "이다":
-            self._put(with_particle(word, modifier, self.level))
+        particle = modifier.removeprefix("-")
+        if particle in PARTICLES or particle == "이다":
+            self._put(with_particle(word, particle, self.level))

@@ -1,9 +1,9 @@
 """Plots: what can happen in the town, as beats in two languages, and the choices that make one telling.
 
-A plot in `plots_*.yaml` has roles (slot: pool), beats, headlines, summaries and questions. A block is pairs of
-lines, English then the same in Korean. A beat's title ends with `?` when it may be left out, with `/` when it
-begins a new line, and names after `@` the outcomes (joined by `+`) that it belongs to. Reviews have `opinions`,
-graded -2..2 for each aspect, and their outcome is the sentiment.
+A plot in `plots_*.yaml` has roles (slot: pool), beats, headlines, summaries and questions. A block is pairs
+of lines, English then the same in Korean. A beat's title ends with `?` when it may be left out, with `/` when
+it begins a new line, and names after `@` the outcomes (joined by `+`) that it belongs to. Reviews have
+`opinions`, graded -2..2 for each aspect, and their outcome is the sentiment.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ HASH_BUCKETS = 10  # of combinations of key facts: one for valid, one for test, 
 
 # Strengths of the opinions that a review of each score gives, in order.
 OPINION_PLANS: dict[int, tuple[tuple[int, ...], ...]] = {
-    5: ((2, 2), (2, 1, 2), (1, 2, 2)),
-    4: ((1, 1), (2, -1, 1), (-1, 1, 2), (1, 2)),
-    3: ((2, -2), (-1, 1), (1, -1), (-2, 2), (1, 1, -2), (-1, -1, 2)),
-    2: ((-1, -1), (1, -2, -1), (-2, -1), (-1, 1, -2)),
-    1: ((-2, -2), (-2, -1, -2), (-1, -2, -2)),
+    5: ((2, 2, 1), (2, 1, 2), (1, 2, 2), (2, 2, 1, 2)),
+    4: ((1, 1, 1), (2, -1, 1), (-1, 1, 2), (1, 2, -1, 1)),
+    3: ((2, -2), (-1, 1), (1, 1, -2), (-1, -1, 2), (1, -1, 2, -2), (-2, 2, -1, 1)),
+    2: ((-1, -1, -1), (1, -2, -1), (-2, 1, -1), (-1, -2, 1, -1)),
+    1: ((-2, -2, -1), (-2, -1, -2), (-1, -2, -2), (-2, -2, -1, -2)),
 }
 
 Pair: TypeAlias = tuple[str, str]  # a pattern in English and in Korean
@@ -186,12 +186,17 @@ def _view(beats: Sequence[Beat], outcome: str, rng: Random) -> Step:
 def _opinions(plot: Plot, score: int, rng: Random) -> list[Step]:
     strengths = rng.choice(OPINION_PLANS[score])
     steps: list[Step] = []
-    before = 0
+    before, link = 0, ("", "")
     for strength, aspect in zip(strengths, rng.sample(plot.opinions, len(strengths)), strict=True):
         step = pick(aspect[strength], rng)
-        link = ("", "") if not before else rng.choice(talk()["and" if strength * before > 0 else "but"])
-        joined = [f"{word} {text}".removeprefix("_ ").strip() for word, text in zip(link, step.pair, strict=True)]
-        steps.append(Step((joined[0], joined[1]), step.choice))
+        if before:
+            links = talk()["and" if strength * before > 0 else "but"]
+            link = rng.choice([other for other in links if other != link])
+            en, ko = (
+                text if word == "_" else f"{word} {text}" for word, text in zip(link, step.pair, strict=True)
+            )
+            step = Step((en, ko), step.choice)
+        steps.append(step)
         before = strength
     return steps
 

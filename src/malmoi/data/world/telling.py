@@ -1,4 +1,4 @@
-"""From a planned telling to a document: the article in both languages, its views, questions and a dialogue."""
+"""From a planned telling to a document: the article in both languages, its views, questions and dialogue."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from malmoi.data.world.document import (
     other,
 )
 from malmoi.data.world.patterns import Writer
-from malmoi.data.world.plots import Ask, Pair, Step, Telling, pick, talk
+from malmoi.data.world.plots import Pair, Step, Telling, pick, talk
 
 MOST_EXCHANGES = 3  # of a dialogue: one question and its answer each
 
@@ -31,7 +31,9 @@ def _of(pair: Pair, language: Language) -> str:
     return pair[language == "ko"]
 
 
-def _article(telling: Telling, steps: Sequence[Step], language: Language, level: str) -> tuple[Writer, list[str]]:
+def _article(
+    telling: Telling, steps: Sequence[Step], language: Language, level: str
+) -> tuple[Writer, list[str]]:
     """The steps written one after another, and each one's text."""
     writer = _writer(telling, language, level)
     places = [writer.write(_of(step.pair, language), step.choice, step.separator) for step in steps]
@@ -63,44 +65,56 @@ def _questions(telling: Telling, article: Writer, rng: Random) -> tuple[Question
     return tuple(found)
 
 
-def _replies(telling: Telling, asks: Sequence[Ask], known: set[str], language: Language) -> list[tuple[str, str]]:
-    """Questions and full answers that use no fact beyond `known` and those in the question."""
+def _replies(telling: Telling, quoted: Writer, rng: Random) -> list[tuple[str, str]]:
+    """One or two questions and full answers that need no fact beyond the quoted text and the question."""
+    known, wanted = _slots(quoted), rng.randint(1, 2)
     replies: list[tuple[str, str]] = []
-    for ask in asks:
-        question, answer = (
-            _sentence(telling, Step(pair, 0), language, "polite") for pair in (ask.question, ask.answer)
-        )
-        if ask.slot in known and _slots(answer) <= known | _slots(question):
-            replies.append((question.text(), answer.text()))
+    for ask in rng.sample(telling.asks, len(telling.asks)):
+        if ask.slot in known and len(replies) < wanted:
+            question, answer = (
+                _sentence(telling, Step(pair, 0), quoted.language, "polite")
+                for pair in (ask.question, ask.answer)
+            )
+            if _slots(answer) <= known | _slots(question):
+                replies.append((question.text(), answer.text()))
     return replies
+
+
+def _exchanges(telling: Telling, quoted: Writer, complete: bool, rng: Random) -> list[tuple[str, str]]:
+    """Up to three questions about the quoted text and their answers; none if it answers no question."""
+
+    def say(name: str) -> str:
+        return _of(rng.choice(talk()[name]), quoted.language)
+
+    exchanges = _replies(telling, quoted, rng)
+    if not exchanges:
+        return []
+    for name, step in (("ask_headline", telling.headline), ("ask_summary", telling.summary)):
+        written = _sentence(telling, step, quoted.language, "polite", honorific=name == "ask_summary")
+        if _slots(written) <= _slots(quoted) and rng.random() < 0.5:
+            exchanges.append((say(name), written.text()))
+    if telling.score and complete:
+        place = rng.randint(0, len(exchanges))
+        exchanges.insert(place, (say("ask_feeling"), say(f"feeling_{SENTIMENTS[telling.score]}")))
+    exchanges = exchanges[: rng.randint(1, MOST_EXCHANGES)]
+    if len(exchanges) < MOST_EXCHANGES and rng.random() < 0.25:
+        exchanges.append((say("thanks"), say("welcome")))
+    return exchanges
 
 
 def _dialogue(telling: Telling, language: Language, rng: Random) -> tuple[Turn, ...]:
     """A talk that quotes the sentences which it asks about, so that every answer can be read off it."""
-
-    def say(name: str) -> str:
-        return _of(rng.choice(talk()[name]), language)
-
     length = rng.randint(2, 4)
-    first = rng.randint(0, max(0, len(telling.steps) - length)) if rng.random() < 0.5 else 0
-    steps = telling.steps[first : first + length]
-    quoted, _ = _article(telling, steps, language, "polite")
-    exchanges = _replies(telling, telling.asks, _slots(quoted), language)
+    start = rng.randint(0, max(0, len(telling.steps) - length)) if rng.random() < 0.5 else 0
+    some = telling.steps[start : start + length] if rng.random() < 0.7 else telling.steps
+    quoted, _ = _article(telling, some, language, "polite")
+    exchanges = _exchanges(telling, quoted, len(some) == len(telling.steps), rng)
     if not exchanges:
-        steps = telling.steps
-        quoted, _ = _article(telling, steps, language, "polite")
-        exchanges = _replies(telling, telling.asks, _slots(quoted), language)
-    exchanges = rng.sample(exchanges, min(rng.randint(1, 2), len(exchanges)))
-    for name, step in (("ask_headline", telling.headline), ("ask_summary", telling.summary)):
-        written = _sentence(telling, step, language, "polite", honorific=name == "ask_summary")
-        if _slots(written) <= _slots(quoted) and rng.random() < 0.5:
-            exchanges.append((say(name), written.text()))
-    if telling.score and len(steps) >= len(telling.steps) - 1:
-        exchanges.append((say("ask_feeling"), say(f"feeling_{SENTIMENTS[telling.score]}")))
-    exchanges = exchanges[: rng.randint(1, MOST_EXCHANGES)]
-    if len(exchanges) < MOST_EXCHANGES and rng.random() < 0.25:
-        exchanges.append((say("thanks"), say("welcome")))
-    opening = " ".join([say("open"), quoted.text().replace("\n", " "), exchanges[0][0]])
+        quoted, _ = _article(telling, telling.steps, language, "polite")
+        exchanges = _exchanges(telling, quoted, True, rng)
+    assert exchanges, f"{telling.plot.name}: a telling that answers no question"
+    gap = "\n" if "\n" in quoted.text() else " "
+    opening = gap.join([_of(rng.choice(talk()["open"]), language), quoted.text(), exchanges[0][0]])
     turns = [Turn("user", opening), Turn("assistant", exchanges[0][1])]
     for question, answer in exchanges[1:]:
         turns += [Turn("user", question), Turn("assistant", answer)]

@@ -16,7 +16,12 @@ from malmoi.data.world.patterns import Term
 
 UNSEEN_SHARE = 0.3  # of the names in valid and test documents, this share never occurs in train
 
-LABELS = {"place": "LOC", "water": "LOC", "street": "LOC", "town": "LOC"}  # every other pool of names is an ORG
+LABELS = {
+    "place": "LOC",
+    "water": "LOC",
+    "street": "LOC",
+    "town": "LOC",
+}  # every other pool of names is an ORG
 WEEKDAYS = ["Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday"]
 WEEKDAYS_KO = ["월요일", "화요일", "수요일", "목요일", "금요일", "토요일", "일요일"]
 MONTHS = [

@@ -1,0 +1,1 @@
+"""Side by side: pictures and the report."""

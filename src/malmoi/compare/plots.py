@@ -1,0 +1,81 @@
+"""Plots: SVG for pages (text and lines take the page's colours, so that light and dark both work), PNG files."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import matplotlib as mpl
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.backends.backend_svg import FigureCanvasSVG
+from matplotlib.figure import Figure
+
+if TYPE_CHECKING:
+    from malmoi.text.compare import TokenizerRow
+
+COLOURS = ("#4c8df6", "#e8743b", "#35a77c", "#b45fd1", "#c9a227", "#d6455d")  # legible on light and dark
+_INK = "#010203"  # stands for the page's text colour until the SVG is in the page
+
+Curve = tuple[str, Sequence[float], Sequence[float]]  # name, x, y
+
+
+def loss_curves(curves: Sequence[Curve], *, x_label: str, y_label: str) -> str:
+    """An SVG of lines; a curve of one point is drawn as a horizontal line (a model without steps)."""
+    figure = Figure(figsize=(7.2, 3.6), layout="constrained")
+    axes = figure.add_subplot()
+    for (name, x, y), colour in zip(curves, COLOURS, strict=False):
+        if len(x) == 1:
+            axes.axhline(y[0], color=colour, linestyle="--", linewidth=1.8, label=name)
+        else:
+            axes.plot(x, y, color=colour, linewidth=2.2, marker="o", markersize=3.5, label=name)
+    axes.set_xlabel(x_label)
+    axes.set_ylabel(y_label)
+    axes.set_ylim(bottom=0)
+    axes.legend(frameon=False)
+    return _svg(figure)
+
+
+def plot_tokenizers(rows: Sequence[TokenizerRow], path: Path) -> None:
+    """Write a PNG: tokens per document against vocabulary size, words lost as the size of a ring."""
+    figure = Figure(figsize=(7.2, 4.4), layout="constrained")
+    axes = figure.add_subplot()
+    for row, colour in zip(rows, COLOURS, strict=False):
+        axes.scatter(row.vocab_size, row.tokens_per_document, color=colour, s=60, zorder=3)
+        axes.annotate(
+            f"{row.kind}\n{row.unknown_word_rate:.1%} of words lost", (row.vocab_size, row.tokens_per_document),
+            textcoords="offset points", xytext=(8, 4), fontsize=9,
+        )  # fmt: skip
+    axes.set_xscale("log")
+    axes.set_yscale("log")
+    axes.margins(0.25)
+    axes.set_xlabel("vocabulary size")
+    axes.set_ylabel("tokens per document")
+    axes.grid(alpha=0.3, which="both")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    FigureCanvasAgg(figure).print_png(str(path))
+
+
+def _svg(figure: Figure) -> str:
+    """The figure as an SVG element that inherits colour and font from the page."""
+    for axes in figure.axes:
+        axes.patch.set_alpha(0)
+        axes.spines[["top", "right"]].set_visible(False)
+        for spine in axes.spines.values():
+            spine.set_color(_INK)
+        axes.tick_params(colors=_INK)
+        for text in (axes.xaxis.label, axes.yaxis.label, axes.title):
+            text.set_color(_INK)
+        legend = axes.get_legend()
+        for text in legend.get_texts() if legend else ():
+            text.set_color(_INK)
+    figure.patch.set_alpha(0)
+    page = io.StringIO()
+    with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "malmoi", "font.family": "sans-serif"}):
+        FigureCanvasSVG(figure).print_svg(page, metadata={"Date": None, "Creator": None})
+    svg = page.getvalue()
+    svg = svg[svg.index("<svg") :].replace(_INK, "currentColor")
+    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
+    return re.sub(r"font: ([\d.]+)px [^;\"]*", r"font: \1px inherit; font-family: inherit", svg)

@@ -1,0 +1,351 @@
+"""The whole road on one page: text, tokens, an n-gram, an LSTM and a GPT on the same tokens, a report."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from rich.table import Table
+
+from malmoi.compare.plots import Curve
+from malmoi.compare.report import Report, visible, write_report
+from malmoi.console import coloured, console
+from malmoi.core import Metric, Result
+from malmoi.data.readers import open_corpus
+from malmoi.data.shards import TokenFile
+from malmoi.data.world import documents, story
+from malmoi.engine.engine import Engine
+from malmoi.engine.request import Sampling
+from malmoi.hub.folder import WEIGHTS, save_model
+from malmoi.inside.predictions import predictions
+from malmoi.inside.tokens import Cut, cut
+from malmoi.models.build import build_model
+from malmoi.models.language import LanguageModel
+from malmoi.models.ngram import KneserNey
+from malmoi.models.state import Scorer
+from malmoi.text.tokenizer import Tokenizer, train_tokenizer
+from malmoi.train.pretrain import evaluate_ngrams, prepare, prepare_text
+from malmoi.train.run import RunConfig, load_run
+from malmoi.train.trainer import StepReport
+from malmoi.train.trial import try_step
+from malmoi.util import files
+from malmoi.util.errors import UserError
+from malmoi.util.hardware import cpu_name, pick_device
+from malmoi.util.heap import keep_heap
+from malmoi.util.units import human_bytes, human_count, human_seconds
+
+MARK = "demo.json"  # says that a folder is a demo's, so that the next demo may replace it
+BUDGET_S, QUICK_BUDGET_S = 100.0, 30.0  # of training time for the LSTM and the GPT together
+VOCAB_SIZE = 2560
+SAMPLE_DOCUMENTS = 1500  # enough to learn a vocabulary of the sample world
+BATCH, CONTEXT = 8, 256
+FINAL_EVAL_TOKENS = 65_536
+ORDER = 5
+NAMES = {"word": "words", "character": "characters", "bpe": "sub-words (BPE)"}
+PROMPTS = ("On Monday,", "토요일에")
+RECIPES = {
+    "LSTM": ("lstm-micro", ("model.layers=1", "model.width=384")),
+    "GPT": ("gpt-micro", ("model.width=192", "model.heads=6", "model.tied=true")),
+}
+SETTINGS = (
+    f"train.batch={BATCH}", f"train.context={CONTEXT}", "train.warmup_steps=20", "train.lr=0.004",
+    "train.eval_tokens=16384", f"tokenizer.vocab_size={VOCAB_SIZE}",
+)  # fmt: skip
+
+
+@dataclass(slots=True)
+class Clock:
+    """How long each part took, by the wall clock."""
+
+    parts: list[tuple[str, float]] = field(default_factory=list)
+    last_s: float = field(default_factory=time.perf_counter)
+
+    def lap(self, name: str) -> float:
+        """The seconds since the last lap."""
+        now_s = time.perf_counter()
+        seconds, self.last_s = now_s - self.last_s, now_s
+        self.parts.append((name, seconds))
+        return seconds
+
+
+@dataclass(frozen=True, slots=True)
+class Material:
+    """What the demo works on: the sample world, or the user's text."""
+
+    data: Path  # what is trained on
+    sample: Sequence[str]  # to learn vocabularies from
+    stories: dict[str, str]  # name -> the text to colour
+    prompts: Sequence[str]
+    unseen: str  # a text of the validation part
+
+
+@dataclass(frozen=True, slots=True)
+class Trained:
+    """One of the three models, with what its training showed."""
+
+    result: Result
+    curve: Curve  # tokens read, bits per byte
+    growth: list[tuple[str, list[str]]]  # share of the training -> completions
+    model: Scorer
+    tokenizer: Tokenizer
+
+
+def run_demo(data: Path | None, out: Path, *, quick: bool) -> None:
+    """Run the demo and write `out/report.html`. Raises UserError where `out` holds something else."""
+    keep_heap()
+    clock = Clock()
+    material = _users_text(data) if data else _world(out / "world")
+    _claim(out)
+    tokenizers = {kind: train_tokenizer(material.sample, kind, VOCAB_SIZE) for kind in NAMES}
+    cuts = {
+        name: [cut(NAMES[kind], tokenizer, text) for kind, tokenizer in tokenizers.items()]
+        for name, text in material.stories.items()
+    }
+    _show_cuts(cuts)
+    clock.lap("tokens")
+    tokenizers["bpe"].save(out / "tokenizer")
+    steps = _affordable_steps(material.sample, tokenizers["bpe"], QUICK_BUDGET_S if quick else BUDGET_S)
+    if not data:
+        _write_world(material, tokenizers["bpe"], steps * BATCH * CONTEXT)
+    clock.lap("calibration and text")
+    console.print(
+        f"\nThree models read the same {human_count(steps * BATCH * CONTEXT)} tokens, "
+        f"in {steps} steps where they learn by steps."
+    )
+    models = [_count(material, out, steps, clock)]
+    models += [_train(name, material, out, steps, clock) for name in RECIPES]
+    expected = predictions(models[-1].model, models[-1].tokenizer, material.unseen)
+    report = Report(
+        title=f"A language model of {data.name}" if data else "From text to a language model",
+        machine=f"{cpu_name()}, {torch.get_num_threads()} threads",
+        cuts=cuts,
+        growth=models[-1].growth,
+        prompts=material.prompts,
+        curves=[model.curve for model in models],
+        results=[model.result for model in models],
+        sentence=expected[:12],
+        row=expected[:128],
+        steps=clock.parts,
+        next_commands=_next_commands(material, out),
+    )
+    write_report(report, out / "report.html")
+    _show_end(report, out)
+
+
+# ---- material
+
+
+def _claim(out: Path) -> None:
+    """Take `out`: a new folder, or the one of an earlier demo, which is emptied."""
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        if not (out / MARK).exists():
+            raise UserError(f"{out} exists and is not a demo's folder; choose another --out")
+        shutil.rmtree(out)
+    files.write_json(out / MARK, {"made_by": "malmoi demo"})
+
+
+def _world(folder: Path) -> Material:
+    sample = [document.retold() for document in documents(SAMPLE_DOCUMENTS)]
+    stories = {"A story of the town": story("en"), "The same story in Korean": story("ko")}
+    tests = documents(20, split="test", language="en")
+    unseen = next(text for found in tests if (text := found.retold()).startswith(found.text))
+    return Material(folder, sample, stories, PROMPTS, unseen)
+
+
+def _write_world(material: Material, tokenizer: Tokenizer, num_tokens: int) -> None:
+    """As much of the world as `num_tokens` tokens, so that every model reads every document once."""
+    per_document = np.mean([len(ids) + 1 for ids in tokenizer.encode_batch(material.sample)])
+    count = max(SAMPLE_DOCUMENTS, int(num_tokens / per_document))
+    _write_texts(material.data / "train.jsonl", (document.retold() for document in documents(count)))
+    valid = (document.retold() for document in documents(400, split="valid"))
+    _write_texts(material.data / "valid.jsonl", valid)
+
+
+def _write_texts(path: Path, texts: Iterable[str]) -> None:
+    lines = (json.dumps({"text": text}, ensure_ascii=False) for text in texts)
+    files.write_text(path, "".join(f"{line}\n" for line in lines))
+
+
+def _users_text(data: Path) -> Material:
+    corpus = open_corpus(data)
+    sample = list(_up_to(corpus.train(), 4_000_000))
+    held_out = "".join(_up_to(corpus.valid(), 20_000))
+    words = held_out.split(" ")
+    story_text = " ".join(words[:120])[:800].strip()
+    prompts = [" ".join(words[start : start + 3]).strip() for start in (0, len(words) // 2)]
+    return Material(data, sample, {"From your text": story_text}, prompts, held_out[:1500].strip())
+
+
+def _up_to(texts: Iterable[str], num_characters: int) -> Iterator[str]:
+    """The first texts, the last one cut, of `num_characters` characters in all."""
+    for text in texts:
+        yield text[:num_characters]
+        num_characters -= len(text)
+        if num_characters <= 0:
+            return
+
+
+# ---- training
+
+
+def _run_config(name: str, steps: int, tokenizer_folder: Path | None = None) -> RunConfig:
+    recipe, settings = RECIPES[name]
+    tokenizer = [f"tokenizer.path={tokenizer_folder}"] if tokenizer_folder else []
+    lengths = (f"train.steps={steps}", f"train.eval_every={steps // 10}", f"train.checkpoint_every={steps}")
+    return load_run(recipe, [*SETTINGS, *settings, *lengths, *tokenizer])
+
+
+def _affordable_steps(sample: Sequence[str], tokenizer: Tokenizer, budget_s: float) -> int:
+    """How many steps fit in the budget, from one trial step of each model; a multiple of ten."""
+    ids = np.array([id for text in sample[:200] for id in tokenizer.encode(text)], dtype=np.uint16)
+    ids = np.resize(ids, max(len(ids), 2 * CONTEXT))
+    tokens = TokenFile(ids, tokenizer.specials.eos, tokenizer.vocab_size, 1, 1)
+    seconds_per_token = 0.0
+    for name in RECIPES:
+        config = _run_config(name, 100)
+        model = build_model(config.model_config_for(tokenizer.vocab_size, CONTEXT)).to(pick_device())
+        seconds_per_token += 1 / try_step(model, tokens, config.train, CONTEXT).tokens_per_s
+    return max(20, int(budget_s / (BATCH * CONTEXT * seconds_per_token)) // 10 * 10)
+
+
+def _count(material: Material, out: Path, steps: int, clock: Clock) -> Trained:
+    """The n-gram model."""
+    config = load_run("ngram", [f"tokenizer.path={out / 'tokenizer'}"])
+    text = prepare_text(config, material.data, out / "ngram", _silent)
+    num_tokens = min(steps * BATCH * CONTEXT, text.train.num_tokens)
+    start_s = time.perf_counter()
+    model = KneserNey.fit(text.train.ids, text.tokenizer.vocab_size, order=ORDER, max_tokens=num_tokens)
+    seconds = time.perf_counter() - start_s
+    save_model(out / "ngram", model, text.tokenizer)
+    _, bits = evaluate_ngrams(model, text.valid, FINAL_EVAL_TOKENS)
+    name = f"{ORDER}-gram (Kneser-Ney)"
+    numbers = sum(tensor.numel() for tensor in model.tensors().values())
+    result = _result(name, model, text.tokenizer, bits, numbers, seconds, num_tokens, out / "ngram")
+    clock.lap("n-gram")
+    console.print(f"{name}: {bits:.3f} bits per byte, counted in {human_seconds(seconds)}")
+    return Trained(result, (name, [num_tokens], [bits]), [], model, text.tokenizer)
+
+
+def _train(name: str, material: Material, out: Path, steps: int, clock: Clock) -> Trained:
+    """The LSTM or the GPT."""
+    folder = out / name.lower()
+    run = prepare(
+        _run_config(name, steps, out / "tokenizer"), material.data, folder, resume=False, say=_silent
+    )
+    assert run is not None
+    x, y, growth = [0.0], [run.trainer.evaluate()[1]], []
+
+    def watch(report: StepReport) -> None:
+        if report.valid_bits_per_byte is not None:
+            x.append(float(report.step * BATCH * CONTEXT))
+            y.append(report.valid_bits_per_byte)
+            moment(report.step)
+
+    def moment(step: int) -> None:
+        texts = _complete(run.model, run.tokenizer, material.prompts) if name == "GPT" else []
+        growth.append((f"{step / steps:.0%}", texts))
+        shown = "  ".join(
+            f"[bold]{_one_line(prompt)}[/]{_one_line(text)[:60]}"
+            for prompt, text in zip(material.prompts, texts, strict=False)
+        )
+        console.print(f"{name} {step / steps:5.0%}  {y[-1]:.3f} bits/byte  {shown}")
+
+    moment(0)
+    start_s = time.perf_counter()
+    run.run(watch)
+    seconds = time.perf_counter() - start_s
+    run.model.eval()
+    _, bits = run.trainer.evaluate(FINAL_EVAL_TOKENS)
+    parameters, read = run.model.num_parameters(), steps * BATCH * CONTEXT
+    result = _result(name, run.model, run.tokenizer, bits, parameters, seconds, read, folder)
+    clock.lap(name)
+    return Trained(result, (name, x, y), growth, run.model.eval(), run.tokenizer)
+
+
+def _complete(model: LanguageModel, tokenizer: Tokenizer, prompts: Sequence[str]) -> list[str]:
+    model.eval()
+    sampling = Sampling(max_tokens=32, temperature=0.7, top_k=40, seed=7)
+    return [found.text for found in Engine(model, tokenizer).generate(list(prompts), sampling)]
+
+
+def _result(
+    name: str, model: Scorer, tokenizer: Tokenizer, bits: float, parameters: int, train_seconds: float,
+    num_tokens: int, folder: Path,
+) -> Result:  # fmt: skip
+    """What a model reached and what it cost."""
+    length = 64
+    start_s = time.perf_counter()
+    found = Engine(model, tokenizer).generate(["The"], Sampling(max_tokens=length, seed=0))[0]
+    complete_seconds = time.perf_counter() - start_s
+    state = model.new_state(1, CONTEXT)
+    model.step(torch.zeros(1, CONTEXT, dtype=torch.int64), torch.tensor([CONTEXT]), state)
+    costs = {
+        "parameters": float(parameters),
+        "train_seconds": train_seconds,
+        "train_tokens_per_s": num_tokens / train_seconds,
+        "complete_tokens_per_s": len(found.ids) / complete_seconds,
+        "disk_bytes": float((folder / WEIGHTS).stat().st_size),
+        "state_bytes": float(state.nbytes),
+    }
+    metric = Metric(bits, higher_is_better=False, signature=f"bits per byte, {FINAL_EVAL_TOKENS} tokens")
+    return Result(name, {"bits_per_byte": metric}, costs)
+
+
+# ---- what is shown
+
+
+def _show_cuts(cuts: dict[str, list[Cut]]) -> None:
+    for name, found in cuts.items():
+        console.print(f"\n[bold]{name}[/]")
+        for one in found:
+            unknown = f", {one.num_unknown} unknown" if one.num_unknown else ""
+            console.print(
+                f"\n[bold]{one.name}[/]: {len(one.pieces)} tokens, vocabulary {one.vocab_size:,}{unknown}"
+            )
+            console.print(coloured([(piece, False) for piece in one.pieces]))
+
+
+def _show_end(report: Report, out: Path) -> None:
+    table = Table("model", "bits/byte", "parameters", "training", "completing", "on disk", "256 tokens keep")
+    for result in report.results:
+        costs = result.costs
+        table.add_row(
+            result.name, str(result.metrics["bits_per_byte"]), human_count(costs["parameters"]),
+            f"{human_count(costs['train_tokens_per_s'])} tokens/s",
+            f"{human_count(costs['complete_tokens_per_s'])} tokens/s",
+            human_bytes(costs["disk_bytes"]), human_bytes(costs["state_bytes"]),
+        )  # fmt: skip
+    console.print(table)
+    console.print("What the GPT expects in a text that it has never seen:")
+    for position in report.sentence:
+        likely = "  ".join(
+            f"{visible(token)!r} {probability:.0%}" for token, probability in position.best[:4]
+        )
+        console.print(f"  {visible(position.token)!r:14} loss {position.loss:4.1f}   {likely}", markup=False)
+    console.print(f"\n[bold]The report: {out / 'report.html'}[/]\nTry next:")
+    for command in report.next_commands:
+        console.print(f"  {command}", markup=False)
+
+
+def _next_commands(material: Material, out: Path) -> list[str]:
+    return [
+        f'malmoi complete {out / "gpt"} "{_one_line(material.prompts[0])}" --temperature 0.7',
+        f'malmoi complete {out / "gpt"} "{_one_line(material.prompts[-1])}" -n 3 --logprobs 3',
+        f"malmoi data preview {material.data} --tokenizer {out / 'tokenizer'}",
+        "malmoi demo --data YOUR_TEXTS --out my-demo",
+        "malmoi pretrain gpt-micro --data YOUR_TEXTS --out my-model",
+    ]
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())
+
+
+def _silent(_: str) -> None:
+    """The demo tells its own story."""
