@@ -1,11 +1,14 @@
-# make install | lint | test | test-all. TORCH_INDEX=URL takes PyTorch from another wheel index.
+# make demo | install | lint | test | test-all. TORCH_INDEX=URL takes PyTorch from another wheel index.
 PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 TORCH_INDEX ?=
 TORCH := "torch>=2.9,<2.14"
 
-.PHONY: install lint test test-all clean
+.PHONY: demo install lint test test-all clean
+
+demo: install
+	$(BIN)/malmoi demo
 
 install: .venv/installed
 

@@ -14,7 +14,7 @@ import torch
 from rich.table import Table
 
 from malmoi.compare.plots import Curve
-from malmoi.compare.report import Report, visible, write_report
+from malmoi.compare.report import Report, one_line, visible, write_report
 from malmoi.console import coloured, console
 from malmoi.core import Metric, Result
 from malmoi.data.readers import open_corpus
@@ -251,7 +251,7 @@ def _train(name: str, material: Material, out: Path, steps: int, clock: Clock) -
         texts = _complete(run.model, run.tokenizer, material.prompts) if name == "GPT" else []
         growth.append((f"{step / steps:.0%}", texts))
         shown = "  ".join(
-            f"[bold]{_one_line(prompt)}[/]{_one_line(text)[:60]}"
+            f"[bold]{one_line(prompt)}[/]{one_line(text)[:60]}"
             for prompt, text in zip(material.prompts, texts, strict=False)
         )
         console.print(f"{name} {step / steps:5.0%}  {y[-1]:.3f} bits/byte  {shown}")
@@ -335,16 +335,12 @@ def _show_end(report: Report, out: Path) -> None:
 
 def _next_commands(material: Material, out: Path) -> list[str]:
     return [
-        f'malmoi complete {out / "gpt"} "{_one_line(material.prompts[0])}" --temperature 0.7',
-        f'malmoi complete {out / "gpt"} "{_one_line(material.prompts[-1])}" -n 3 --logprobs 3',
+        f'malmoi complete {out / "gpt"} "{one_line(material.prompts[0])}" --temperature 0.7',
+        f'malmoi complete {out / "gpt"} "{one_line(material.prompts[-1])}" -n 3 --logprobs 3',
         f"malmoi data preview {material.data} --tokenizer {out / 'tokenizer'}",
         "malmoi demo --data YOUR_TEXTS --out my-demo",
         "malmoi pretrain gpt-micro --data YOUR_TEXTS --out my-model",
     ]
-
-
-def _one_line(text: str) -> str:
-    return " ".join(text.split())
 
 
 def _silent(_: str) -> None:

@@ -1,4 +1,4 @@
-"""Plots: SVG for pages (text and lines take the page's colours, so that light and dark both work), PNG files."""
+"""Plots: PNG files, and SVG that takes the colours of its page, so that light and dark both work."""
 
 from __future__ import annotations
 
@@ -39,14 +39,14 @@ def loss_curves(curves: Sequence[Curve], *, x_label: str, y_label: str) -> str:
 
 
 def plot_tokenizers(rows: Sequence[TokenizerRow], path: Path) -> None:
-    """Write a PNG: tokens per document against vocabulary size, words lost as the size of a ring."""
+    """Write a PNG: tokens per document against vocabulary size, with the share of words lost."""
     figure = Figure(figsize=(7.2, 4.4), layout="constrained")
     axes = figure.add_subplot()
     for row, colour in zip(rows, COLOURS, strict=False):
         axes.scatter(row.vocab_size, row.tokens_per_document, color=colour, s=60, zorder=3)
         axes.annotate(
-            f"{row.kind}\n{row.unknown_word_rate:.1%} of words lost", (row.vocab_size, row.tokens_per_document),
-            textcoords="offset points", xytext=(8, 4), fontsize=9,
+            f"{row.kind}\n{row.unknown_word_rate:.1%} of words lost",
+            (row.vocab_size, row.tokens_per_document), textcoords="offset points", xytext=(8, 4), fontsize=9,
         )  # fmt: skip
     axes.set_xscale("log")
     axes.set_yscale("log")

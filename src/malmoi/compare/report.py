@@ -43,7 +43,7 @@ def write_report(report: Report, path: Path) -> None:
     )
     environment.filters |= {
         "seconds": human_seconds, "bytes": human_bytes, "count": human_count, "visible": visible,
-        "heat": heat,
+        "heat": heat, "one_line": one_line,
     }  # fmt: skip
     template = (files("malmoi.compare") / "report.html").read_text(encoding="utf-8")
     plot = loss_curves(report.curves, x_label="tokens read", y_label="bits per byte (validation)")
@@ -56,6 +56,11 @@ def write_report(report: Report, path: Path) -> None:
 def visible(piece: str) -> str:
     """A token's text with its white space made visible: a line end as a sign and a line end."""
     return piece.replace("\n", "\u23ce\n").replace("\t", "\u21e5")
+
+
+def one_line(text: str) -> str:
+    """A text without its line ends."""
+    return " ".join(text.split())
 
 
 def heat(loss: float) -> str:

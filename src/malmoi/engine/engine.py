@@ -340,11 +340,9 @@ class Engine:
 
 def padded(rows: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
     """ids_BT, filled with 0 on the right, and counts_B of real ones."""
-    counts_B = torch.tensor([len(row) for row in rows])
-    ids_BT = torch.zeros(len(rows), int(counts_B.max()), dtype=torch.int64)
-    for b, row in enumerate(rows):
-        ids_BT[b, : len(row)] = torch.tensor(row)
-    return ids_BT, counts_B
+    counts = [len(row) for row in rows]
+    filled = [[*row, *[0] * (max(counts) - len(row))] for row in rows]
+    return torch.tensor(filled, dtype=torch.int64), torch.tensor(counts)
 
 
 def sum_logprobs(logits_TV: Tensor, ids: Sequence[int]) -> float:

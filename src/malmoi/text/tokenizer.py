@@ -48,7 +48,7 @@ _CHUNKS = re.compile(
     r' ?[a-zA-Z가-힣]++(?=[,.;:!?"\s]|\Z)| ?[\S\x1c-\x1f]+|[^\S\x1c-\x1f]+(?![\S\x1c-\x1f])|[^\S\x1c-\x1f]+'
 )
 _MAX_CHUNK = 100  # characters; longer ones seldom come again
-_MAX_CACHE = 1 << 16  # chunks, some 12 MB
+_MAX_CACHE = 1 << 17  # chunks, at most some 50 MB; Korean has many different ones
 # What tokenizers call their specials, the usual first. What stands in for a missing one: `_find_specials`.
 _NAMES = {
     "bos": ("<|bos|>", "<s>", "<bos>", "<|begin_of_text|>", "<|startoftext|>", "[CLS]", "[BOS]"),

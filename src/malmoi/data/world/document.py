@@ -61,6 +61,7 @@ _LABELS: dict[Language, dict[str, str]] = {
 
 
 def other(language: Language) -> Language:
+    """The language that a document is translated into."""
     return "ko" if language == "en" else "en"
 
 
@@ -84,6 +85,8 @@ class Question:
 
 @dataclass(frozen=True, slots=True)
 class Turn:
+    """What one side of a dialogue says."""
+
     role: Literal["user", "assistant"]
     content: str
 

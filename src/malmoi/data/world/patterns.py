@@ -3,8 +3,9 @@
 A pattern is a line such as `{owner:은} {pet:을} [몰래|조용히] 찾았~.` with
 
 - `{slot}` or `{slot:modifier}`: a fact. English modifiers: `a` (article), `at` (the place's preposition),
-  `he his him He His`. Korean modifiers: a particle by its form after a final consonant (`은 이 을 과 으로`)
-  or `이다`; `-` before it keeps 씨 away (`-이라`, or `-` alone).
+  `he his him`. Korean modifiers: a particle by its form after a final consonant (`은 이 을 과 으로`), `이다`.
+  `-` keeps 씨 away, alone or before a particle (`-이라`); `+을` is the particle alone, for after a closing
+  quotation mark.
 - `[one|two]`: alternatives, chosen alike in both languages when their order is alike.
 - `~`: the Korean ending after a past stem (찾았다, 찾았습니다, 찾았어요), by the document's speech level.
 - `<plain|formal|polite>`: any other Korean ending, written out.
@@ -35,13 +36,7 @@ PARTICLES = {  # form after a final consonant -> (that form, form after a vowel)
     "아": ("아", "야"),
 }
 COPULA = {"plain": ("이다", "다"), "formal": ("입니다", "입니다"), "polite": ("이에요", "예요")}
-PRONOUNS = {
-    "he": ("he", "she"),
-    "his": ("his", "her"),
-    "him": ("him", "her"),
-    "He": ("He", "She"),
-    "His": ("His", "Her"),
-}
+PRONOUNS = {"he": ("he", "she"), "his": ("his", "her"), "him": ("him", "her")}
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +58,8 @@ class Term:
 
 @dataclass(frozen=True, slots=True)
 class Slot:
+    """A place in a pattern for one fact, and how its word is to be written."""
+
     name: str
     modifier: str
 
@@ -88,6 +85,7 @@ def with_particle(word: str, particle: str, level: str = "plain") -> str:
 
 
 def article(noun: str) -> str:
+    """`a ` or `an `, by the first letter: no word of the town begins with a silent h."""
     return "an " if noun[0].lower() in "aeiou" else "a "
 
 
@@ -165,6 +163,9 @@ class Writer:
             self._put(PRONOUNS[modifier][term.extra == "f"])
             return
         word = term.text(self.language, self.short_names or name in self.seen)
+        if modifier.startswith("+"):
+            self._put(with_particle(word, modifier[1:], self.level))
+            return
         self.seen.add(name)
         if modifier == "a":
             self._put(article(word))

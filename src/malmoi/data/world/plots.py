@@ -69,6 +69,8 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Plot:
+    """One kind of document: who and what it needs, and all the ways to tell it."""
+
     name: str
     roles: Mapping[str, Pool]
     key: tuple[str, ...]  # the facts whose combinations are held out
@@ -98,6 +100,7 @@ class Telling:
 
 
 def read_pairs(block: str) -> tuple[Pair, ...]:
+    """The pairs of lines of a block; blank lines between them are for the eye only."""
     lines = [line.strip() for line in block.splitlines() if line.strip()]
     assert len(lines) % 2 == 0, f"an odd number of lines, from: {lines[:1]}"
     return tuple(zip(lines[::2], lines[1::2], strict=True))
@@ -139,6 +142,7 @@ def _plot(name: str, spec: dict[str, Any]) -> Plot:
 
 @lru_cache(maxsize=1)
 def plots() -> tuple[Plot, ...]:
+    """Every plot of the town, read once."""
     return tuple(_plot(name, spec) for file in FILES for name, spec in load_yaml(f"{file}.yaml").items())
 
 
@@ -176,6 +180,7 @@ def draw_facts(plot: Plot, split: Split, rng: Random) -> dict[str, Term]:
 
 
 def pick(pairs: Sequence[Pair], rng: Random, separator: str = " ") -> Step:
+    """One of the pairs, and a choice among its alternatives."""
     return Step(pairs[int(rng.random() * len(pairs))], rng.getrandbits(16), separator)
 
 
