@@ -46,9 +46,9 @@ class Attention(nn.Module):
         super().__init__()
         self.heads, self.kv_heads, self.head_width = config.heads, config.num_kv_heads, config.size_of_head
         self.has_qk_norm = config.qk_norm
-        outputs = (self.heads + 2 * self.kv_heads) * self.head_width
-        self.qkv = nn.Linear(config.width, outputs, bias=config.bias)
-        self.out = nn.Linear(self.heads * self.head_width, config.width, bias=config.bias)
+        self.widths = [self.heads * self.head_width] + 2 * [self.kv_heads * self.head_width]
+        self.qkv = nn.Linear(config.width, sum(self.widths), bias=config.bias)
+        self.out = nn.Linear(self.widths[0], config.width, bias=config.bias)
         self.q_norm = nn.RMSNorm(self.head_width, eps=config.norm_eps) if config.qk_norm else nn.Identity()
         self.k_norm = nn.RMSNorm(self.head_width, eps=config.norm_eps) if config.qk_norm else nn.Identity()
 

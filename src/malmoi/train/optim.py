@@ -93,7 +93,8 @@ def _inner_matrices(model: LanguageModel) -> dict[Tensor, tuple[int, ...]]:
     }
     for module in model.modules():
         if isinstance(module, Attention):
-            found[module.qkv.weight] = tuple(module.widths)
+            heads = (module.heads, module.kv_heads, module.kv_heads)
+            found[module.qkv.weight] = tuple(count * module.head_width for count in heads)
         elif isinstance(module, SwiGLU):
             found[module.gate_up.weight] = (len(module.gate_up.weight) // 2,) * 2
         elif isinstance(module, nn.RNNBase):
