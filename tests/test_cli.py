@@ -228,7 +228,7 @@ def test_data_verbs(run: Run, corpus: Path, trained: Path, tmp_path: Path) -> No
         assert word in said
     code, said, _ = run("data", "preview", corpus, "--count", 1, "--tokens", 8)
     assert code == 0
-    assert "8 tokens shown, 7 of them trained" in said
+    assert "8 tokens shown, 8 of them trained" in said
     broken = tmp_path / "rows.jsonl"
     broken.write_text('{"text": "one"}\n{"txt": "two"}\n' + '{"text": "three"}\n' * 3)
     code, said, _ = run("data", "check", broken)

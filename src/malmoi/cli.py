@@ -230,15 +230,21 @@ def data_preview(
     tokenizer: TokenizerPath = None,
     count: Annotated[int, typer.Option(help="Documents to show.")] = 3,
     tokens: Annotated[int, typer.Option(help="Tokens of each to show.")] = 64,
+    field: Annotated[str, typer.Option(help="The field or column that holds the text.")] = "text",
+    errors: Errors = "strict",
 ) -> None:
-    """Show documents as tokens in colour; what is underlined is a position that is trained."""
+    """Show documents as tokens in colour; what is underlined is predicted in training."""
     from malmoi import console
     from malmoi.data.check import preview
     from malmoi.data.readers import read_documents
     from malmoi.text.tokenizer import train_tokenizer
 
-    loaded = _load_tokenizer(tokenizer) or train_tokenizer(read_documents(path), "bpe", 4096)
-    console.show_tokens(preview(path, loaded, count, num_tokens=tokens))
+    loaded = _load_tokenizer(tokenizer)
+    if loaded is None:
+        loaded = train_tokenizer(read_documents(path, errors=errors, field=field), "bpe", 4096)
+        typer.echo("with a BPE tokenizer of at most 4096 tokens, learned from this text")
+    found = preview(path, loaded, count, num_tokens=tokens, errors=errors, field=field)
+    console.show_tokens(found)
 
 
 @tokenizer_app.command("train")

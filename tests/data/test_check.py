@@ -171,4 +171,4 @@ def test_a_preview_shows_the_first_tokens_and_the_end(tmp_path: Path) -> None:
     path = jsonl(tmp_path / "a.jsonl", ["ab", "cde", "f"])
     rows = preview(path, train_tokenizer([], "byte"), 2, num_tokens=3)
     assert [[piece for piece, _ in row] for row in rows] == [["a", "b", "<|eos|>"], ["c", "d", "e"]]
-    assert rows[0] == [("a", False), ("b", True), ("<|eos|>", True)]
+    assert rows[0] == [("a", True), ("b", True), ("<|eos|>", True)]

@@ -140,15 +140,22 @@ def check_corpus(
 
 
 def preview(
-    path: Path, tokenizer: Tokenizer, count: int, *, num_tokens: int = 64
+    path: Path,
+    tokenizer: Tokenizer,
+    count: int,
+    *,
+    num_tokens: int = 64,
+    errors: Errors = "strict",
+    field: str = "text",
 ) -> list[list[tuple[str, bool]]]:
     """The first tokens of the first `count` documents as training sees them: (piece, is it trained).
 
-    Every token is something to predict but the first, which has no context.
+    Pre-training predicts every token, the first from the end of the document before.
     """
+    texts = islice(read_documents(path, errors=errors, field=field), count)
     return [
-        [(tokenizer.token_text(id), position > 0) for position, id in enumerate(ids[:num_tokens])]
-        for text in islice(read_documents(path), count)
+        [(tokenizer.token_text(id), True) for id in ids[:num_tokens]]
+        for text in texts
         for ids in [[*tokenizer.encode(text[: 64 * num_tokens]), tokenizer.specials.eos]]
     ]
 
