@@ -87,4 +87,5 @@ class GELU(nn.Module):
 
 
 def make_feed_forward(config: TransformerConfig) -> nn.Module:
+    """The feed-forward part that the configuration names: x_BTD -> x_BTD."""
     return SwiGLU(config) if config.feed_forward == "swiglu" else GELU(config)
