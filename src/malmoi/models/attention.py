@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from malmoi.models.blocks import Positions, rotate
+from malmoi.models.block_attention import BlockAttention
+from malmoi.models.blocks import Positions, RMSNorm, rotate
 from malmoi.models.config import TransformerConfig
 from malmoi.models.state import KVState
 
@@ -23,13 +24,15 @@ class Sight:
 
     mask_B1TS: which keys each query may see (None: all earlier ones, or all where T is 1).
     tables: rotary cos and sin, or None. positions: where new keys go in the cache, if there is one.
-    length: how many cached positions to look at.
+    length: how many cached positions to look at. bias_BTT: the mask as `block_attention` wants it, where that
+    is how to attend.
     """
 
     mask_B1TS: Tensor | None
     tables: tuple[Tensor, Tensor] | None
     positions: Positions
     length: int
+    bias_BTT: Tensor | None = None
 
 
 def causal_mask(queries_BT: Tensor, keys_BS: Tensor, window: int | None) -> Tensor:
@@ -45,12 +48,12 @@ class Attention(nn.Module):
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
         self.heads, self.kv_heads, self.head_width = config.heads, config.num_kv_heads, config.size_of_head
-        self.has_qk_norm = config.qk_norm
+        self.has_qk_norm, self.window = config.qk_norm, config.window
         self.widths = [self.heads * self.head_width] + 2 * [self.kv_heads * self.head_width]
         self.qkv = nn.Linear(config.width, sum(self.widths), bias=config.bias)
         self.out = nn.Linear(self.widths[0], config.width, bias=config.bias)
-        self.q_norm = nn.RMSNorm(self.head_width, eps=config.norm_eps) if config.qk_norm else nn.Identity()
-        self.k_norm = nn.RMSNorm(self.head_width, eps=config.norm_eps) if config.qk_norm else nn.Identity()
+        self.q_norm = RMSNorm(self.head_width, eps=config.norm_eps) if config.qk_norm else nn.Identity()
+        self.k_norm = RMSNorm(self.head_width, eps=config.norm_eps) if config.qk_norm else nn.Identity()
 
     def project(self, x_BTD: Tensor, sight: Sight) -> tuple[Tensor, Tensor, Tensor]:
         """Queries q_BHTC and keys, values k_BKTC, v_BKTC, normed and turned by their positions."""
@@ -69,17 +72,20 @@ class Attention(nn.Module):
         q_BHTC, k_BKTC, v_BKTC = self.project(x_BTD, sight)
         if state is not None:
             k_BKTC, v_BKTC = self._remember(k_BKTC, v_BKTC, sight, state, layer)
-        y_BHTC = self._attend(q_BHTC, k_BKTC, v_BKTC, sight.mask_B1TS)
+        y_BHTC = self._attend(q_BHTC, k_BKTC, v_BKTC, sight)
         return self.out(y_BHTC.transpose(1, 2).flatten(2))
 
-    def _attend(self, q_BHTC: Tensor, k_BKSC: Tensor, v_BKSC: Tensor, mask_B1TS: Tensor | None) -> Tensor:
+    def _attend(self, q_BHTC: Tensor, k_BKSC: Tensor, v_BKSC: Tensor, sight: Sight) -> Tensor:
         """What each query reads from the keys and values of its group."""
         attend, groups = functional.scaled_dot_product_attention, self.heads // self.kv_heads
+        mask_B1TS = sight.mask_B1TS
         if q_BHTC.shape[2] == 1:  # a group's heads are queries of its one key head: the cache is not copied
             q_BKGC = q_BHTC.reshape(-1, self.kv_heads, groups, self.head_width)
             return attend(q_BKGC, k_BKSC, v_BKSC, attn_mask=mask_B1TS).reshape(q_BHTC.shape)
         if groups > 1:  # every group's head, materialised: enable_gqa does the same
             k_BKSC, v_BKSC = k_BKSC.repeat_interleave(groups, 1), v_BKSC.repeat_interleave(groups, 1)
+        if sight.bias_BTT is not None:
+            return BlockAttention.apply(q_BHTC, k_BKSC, v_BKSC, sight.bias_BTT, self.window)
         return attend(q_BHTC, k_BKSC, v_BKSC, attn_mask=mask_B1TS, is_causal=mask_B1TS is None)
 
     @staticmethod

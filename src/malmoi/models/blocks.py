@@ -5,6 +5,8 @@ Shape letters: B rows, T positions, H heads, C head width, D width, F feed-forwa
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -18,8 +20,40 @@ Positions = slice | Tensor
 def make_norm(config: TransformerConfig, width: int) -> nn.Module:
     """RMSNorm (Zhang & Sennrich 2019) or LayerNorm (Ba et al. 2016) over the last dimension."""
     if config.norm == "rms":
-        return nn.RMSNorm(width, eps=config.norm_eps)
+        return RMSNorm(width, eps=config.norm_eps)
     return nn.LayerNorm(width, eps=config.norm_eps, bias=config.bias)
+
+
+class RMSNorm(nn.RMSNorm):
+    """weight x / sqrt(mean(x^2) + eps); PyTorch has no fused kernel on processors, so ours trains there."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.device.type == "cpu" and torch.is_grad_enabled():
+            normed = RootMeanSquare.apply(x, self.weight, self.eps)
+            assert isinstance(normed, Tensor)
+            return normed
+        return super().forward(x)
+
+
+class RootMeanSquare(torch.autograd.Function):
+    """RMSNorm with its gradient written out, in half of the passes over memory."""
+
+    @staticmethod
+    def forward(ctx: Any, x_ND: Tensor, weight_D: Tensor, eps: float) -> Tensor:
+        norm_N1 = torch.linalg.vector_norm(x_ND, dim=-1, keepdim=True, dtype=torch.float32)
+        scale_N1 = norm_N1.square_().div_(x_ND.shape[-1]).add_(eps).rsqrt_()
+        unit_ND = x_ND * scale_N1.to(x_ND.dtype)
+        ctx.save_for_backward(unit_ND, scale_N1, weight_D)
+        return unit_ND * weight_D.to(x_ND.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, Tensor, None]:
+        unit_ND, scale_N1, weight_D = ctx.saved_tensors
+        dy_ND = grad_outputs[0]
+        dweight_D = (dy_ND * unit_ND).flatten(0, -2).sum(0, dtype=weight_D.dtype)
+        dunit_ND = dy_ND * weight_D.to(dy_ND.dtype)
+        along_N1 = torch.linalg.vecdot(dunit_ND, unit_ND).unsqueeze(-1).div_(unit_ND.shape[-1])
+        return dunit_ND.addcmul_(unit_ND, along_N1, value=-1).mul_(scale_N1.to(dy_ND.dtype)), dweight_D, None
 
 
 class Rotary(nn.Module):
@@ -55,10 +89,34 @@ class Rotary(nn.Module):
 
 
 def rotate(x_BTHC: Tensor, tables: tuple[Tensor, Tensor]) -> Tensor:
-    """Turn each head's vector by its position's angles; computed in fp32, returned in x's dtype."""
-    cos, sin = tables
-    first, second = x_BTHC.chunk(2, dim=-1)
-    return (x_BTHC * cos + torch.cat((second, first), dim=-1) * sin).to(x_BTHC.dtype)
+    """Turn each head's vector by its position's angles, in x's precision."""
+    turned = Rotation.apply(x_BTHC, *(table.to(x_BTHC.dtype) for table in tables))
+    assert isinstance(turned, Tensor)
+    return turned
+
+
+class Rotation(torch.autograd.Function):
+    """Its gradient is the rotation back."""
+
+    @staticmethod
+    def forward(ctx: Any, x_BTHC: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        ctx.save_for_backward(cos, sin)
+        return _turned(x_BTHC, cos, sin)
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, None, None]:
+        cos, sin = ctx.saved_tensors
+        return _turned(grad_outputs[0], cos, -sin), None, None
+
+
+def _turned(x_BTHC: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """x cos + (second half, first half) sin, without making the exchanged vector."""
+    (first, second), (sin_first, sin_second) = x_BTHC.chunk(2, dim=-1), sin.chunk(2, dim=-1)
+    out_BTHC = x_BTHC * cos
+    out_first, out_second = out_BTHC.chunk(2, dim=-1)
+    out_first.addcmul_(second, sin_first)
+    out_second.addcmul_(first, sin_second)
+    return out_BTHC
 
 
 class SwiGLU(nn.Module):

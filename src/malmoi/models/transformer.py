@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from malmoi.core import TokenBatch
 from malmoi.models.attention import Attention, Sight, causal_mask
+from malmoi.models.block_attention import as_bias
 from malmoi.models.blocks import Positions, Rotary, make_feed_forward, make_norm
 from malmoi.models.config import TransformerConfig
 from malmoi.models.language import LanguageModel
@@ -114,7 +115,20 @@ class Transformer(LanguageModel):
             length += int(state.lengths_B.max())
             state.reserve(length)
         tables = self.rotary.tables(positions, length) if self.rotary is not None else None
-        return Sight(self._mask(batch, positions, length), tables, positions, length)
+        mask_B1TS = self._mask(batch, positions, length)
+        bias_BTT = None
+        if state is None and self._computes_in_bf16_on_cpu():
+            here_1T = torch.arange(length)[None]
+            bias_BTT = as_bias(
+                causal_mask(here_1T, here_1T, None)[None] if mask_B1TS is None else mask_B1TS, torch.bfloat16
+            )
+        return Sight(mask_B1TS, tables, positions, length, bias_BTT)
+
+    def _computes_in_bf16_on_cpu(self) -> bool:
+        if self.device.type != "cpu":
+            return False
+        autocast = torch.is_autocast_enabled("cpu")
+        return (torch.get_autocast_dtype("cpu") if autocast else self.head.weight.dtype) == torch.bfloat16
 
     def _mask(self, batch: TokenBatch, positions: Positions, length: int) -> Tensor | None:
         """mask_B1TS of the keys 0..length-1, or None where `Sight` says so."""

@@ -1,11 +1,11 @@
 """Optimizers: AdamW for everything, or Muon for the matrices inside the model and AdamW for the rest.
 
-Shape letters: M rows, N columns of one matrix.
+Shape letters: K matrices, M rows, N columns of one matrix.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any, Literal
 
 import torch
@@ -15,21 +15,26 @@ from torch.optim import AdamW, Optimizer
 from malmoi.models.attention import Attention
 from malmoi.models.blocks import SwiGLU
 from malmoi.models.language import LanguageModel
+from malmoi.util.hardware import has_fast_bf16
+
+_STACKED_NUMBERS = 1 << 22  # in one stack of matrices: enough to keep a processor busy, and 50 MB at most
 
 OptimizerKind = Literal["adamw", "muon"]
 
 
-def orthogonalised(matrix_MN: Tensor, iterations: int = 5) -> Tensor:
-    """The nearest semi-orthogonal matrix, roughly: singular values all near 1 (Jordan et al. 2024).
+def orthogonalised(matrices_KMN: Tensor, iterations: int = 5) -> Tensor:
+    """The nearest semi-orthogonal matrices, roughly: singular values all near 1 (Jordan et al. 2024).
 
-    Newton-Schulz iteration with the quintic polynomial of the Muon authors; fp32 where bf16 is slow.
+    Newton-Schulz iteration with the quintic polynomial of the Muon authors, in the precision of its input.
     """
-    x = matrix_MN.T if matrix_MN.shape[0] > matrix_MN.shape[1] else matrix_MN
-    x = x / (x.norm() + 1e-7)
+    tall = matrices_KMN.shape[-2] > matrices_KMN.shape[-1]
+    x = matrices_KMN.mT if tall else matrices_KMN
+    x = x / (torch.linalg.matrix_norm(x, keepdim=True) + 1e-7)
     for _ in range(iterations):
-        gram = x @ x.T
-        x = torch.addmm(x, torch.addmm(gram, gram, gram, beta=-4.7750, alpha=2.0315), x, beta=3.4445)
-    return x.T if matrix_MN.shape[0] > matrix_MN.shape[1] else x
+        gram = x @ x.mT
+        polynomial = torch.baddbmm(gram, gram, gram, beta=-4.7750, alpha=2.0315)
+        x = torch.baddbmm(x, polynomial, x, beta=3.4445)
+    return x.mT if tall else x
 
 
 class Muon(Optimizer):
@@ -37,22 +42,37 @@ class Muon(Optimizer):
 
     The scale 0.2 sqrt(max(M, N)) gives updates the root mean square of AdamW's, so that both optimizers
     take the same learning rate. Fused matrices (query-key-value, gate-up) are orthogonalised in `parts`.
+    Matrices of one shape are orthogonalised together, in `dtype`.
     """
 
     def __init__(
-        self, params: Iterable[dict[str, Any]], lr: float, momentum: float = 0.95, weight_decay: float = 0.0
-    ) -> None:
+        self, params: Iterable[dict[str, Any]], lr: float, momentum: float = 0.95, weight_decay: float = 0.0,
+        dtype: torch.dtype = torch.float32,
+    ) -> None:  # fmt: skip
         super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay, "parts": ()})
+        self.dtype = dtype
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
         assert closure is None
+        by_shape: dict[tuple[float, torch.Size], list[tuple[Tensor, Tensor]]] = {}
         for group in self.param_groups:
             for parameter in group["params"]:
                 if parameter.grad is not None:
-                    self._update(parameter, group)
+                    for weight_MN, direction_MN in self._advance(parameter, group):
+                        by_shape.setdefault((group["lr"], weight_MN.shape), []).append(
+                            (weight_MN, direction_MN)
+                        )
+        for (lr, shape), pairs in by_shape.items():
+            together = max(1, _STACKED_NUMBERS // shape.numel())
+            for start in range(0, len(pairs), together):
+                weights, directions = zip(*pairs[start : start + together], strict=True)
+                updates_KMN = orthogonalised(torch.stack(directions).to(self.dtype)).float()
+                for weight_MN, update_MN in zip(weights, updates_KMN, strict=True):
+                    weight_MN.add_(update_MN, alpha=-lr * 0.2 * max(shape) ** 0.5)
 
-    def _update(self, parameter: Tensor, group: dict[str, Any]) -> None:
+    def _advance(self, parameter: Tensor, group: dict[str, Any]) -> Iterator[tuple[Tensor, Tensor]]:
+        """Decay the weight, move the momentum on; each part's (weight_MN, direction_MN)."""
         gradient = parameter.grad
         assert gradient is not None
         state = self.state[parameter]
@@ -63,9 +83,7 @@ class Muon(Optimizer):
         nesterov = gradient.lerp(momentum, group["momentum"])
         parameter.mul_(1 - group["lr"] * group["weight_decay"])
         parts = group["parts"] or (len(parameter),)
-        for weight_MN, direction_MN in zip(parameter.split(parts), nesterov.split(parts), strict=True):
-            scale = 0.2 * max(weight_MN.shape) ** 0.5
-            weight_MN.add_(orthogonalised(direction_MN), alpha=-group["lr"] * scale)
+        yield from zip(parameter.split(parts), nesterov.split(parts), strict=True)
 
 
 def make_optimizers(
@@ -81,7 +99,8 @@ def make_optimizers(
     optimizers: list[Optimizer] = [AdamW(groups, lr=lr, betas=betas, fused=True)]
     if matrices:
         muon_groups = [{"params": [matrix], "parts": parts} for matrix, parts in matrices.items()]
-        optimizers.append(Muon(muon_groups, lr=lr, weight_decay=weight_decay))
+        dtype = torch.bfloat16 if has_fast_bf16(model.device) else torch.float32
+        optimizers.append(Muon(muon_groups, lr=lr, weight_decay=weight_decay, dtype=dtype))
     return optimizers
 
 

@@ -28,9 +28,8 @@ from malmoi.util.hardware import (
 _MEMORY_SHARE = 0.6  # of what is free; the rest is for temporaries, the evaluation and other programs
 _CPU_TOKENS = 8192  # rows of a CPU's micro-batch: more tokens are no faster, they only leave the caches
 _BYTES_PER_PARAMETER = 16  # weight, gradient and AdamW's two moments in fp32
-_BF16_PAYS_WIDTH = (
-    256  # narrower models spend their time between the matrix products, where bf16 only adds casts
-)
+# narrower models spend their time between the matrix products, where bf16 only adds casts
+_BF16_PAYS_WIDTH = 192
 
 
 @dataclass(frozen=True, slots=True)
