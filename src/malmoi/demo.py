@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import shutil
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import torch
+from rich.markup import escape
 from rich.table import Table
 
 from malmoi.compare.plots import Curve
@@ -32,7 +34,7 @@ from malmoi.models.state import Scorer
 from malmoi.text.tokenizer import Tokenizer, train_tokenizer
 from malmoi.train.pretrain import evaluate_ngrams, prepare, prepare_text
 from malmoi.train.run import RunConfig, load_run
-from malmoi.train.trainer import StepReport
+from malmoi.train.trainer import StepReport, Trainer
 from malmoi.train.trial import try_step
 from malmoi.util import files
 from malmoi.util.errors import UserError
@@ -47,6 +49,7 @@ SAMPLE_DOCUMENTS = 1500  # enough to learn a vocabulary of the sample world
 BATCH, CONTEXT = 8, 256
 FINAL_EVAL_TOKENS = 65_536
 ORDER = 5
+SHOWN = 100  # characters of a completion on the terminal
 NAMES = {"word": "words", "character": "characters", "bpe": "sub-words (BPE)"}
 PROMPTS = ("On Monday,", "토요일에")
 RECIPES = {
@@ -202,16 +205,26 @@ def _run_config(name: str, steps: int, tokenizer_folder: Path | None = None) -> 
 
 
 def _affordable_steps(sample: Sequence[str], tokenizer: Tokenizer, budget_s: float) -> int:
-    """How many steps fit in the budget, from one trial step of each model; a multiple of ten."""
+    """How many steps fit in the budget, from a few steps of each model; a multiple of ten."""
     ids = np.array([id for text in sample[:200] for id in tokenizer.encode(text)], dtype=np.uint16)
     ids = np.resize(ids, max(len(ids), 2 * CONTEXT))
     tokens = TokenFile(ids, tokenizer.specials.eos, tokenizer.vocab_size, 1, 1)
-    seconds_per_token = 0.0
-    for name in RECIPES:
-        config = _run_config(name, 100)
-        model = build_model(config.model_config_for(tokenizer.vocab_size, CONTEXT)).to(pick_device())
-        seconds_per_token += 1 / try_step(model, tokens, config.train, CONTEXT).tokens_per_s
-    return max(20, int(budget_s / (BATCH * CONTEXT * seconds_per_token)) // 10 * 10)
+    seconds_per_step = sum(_seconds_per_step(name, tokens) for name in RECIPES)
+    return max(20, int(budget_s / seconds_per_step) // 10 * 10)
+
+
+def _seconds_per_step(name: str, tokens: TokenFile) -> float:
+    """The mean of three steps of a model that is then thrown away; the first one is not counted."""
+    config = _run_config(name, 100)
+    model = build_model(config.model_config_for(tokens.vocab_size, CONTEXT)).to(pick_device())
+    spec = try_step(model, tokens, config.train, CONTEXT).spec
+    with TemporaryDirectory() as folder:
+        steps = Trainer(model, tokens, tokens, spec, CONTEXT, Path(folder)).run()
+        next(steps)
+        start_s = time.perf_counter()
+        for _ in range(3):
+            next(steps)
+        return (time.perf_counter() - start_s) / 3
 
 
 def _count(material: Material, out: Path, steps: int, clock: Clock) -> Trained:
@@ -250,11 +263,10 @@ def _train(name: str, material: Material, out: Path, steps: int, clock: Clock) -
     def moment(step: int) -> None:
         texts = _complete(run.model, run.tokenizer, material.prompts) if name == "GPT" else []
         growth.append((f"{step / steps:.0%}", texts))
-        shown = "  ".join(
-            f"[bold]{one_line(prompt)}[/]{one_line(text)[:60]}"
-            for prompt, text in zip(material.prompts, texts, strict=False)
-        )
-        console.print(f"{name} {step / steps:5.0%}  {y[-1]:.3f} bits/byte  {shown}")
+        console.print(f"{name} {step / steps:5.0%}  {y[-1]:.3f} bits/byte")
+        for prompt, text in zip(material.prompts, texts, strict=False):
+            start, whole = one_line(prompt), one_line(prompt + text)
+            console.print(f"           [bold]{escape(start)}[/]{escape(whole[len(start) : SHOWN])}")
 
     moment(0)
     start_s = time.perf_counter()
@@ -312,15 +324,17 @@ def _show_cuts(cuts: dict[str, list[Cut]]) -> None:
 
 
 def _show_end(report: Report, out: Path) -> None:
-    table = Table("model", "bits/byte", "parameters", "training", "completing", "on disk", "256 tokens keep")
-    for result in report.results:
-        costs = result.costs
-        table.add_row(
-            result.name, str(result.metrics["bits_per_byte"]), human_count(costs["parameters"]),
-            f"{human_count(costs['train_tokens_per_s'])} tokens/s",
-            f"{human_count(costs['complete_tokens_per_s'])} tokens/s",
-            human_bytes(costs["disk_bytes"]), human_bytes(costs["state_bytes"]),
-        )  # fmt: skip
+    table = Table("", *(result.name for result in report.results))
+    rows: dict[str, Callable[[Result], str]] = {
+        "bits per byte": lambda result: str(result.metrics["bits_per_byte"]),
+        "parameters": lambda result: human_count(result.costs["parameters"]),
+        "training, tokens/s": lambda result: human_count(result.costs["train_tokens_per_s"]),
+        "completing, tokens/s": lambda result: human_count(result.costs["complete_tokens_per_s"]),
+        "on disk": lambda result: human_bytes(result.costs["disk_bytes"]),
+        f"memory of {CONTEXT} tokens": lambda result: human_bytes(result.costs["state_bytes"]),
+    }
+    for name, shown in rows.items():
+        table.add_row(name, *(shown(result) for result in report.results))
     console.print(table)
     console.print("What the GPT expects in a text that it has never seen:")
     for position in report.sentence:

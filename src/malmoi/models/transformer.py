@@ -116,19 +116,19 @@ class Transformer(LanguageModel):
             state.reserve(length)
         tables = self.rotary.tables(positions, length) if self.rotary is not None else None
         mask_B1TS = self._mask(batch, positions, length)
-        bias_BTT = None
-        if state is None and self._computes_in_bf16_on_cpu():
-            here_1T = torch.arange(length)[None]
-            bias_BTT = as_bias(
-                causal_mask(here_1T, here_1T, None)[None] if mask_B1TS is None else mask_B1TS, torch.bfloat16
-            )
+        bias_BTT = self._bias(mask_B1TS, length) if state is None else None
         return Sight(mask_B1TS, tables, positions, length, bias_BTT)
 
-    def _computes_in_bf16_on_cpu(self) -> bool:
-        if self.device.type != "cpu":
-            return False
+    def _bias(self, mask_B1TT: Tensor | None, length: int) -> Tensor | None:
+        """The mask as block attention wants it, where that is how to attend: in bf16 on a processor."""
         autocast = torch.is_autocast_enabled("cpu")
-        return (torch.get_autocast_dtype("cpu") if autocast else self.head.weight.dtype) == torch.bfloat16
+        dtype = torch.get_autocast_dtype("cpu") if autocast else self.head.weight.dtype
+        if self.device.type != "cpu" or dtype != torch.bfloat16:
+            return None
+        if mask_B1TT is None:
+            here_1T = torch.arange(length)[None]
+            mask_B1TT = causal_mask(here_1T, here_1T, None)[None]
+        return as_bias(mask_B1TT, dtype)
 
     def _mask(self, batch: TokenBatch, positions: Positions, length: int) -> Tensor | None:
         """mask_B1TS of the keys 0..length-1, or None where `Sight` says so."""
