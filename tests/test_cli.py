@@ -166,6 +166,16 @@ def test_unknown_recipe_and_key(run: Run, corpus: Path, tmp_path: Path) -> None:
     assert not out.exists()
 
 
+def test_bf16_for_an_lstm_without_bf16(
+    run: Run, corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from malmoi.train import trial
+
+    monkeypatch.setattr(trial, "has_fast_bf16", lambda _: False)
+    arguments = ("--data", corpus, "--out", tmp_path / "m", "--set", "train.dtype=bf16")
+    fails(run("pretrain", "lstm-nano", *arguments), "train.dtype", "bf16")
+
+
 @pytest.mark.parametrize("content", ["missing", "empty", "folder", "binary", "latin"])
 def test_bad_texts(run: Run, tmp_path: Path, content: str) -> None:
     data, out = tmp_path / "text.txt", tmp_path / "m"

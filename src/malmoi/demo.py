@@ -43,7 +43,7 @@ from malmoi.util.heap import keep_heap
 from malmoi.util.units import human_bytes, human_count, human_seconds
 
 MARK = "demo.json"  # says that a folder is a demo's, so that the next demo may replace it
-BUDGET_S, QUICK_BUDGET_S = 100.0, 30.0  # of training time for the LSTM and the GPT together
+BUDGET_S, QUICK_BUDGET_S = 115.0, 30.0  # of training time for the LSTM and the GPT together
 VOCAB_SIZE = 2560
 SAMPLE_DOCUMENTS = 1500  # enough to learn a vocabulary of the sample world
 BATCH, CONTEXT = 8, 256
@@ -53,11 +53,14 @@ SHOWN = 100  # characters of a completion on the terminal
 NAMES = {"word": "words", "character": "characters", "bpe": "sub-words (BPE)"}
 PROMPTS = ("On Monday,", "토요일에")
 RECIPES = {
-    "LSTM": ("lstm-micro", ("model.layers=1", "model.width=384")),
-    "GPT": ("gpt-micro", ("model.width=192", "model.heads=6", "model.tied=true")),
+    "LSTM": ("lstm-micro", ("model.layers=1", "model.width=256", "train.optimizer=muon", "train.lr=0.01")),
+    "GPT": (
+        "gpt-micro",
+        ("model.width=128", "model.heads=4", "model.tied=true", "train.lr=0.008", "train.decay_fraction=0.5"),
+    ),
 }
 SETTINGS = (
-    f"train.batch={BATCH}", f"train.context={CONTEXT}", "train.warmup_steps=20", "train.lr=0.004",
+    f"train.batch={BATCH}", f"train.context={CONTEXT}", "train.warmup_steps=20",
     "train.eval_tokens=16384", f"tokenizer.vocab_size={VOCAB_SIZE}",
 )  # fmt: skip
 

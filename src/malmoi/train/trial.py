@@ -16,8 +16,10 @@ from malmoi.core import TokenBatch
 from malmoi.data.batches import batch
 from malmoi.data.shards import TokenFile
 from malmoi.models.language import LanguageModel
+from malmoi.models.recurrent import Recurrent
 from malmoi.train.run import TrainSpec
 from malmoi.train.trainer import compute_loss
+from malmoi.util.errors import UserError
 from malmoi.util.hardware import (
     current_memory_bytes,
     has_fast_bf16,
@@ -29,7 +31,7 @@ _MEMORY_SHARE = 0.6  # of what is free; the rest is for temporaries, the evaluat
 _CPU_TOKENS = 8192  # rows of a CPU's micro-batch: more tokens are no faster, they only leave the caches
 _BYTES_PER_PARAMETER = 16  # weight, gradient and AdamW's two moments in fp32
 # narrower models spend their time between the matrix products, where bf16 only adds casts
-_BF16_PAYS_WIDTH = 192
+_BF16_PAYS_WIDTH = 128
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +75,10 @@ def try_step(
 
 
 def _precision(model: LanguageModel, spec: TrainSpec) -> Literal["fp32", "bf16"]:
+    if spec.dtype == "bf16" and isinstance(model, Recurrent) and not has_fast_bf16(model.device):
+        raise UserError(
+            "train.dtype=bf16: recurrent models need a processor with bf16 for it; leave train.dtype out"
+        )
     if spec.dtype != "auto":
         return spec.dtype
     pays = model.device.type == "cuda" or model.config.width >= _BF16_PAYS_WIDTH
