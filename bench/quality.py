@@ -152,7 +152,7 @@ def shakespeare(out: Path, settings: list[str]) -> None:
 def gutenberg(out: Path, settings: list[str]) -> None:
     """GPT and LSTM of the micro size and a 5-gram: one tokenizer, the same training tokens, one table."""
     data = DATA / "gutenberg-en"
-    chosen = ["tokenizer.vocab_size=4096", "train.eval_tokens=262144", *settings]
+    chosen = ["train.eval_tokens=262144", *settings]
     table = Table("model", "bits per byte", "parameters", "training")
     for name in ("gpt-micro", "lstm-micro"):
         tokenizer = [f"tokenizer.path={out / 'gpt-micro'}"] if name == "lstm-micro" else []

@@ -1,12 +1,15 @@
 from __future__ import annotations
 
+import io
 import re
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
 import malmoi
 from malmoi import cli
@@ -89,6 +92,64 @@ def test_pretrain_then_complete(run: Run, corpus: Path, tmp_path: Path) -> None:
     code, said, _ = run("pretrain", "gpt-nano", "--data", corpus, "--out", out, "--resume", *settings())
     assert code == 0
     assert "finished" in said
+
+
+def test_a_dry_run_does_not_stand_in_the_way(run: Run, corpus: Path, tmp_path: Path) -> None:
+    out = tmp_path / "m"
+    arguments = ("pretrain", "gpt-nano", "--data", corpus, "--out", out, *settings())
+    assert run(*arguments, "--dry-run")[0] == 0
+    code, _, errors = run(*arguments, "--set", "tokenizer.kind=character")
+    assert code == 0, errors
+    assert len(malmoi.load(out).tokenizer.encode("거위")) == 2  # the dry run's tokens were bytes
+
+
+def test_other_peoples_files_are_not_overwritten(run: Run, corpus: Path, tmp_path: Path) -> None:
+    (tmp_path / "README.md").write_text("mine")
+    fails(run("pretrain", "gpt-nano", "--data", corpus, "--out", tmp_path, *settings()), "not a run's")
+    assert (tmp_path / "README.md").read_text() == "mine"
+    (tmp_path / "tokenizer.json").write_text("{}")
+    fails(run("tokenizer", "train", corpus, "--out", tmp_path), "tokenizer.json", "--out")
+
+
+def test_settings_without_effect_are_refused(run: Run, corpus: Path, tmp_path: Path) -> None:
+    arguments = ("--data", corpus, "--out", tmp_path / "m")
+    fails(run("pretrain", "ngram", *arguments, "--set", "train.steps=5"), "train.steps", "counted")
+    chosen = ("--set", "tokenizer.path=x", "--set", "tokenizer.kind=byte")
+    fails(run("pretrain", "gpt-nano", *arguments, *chosen), "tokenizer.kind", "tokenizer.path")
+    fails(run("pretrain", "ngram", *arguments, "--set", "model.ordr=4"), "model.ordr", "'order'")
+    fails(run("pretrain", "ngram", *arguments, "--set", "model.order=abc"), "model.order")
+    fails(run("pretrain", "gpt-nano", *arguments, "--set", "train.betas=[0.9,1.0]"), "train.betas")
+
+
+def test_divergence_is_one_line_and_saves_nothing(
+    run: Run, corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from malmoi.train import trainer
+
+    real = trainer.compute_loss
+
+    def explode(model: torch.nn.Module, part: object, dtype: str) -> object:
+        loss = real(model, part, dtype)  # type: ignore[arg-type]
+        return replace(loss, sum=loss.sum * float("inf")) if model.training else loss
+
+    monkeypatch.setattr(trainer, "compute_loss", explode)
+    out = tmp_path / "m"
+    code, _, errors = run("pretrain", "gpt-nano", "--data", corpus, "--out", out, *settings())
+    assert code == 2
+    assert "train.lr" in errors
+    assert not list((out / "checkpoints").glob("*"))
+
+
+@pytest.mark.parametrize("prompt", [[], ["--set", 'train.sample_prompt="a very long prompt indeed"']])
+def test_samples_fit_any_context(run: Run, corpus: Path, tmp_path: Path, prompt: list[str]) -> None:
+    arguments = ("--data", corpus, "--out", tmp_path / "m", *settings("train.context=2"), *prompt)
+    code, _, errors = run("pretrain", "gpt-nano", *arguments)
+    assert code == 0, errors
+
+
+def test_standard_input_that_is_not_utf8(run: Run, trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO("거위".encode("cp949"))))
+    fails(run("complete", trained, "-"), "UTF-8")
 
 
 def test_dry_run_trains_nothing(run: Run, corpus: Path, tmp_path: Path) -> None:
@@ -211,9 +272,9 @@ def test_a_broken_line_is_named(run: Run, tmp_path: Path) -> None:
 def test_a_full_disk_is_one_line(
     run: Run, corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from malmoi.train import checkpoint
+    from malmoi.hub import folder
 
-    real, calls = checkpoint.save_file, []
+    real, calls = folder.save_file, []
 
     def full_the_second_time(*arguments: object) -> None:
         calls.append(arguments)
@@ -221,7 +282,7 @@ def test_a_full_disk_is_one_line(
             raise OSError(28, "No space left on device")
         real(*arguments)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(checkpoint, "save_file", full_the_second_time)
+    monkeypatch.setattr(folder, "save_file", full_the_second_time)
     out = tmp_path / "m"
     command = ("pretrain", "gpt-nano", "--data", corpus, "--out", out, *settings())
     fails(run(*command), "No space left")
@@ -265,4 +326,4 @@ def test_tokenizer_verbs(run: Run, corpus: Path, tmp_path: Path) -> None:
     for kind in ("word", "character", "byte", "bpe", "unigram", "wordpiece"):
         assert kind in said
     assert picture.read_bytes().startswith(b"\x89PNG")
-    fails(run("tokenizer", "train", corpus, "--kind", "bpee", "--out", out), "bpe")
+    fails(run("tokenizer", "train", corpus, "--kind", "bpee", "--out", tmp_path / "t"), "bpe")

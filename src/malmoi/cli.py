@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import shlex
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -26,6 +29,7 @@ app.add_typer(tokenizer_app, name="tokenizer")
 Errors = Annotated[
     Literal["strict", "replace"], typer.Option(help="Bytes that are not UTF-8: stop, or replace and go on.")
 ]
+Field = Annotated[str | None, typer.Option(help='The field or column that holds the text, if not "text".')]
 Path_ = Annotated[Path, typer.Argument(help="A text file or a folder of them.")]
 TokenizerPath = Annotated[
     Path | None,
@@ -98,16 +102,18 @@ def pretrain(
     settings: Annotated[
         list[str] | None, typer.Option("--set", help="a.b=c, for example train.steps=200; may be repeated.")
     ] = None,
+    field: Field = None,
     errors: Errors = "strict",
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the newest checkpoint.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and stop.")] = False,
 ) -> None:
     """Train a language model on your own text."""
     from malmoi import console
-    from malmoi.train.pretrain import count_ngrams, prepare
+    from malmoi.train.pretrain import Stopped, count_ngrams, prepare
     from malmoi.train.run import load_run
 
     chosen = [*(settings or ()), *(["data.errors=replace"] if errors == "replace" else [])]
+    chosen += [f"data.field={json.dumps(field)}"] if field else []
     config = load_run(recipe, chosen, size)
     finished = f'{out} is finished; complete text with: malmoi complete {out} "..."'
     if config.is_ngram:
@@ -118,23 +124,26 @@ def pretrain(
         if not dry_run:
             typer.echo(finished)
         return
-    run = prepare(config, data, out, resume=resume, say=typer.echo)
+    run = prepare(config, data, out, resume=resume, say=typer.echo, dry_run=dry_run)
     if run is None:
         typer.echo(finished)
         return
-    if not run.trainer.group.first:
-        run.run(lambda _: None)
-        return
-    console.announce(run)
+    first = run.trainer.group.first
+    if first:
+        console.announce(run)
     if dry_run:
         return
     try:
-        with console.Watch(run) as watch:
-            run.run(watch.show)
-    except KeyboardInterrupt:
-        typer.echo(f"stopped and saved at step {run.trainer.step}; go on with the same command and --resume")
+        with console.Watch(run) if first else nullcontext() as watch:
+            run.run(watch.show if watch else lambda _: None)
+    except KeyboardInterrupt as stop:
+        saved = f" and saved at step {run.trainer.step}" if isinstance(stop, Stopped) else ""
+        if first:
+            typer.echo(f"stopped{saved}; go on with the same command and --resume")
         raise typer.Exit(130) from None
-    typer.echo(f'saved {out}; try: malmoi complete {out} "{run.prompt.splitlines()[0]}"')
+    if first:
+        prompt = " ".join(run.prompt.split()) or "..."
+        typer.echo(f"saved {out}; try: malmoi complete {shlex.quote(str(out))} {shlex.quote(prompt)}")
 
 
 @app.command()
@@ -158,7 +167,7 @@ def complete(
         "repetition_penalty": repetition_penalty, "seed": seed, "stop": tuple(stop or ()), "n": n,
         "logprobs": logprobs,
     }  # fmt: skip
-    prompt = sys.stdin.read() if text == "-" else text
+    prompt = _standard_input() if text == "-" else text
     model = malmoi.load(folder)
     if n == 1 and not logprobs:
         events = model.stream(prompt, **options)
@@ -174,6 +183,15 @@ def complete(
             _echo_logprobs(found, model.tokenizer)
 
 
+def _standard_input() -> str:
+    try:
+        return sys.stdin.buffer.read().decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise UserError(
+            f"standard input is not UTF-8 ({error.reason} at byte {error.start}); convert it"
+        ) from None
+
+
 def _echo_logprobs(found: Completion, tokenizer: Tokenizer) -> None:
     """Each token with its probability and the best alternatives."""
     from math import exp
@@ -187,7 +205,7 @@ def _echo_logprobs(found: Completion, tokenizer: Tokenizer) -> None:
 def data_stats(
     path: Path_,
     tokenizer: TokenizerPath = None,
-    context: Annotated[int, typer.Option(help="Tokens; longer documents are counted.")] = 256,
+    context: Annotated[int, typer.Option(min=1, help="Tokens; longer documents are counted.")] = 256,
     valid: Annotated[Path | None, typer.Option(help="The validation text, where it is elsewhere.")] = None,
     field: Annotated[str, typer.Option(help="The field or column that holds the text.")] = "text",
     errors: Errors = "strict",
@@ -207,7 +225,7 @@ def data_stats(
 def data_check(
     path: Path_,
     tokenizer: TokenizerPath = None,
-    context: Annotated[int, typer.Option(help="Tokens; longer documents are counted.")] = 256,
+    context: Annotated[int, typer.Option(min=1, help="Tokens; longer documents are counted.")] = 256,
     valid: Annotated[Path | None, typer.Option(help="The validation text, where it is elsewhere.")] = None,
     field: Annotated[str, typer.Option(help="The field or column that holds the text.")] = "text",
     errors: Errors = "strict",
@@ -228,8 +246,8 @@ def data_check(
 def data_preview(
     path: Path_,
     tokenizer: TokenizerPath = None,
-    count: Annotated[int, typer.Option(help="Documents to show.")] = 3,
-    tokens: Annotated[int, typer.Option(help="Tokens of each to show.")] = 64,
+    count: Annotated[int, typer.Option(min=1, help="Documents to show.")] = 3,
+    tokens: Annotated[int, typer.Option(min=1, help="Tokens of each to show.")] = 64,
     field: Annotated[str, typer.Option(help="The field or column that holds the text.")] = "text",
     errors: Errors = "strict",
 ) -> None:
@@ -260,6 +278,9 @@ def tokenizer_train(
     from malmoi.data.readers import open_corpus
     from malmoi.text.tokenizer import train_tokenizer
 
+    made = [name for name in ("tokenizer.json", "run.json", "config.json") if (out / name).exists()]
+    if made:
+        raise UserError(f"{out} already holds {made[0]}; choose another --out")
     corpus = open_corpus(path, errors=errors, field=field)
     found = train_tokenizer(corpus.train(), kind, vocab_size)
     found.save(out)
@@ -298,8 +319,10 @@ def demo(
     data: Annotated[Path | None, typer.Option(help="Your own text instead of the sample world.")] = None,
     out: Annotated[Path, typer.Option(help="The folder to make.")] = Path("demo"),
     quick: Annotated[bool, typer.Option("--quick", help="A shorter one, within 90 seconds.")] = False,
+    field: Field = None,
+    errors: Errors = "strict",
 ) -> None:
     """See the whole road: text, tokens, three language models, a report with pictures."""
     from malmoi.demo import run_demo
 
-    run_demo(data, out, quick=quick)
+    run_demo(data, out, quick=quick, field=field or "text", errors=errors)

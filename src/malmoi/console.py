@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from malmoi.data.check import CorpusStats, Finding
     from malmoi.text.compare import TokenizerRow
 
-console = Console(highlight=False, soft_wrap=True)
+console = Console(highlight=False, soft_wrap=True, emoji=False)
 _TOKEN_COLOURS = ("on #b3d4ff", "on #ffd6a5", "on #caffbf", "on #ffc6ff", "on #fdffb6")
 _LEVEL_COLOURS = {"error": "red", "warning": "yellow", "note": "cyan"}
 
@@ -107,12 +107,12 @@ class Watch:
 
     def _sample(self) -> str:
         """A short completion; it draws from its own generator, so that training is not disturbed."""
-        run, prompt = self._run, self._run.prompt
+        run, prompt = self._run, self._run.prompt_ids
         run.model.eval()
         length = max(1, min(40, run.trainer.context // 2))
         sampling = Sampling(max_tokens=length, temperature=0.8, top_k=50, seed=0)
         text = Engine(run.model, run.tokenizer).generate([prompt], sampling)[0].text
-        return f"  | {prompt}{text}".replace("\n", "\n  | ")
+        return f"  | {run.tokenizer.decode(prompt)}{text}".replace("\n", "\n  | ")
 
 
 def coloured(tokens: Sequence[tuple[str, bool]]) -> Text:

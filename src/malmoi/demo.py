@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from shlex import quote
 from tempfile import TemporaryDirectory
 
 import numpy as np
@@ -19,7 +20,7 @@ from malmoi.compare.plots import Curve
 from malmoi.compare.report import Report, one_line, visible, write_report
 from malmoi.console import coloured, console
 from malmoi.core import Metric, Result
-from malmoi.data.readers import open_corpus
+from malmoi.data.readers import Errors, open_corpus
 from malmoi.data.shards import TokenFile
 from malmoi.data.world import documents, story
 from malmoi.engine.engine import Engine
@@ -42,7 +43,8 @@ from malmoi.util.hardware import cpu_name, pick_device
 from malmoi.util.heap import keep_heap
 from malmoi.util.units import human_bytes, human_count, human_seconds
 
-MARK = "demo.json"  # says that a folder is a demo's, so that the next demo may replace it
+MADE = ("world", "tokenizer", "ngram", "lstm", "gpt", "report.html")  # in the folder of a demo
+LEAST_CHARACTERS = 4000  # of the user's own text
 BUDGET_S, QUICK_BUDGET_S = 115.0, 30.0  # of training time for the LSTM and the GPT together
 VOCAB_SIZE = 2560
 SAMPLE_DOCUMENTS = 1500  # enough to learn a vocabulary of the sample world
@@ -61,7 +63,7 @@ RECIPES = {
 }
 SETTINGS = (
     f"train.batch={BATCH}", f"train.context={CONTEXT}", "train.warmup_steps=20",
-    "train.eval_tokens=16384", f"tokenizer.vocab_size={VOCAB_SIZE}",
+    "train.eval_tokens=16384",
 )  # fmt: skip
 
 
@@ -89,6 +91,7 @@ class Material:
     stories: dict[str, str]  # name -> the text to colour
     prompts: Sequence[str]
     unseen: str  # a text of the validation part
+    settings: tuple[str, ...] = ()  # how `data` is to be read
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,11 +105,18 @@ class Trained:
     tokenizer: Tokenizer
 
 
-def run_demo(data: Path | None, out: Path, *, quick: bool) -> None:
-    """Run the demo and write `out/report.html`. Raises UserError where `out` holds something else."""
+def run_demo(
+    data: Path | None, out: Path, *, quick: bool, field: str = "text", errors: Errors = "strict"
+) -> None:
+    """Run the demo, on the sample world or on `data`, and write `out/report.html`.
+
+    field, errors: how to read `data` (see `open_corpus`). Raises UserError where `out` holds something else.
+    """
     keep_heap()
     clock = Clock()
-    material = _users_text(data) if data else _world(out / "world")
+    if data and data.resolve().is_relative_to(out.resolve()):
+        raise UserError(f"{data} is inside {out}, which the demo would empty; choose another --out")
+    material = _users_text(data, field, errors) if data else _world(out / "world")
     _claim(out)
     tokenizers = {kind: train_tokenizer(material.sample, kind, VOCAB_SIZE) for kind in NAMES}
     cuts = {
@@ -116,7 +126,7 @@ def run_demo(data: Path | None, out: Path, *, quick: bool) -> None:
     _show_cuts(cuts)
     clock.lap("tokens")
     tokenizers["bpe"].save(out / "tokenizer")
-    steps = _affordable_steps(material.sample, tokenizers["bpe"], QUICK_BUDGET_S if quick else BUDGET_S)
+    steps = _affordable_steps(material, tokenizers["bpe"], QUICK_BUDGET_S if quick else BUDGET_S)
     if not data:
         _write_world(material, tokenizers["bpe"], steps * BATCH * CONTEXT)
     clock.lap("calibration and text")
@@ -150,10 +160,11 @@ def run_demo(data: Path | None, out: Path, *, quick: bool) -> None:
 def _claim(out: Path) -> None:
     """Take `out`: a new folder, or the one of an earlier demo, which is emptied."""
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        if not (out / MARK).exists():
+        if not (out / files.DEMO_MARK).exists():
             raise UserError(f"{out} exists and is not a demo's folder; choose another --out")
-        shutil.rmtree(out)
-    files.write_json(out / MARK, {"made_by": "malmoi demo"})
+        for name in MADE:
+            shutil.rmtree(out / name) if (out / name).is_dir() else (out / name).unlink(missing_ok=True)
+    files.write_json(out / files.DEMO_MARK, {"made_by": "malmoi demo"})
 
 
 def _world(folder: Path) -> Material:
@@ -178,14 +189,28 @@ def _write_texts(path: Path, texts: Iterable[str]) -> None:
     files.write_text(path, "".join(f"{line}\n" for line in lines))
 
 
-def _users_text(data: Path) -> Material:
-    corpus = open_corpus(data)
+def _users_text(data: Path, field: str, errors: Errors) -> Material:
+    corpus = open_corpus(data, field=field, errors=errors)
     sample = list(_up_to(corpus.train(), 4_000_000))
-    held_out = "".join(_up_to(corpus.valid(), 20_000))
-    words = held_out.split(" ")
-    story_text = " ".join(words[:120])[:800].strip()
-    prompts = [" ".join(words[start : start + 3]).strip() for start in (0, len(words) // 2)]
-    return Material(data, sample, {"From your text": story_text}, prompts, held_out[:1500].strip())
+    held_out = "\n".join(_up_to(corpus.valid(), 20_000)).strip()
+    if sum(map(len, sample)) < LEAST_CHARACTERS or len(held_out) < LEAST_CHARACTERS // 20:
+        raise UserError(
+            f"{data} holds too little text for a demo; give at least {LEAST_CHARACTERS} characters"
+        )
+    middle = held_out.find(" ", len(held_out) // 2) + 1
+    prompts = [_first_words(held_out), _first_words(held_out[middle:])]
+    settings = (_setting("data.field", field), _setting("data.errors", errors))
+    return Material(data, sample, {"From your text": held_out[:800]}, prompts, held_out[:1500], settings)
+
+
+def _first_words(text: str) -> str:
+    """Three words, or as much of them as a prompt may be long in any language."""
+    return " ".join(text.split()[:3])[:40]
+
+
+def _setting(path: str, value: str) -> str:
+    """As --set takes it, whatever the value holds."""
+    return f"{path}={json.dumps(value, ensure_ascii=False)}"
 
 
 def _up_to(texts: Iterable[str], num_characters: int) -> Iterator[str]:
@@ -200,25 +225,25 @@ def _up_to(texts: Iterable[str], num_characters: int) -> Iterator[str]:
 # ---- training
 
 
-def _run_config(name: str, steps: int, tokenizer_folder: Path | None = None) -> RunConfig:
+def _run_config(name: str, steps: int, material: Material, tokenizer_folder: Path | None = None) -> RunConfig:
     recipe, settings = RECIPES[name]
-    tokenizer = [f"tokenizer.path={tokenizer_folder}"] if tokenizer_folder else []
+    tokenizer = [_setting("tokenizer.path", str(tokenizer_folder))] if tokenizer_folder else []
     lengths = (f"train.steps={steps}", f"train.eval_every={steps // 10}", f"train.checkpoint_every={steps}")
-    return load_run(recipe, [*SETTINGS, *settings, *lengths, *tokenizer])
+    return load_run(recipe, [*SETTINGS, *settings, *lengths, *tokenizer, *material.settings])
 
 
-def _affordable_steps(sample: Sequence[str], tokenizer: Tokenizer, budget_s: float) -> int:
+def _affordable_steps(material: Material, tokenizer: Tokenizer, budget_s: float) -> int:
     """How many steps fit in the budget, from a few steps of each model; a multiple of ten."""
-    ids = np.array([id for text in sample[:200] for id in tokenizer.encode(text)], dtype=np.uint16)
+    ids = np.array([id for text in material.sample[:200] for id in tokenizer.encode(text)], dtype=np.uint16)
     ids = np.resize(ids, max(len(ids), 2 * CONTEXT))
     tokens = TokenFile(ids, tokenizer.specials.eos, tokenizer.vocab_size, 1, 1)
-    seconds_per_step = sum(_seconds_per_step(name, tokens) for name in RECIPES)
+    seconds_per_step = sum(_seconds_per_step(name, material, tokens) for name in RECIPES)
     return max(20, int(budget_s / seconds_per_step) // 10 * 10)
 
 
-def _seconds_per_step(name: str, tokens: TokenFile) -> float:
+def _seconds_per_step(name: str, material: Material, tokens: TokenFile) -> float:
     """The mean of three steps of a model that is then thrown away; the first one is not counted."""
-    config = _run_config(name, 100)
+    config = _run_config(name, 100, material)
     model = build_model(config.model_config_for(tokens.vocab_size, CONTEXT)).to(pick_device())
     spec = try_step(model, tokens, config.train, CONTEXT).spec
     with TemporaryDirectory() as folder:
@@ -232,7 +257,8 @@ def _seconds_per_step(name: str, tokens: TokenFile) -> float:
 
 def _count(material: Material, out: Path, steps: int, clock: Clock) -> Trained:
     """The n-gram model."""
-    config = load_run("ngram", [f"tokenizer.path={out / 'tokenizer'}"])
+    tokenizer = _setting("tokenizer.path", str(out / "tokenizer"))
+    config = load_run("ngram", [tokenizer, *material.settings])
     text = prepare_text(config, material.data, out / "ngram", _silent)
     num_tokens = min(steps * BATCH * CONTEXT, text.train.num_tokens)
     start_s = time.perf_counter()
@@ -252,7 +278,11 @@ def _train(name: str, material: Material, out: Path, steps: int, clock: Clock) -
     """The LSTM or the GPT."""
     folder = out / name.lower()
     run = prepare(
-        _run_config(name, steps, out / "tokenizer"), material.data, folder, resume=False, say=_silent
+        _run_config(name, steps, material, out / "tokenizer"),
+        material.data,
+        folder,
+        resume=False,
+        say=_silent,
     )
     assert run is not None
     x, y, growth = [0.0], [run.trainer.evaluate()[1]], []
@@ -345,16 +375,18 @@ def _show_end(report: Report, out: Path) -> None:
             f"{visible(token)!r} {probability:.0%}" for token, probability in position.best[:4]
         )
         console.print(f"  {visible(position.token)!r:14} loss {position.loss:4.1f}   {likely}", markup=False)
-    console.print(f"\n[bold]The report: {out / 'report.html'}[/]\nTry next:")
+    console.print(f"\n[bold]The report: {escape(str(out / 'report.html'))}[/]\nTry next:")
     for command in report.next_commands:
         console.print(f"  {command}", markup=False)
 
 
 def _next_commands(material: Material, out: Path) -> list[str]:
+    folder, gpt, tokenizer = (quote(str(path)) for path in (material.data, out / "gpt", out / "tokenizer"))
+    first, last = (quote(one_line(material.prompts[number])) for number in (0, -1))
     return [
-        f'malmoi complete {out / "gpt"} "{one_line(material.prompts[0])}" --temperature 0.7',
-        f'malmoi complete {out / "gpt"} "{one_line(material.prompts[-1])}" -n 3 --logprobs 3',
-        f"malmoi data preview {material.data} --tokenizer {out / 'tokenizer'}",
+        f"malmoi complete {gpt} {first} --temperature 0.7",
+        f"malmoi complete {gpt} {last} -n 3 --logprobs 3",
+        f"malmoi data preview {folder} --tokenizer {tokenizer}",
         "malmoi demo --data YOUR_TEXTS --out my-demo",
         "malmoi pretrain gpt-micro --data YOUR_TEXTS --out my-model",
     ]

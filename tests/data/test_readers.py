@@ -160,6 +160,8 @@ def test_documents_stream(tmp_path: Path) -> None:
         ("a.jsonl", '{"text": "\\ud83d"}\n', "a.jsonl:1: holds half a character"),
         ("a.csv", "id,text\n1,a\n2,b,c\n", "a.csv:3: expected 2 cells as in the header, found 3"),
         ("a.csv", 'id,text\n1,"a\n', "a.csv:2: broken row"),
+        ("a.csv", 'id,text\n1,"a\n2,b"\n3\n', "a.csv:4: expected 2 cells"),
+        ("a.csv", 'id,text\n1,"a\n2,"b"\n3,c\n', "a.csv:2: broken row, which ends on line 3"),
         ("a.csv", "id,body\n1,a\n", 'a.csv:1: no field "text" among body, id; name the one with the text'),
         ("a.tsv", "id\ttext\n1\n", "a.tsv:2: expected 2 cells"),
         ("a.parquet", "not at all", "not a readable parquet file"),
@@ -310,3 +312,39 @@ def test_a_corpus_can_be_read_past_bad_rows(tmp_path: Path) -> None:
         open_corpus(path)
     corpus = open_corpus(path, report=pass_over)
     assert len([*corpus.rows("train", pass_over), *corpus.rows("valid", pass_over)]) == 30
+
+
+def test_folders_that_malmoi_made_are_not_text(tmp_path: Path) -> None:
+    write(tmp_path / "mine.txt", "my own words")
+    write(tmp_path / "model" / "run.json", "{}")
+    write(tmp_path / "model" / "metrics.jsonl", '{"step": 1}')
+    write(tmp_path / "demo" / "demo.json", "{}")
+    write(tmp_path / "demo" / "world" / "train.jsonl", '{"text": "Noru"}')
+    assert list(read_documents(tmp_path)) == ["my own words"]
+    assert list(read_documents(tmp_path / "demo" / "world")) == ["Noru"]
+
+
+def test_files_without_a_role_are_told(tmp_path: Path) -> None:
+    for name in ("train-journey.txt", "novel.txt", "poems.txt", "valid.txt"):
+        write(tmp_path / name, f"a line of {name}\n" * 30)
+    assert "2 files that are not named train* are left out" in open_corpus(tmp_path).note
+
+
+@pytest.mark.parametrize("text", ["Title\n" + "x" * 10_000, "Title\n" + "word " * 2_000, "a\n" * 5_000])
+def test_about_a_tenth_of_one_text_is_held_out(tmp_path: Path, text: str) -> None:
+    corpus = open_corpus(write(tmp_path / "a.txt", text))
+    held = sum(map(len, corpus.valid()))
+    assert 0.05 * len(text) < held < 0.2 * len(text)
+    assert "".join([*corpus.train(), *corpus.valid()]) == text
+
+
+def test_about_a_tenth_of_two_unequal_documents_is_held_out(tmp_path: Path) -> None:
+    lines = [json.dumps({"text": "x " * count}) for count in (5, 5_000)]
+    corpus = open_corpus(write(tmp_path / "a.jsonl", "\n".join(lines)))
+    assert 500 < sum(map(len, corpus.valid())) < 2_000
+
+
+def test_files_of_one_name_are_told_apart(tmp_path: Path) -> None:
+    for folder in ("train", "valid"):
+        write(tmp_path / folder / "part-0.txt", f"{folder} text")
+    assert set(open_corpus(tmp_path).files) == {"train/part-0.txt", "valid/part-0.txt"}

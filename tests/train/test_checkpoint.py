@@ -4,7 +4,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors import SafetensorError
 
+from malmoi.hub import folder
 from malmoi.models.build import build_model
 from malmoi.models.config import TransformerConfig
 from malmoi.models.language import LanguageModel
@@ -76,15 +78,22 @@ def test_a_full_disk_leaves_the_old_one(tmp_path: Path, monkeypatch: pytest.Monk
     model, optimizers = trained(1)
     save_checkpoint(tmp_path, 1, model, optimizers)
 
-    def full(_: object, path: Path) -> None:
+    def full(_: object, path: Path, _metadata: object) -> None:
         path.write_bytes(b"part")
-        raise OSError(28, "No space left on device")
+        raise SafetensorError("I/O error: No space left on device")
 
-    monkeypatch.setattr(checkpoint, "save_file", full)
+    monkeypatch.setattr(folder, "save_file", full)
     with pytest.raises(OSError, match="No space"):
         save_checkpoint(tmp_path, 2, model, optimizers)
     assert [path.name for path in tmp_path.iterdir()] == ["step-00000001"]
     assert load_checkpoint(tmp_path, model, optimizers, pytest.fail) == 1
+
+
+def test_what_a_killed_process_left_is_removed(tmp_path: Path) -> None:
+    model, optimizers = trained(1)
+    (tmp_path / ".step-00000001.abc").mkdir()
+    save_checkpoint(tmp_path, 2, model, optimizers)
+    assert [path.name for path in tmp_path.iterdir()] == ["step-00000002"]
 
 
 def test_nothing_to_load(tmp_path: Path) -> None:

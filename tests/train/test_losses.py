@@ -18,7 +18,9 @@ from malmoi.train.losses import LinearCrossEntropy, next_token_loss
 def test_equals_torch_with_its_gradients(
     monkeypatch: pytest.MonkeyPatch, chunk_bytes: int, scale: float
 ) -> None:
-    monkeypatch.setattr(losses, "_CHUNK_BYTES", chunk_bytes)  # 1: as many chunks as there can be
+    monkeypatch.setattr(
+        losses, "_CHUNK_BYTES", (chunk_bytes, chunk_bytes)
+    )  # 1: as many chunks as there can be
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(150, 8, generator=generator, requires_grad=True)
     weight = torch.randn(11, 8, generator=generator, requires_grad=True)

@@ -202,7 +202,7 @@ def _stats(
         num_bytes=train.num_bytes + valid.num_bytes,
         length_percentiles={p: int(np.percentile(lengths, p)) for p in PERCENTILES if len(lengths)},
         scripts=_scripts(train.characters + valid.characters),
-        encodings=dict(Counter(encoding_of(file) for file in corpus.files)),
+        encodings=dict(Counter(encoding_of(file) for file in corpus.files.values())),
         exact_duplicates=len(repeats),
         near_duplicates=len(near),
         overlap_exact=len(leaks),

@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, Literal, NamedTuple, cast
 
 from malmoi.util.errors import UserError, nearest
+from malmoi.util.files import DEMO_MARK, RUN_RECORD
 
 Errors = Literal["strict", "replace"]
 Level = Literal["error", "warning"]
@@ -211,26 +212,29 @@ def _read_table(path: Path, how: _How, dialect: dict[str, Any]) -> Iterator[Row]
     csv.field_size_limit(2**31 - 1)  # the default refuses a cell of more than 128 KiB
     table = csv.reader(_lines(_chunks(path, how)), strict=True, **dialect)
     cells_of_rows = _cells(table, path, how)
-    header = [name.strip() for name in next(cells_of_rows, [])]
+    header = [name.strip() for name in next(cells_of_rows, (1, []))[1]]
     if how.field not in header:
         return how.missing(header, f"{path}:1")
     column = header.index(how.field)
-    for cells in cells_of_rows:
-        where = f"{path}:{table.line_num}"
+    for line, cells in cells_of_rows:
+        where = f"{path}:{line}"
         if len(cells) == len(header):
             yield from how.row(cells[column], where)
         elif cells:
             how.report("error", where, f"expected {len(header)} cells as in the header, found {len(cells)}")
 
 
-def _cells(table: Any, path: Path, how: _How) -> Iterator[list[str]]:
+def _cells(table: Any, path: Path, how: _How) -> Iterator[tuple[int, list[str]]]:
+    """Each row with the line on which it begins."""
     while True:
+        line = table.line_num + 1
         try:
-            yield next(table)
+            yield line, next(table)
         except StopIteration:
             return
         except csv.Error as error:
-            how.report("error", f"{path}:{table.line_num}", f"broken row ({error})")
+            end = f", which ends on line {table.line_num}" if table.line_num > line else ""
+            how.report("error", f"{path}:{line}", f"broken row{end} ({error})")
 
 
 def _read_parquet(path: Path, how: _How) -> Iterator[Row]:
@@ -270,7 +274,10 @@ def _extension(path: Path) -> str:
 
 
 def find_files(path: Path) -> list[Path]:
-    """The readable files of a folder, sorted, or the one file. Raises UserError where there is none."""
+    """The readable files of a folder, sorted, or the one file. Raises UserError where there is none.
+
+    Folders inside it that malmoi made (of runs and demos) are left out.
+    """
     known = f"known: {', '.join(EXTENSIONS)}, and .gz of each"
     if not path.exists():
         raise UserError(f"{path} does not exist; give a text file or a folder of them")
@@ -278,7 +285,12 @@ def find_files(path: Path) -> list[Path]:
         if _extension(path) not in _READERS:
             raise UserError(f'{path}: the extension "{_extension(path)}" is not a text format; {known}')
         return [path]
-    files = [file for file in sorted(path.rglob("*")) if file.is_file() and _is_text(file.relative_to(path))]
+    made = {mark.parent for name in (RUN_RECORD, DEMO_MARK) for mark in path.rglob(name)} - {path}
+    files = [
+        file
+        for file in sorted(path.rglob("*"))
+        if file.is_file() and _is_text(file.relative_to(path)) and made.isdisjoint(file.parents)
+    ]
     if not files:
         raise UserError(f"{path} holds no text file; {known}")
     return files
@@ -357,7 +369,7 @@ class _HoldOutEnd:
 class Corpus:
     """Documents for training and for validation, never the same one in both. Each call reads anew.
 
-    `note` says in one line how they were told apart; `files` are all that is read (for hashing).
+    `note` says in one line how they were told apart; `files` are all that is read.
     """
 
     path: Path
@@ -369,8 +381,13 @@ class Corpus:
     hold_out: _HoldOutByHash | _HoldOutEnd | None = None
 
     @property
-    def files(self) -> list[Path]:
-        return list(dict.fromkeys(self.train_files + self.valid_files))
+    def files(self) -> dict[str, Path]:
+        """Every file that is read, by its place in the corpus."""
+        root = self.path if self.path.is_dir() else self.path.parent
+        return {
+            str(file.relative_to(root) if file.is_relative_to(root) else Path("valid", file.name)): file
+            for file in self.train_files + self.valid_files
+        }
 
     def rows(self, part: Part, report: Report = raise_errors) -> Iterator[Row]:
         """The documents of one part with their places."""
@@ -413,12 +430,15 @@ def open_corpus(
     if not train_files:
         raise UserError(f"{path} has no file to train on, validation and test files apart; add one")
     make = partial(Corpus, path, tuple(train_files), errors=errors, field=field)
+    left = len(roles[""]) if roles["train"] else 0
+    aside = f"; {left} files that are not named train* are left out" if left else ""
     if valid_files:
-        return make(tuple(valid_files), f"validation on {valid or ', '.join(f.name for f in valid_files)}")
+        names = valid or ", ".join(file.name for file in valid_files)
+        return make(tuple(valid_files), f"validation on {names}{aside}")
     held, note = _hold_out(
         train_files, hold_out, partial(read_rows, train_files, errors=errors, field=field, report=report)
     )
-    return make(tuple(train_files), note, hold_out=held)
+    return make(tuple(train_files), note + aside, hold_out=held)
 
 
 def _role(inside: Path) -> str:
@@ -457,6 +477,9 @@ def _end(files: Sequence[Path], fraction: float, read: Callable[[], Iterator[Row
         left -= lengths[document]
         document += 1
     text = next(islice(read(), document, None)).text
-    cut = text.rfind("\n", 0, left) + 1
-    whole = document > 0 or cut > 0  # something stays for training
-    return _HoldOutEnd(document, cut if whole else left)
+    near = max(0, left - sum(lengths) // 20)  # a cut further back would hold out much more than was asked
+    if cut := text.rfind("\n", near, left) + 1:
+        return _HoldOutEnd(document, cut)
+    if near == 0 and document > 0:
+        return _HoldOutEnd(document, 0)
+    return _HoldOutEnd(document, text.rfind(" ", near, left) + 1 or left)

@@ -64,7 +64,7 @@ def save_model(
 
 
 def save_weights(path: Path, tensors: dict[str, Tensor]) -> None:
-    """Write one safetensors file, whole or absent."""
+    """Write one safetensors file, whole or absent. Raises OSError where the disk does not take it."""
     temporary = path.with_name(f".{path.name}.part")
     try:
         save_file(
@@ -72,8 +72,10 @@ def save_weights(path: Path, tensors: dict[str, Tensor]) -> None:
         )
         files.sync_file(temporary)
         temporary.replace(path)
-    except BaseException:
+    except BaseException as error:
         temporary.unlink(missing_ok=True)
+        if isinstance(error, SafetensorError):
+            raise OSError(f"{path} cannot be written ({error})") from None
         raise
 
 

@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 from torch.optim import Optimizer
 
+from malmoi.hub.folder import save_weights
 from malmoi.models.language import LanguageModel
 from malmoi.util.files import damage, new_folder, read_json, write_json
 
@@ -26,9 +27,11 @@ def save_checkpoint(root: Path, step: int, model: LanguageModel, optimizers: lis
         for index, state in optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer.{number}.{index}.{name}": tensor for name, tensor in state.items()}
     tensors["random"] = torch.get_rng_state()
+    for abandoned in root.glob(".step-*"):  # by a process that was killed while it wrote
+        shutil.rmtree(abandoned, ignore_errors=True)
     folder = root / f"step-{step:08d}"
     with new_folder(folder) as temporary:
-        save_file({name: t.detach().cpu().contiguous() for name, t in tensors.items()}, temporary / TENSORS)
+        save_weights(temporary / TENSORS, tensors)
         write_json(temporary / META, {"step": step})
     for old in _folders(root)[KEEP:]:
         shutil.rmtree(old)

@@ -9,10 +9,13 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 
 import torch
 from torch import Tensor, distributed
 from torch._utils import _flatten_dense_tensors, _unflatten_dense_tensors
+
+_PATIENCE = timedelta(hours=12)  # the others wait while the first process cuts a large text into tokens
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +43,10 @@ class Group:
         distributed.all_reduce(tensor)
         return tensor.tolist()
 
+    def any(self, flag: bool) -> bool:
+        """Whether the flag is set in one of the processes."""
+        return self.sum_over_processes(float(flag))[0] > 0
+
     def sum_tensors(self, tensors: Sequence[Tensor]) -> None:
         """Sum tensors over the processes, in place, in one message."""
         if self.size == 1:
@@ -54,6 +61,12 @@ class Group:
         if self.size > 1:
             distributed.barrier()
 
+    def leave(self) -> None:
+        """All together: a process that goes alone breaks the others' connections."""
+        self.wait()
+        if self.size > 1:
+            distributed.destroy_process_group()
+
 
 ALONE = Group()
 
@@ -63,9 +76,13 @@ def join_group() -> Group:
     size = int(os.environ.get("WORLD_SIZE", "1"))
     if size == 1:
         return ALONE
+    local_rank = int(os.environ.get("LOCAL_RANK", "0"))
     if not distributed.is_initialized():
-        distributed.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
-    return Group(distributed.get_rank(), size, int(os.environ.get("LOCAL_RANK", "0")))
+        if torch.cuda.is_available():
+            torch.cuda.set_device(local_rank)
+        backend = "nccl" if torch.cuda.is_available() else "gloo"
+        distributed.init_process_group(backend, timeout=_PATIENCE)
+    return Group(distributed.get_rank(), size, local_rank)
 
 
 def _device() -> torch.device:

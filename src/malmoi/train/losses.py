@@ -15,7 +15,7 @@ from malmoi.models.language import LanguageModel
 from malmoi.models.state import State
 
 _TINY = torch.finfo(torch.float32).tiny
-_CHUNK_BYTES = 16 << 20  # logits of one chunk stay in or near the last-level cache
+_CHUNK_BYTES = (32 << 20, 512 << 20)  # logits of one chunk, on a processor (near its cache) and on a GPU
 
 
 class LinearCrossEntropy(torch.autograd.Function):
@@ -31,10 +31,11 @@ class LinearCrossEntropy(torch.autograd.Function):
         grad_x_ND = torch.empty_like(x_ND) if wants_grad else None
         grad_weight_VD = torch.zeros_like(weight_VD) if wants_grad else None
         total = x_ND.new_zeros((), dtype=torch.float32)
-        rows = max(64, _CHUNK_BYTES // (4 * len(weight_VD)))
+        rows = max(64, _CHUNK_BYTES[x_ND.device.type == "cuda"] // (4 * len(weight_VD)))
+        multiplied_VD = weight_VD.to(x_ND.dtype)
         for start in range(0, len(x_ND), rows):
             part = slice(start, start + rows)
-            total += _chunk(x_ND[part], weight_VD, targets_N[part], grad_x_ND, grad_weight_VD, start)
+            total += _chunk(x_ND[part], multiplied_VD, targets_N[part], grad_x_ND, grad_weight_VD, start)
         if wants_grad:
             ctx.save_for_backward(grad_x_ND, grad_weight_VD)
         return total
@@ -64,11 +65,13 @@ def _chunk(
     loss = -(p_CV.gather(1, safe_C1).clamp_min_(_TINY).log_().squeeze(1) * trained_C).sum()
     if grad_x_ND is not None and grad_weight_VD is not None:
         grad_CV = p_CV.scatter_add_(1, safe_C1, p_CV.new_full(safe_C1.shape, -1.0))
-        if not trained_C.all():
-            grad_CV.mul_(trained_C.unsqueeze(1))
+        grad_CV.mul_(trained_C.unsqueeze(1))
         grad_CV = grad_CV.to(weight_VD.dtype)
         torch.matmul(grad_CV, weight_VD, out=grad_x_ND[start : start + len(x_CD)])
-        grad_weight_VD.addmm_(grad_CV.T, x_CD)
+        if grad_weight_VD.dtype == x_CD.dtype:
+            grad_weight_VD.addmm_(grad_CV.T, x_CD)
+        else:  # bf16 products are summed in fp32: over many chunks small ones would get lost
+            grad_weight_VD.add_(grad_CV.T @ x_CD)
     return loss
 
 
@@ -78,8 +81,7 @@ def next_token_loss(model: LanguageModel, batch: TokenBatch, state: State | None
     x_ND = model.hidden(batch, state).flatten(0, 1)
     weight_VD = model.head.weight
     if torch.is_autocast_enabled(x_ND.device.type):
-        dtype = torch.get_autocast_dtype(x_ND.device.type)
-        x_ND, weight_VD = x_ND.to(dtype), weight_VD.to(dtype)
+        x_ND = x_ND.to(torch.get_autocast_dtype(x_ND.device.type))
     targets_N = batch.targets_BT.flatten()
     with torch.autocast(x_ND.device.type, enabled=False):
         total = LinearCrossEntropy.apply(x_ND, weight_VD, targets_N)

@@ -15,7 +15,6 @@ from torch.optim import AdamW, Optimizer
 from malmoi.models.attention import Attention
 from malmoi.models.blocks import SwiGLU
 from malmoi.models.language import LanguageModel
-from malmoi.util.hardware import has_fast_bf16
 
 _STACKED_NUMBERS = 1 << 22  # in one stack of matrices: enough to keep a processor busy, and 50 MB at most
 
@@ -87,9 +86,13 @@ class Muon(Optimizer):
 
 
 def make_optimizers(
-    model: LanguageModel, kind: OptimizerKind, *, lr: float, weight_decay: float, betas: tuple[float, float]
-) -> list[Optimizer]:
-    """One optimizer for `adamw`, two for `muon`. Vectors (norms, biases) are not decayed."""
+    model: LanguageModel, kind: OptimizerKind, *, lr: float, weight_decay: float, betas: tuple[float, float],
+    dtype: torch.dtype = torch.float32,
+) -> list[Optimizer]:  # fmt: skip
+    """One optimizer for `adamw`, two for `muon`. Vectors (norms, biases) are not decayed.
+
+    dtype: in which Muon orthogonalises; weights and momentum are fp32 always.
+    """
     matrices = _inner_matrices(model) if kind == "muon" else {}
     rest = [parameter for parameter in model.parameters() if parameter not in matrices]
     groups = [
@@ -99,7 +102,6 @@ def make_optimizers(
     optimizers: list[Optimizer] = [AdamW(groups, lr=lr, betas=betas, fused=True)]
     if matrices:
         muon_groups = [{"params": [matrix], "parts": parts} for matrix, parts in matrices.items()]
-        dtype = torch.bfloat16 if has_fast_bf16(model.device) else torch.float32
         optimizers.append(Muon(muon_groups, lr=lr, weight_decay=weight_decay, dtype=dtype))
     return optimizers
 

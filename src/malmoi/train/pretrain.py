@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import math
 import platform
+import shutil
 import signal
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import FrameType
@@ -38,7 +39,9 @@ from malmoi.util.heap import keep_heap
 from malmoi.util.units import human_count
 
 Say = Callable[[str], None]
-RECORD, METRICS = "run.json", "metrics.jsonl"
+RECORD, METRICS = files.RUN_RECORD, "metrics.jsonl"
+TOKENIZER_FILE = "tokenizer.json"
+SOURCE = "source.json"  # beside the token files: what they were made from
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +51,11 @@ class Text:
     tokenizer: Tokenizer
     train: TokenFile
     valid: TokenFile
-    hashes: dict[str, str]  # file name -> SHA-256
+    hashes: dict[str, str]  # file -> SHA-256
+
+
+class Stopped(KeyboardInterrupt):
+    """Training was interrupted, and a checkpoint of its last step is saved."""
 
 
 @dataclass(slots=True)
@@ -67,35 +74,52 @@ class Pretraining:
 
     @property
     def prompt(self) -> str:
-        """What samples begin with."""
+        """What samples begin with: what was asked for, or the validation text's first words."""
         wanted = self.config.train.sample_prompt
         return self.tokenizer.decode(self.trainer.valid.ids[:8].tolist()) if wanted is None else wanted
 
-    def run(self, report: Callable[[StepReport], None]) -> None:
-        """Train, log every step, save the model folder.
+    @property
+    def prompt_ids(self) -> list[int]:
+        """The end of the prompt in tokens: half the context at most, and never nothing."""
+        ids = self.tokenizer.encode(self.prompt)[-(self.trainer.context // 2) :]
+        return ids or [self.tokenizer.specials.eos]
 
-        Ctrl-C (or SIGTERM) ends the step, saves a checkpoint and raises KeyboardInterrupt.
+    def run(self, report: Callable[[StepReport], None]) -> None:
+        """Train, log every step, save the model folder (the first process of the group does).
+
+        Ctrl-C (or SIGTERM), in any process, ends the step, saves a checkpoint and raises Stopped.
         """
-        if not self.trainer.group.first:
-            for _ in self.trainer.run():
-                pass
-            return
-        with _Log(self.folder, self.trainer.step) as log, _interrupt_between_steps() as interrupted:
+        group = self.trainer.group
+        with ExitStack() as stack:
+            interrupted = stack.enter_context(_interrupt_between_steps())
+            log = stack.enter_context(_Log(self.folder, self.trainer.step)) if group.first else None
             for found in self.trainer.run():
-                log.write(found)
-                report(found)
-                if interrupted and found.step < self.config.train.steps:
+                if log is not None:
+                    log.write(found)
+                    report(found)
+                if group.any(bool(interrupted)) and found.step < self.config.train.steps:
                     self.trainer.save()
-                    raise KeyboardInterrupt
-        save_model(self.folder, self.model, self.tokenizer, _card(self))
+                    group.leave()
+                    raise Stopped
+        if group.first:
+            save_model(self.folder, self.model, self.tokenizer, _card(self))
+        group.leave()
 
 
 def prepare(
-    config: RunConfig, data: Path, folder: Path, *, resume: bool, say: Say, device: str = "auto"
+    config: RunConfig,
+    data: Path,
+    folder: Path,
+    *,
+    resume: bool,
+    say: Say,
+    device: str = "auto",
+    dry_run: bool = False,
 ) -> Pretraining | None:
     """Make tokenizer and token files (or take those of the run to resume) and build the model.
 
-    Returns None where the run to resume is finished. Raises UserError for a folder that holds another run.
+    A dry run leaves no record, so that the same or another command may begin in the folder. Returns None
+    where the run to resume is finished. Raises UserError for a folder that holds another run, or other files.
     """
     keep_heap()
     started = _started(config, folder, resume=resume, say=say)
@@ -103,8 +127,12 @@ def prepare(
         return None
     config, record = started
     group = join_group()
+    if config.train.batch < group.size:
+        raise UserError(
+            f"train.batch={config.train.batch} is less than the {group.size} processes that share it"
+        )
     say = say if group.first else _silent
-    text = _shared(group, lambda: prepare_text(config, data, folder, say))
+    text = _shared(group, lambda: prepare_text(config, data, folder, say, begun=bool(record)))
     if record and record["data"] != text.hashes:
         say("the text has changed since the run began; going on with its tokens as they were then")
     context = fit_context(text.train, config.train.context)
@@ -118,13 +146,11 @@ def prepare(
     first, end = group.share(config.train.batch)
     trial = try_step(model, text.train, config.train, context, end - first)
     config = config.model_copy(update={"train": trial.spec})
-    if not record and group.first:
+    if not record and not dry_run and group.first:
         files.write_json(folder / RECORD, describe(config, text.hashes))
     trainer = Trainer(model, text.train, text.valid, trial.spec, context, folder, group)
     if record:
         trainer.resume(say)
-    if not group.first:  # dropout must differ between processes
-        torch.manual_seed(hash((config.train.seed, group.rank, trainer.step)))
     return Pretraining(config, folder, text.tokenizer, trainer, trial)
 
 
@@ -159,19 +185,38 @@ def evaluate_ngrams(model: KneserNey, valid: TokenFile, limit_tokens: int) -> tu
     return nats, nats / math.log(2) * valid.num_tokens / valid.num_bytes
 
 
-def prepare_text(config: RunConfig, data: Path, folder: Path, say: Say) -> Text:
-    """Tokenizer and token files in `folder`, made unless they are there."""
+def prepare_text(config: RunConfig, data: Path, folder: Path, say: Say, *, begun: bool = False) -> Text:
+    """Tokenizer and token files in `folder`, made unless they are there.
+
+    Where training has `begun` on those that are there they stay; else they stay only if the same text and
+    settings made them.
+    """
     corpus = open_corpus(
         data, valid=Path(config.data.valid) if config.data.valid else None,
         errors=config.data.errors, field=config.data.field,
     )  # fmt: skip
     if corpus.note:
         say(corpus.note)
+    hashes = {name: files.sha256(path) for name, path in corpus.files.items()}
+    if not begun:
+        _keep_only_tokens_of(folder, {
+            "tokenizer": config.tokenizer.model_dump(), "data": config.data.model_dump(), "files": hashes
+        })  # fmt: skip
     tokenizer = _tokenizer(config, corpus, folder)
     if tokenizer.note:
         say(tokenizer.note)
     train, valid = (_tokens(corpus, part, tokenizer, folder) for part in ("train", "valid"))
-    return Text(tokenizer, train, valid, {path.name: files.sha256(path) for path in corpus.files})
+    return Text(tokenizer, train, valid, hashes)
+
+
+def _keep_only_tokens_of(folder: Path, source: dict[str, Any]) -> None:
+    """Remove what an earlier preparation made from another source; note this one."""
+    note = folder / "tokens" / SOURCE
+    if note.exists() and files.read_json(note) == source:
+        return
+    shutil.rmtree(folder / "tokens", ignore_errors=True)
+    (folder / TOKENIZER_FILE).unlink(missing_ok=True)
+    files.write_json(note, source)
 
 
 def describe(config: RunConfig, hashes: dict[str, str]) -> dict[str, object]:
@@ -252,18 +297,28 @@ def _started(
         raise UserError(f"{folder} already holds a run; go on with --resume or choose another --out")
     if record.exists():
         found = files.read_json(record)
-        config = _recorded(config, found)
+        config = _recorded(config, found, say)
         return None if (folder / WEIGHTS).exists() else (config, found)
     if (folder / WEIGHTS).exists():
         raise UserError(f"{folder} already holds a model; choose another --out")
+    if folder.is_dir() and any(folder.iterdir()) and not (folder / "tokens" / SOURCE).exists():
+        raise UserError(f"{folder} holds files that are not a run's; choose a new folder for --out")
     if resume:
         say(f"{folder} has no run to resume, so this one starts fresh")
     return config, {}
 
 
-def _recorded(asked: RunConfig, record: dict[str, Any]) -> RunConfig:
-    """The recorded configuration; anything else asked for is an error, for a resume must be exact."""
+def _recorded(asked: RunConfig, record: dict[str, Any], say: Say) -> RunConfig:
+    """The recorded configuration; anything else asked for is an error, for a resume must be exact.
+
+    Only the micro-batch may change, for a machine with less memory; the result then differs by rounding.
+    """
     recorded = RunConfig.model_validate(record["config"])
+    if (rows := asked.train.micro_batch) not in (None, recorded.train.micro_batch):
+        say("another micro-batch than before: the result will differ from an unbroken run's by rounding")
+        recorded = recorded.model_copy(
+            update={"train": recorded.train.model_copy(update={"micro_batch": rows})}
+        )
     settled = {name: getattr(recorded.train, name) for name in ("micro_batch", "dtype")}
     chosen = {name: value for name, value in settled.items() if getattr(asked.train, name) in (None, "auto")}
     same = asked.model_copy(update={"train": asked.train.model_copy(update=chosen)})
@@ -305,7 +360,7 @@ def _silent(_: str) -> None:
 
 
 def _tokenizer(config: RunConfig, corpus: Corpus, folder: Path) -> Tokenizer:
-    if (folder / "tokenizer.json").exists():
+    if (folder / TOKENIZER_FILE).exists():
         return Tokenizer.load(folder)
     spec = config.tokenizer
     tokenizer = (

@@ -42,6 +42,9 @@ class DataSpec(StrictModel):
     errors: Literal["strict", "replace"] = "strict"
 
 
+Beta = Annotated[float, Field(ge=0, lt=1)]
+
+
 class TrainSpec(StrictModel):
     """How to train. A step reads `batch` rows of `context` tokens, `micro_batch` rows at a time."""
 
@@ -51,7 +54,7 @@ class TrainSpec(StrictModel):
     context: PositiveInt = 256
     optimizer: OptimizerKind = "adamw"
     lr: PositiveFloat = 1e-3
-    betas: tuple[float, float] = (0.9, 0.95)
+    betas: tuple[Beta, Beta] = (0.9, 0.95)
     weight_decay: Annotated[float, Field(ge=0)] = 0.1
     clip: PositiveFloat = 1.0
     schedule: Schedule = "cosine"
@@ -59,11 +62,13 @@ class TrainSpec(StrictModel):
     floor: Annotated[float, Field(ge=0, le=1)] = 0.1
     decay_fraction: Annotated[float, Field(gt=0, le=1)] = 0.2
     dtype: Literal["auto", "fp32", "bf16"] = "auto"
-    seed: NonNegativeInt = 0
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     checkpoint_every: PositiveInt = 500
     eval_every: PositiveInt = 250
     eval_tokens: PositiveInt = 65_536
-    sample_prompt: str | None = None  # what samples while training begin with; None: as the validation text
+    sample_prompt: Annotated[str, Field(min_length=1)] | None = (
+        None  # what samples while training begin with; None: as the validation text
+    )
 
 
 class NGramSpec(StrictModel):
@@ -126,6 +131,8 @@ def load_run(recipe: str, settings: Sequence[str] = (), size: str | None = None)
         _set(value, setting)
     run = checked(TypeAdapter(RunConfig), value | {"name": recipe}, "")
     run.check_model()  # a wrong key fails before any work
+    for setting in settings:
+        _refuse_without_effect(run, setting.partition("=")[0])
     return run
 
 
@@ -173,6 +180,14 @@ def _set(value: Json, setting: str) -> None:
         ) from None
 
 
+def _refuse_without_effect(run: RunConfig, path: str) -> None:
+    """Raises UserError for a setting that the run would not look at."""
+    if run.is_ngram and path.startswith("train.") and path != "train.eval_tokens":
+        raise UserError(f"--set {path}: an n-gram model is counted, not trained; leave it out")
+    if path in ("tokenizer.kind", "tokenizer.vocab_size") and run.tokenizer.path:
+        raise UserError(f"--set {path}: tokenizer.path names a finished tokenizer; leave one of them out")
+
+
 def checked(adapter: TypeAdapter[Any], value: Json, place: str) -> Any:
     """Validate; turn pydantic's first finding into one line with the nearest valid name."""
     try:
@@ -180,8 +195,9 @@ def checked(adapter: TypeAdapter[Any], value: Json, place: str) -> Any:
     except ValidationError as error:
         first = error.errors()[0]
         path = [str(part) for part in first["loc"]]
-        if place:  # the name of a union's member leads the path
-            path = [place, *path[1:]]
+        if place:
+            member = path[:1] == [str(value.get("family"))]  # the name of a union's member leads the path
+            path = [place, *path[member:]]
         where = ".".join(path) or place
         if first["type"] == "extra_forbidden":
             raise UserError(

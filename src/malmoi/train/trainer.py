@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from malmoi.core import Loss, TokenBatch
@@ -23,6 +24,7 @@ from malmoi.train.losses import next_token_loss
 from malmoi.train.optim import make_optimizers
 from malmoi.train.run import TrainSpec
 from malmoi.train.schedule import learning_rate_factor
+from malmoi.util.errors import UserError
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,8 +62,9 @@ class Trainer:
         self.group = group
         self.checkpoints = folder / "checkpoints"
         self.optimizers = make_optimizers(
-            model, spec.optimizer, lr=spec.lr, weight_decay=spec.weight_decay, betas=spec.betas
-        )
+            model, spec.optimizer, lr=spec.lr, weight_decay=spec.weight_decay, betas=spec.betas,
+            dtype=torch.bfloat16 if spec.dtype == "bf16" else torch.float32,
+        )  # fmt: skip
         self.step = 0
 
     def resume(self, warn: Callable[[str], None]) -> None:
@@ -111,6 +114,8 @@ class Trainer:
         """One optimizer step over the global batch: (loss, gradient norm, learning rate)."""
         spec = self.spec
         self.model.train()
+        if self.model.config.dropout:  # a function of seed and step, like the batches, and of the process
+            torch.manual_seed(_mixed(spec.seed, self.step, self.group.rank))
         total, count = self.group.sum_over_processes(*self._accumulate())
         parameters = [p for p in self.model.parameters() if p.grad is not None]
         gradients = [p.grad for p in parameters if p.grad is not None]
@@ -118,6 +123,11 @@ class Trainer:
         for gradient in gradients:
             gradient.div_(count)
         norm = float(torch.nn.utils.clip_grad_norm_(parameters, spec.clip))
+        if not math.isfinite(norm):
+            raise UserError(
+                f"training diverged: the gradient of step {self.step + 1} is not finite; "
+                f"lower train.lr (now {spec.lr:g}) and start again with another --out"
+            )
         lr = spec.lr * learning_rate_factor(
             self.step, steps=spec.steps, kind=spec.schedule, warmup_steps=spec.warmup_steps,
             floor=spec.floor, decay_fraction=spec.decay_fraction,
@@ -142,6 +152,11 @@ class Trainer:
             loss.sum.backward()
             total, count = total + loss.sum.item(), count + loss.count
         return total, count
+
+
+def _mixed(*numbers: int) -> int:
+    """One seed out of several numbers."""
+    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0])
 
 
 def compute_loss(model: LanguageModel, part: TokenBatch, dtype: str) -> Loss:

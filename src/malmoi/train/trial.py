@@ -6,7 +6,7 @@ Shape letters: B rows, T positions.
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -64,13 +64,19 @@ def try_step(
     random_state = torch.get_rng_state()
     dtype = _precision(model, spec)
     part = batch(tokens, seed=spec.seed, step=0, rows=1, context=context)
-    bytes_per_row = _saved_bytes(model, part, dtype)
-    candidates = [spec.micro_batch] if spec.micro_batch else _fitting(model, bytes_per_row, rows, context)
+    if part.documents_BT is None:  # a row with two documents costs more
+        part = replace(part, documents_BT=(torch.arange(context) >= context // 2).long()[None])
+    once, twice = (_saved_bytes(model, _repeated(part, count), dtype) for count in (1, 2))
+    fixed_bytes, bytes_per_row = max(0, 2 * once - twice), twice - once
+    fixed_bytes += _BYTES_PER_PARAMETER * model.num_parameters()
+    candidates = (
+        [spec.micro_batch] if spec.micro_batch else _fitting(model, fixed_bytes, bytes_per_row, rows, context)
+    )
     micro_rows, seconds = _first_that_runs(model, part, dtype, candidates)
     torch.set_rng_state(random_state)
     flops = matmul_flops_per_s(model.device, torch.bfloat16 if dtype == "bf16" else torch.float32)
     settled = spec.model_copy(update={"micro_batch": micro_rows, "dtype": dtype})
-    memory = _BYTES_PER_PARAMETER * model.num_parameters() + micro_rows * bytes_per_row
+    memory = fixed_bytes + micro_rows * bytes_per_row
     return Trial(settled, micro_rows * context / seconds, memory, flops)
 
 
@@ -101,14 +107,17 @@ def _saved_bytes(model: LanguageModel, part: TokenBatch, dtype: str) -> int:
     return sum(sizes.values())
 
 
-def _fitting(model: LanguageModel, bytes_per_row: int, rows: int, context: int) -> list[int]:
+def _fitting(
+    model: LanguageModel, fixed_bytes: int, bytes_per_row: int, rows: int, context: int
+) -> list[int]:
     """Micro-batches that divide the rows and fit in memory, the largest first; at least one row."""
     divisors = [n for n in range(rows, 0, -1) if rows % n == 0]
     if model.device.type == "cuda":
         return divisors  # tried one after another until one does not run out of memory
     free = _MEMORY_SHARE * (memory_limit_bytes() - current_memory_bytes())
-    room = free - _BYTES_PER_PARAMETER * model.num_parameters()
-    return [n for n in divisors if n * bytes_per_row <= room and n * context <= _CPU_TOKENS] or [1]
+    return [
+        n for n in divisors if fixed_bytes + n * bytes_per_row <= free and n * context <= _CPU_TOKENS
+    ] or [1]
 
 
 def _first_that_runs(
@@ -116,11 +125,13 @@ def _first_that_runs(
 ) -> tuple[int, float]:
     """The first micro-batch that fits, and the seconds that its second trial took."""
     *larger, smallest = candidates
+    moments = torch.empty(2 * model.num_parameters(), device=model.device)  # AdamW will hold as much
     for micro_rows in larger:
         try:
             return micro_rows, _seconds(model, _repeated(part, micro_rows), dtype)
         except torch.OutOfMemoryError:
             torch.cuda.empty_cache()
+    del moments
     return smallest, _seconds(model, _repeated(part, smallest), dtype)
 
 

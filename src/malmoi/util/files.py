@@ -15,6 +15,7 @@ from typing import Any
 from malmoi.util.errors import UserError
 
 MANIFEST = "manifest.json"
+RUN_RECORD, DEMO_MARK = "run.json", "demo.json"  # say that malmoi made the folder that holds them
 
 
 def sync_file(path: Path) -> None:

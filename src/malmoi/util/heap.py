@@ -1,7 +1,7 @@
 """Keep freed memory in the process.
 
 glibc gives large freed blocks back to the system and takes a page fault for every page of the next one.
-Training allocates the same large blocks at every step, so keeping them is worth 1.2x to 1.9x on a CPU
+Training allocates the same large blocks at every step, so keeping them is worth 1.1x to 1.8x on a CPU
 (docs/results.md) for a bounded amount of memory.
 """
 
