@@ -140,9 +140,12 @@ def test_divergence_is_one_line_and_saves_nothing(
     assert not list((out / "checkpoints").glob("*"))
 
 
+@pytest.mark.parametrize("context", [1, 2, 8])
 @pytest.mark.parametrize("prompt", [[], ["--set", 'train.sample_prompt="a very long prompt indeed"']])
-def test_samples_fit_any_context(run: Run, corpus: Path, tmp_path: Path, prompt: list[str]) -> None:
-    arguments = ("--data", corpus, "--out", tmp_path / "m", *settings("train.context=2"), *prompt)
+def test_samples_fit_any_context(
+    run: Run, corpus: Path, tmp_path: Path, prompt: list[str], context: int
+) -> None:
+    arguments = ("--data", corpus, "--out", tmp_path / "m", *settings(f"train.context={context}"), *prompt)
     code, _, errors = run("pretrain", "gpt-nano", *arguments)
     assert code == 0, errors
 

@@ -13,6 +13,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
+from malmoi.util.units import human_count
+
 if TYPE_CHECKING:
     from malmoi.text.compare import TokenizerRow
 
@@ -24,7 +26,7 @@ Curve = tuple[str, Sequence[float], Sequence[float]]  # name, x, y
 
 def loss_curves(curves: Sequence[Curve], *, x_label: str, y_label: str) -> str:
     """An SVG of lines; a curve of one point is drawn as a horizontal line (a model without steps)."""
-    figure = Figure(figsize=(7.2, 3.6), layout="constrained")
+    figure = Figure(figsize=(9.0, 3.8), layout="constrained")
     axes = figure.add_subplot()
     for (name, x, y), colour in zip(curves, COLOURS, strict=False):
         if len(x) == 1:
@@ -32,6 +34,7 @@ def loss_curves(curves: Sequence[Curve], *, x_label: str, y_label: str) -> str:
         else:
             axes.plot(x, y, color=colour, linewidth=2.2, marker="o", markersize=3.5, label=name)
     axes.set_xlabel(x_label)
+    axes.xaxis.set_major_formatter(lambda value, _: human_count(value))
     axes.set_ylabel(y_label)
     axes.set_ylim(bottom=0)
     axes.legend(frameon=False)

@@ -80,9 +80,9 @@ class Pretraining:
 
     @property
     def prompt_ids(self) -> list[int]:
-        """The end of the prompt in tokens: half the context at most, and never nothing."""
-        ids = self.tokenizer.encode(self.prompt)[-(self.trainer.context // 2) :]
-        return ids or [self.tokenizer.specials.eos]
+        """The beginning of a document with the prompt in it, or as much of that as half the context holds."""
+        ids = [self.tokenizer.specials.eos, *self.tokenizer.encode(self.prompt)]
+        return ids[: max(1, self.trainer.context // 2)]
 
     def run(self, report: Callable[[StepReport], None]) -> None:
         """Train, log every step, save the model folder (the first process of the group does).
