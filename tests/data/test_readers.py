@@ -287,7 +287,7 @@ def test_files_named_for_a_split_are_that_split(tmp_path: Path) -> None:
     corpus = open_corpus(tmp_path)
     assert list(corpus.train()) == ["train-0.txt", "training/x.txt"]
     assert list(corpus.valid()) == ["dev_1.txt", "val.txt"]
-    assert corpus.note == "validation on dev_1.txt, val.txt"
+    assert corpus.note == "validation on dev_1.txt, val.txt; left out, as not named train*: 1 of the files"
 
 
 def test_an_explicit_validation_file_wins_and_is_not_trained_on(tmp_path: Path) -> None:
@@ -327,7 +327,7 @@ def test_folders_that_malmoi_made_are_not_text(tmp_path: Path) -> None:
 def test_files_without_a_role_are_told(tmp_path: Path) -> None:
     for name in ("train-journey.txt", "novel.txt", "poems.txt", "valid.txt"):
         write(tmp_path / name, f"a line of {name}\n" * 30)
-    assert "2 files that are not named train* are left out" in open_corpus(tmp_path).note
+    assert "left out, as not named train*: 2 of the files" in open_corpus(tmp_path).note
 
 
 @pytest.mark.parametrize("text", ["Title\n" + "x" * 10_000, "Title\n" + "word " * 2_000, "a\n" * 5_000])

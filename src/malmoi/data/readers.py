@@ -431,7 +431,7 @@ def open_corpus(
         raise UserError(f"{path} has no file to train on, validation and test files apart; add one")
     make = partial(Corpus, path, tuple(train_files), errors=errors, field=field)
     left = len(roles[""]) if roles["train"] else 0
-    aside = f"; {left} files that are not named train* are left out" if left else ""
+    aside = f"; left out, as not named train*: {left} of the files" if left else ""
     if valid_files:
         names = valid or ", ".join(file.name for file in valid_files)
         return make(tuple(valid_files), f"validation on {names}{aside}")
