@@ -81,7 +81,8 @@ def test_the_readmes_commands_work(
         if words[0] != "malmoi":
             assert words[0] in ("git", "cd", "pip", ".", "source"), command
             continue
-        monkeypatch.setattr(sys, "argv", [*words, *QUICK.get(words[1], [])])
+        short = [] if "ngram" in words else QUICK.get(words[1], [])
+        monkeypatch.setattr(sys, "argv", [*words, *short])
         assert exit_code() == 0, (command, capsys.readouterr().err)
         ran += 1
     assert ran >= 5
