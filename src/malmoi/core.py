@@ -9,23 +9,66 @@ Shape letters: B rows, T positions.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Generic, TypeVar
+from typing import Generic, Literal, TypeVar
 
 import torch
 from torch import Tensor
 
 IGNORE = -100  # a target that takes no part in the loss, as in torch.nn.functional.cross_entropy
 
+X = TypeVar("X")
 Y = TypeVar("Y")
 
 
 @dataclass(frozen=True, slots=True)
-class Example(Generic[Y]):
-    """One labelled example of a task: what goes in, what should come out, where it was read."""
+class Message:
+    """One turn of a conversation."""
 
-    input: str
+    role: Literal["system", "user", "assistant"]
+    content: str
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """The input of question answering: the answer stands somewhere in `context`."""
+
+    question: str
+    context: str
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """`context[start : start + len(text)] == text`; a start of -1: only the text is known."""
+
+    text: str
+    start: int = -1
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Entity:
+    """`input[start:end]` is a name of the kind `label`, in characters."""
+
+    start: int
+    end: int
+    label: str
+
+
+@dataclass(frozen=True, slots=True)
+class Example(Generic[X, Y]):
+    """One labelled example of a task: what goes in, what should come out, where it was read.
+
+    others: further targets that are as right as `target` (the reference answers of a question).
+    """
+
+    input: X
     target: Y
     source: str = ""  # "file:line", for error messages
+    others: tuple[Y, ...] = ()
+
+    @property
+    def references(self) -> tuple[Y, ...]:
+        """All right targets, `target` first."""
+        return (self.target, *self.others)
 
 
 @dataclass(frozen=True, slots=True)

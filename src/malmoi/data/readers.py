@@ -23,8 +23,9 @@ from functools import partial
 from hashlib import blake2b
 from itertools import islice
 from pathlib import Path
-from typing import Any, BinaryIO, Literal, NamedTuple, cast
+from typing import Any, BinaryIO, Literal, NamedTuple, TypeVar, cast
 
+from malmoi.data.encodings import likely_encoding
 from malmoi.util.errors import UserError, nearest
 from malmoi.util.files import DEMO_MARK, RUN_RECORD
 
@@ -32,6 +33,7 @@ Errors = Literal["strict", "replace"]
 Level = Literal["error", "warning"]
 Report = Callable[[Level, str, str], None]  # (level, "file:line", message)
 Part = Literal["train", "valid"]
+T = TypeVar("T")
 
 PIECE = 1 << 20  # bytes read at a time, and the characters from which a plain text is cut
 FEW_DOCUMENTS = 20  # below this, whole documents are too coarse to hold out
@@ -42,6 +44,13 @@ class Row(NamedTuple):
     """One document and where it was read: "file:line" (the row number in a parquet file)."""
 
     text: str
+    where: str
+
+
+class Record(NamedTuple):
+    """One row of named values and where it was read, as a `Row`."""
+
+    values: dict[str, Any]
     where: str
 
 
@@ -56,8 +65,8 @@ def pass_over(level: Level, where: str, message: str) -> None:
 
 
 @dataclass(frozen=True)
-class _How:
-    """How to read: what to do with bytes that are not UTF-8, the field with the text, whom to tell."""
+class How:
+    """How to read: what to do with bytes that are not UTF-8, the one field wanted ("": all), whom to tell."""
 
     errors: Errors
     field: str
@@ -67,7 +76,7 @@ class _How:
         """The document in one field's value; none where it is empty or not text."""
         if not isinstance(value, str):
             kind = "null" if value is None else type(value).__name__
-            self.report("error", where, f'"{self.field}" must be a string, found {kind} {_short(value)}')
+            self.report("error", where, f'"{self.field}" must be a string, found {kind} {short(value)}')
         elif not value.strip():
             self.report("warning", where, f'"{self.field}" is empty; skipped')
         else:
@@ -90,7 +99,8 @@ class _How:
         )
 
 
-def _short(value: object) -> str:
+def short(value: object) -> str:
+    """A value as an error line shows it, at most 60 characters."""
     text = str(value).strip()
     return text if len(text) <= 60 else text[:57] + "..."
 
@@ -99,22 +109,9 @@ def _open(path: Path) -> BinaryIO:
     return cast(BinaryIO, gzip.open(path)) if path.suffix.lower() == ".gz" else path.open("rb")
 
 
-def likely_encoding(sample: bytes) -> str | None:
-    """The encoding of bytes that are not UTF-8, for an error message; None where nothing fits."""
-    if sample.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-        return "UTF-16"
-    for encoding, letters in (("cp949", "[가-힣ㄱ-ㆎ一-鿿]"), ("cp1252", "[À-ÿ‘’“”–—…]")):
-        with suppress(UnicodeDecodeError):
-            text = codecs.getincrementaldecoder(encoding)().decode(sample)
-            foreign = [letter for letter in text if not letter.isascii()]
-            if foreign and 2 * len(re.findall(letters, "".join(foreign))) > len(foreign):
-                return encoding
-    return None
-
-
 def encoding_of(file: Path) -> str:
     """What the first bytes of a text file are encoded in, as far as they tell."""
-    if _extension(file) == ".parquet":
+    if extension(file) == ".parquet":
         return "parquet"
     with suppress(OSError, EOFError, zlib.error), _open(file) as opened:
         sample = opened.read(1 << 16)
@@ -132,7 +129,7 @@ def _not_utf8(error: UnicodeDecodeError, offset: int) -> str:
     return f"byte 0x{byte:02x} at offset {offset} is not UTF-8; {mend}--errors replace goes on"
 
 
-def _chunks(path: Path, how: _How) -> Iterator[str]:
+def chunks(path: Path, how: How) -> Iterator[str]:
     """The text of a file in parts of bounded size, without its byte-order mark."""
     decoder = codecs.getincrementaldecoder("utf-8")(how.errors)
     offset, line, begun = 0, 1, False
@@ -156,7 +153,7 @@ def _chunks(path: Path, how: _How) -> Iterator[str]:
             offset, line = offset + len(chunk), line + chunk.count(b"\n")
 
 
-def _lines(chunks: Iterable[str]) -> Iterator[str]:
+def lines(chunks: Iterable[str]) -> Iterator[str]:
     """Lines with their ends; only "\\n" ends one (JSON strings may hold the other separators)."""
     pending: list[str] = []
     for chunk in chunks:
@@ -169,9 +166,9 @@ def _lines(chunks: Iterable[str]) -> Iterator[str]:
         yield last
 
 
-def _read_text(path: Path, how: _How) -> Iterator[Row]:
+def _read_text(path: Path, how: How) -> Iterator[Row]:
     pending, line = "", 1
-    for chunk in _chunks(path, how):
+    for chunk in chunks(path, how):
         if len(pending) >= PIECE:
             cut = line_end(pending, len(pending))
             yield Row(pending[:cut], f"{path}:{line}")
@@ -191,8 +188,9 @@ def line_end(text: str, limit: int) -> int:
     return limit
 
 
-def _read_jsonl(path: Path, how: _How) -> Iterator[Row]:
-    for number, line in enumerate(_lines(_chunks(path, how)), 1):
+def read_jsonl(path: Path, how: How) -> Iterator[Record]:
+    """The objects of a file of JSON lines."""
+    for number, line in enumerate(lines(chunks(path, how)), 1):
         where = f"{path}:{number}"
         if not line.strip():
             continue
@@ -200,31 +198,28 @@ def _read_jsonl(path: Path, how: _How) -> Iterator[Row]:
             record = json.loads(line)
         except (ValueError, RecursionError):
             record = None
-        if not isinstance(record, dict):
-            how.report("error", where, f'expected {{"{how.field}": ...}}, found {_short(line)}')
-        elif how.field not in record:
-            how.missing(record, where)
+        if isinstance(record, dict):
+            yield Record(record, where)
         else:
-            yield from how.row(record[how.field], where)
+            how.report("error", where, f'expected {{"{how.field or "name"}": ...}}, found {short(line)}')
 
 
-def _read_table(path: Path, how: _How, dialect: dict[str, Any]) -> Iterator[Row]:
+def _read_table(path: Path, how: How, dialect: dict[str, Any]) -> Iterator[Record]:
     csv.field_size_limit(2**31 - 1)  # the default refuses a cell of more than 128 KiB
-    table = csv.reader(_lines(_chunks(path, how)), strict=True, **dialect)
+    table = csv.reader(lines(chunks(path, how)), strict=True, **dialect)
     cells_of_rows = _cells(table, path, how)
     header = [name.strip() for name in next(cells_of_rows, (1, []))[1]]
-    if how.field not in header:
+    if how.field and how.field not in header:
         return how.missing(header, f"{path}:1")
-    column = header.index(how.field)
     for line, cells in cells_of_rows:
         where = f"{path}:{line}"
         if len(cells) == len(header):
-            yield from how.row(cells[column], where)
+            yield Record(dict(zip(header, cells, strict=True)), where)
         elif cells:
             how.report("error", where, f"expected {len(header)} cells as in the header, found {len(cells)}")
 
 
-def _cells(table: Any, path: Path, how: _How) -> Iterator[tuple[int, list[str]]]:
+def _cells(table: Any, path: Path, how: How) -> Iterator[tuple[int, list[str]]]:
     """Each row with the line on which it begins."""
     while True:
         line = table.line_num + 1
@@ -237,7 +232,7 @@ def _cells(table: Any, path: Path, how: _How) -> Iterator[tuple[int, list[str]]]
             how.report("error", f"{path}:{line}", f"broken row{end} ({error})")
 
 
-def _read_parquet(path: Path, how: _How) -> Iterator[Row]:
+def _read_parquet(path: Path, how: How) -> Iterator[Record]:
     import pyarrow
     from pyarrow import parquet
 
@@ -245,61 +240,65 @@ def _read_parquet(path: Path, how: _How) -> Iterator[Row]:
     try:
         with _open(path) as file:
             table = parquet.ParquetFile(file)
-            if how.field not in table.schema_arrow.names:
-                return how.missing(table.schema_arrow.names, str(path))
-            for batch in table.iter_batches(batch_size=1024, columns=[how.field]):
-                for value in batch.column(0):
+            names = table.schema_arrow.names
+            if how.field and how.field not in names:
+                return how.missing(names, str(path))
+            wanted = [how.field] if how.field else names
+            for batch in table.iter_batches(batch_size=1024, columns=wanted):
+                for row in zip(*batch.columns, strict=True):
                     number += 1
-                    yield from how.row(value.as_py(), f"{path}:{number}")
+                    values = [cell.as_py() for cell in row]
+                    yield Record(dict(zip(wanted, values, strict=True)), f"{path}:{number}")
     except (pyarrow.ArrowException, UnicodeDecodeError) as error:
-        message = f"not a readable parquet file ({_short(error)}); write it again"
+        message = f"not a readable parquet file ({short(error)}); write it again"
         how.report("error", f"{path}:{number + 1}", message)
 
 
-_READERS: dict[str, Callable[[Path, _How], Iterator[Row]]] = {
-    ".txt": _read_text,
-    ".md": _read_text,
-    ".jsonl": _read_jsonl,
+RECORD_READERS: dict[str, Callable[[Path, How], Iterator[Record]]] = {
+    ".jsonl": read_jsonl,
     ".csv": partial(_read_table, dialect={"delimiter": ","}),
     # By its definition (text/tab-separated-values, IANA) a cell of a .tsv holds no tab and nothing is quoted.
     ".tsv": partial(_read_table, dialect={"delimiter": "\t", "quoting": csv.QUOTE_NONE}),
     ".parquet": _read_parquet,
 }
-EXTENSIONS = tuple(_READERS)
+TEXT_EXTENSIONS = (".txt", ".md")
+EXTENSIONS = (*TEXT_EXTENSIONS, *RECORD_READERS)
 
 
-def _extension(path: Path) -> str:
+def extension(path: Path) -> str:
+    """The end of a file's name that says its format, less .gz."""
     name = path.name.lower().removesuffix(".gz")
     return Path(name).suffix
 
 
-def find_files(path: Path) -> list[Path]:
+def find_files(path: Path, extensions: Sequence[str] = EXTENSIONS) -> list[Path]:
     """The readable files of a folder, sorted, or the one file. Raises UserError where there is none.
 
     Folders inside it that malmoi made (of runs and demos) are left out.
     """
-    known = f"known: {', '.join(EXTENSIONS)}, and .gz of each"
+    known = f"known: {', '.join(extensions)}, and .gz of each"
     if not path.exists():
         raise UserError(f"{path} does not exist; give a text file or a folder of them")
     if not path.is_dir():
-        if _extension(path) not in _READERS:
-            raise UserError(f'{path}: the extension "{_extension(path)}" is not a text format; {known}')
+        if extension(path) not in extensions:
+            raise UserError(f'{path}: the extension "{extension(path)}" is not a text format; {known}')
         return [path]
-    made = {mark.parent for name in (RUN_RECORD, DEMO_MARK) for mark in path.rglob(name)} - {path}
+    found = sorted(path.rglob("*"))
+    made = {file.parent for file in found if file.name in (RUN_RECORD, DEMO_MARK)} - {path}
     files = [
         file
-        for file in sorted(path.rglob("*"))
-        if file.is_file() and _is_text(file.relative_to(path)) and made.isdisjoint(file.parents)
+        for file in found
+        if _is_text(file.relative_to(path), extensions) and made.isdisjoint(file.parents) and file.is_file()
     ]
     if not files:
         raise UserError(f"{path} holds no text file; {known}")
     return files
 
 
-def _is_text(inside: Path) -> bool:
+def _is_text(inside: Path, extensions: Sequence[str]) -> bool:
     hidden = any(part.startswith(".") for part in inside.parts)
     return (
-        _extension(inside) in _READERS
+        extension(inside) in extensions
         and not hidden
         and not re.match("(?i)(readme|licen[sc]e)[.]", inside.name)
     )
@@ -307,10 +306,25 @@ def _is_text(inside: Path) -> bool:
 
 def read_rows(files: Sequence[Path], *, errors: Errors, field: str, report: Report) -> Iterator[Row]:
     """The documents of `files` in order, each with its place; what is wrong goes to `report`."""
-    how = _How(errors, field, report)
+    how = How(errors, field, report)
+    return read_each(files, lambda file: _rows(file, how), report)
+
+
+def _rows(file: Path, how: How) -> Iterator[Row]:
+    if extension(file) in TEXT_EXTENSIONS:
+        return (yield from _read_text(file, how))
+    for values, where in RECORD_READERS[extension(file)](file, how):
+        if how.field in values:
+            yield from how.row(values[how.field], where)
+        else:
+            how.missing(values, where)
+
+
+def read_each(files: Iterable[Path], read: Callable[[Path], Iterator[T]], report: Report) -> Iterator[T]:
+    """What `read` finds in each of `files`; one that cannot be read goes to `report`."""
     for file in files:
         try:
-            yield from _READERS[_extension(file)](file, how)
+            yield from read(file)
         except (OSError, EOFError, zlib.error) as error:  # unreadable, or a broken .gz
             report("error", str(file), f"cannot be read ({error})")
 
@@ -382,10 +396,10 @@ class Corpus:
 
     @property
     def files(self) -> dict[str, Path]:
-        """Every file that is read, by its place in the corpus."""
+        """Every file that is read, by its place in the corpus, or by its path where it lies outside."""
         root = self.path if self.path.is_dir() else self.path.parent
         return {
-            str(file.relative_to(root) if file.is_relative_to(root) else Path("valid", file.name)): file
+            str(file.relative_to(root) if file.is_relative_to(root) else file): file
             for file in self.train_files + self.valid_files
         }
 
@@ -454,7 +468,7 @@ def _role(inside: Path) -> str:
 def _hold_out(
     files: Sequence[Path], fraction: float, read: Callable[[], Iterator[Row]]
 ) -> tuple[_HoldOutByHash | _HoldOutEnd, str]:
-    one_text = len(files) == 1 and _READERS[_extension(files[0])] is _read_text
+    one_text = len(files) == 1 and extension(files[0]) in TEXT_EXTENSIONS
     if not one_text:
         hashes = sorted({document_hash(row.text) for row in islice(read(), HASHED_DOCUMENTS)})
         if len(hashes) >= FEW_DOCUMENTS:

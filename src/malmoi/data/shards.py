@@ -16,7 +16,7 @@ from typing import BinaryIO
 
 import numpy as np
 
-from malmoi.text.tokenizer import Tokenizer
+from malmoi.text.tokenizer import TOKENIZER_FILE, Tokenizer
 from malmoi.util.errors import UserError
 from malmoi.util.files import new_folder, read_json, sha256, write_json
 
@@ -88,7 +88,7 @@ def tokenizer_hash(tokenizer: Tokenizer) -> str:
     """SHA-256 of the tokenizer's file: tells whether a token file was made with it."""
     with tempfile.TemporaryDirectory() as folder:
         tokenizer.save(Path(folder))
-        return sha256(Path(folder) / "tokenizer.json")
+        return sha256(Path(folder) / TOKENIZER_FILE)
 
 
 def _write_tokens(

@@ -1,0 +1,157 @@
+"""Files to labelled rows: named values (.jsonl, .json, .csv, .tsv, .parquet) or tagged tokens (CoNLL).
+
+Reading goes on past every bad row. What is wrong is a `Finding`; a bad row is never half used.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from malmoi.data.check import Finding
+from malmoi.data.readers import (
+    RECORD_READERS,
+    How,
+    Level,
+    Record,
+    chunks,
+    extension,
+    find_files,
+    lines,
+    read_each,
+    read_jsonl,
+    short,
+)
+from malmoi.util.errors import UserError
+
+Report = Callable[[Finding], None]
+RECORD_EXTENSIONS = (*RECORD_READERS, ".json")
+CONLL_EXTENSIONS = (".conll", ".bio", ".iob", ".txt", ".tsv")
+SKIPPED = 0.01  # the share of bad rows from which on a set is refused
+
+_LOST = re.compile("[\ud800-\udfff\ufffd]")
+_TAG = re.compile("O|[A-Z]-.+")
+
+
+class BadRow(Exception):
+    """What is wrong with a row that cannot be used, and where, if not where the row begins."""
+
+    def __init__(self, message: str, where: str = "") -> None:
+        super().__init__(message)
+        self.where = where
+
+
+class Tagged(NamedTuple):
+    """One token, its tag, and the "file:line" it stands on."""
+
+    token: str
+    tag: str
+    where: str
+
+
+def read_records(path: Path, report: Report) -> Iterator[Record]:
+    """The rows of a file or folder, each a dict of values with its "file:line" (for .json: item number).
+
+    A .json file holds a list of objects, or one object with such a list under "data", or JSON lines. Rows in
+    which characters were lost are reported and skipped.
+    """
+    how = reading(report)
+    files = find_files(path, RECORD_EXTENSIONS)
+    readers = RECORD_READERS | {".json": _read_json}
+    for record in read_each(files, lambda file: readers[extension(file)](file, how), how.report):
+        if _LOST.search(json.dumps(record.values, ensure_ascii=False, default=str)):
+            how.report("error", record.where, "characters were lost in a decoding; save the file as UTF-8")
+        else:
+            yield record
+
+
+def read_lines(path: Path, report: Report) -> Iterator[str]:
+    """The lines of a file, less the space around them."""
+    how = reading(report)
+    return read_each([path], lambda file: map(str.strip, lines(chunks(file, how))), how.report)
+
+
+def reading(report: Report) -> How:
+    """How the readers of `malmoi.data.readers` read all values and tell `report`."""
+
+    def tell(level: Level, where: str, message: str) -> None:
+        report(Finding(level, where, re.sub("(, or|;) --errors replace goes on", "", message)))
+
+    return How("strict", "", tell)
+
+
+def _read_json(path: Path, how: How) -> Iterator[Record]:
+    try:
+        found = json.loads("".join(chunks(path, how)))
+    except (ValueError, RecursionError):
+        return (yield from read_jsonl(path, how))
+    if isinstance(found, dict):
+        found = found.get("data", [found])
+    for number, item in enumerate(found if isinstance(found, list) else [found], 1):
+        if isinstance(item, dict):
+            yield Record(item, f"{path}:{number}")
+        else:
+            how.report("error", f"{path}:{number}", f"expected an object, found {short(item)}")
+
+
+def read_conll(path: Path, report: Report) -> Iterator[list[Tagged]]:
+    """The sentences of a file or folder, a token and its tag on each line, a blank line after each sentence.
+
+    Columns stand between tabs or else spaces; the first is the token, the last the tag. -DOCSTART- lines and
+    comments ("# ...") are left out. A sentence with a line of one column is reported and skipped.
+    """
+    how = reading(report)
+    return read_each(find_files(path, CONLL_EXTENSIONS), lambda file: _sentences(file, how), how.report)
+
+
+def _sentences(file: Path, how: How) -> Iterator[list[Tagged]]:
+    """The sentences of one file."""
+    sentence: list[Tagged] = []
+    broken = False
+    for number, line in enumerate([*lines(chunks(file, how)), ""], 1):
+        columns = _columns(line)
+        if not columns or columns[0] == "-DOCSTART-":
+            if sentence and not broken:
+                yield sentence
+            sentence, broken = [], False
+        elif len(columns) > 1 and columns[0] and _LOST.search(columns[0]) is None:
+            if columns[0][0] != "#" or _TAG.fullmatch(columns[-1]):
+                sentence.append(Tagged(columns[0], columns[-1], f"{file}:{number}"))
+        else:
+            broken = True
+            how.report("error", f"{file}:{number}", f"expected a token and a tag, found {short(line)!r}")
+
+
+def _columns(line: str) -> list[str]:
+    """The cells of a line, none for a blank one."""
+    if not line.strip():
+        return []
+    return [cell.strip() for cell in line.split("\t")] if "\t" in line else line.split()
+
+
+def raise_when_many(
+    findings: Sequence[Finding], num_examples: int, path: Path, task_name: str, *, allow_skips: bool
+) -> None:
+    """UserError where there is no example or more than 1% of the rows are wrong (unless allow_skips)."""
+    errors = [finding for finding in findings if finding.level == "error"]
+    first = f"; the first, {errors[0].where}: {errors[0].message}" if errors else ""
+    command = f"malmoi data check --task {task_name} {path} lists all"
+    if not num_examples:
+        raise UserError(f"{path} holds no example for {task_name}{first or '; it is empty'}; {command}")
+    num_rows = num_examples + len(errors)
+    if len(errors) > SKIPPED * num_rows and not allow_skips:
+        raise UserError(
+            f"{path}: {len(errors)} of {num_rows} rows are wrong{first}; {command}; --allow-skips goes on"
+        )
+
+
+def attempts(rows: Iterable[Any], make: Callable[[Any], Iterable[Any]], report: Report) -> Iterator[Any]:
+    """What `make` makes of each row; a row that raises BadRow is reported, at its `where`, and skipped."""
+    for row in rows:
+        try:
+            yield from make(row)
+        except BadRow as error:
+            report(Finding("error", error.where or row.where, str(error)))

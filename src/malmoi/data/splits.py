@@ -1,0 +1,104 @@
+"""Labelled examples into a part to learn from, a part to choose by, and a part to report on, without leaks.
+
+What is held out is a function of the inputs and the seed: inputs are ordered by label and hash and evenly
+drawn from, so that every part has about the same mixture of labels and equal inputs lie on one side.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+from malmoi.core import Example
+from malmoi.data.readers import document_hash
+from malmoi.util.errors import UserError
+
+FEWEST = 10  # different inputs that can be split at all
+HELD_OUT = 0.1
+MOST_VALID = 5_000  # more would make choices no better
+
+Examples = Sequence[Example[Any, Any]]
+Key = Callable[[Any], str]
+Label = Callable[[Example[Any, Any]], str]
+
+
+@dataclass(frozen=True, slots=True)
+class Splits:
+    """train: learn from it. valid: choose by it (when to stop, constants). test: report on it, once."""
+
+    train: list[Example[Any, Any]]
+    valid: list[Example[Any, Any]]
+    test: list[Example[Any, Any]]
+    notes: tuple[str, ...]
+
+
+def split_examples(
+    train: Examples,
+    valid: Examples | None = None,
+    test: Examples | None = None,
+    *,
+    key: Key,
+    group: Key | None = None,
+    label: Label | None = None,
+    seed: int = 0,
+) -> Splits:
+    """The three parts, whichever were given; the notes say what serves for what.
+
+    A `valid` without a `test` becomes the test, for it was kept apart; a tenth of `train` is for choices.
+    key(input) tells inputs apart. group(input), by default the key, must be equal wherever the key is: what
+    is equal in it stays together (the turns of one conversation), where there are enough groups. One example
+    of each label stays in `train`. Raises UserError where there are fewer than 10 different inputs.
+    """
+    notes: list[str] = []
+    if test is None and valid is not None:
+        test, valid = valid, None
+        notes.append(f"report: the {len(test):,} validation examples")
+    if valid is None and (num_inputs := len({key(example.input) for example in train})) < FEWEST:
+        raise UserError(f"{num_inputs} different inputs are too few to hold some out; give {FEWEST} or more")
+    num_held = max(1, round(HELD_OUT * len(train)))
+    by = group or key
+    if test is None:
+        train, test = _cut(train, num_held, key, by, label, seed)
+        notes.append(f"report: {len(test):,} of the training examples, held out by hash")
+    train, dropped = _without(train, {key(example.input) for example in test}, key)
+    if dropped:
+        notes.append(f"dropped from training: {dropped:,} examples whose input is in the report")
+    if valid is None:
+        train, valid = _cut(train, min(num_held, MOST_VALID), key, by, label, seed)
+        notes.append(f"choices: {len(valid):,} of the training examples, held out by hash")
+    return Splits(list(train), list(valid), list(test), tuple(notes))
+
+
+def _without(examples: Examples, known: set[str], key: Key) -> tuple[Examples, int]:
+    kept = [example for example in examples if key(example.input) not in known]
+    if not kept:
+        raise UserError("every training example is also in the test set; give other examples to train on")
+    return kept, len(examples) - len(kept)
+
+
+def _cut(
+    examples: Examples, num_held: int, key: Key, group: Key, label: Label | None, seed: int
+) -> tuple[Examples, Examples]:
+    """(the rest, about `num_held` examples), both in the order of `examples`."""
+    labels: dict[str, str] = {}  # by group
+    for example in examples:
+        labels.setdefault(group(example.input), label(example) if label else "")
+    if len(labels) < FEWEST and group is not key:
+        return _cut(examples, num_held, key, key, label, seed)
+    held = _drawn(labels, max(1, round(num_held * len(labels) / len(examples))), seed)
+    parts: tuple[list[Example[Any, Any]], list[Example[Any, Any]]] = ([], [])
+    for example in examples:
+        parts[group(example.input) in held].append(example)
+    return parts
+
+
+def _drawn(labels: dict[str, str], count: int, seed: int) -> set[str]:
+    """About `count` groups, evenly over the labels, never the only or first one of its label."""
+    ordered = sorted(labels, key=lambda name: (labels[name], document_hash(f"{seed} {name}")))
+    free = [name for before, name in pairwise(ordered) if labels[before] == labels[name]] or ordered[1:]
+    if not free:
+        raise UserError("too few different inputs are left to hold some out; give more training examples")
+    count = min(count, len(free))
+    return {free[(2 * at + 1) * len(free) // (2 * count)] for at in range(count)}

@@ -1,0 +1,170 @@
+"""What a task is: its data, its words and its scores. Text and character offsets only, no token, no model.
+
+A method learns from `Example`s and answers with the task's target type Y; the task's `kind` says which:
+
+    kind           input X                 target Y
+    label          str                     str, one of a fixed set
+    tags           str                     tuple[Entity, ...], sorted, not overlapping
+    span           Question                Answer, a part of its context
+    text           str or Message tuple    str
+    continuation   str (may be empty)      str, how the text goes on
+"""
+
+# ruff: noqa: ARG002  (a method of every task takes the same arguments)
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar, Generic, Literal, TypeVar, cast
+
+from malmoi.core import Example, Message, Metric
+from malmoi.data.check import Finding
+from malmoi.data.labelled import BadRow, Report, attempts, raise_when_many, read_records
+from malmoi.data.readers import Record, short
+from malmoi.metrics import Statistic
+from malmoi.tasks.checks import check_examples
+from malmoi.tasks.words import is_korean
+from malmoi.util.errors import UserError, nearest
+
+X = TypeVar("X")
+Y = TypeVar("Y")
+Kind = Literal["label", "tags", "span", "text", "continuation"]
+Found = Sequence[Any | None]  # predictions
+Examples = Sequence[Example[Any, Any]]
+Nats = Sequence[float] | None
+Scores = dict[str, Statistic]
+
+
+class Task(ABC, Generic[X, Y]):
+    """One task. `fields` names the columns or keys of the user's files where they differ from the usual.
+
+    labels: of a task with a label set, for asking and for reading replies; set by whoever has the training
+    examples. wording: how to ask in English and in Korean, with {input} and {labels}.
+    """
+
+    name: ClassVar[str]
+    version: ClassVar[int] = 1
+    kind: ClassVar[Kind]
+    primary: ClassVar[str]  # the metric that methods are ordered by
+    roles: ClassVar[Mapping[str, tuple[str, ...]]] = {}  # what `fields` may name -> other usual names of it
+    wording: ClassVar[tuple[str, str]] = ("{input}", "{input}")
+    labels: Sequence[str] = ()
+    needs_likelihood: ClassVar[bool] = False  # whether metrics want log-likelihoods of the true targets
+
+    def __init__(self, fields: Mapping[str, str] | None = None) -> None:
+        self.fields = dict(fields or {})
+        for role in self.fields:
+            if role not in self.roles:
+                raise UserError(f"{self.name} has no field {role!r}; {nearest(role, self.roles)}")
+
+    # ---- data
+
+    def read(self, path: Path, report: Report) -> list[Example[X, Y]]:
+        """The examples of a file or folder, each with its place; what is wrong goes to `report`, skipped."""
+        return list(attempts(read_records(path, report), lambda row: self.examples(row, report), report))
+
+    def examples(self, record: Record, report: Report) -> Iterator[Example[X, Y]]:
+        """The examples of one row. Raises BadRow for one that cannot be used."""
+        raise NotImplementedError
+
+    def find(self, values: Mapping[str, Any], role: str) -> Any:
+        """What a row has for `role`, under the name in `fields` or a usual one, or None."""
+        names = [self.fields[role]] if role in self.fields else [role, *self.roles[role]]
+        return next((values[name] for name in names if values.get(name) is not None), None)
+
+    def value(self, values: Mapping[str, Any], role: str) -> Any:
+        """The same, but raises BadRow where there is none."""
+        found = self.find(values, role)
+        if found is None:
+            mend = f"say which one it is: --fields {role}=NAME"
+            raise BadRow(
+                f'no "{self.fields.get(role, role)}" among {", ".join(values) or "no fields"}; {mend}'
+            )
+        return found
+
+    def text(self, values: Mapping[str, Any], role: str) -> str:
+        """A text with something in it. Raises BadRow for anything else."""
+        found = self.value(values, role)
+        if not isinstance(found, str) or not found.strip():
+            raise BadRow(f'"{role}" must be a text, found {short(found) or "an empty one"}')
+        return found
+
+    def load(self, path: Path, *, allow_skips: bool = False) -> list[Example[X, Y]]:
+        """The examples of a file or folder.
+
+        Raises UserError where there are none, or where more than 1% are wrong (unless allow_skips): the
+        line names the first one and the command that lists them all.
+        """
+        findings: list[Finding] = []
+        examples = self.read(path, findings.append)
+        raise_when_many(findings, len(examples), path, self.name, allow_skips=allow_skips)
+        return examples
+
+    def check(self, parts: Mapping[str, Sequence[Example[X, Y]]]) -> list[Finding]:
+        """What is wrong across examples: conflicts, leaks between the parts ("train", "valid", "test")."""
+        return check_examples(parts, self.key, self.kind)
+
+    def input_from(self, value: Any) -> X:
+        """The input in one line of text or one JSON object. Raises UserError for one of another form."""
+        role = next(iter(self.roles))
+        found = self.find(value, role) if isinstance(value, dict) else value
+        if not isinstance(found, str):
+            raise UserError(f'{self.name} takes a text or {{"{role}": TEXT}}, found {short(value)}')
+        return cast(X, found)
+
+    def input_json(self, value: X) -> Any:
+        """The inverse of `input_from`: JSON that stands for an input."""
+        return value
+
+    def to_json(self, target: Y | None, value: X) -> Any:
+        """A prediction for the input `value` as JSON, for people and programs."""
+        return target
+
+    def from_json(self, value: Any) -> Y | None:
+        """The inverse of `to_json`."""
+        return value
+
+    def key(self, value: X) -> str:
+        """What tells inputs apart, for duplicates, leaks and splits."""
+        return str(value)
+
+    def group(self, value: X) -> str:
+        """Inputs of one group stay on one side of a split; equal wherever `key` is."""
+        return self.key(value)
+
+    # ---- words
+
+    def prompt(self, value: X, shots: Sequence[Example[X, Y]] = ()) -> list[Message]:
+        """How to ask a chat model, after `shots` solved examples; in Korean where the input is Korean."""
+        asked = [(self.ask(shot.input), self.answer(shot.target, shot.input)) for shot in shots]
+        turns = [
+            turn for ask, answer in asked for turn in (Message("user", ask), Message("assistant", answer))
+        ]
+        return [*turns, Message("user", self.ask(value))]
+
+    def ask(self, value: X) -> str:
+        """What the user says to have the task done for one input."""
+        wording = self.wording[is_korean(self.key(value))]
+        return wording.format(input=value, labels=", ".join(self.labels) or "...")
+
+    def answer(self, target: Y, value: X) -> str:
+        """The reply that `parse` reads back as `target` of the input `value`; here for texts."""
+        return cast(str, target)
+
+    def parse(self, reply: str, value: X) -> Y | None:
+        """The target in a model's reply; None where it is none, which counts as wrong; here for texts."""
+        return cast(Y, reply.strip()) or None
+
+    # ---- scores
+
+    @abstractmethod
+    def statistics(self, predictions: Found, examples: Examples, log_likelihoods: Nats = None) -> Scores:
+        """Every metric that can be computed, by name. log_likelihoods: nats of each example's target."""
+
+    def score(
+        self, predictions: Found, examples: Examples, log_likelihoods: Nats = None
+    ) -> dict[str, Metric]:
+        """`statistics`, each summed into a value with its interval."""
+        found = self.statistics(predictions, examples, log_likelihoods)
+        return {name: statistic.metric() for name, statistic in found.items()}

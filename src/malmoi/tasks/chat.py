@@ -1,0 +1,108 @@
+"""Chat: a conversation goes on with the assistant's next turn."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, ClassVar
+
+from malmoi.core import Example, Message
+from malmoi.data.check import Finding
+from malmoi.data.labelled import BadRow, Report
+from malmoi.data.readers import Record, short
+from malmoi.metrics import bits_per_byte, chrf, distinct
+from malmoi.tasks.base import Examples, Found, Nats, Scores, Task
+from malmoi.util.errors import UserError
+
+Messages = tuple[Message, ...]
+_ROLES: Any = {role: role for role in ("system", "user", "assistant")} | {"human": "user", "gpt": "assistant"}
+
+
+class Chat(Task[Messages, str]):
+    """OpenAI's "messages", ShareGPT's "conversations" or Alpaca's "instruction", "input", "output".
+
+    Every turn of the assistant after the first message is an example.
+    """
+
+    name = "chat"
+    kind = "text"
+    primary = "chrf"
+    roles: ClassVar = {
+        "messages": ("conversations", "conversation"),
+        "instruction": ("prompt",),
+        "input": (),
+        "output": ("response", "completion"),
+    }
+
+    def examples(self, record: Record, report: Report) -> Iterator[Example[Messages, str]]:
+        """The assistant's turns of one conversation. Raises BadRow where there is none."""
+        messages = self._messages(record.values)
+        turns = [at for at, message in enumerate(messages) if message.role == "assistant"]
+        if not turns:
+            raise BadRow("no turn of the assistant")
+        if turns[0] == 0:
+            report(Finding("note", record.where, "the assistant speaks first; that turn is no example"))
+        for at in turns:
+            if at:
+                yield Example(messages[:at], messages[at].content, record.where)
+
+    def _messages(self, values: Mapping[str, Any]) -> Messages:
+        if (turns := self.find(values, "messages")) is not None:
+            return _messages(turns)
+        asked, more = self.text(values, "instruction"), self.find(values, "input")
+        content = f"{asked}\n\n{more}" if isinstance(more, str) and more.strip() else asked
+        return (Message("user", content), Message("assistant", self.text(values, "output")))
+
+    def input_from(self, value: Any) -> Messages:
+        """One message of the user, or {"messages": [...]}. Raises UserError for anything else."""
+        if isinstance(value, str):
+            return (Message("user", value),)
+        try:
+            return _messages(value["messages"])
+        except (BadRow, KeyError, TypeError) as error:
+            form = 'a text or {"messages": [{"role", "content"}]}'
+            raise UserError(f"{self.name} takes {form}, found {short(value)} ({error})") from None
+
+    def input_json(self, value: Messages) -> Any:
+        """{"messages": [{"role", "content"}]}."""
+        return {"messages": [{"role": one.role, "content": one.content} for one in value]}
+
+    def key(self, value: Messages) -> str:
+        """All messages."""
+        return "\n".join(f"{one.role}: {one.content}" for one in value)
+
+    def group(self, value: Messages) -> str:
+        """The turns of one conversation stay together, as do all that begin in the same way."""
+        first = next((at for at, one in enumerate(value) if one.role != "system"), 0)
+        return self.key(value[: first + 1])
+
+    def prompt(self, value: Messages, shots: Sequence[Example[Messages, str]] = ()) -> list[Message]:
+        """The conversation itself, after the shots' and the system's word."""
+        solved = [turn for shot in shots for turn in (*shot.input, Message("assistant", shot.target))]
+        system = [turn for turn in value if turn.role == "system"]
+        return [*system, *(turn for turn in (*solved, *value) if turn.role != "system")]
+
+    def statistics(self, predictions: Found, examples: Examples, log_likelihoods: Nats = None) -> Scores:
+        """chrf, distinct_1, distinct_2, and bits_per_byte where there are log-likelihoods."""
+        found = {"chrf": chrf(predictions, [example.references for example in examples])}
+        found |= {f"distinct_{order}": distinct(predictions, order) for order in (1, 2)}
+        if log_likelihoods is not None:
+            found["bits_per_byte"] = bits_per_byte(log_likelihoods, [example.target for example in examples])
+        return found
+
+
+def _messages(turns: Any) -> Messages:
+    """Turns of {"role", "content"} or {"from", "value"}. Raises BadRow for anything else."""
+    if not isinstance(turns, list) or not turns:
+        raise BadRow(f"expected a list of messages, found {short(turns)}")
+    return tuple(map(_message, turns))
+
+
+def _message(turn: Any) -> Message:
+    if not isinstance(turn, dict):
+        raise BadRow(f"expected a message, found {short(turn)}")
+    role, content = turn.get("role", turn.get("from")), turn.get("content", turn.get("value"))
+    if not isinstance(role, str) or role not in _ROLES:
+        raise BadRow(f"unknown role {short(role)}; known: {', '.join(_ROLES)}")
+    if not isinstance(content, str) or not content.strip():
+        raise BadRow(f"a message must be a text, found {short(content) or 'an empty one'}")
+    return Message(_ROLES[role], content.strip())

@@ -1,0 +1,66 @@
+"""What is wrong across examples that are each right by themselves."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+from malmoi.core import Answer, Entity, Example
+from malmoi.data.check import Finding
+
+LONG = 100_000  # characters
+
+Parts = Mapping[str, Sequence[Example[Any, Any]]]
+
+
+def check_examples(parts: Parts, key: Callable[[Any], str], kind: str) -> list[Finding]:
+    """Empty targets, very long inputs, conflicts, inputs in two parts, rare and unseen labels."""
+    labelled = kind in ("label", "tags")
+    found = [*_one_by_one(parts, key), *_repeats(parts, key, labelled=labelled)]
+    return found + list(_labels(parts)) if labelled else found
+
+
+def _one_by_one(parts: Parts, key: Callable[[Any], str]) -> Iterator[Finding]:
+    for example in (example for examples in parts.values() for example in examples):
+        target = example.target.text if isinstance(example.target, Answer) else example.target
+        if isinstance(target, str) and not target.strip():
+            yield Finding("error", example.source, "the target is empty; drop the row or fill it")
+        if (length := len(key(example.input))) > LONG:
+            yield Finding("note", example.source, f"a text of {length:,} characters, much of it may be cut")
+
+
+def _repeats(parts: Parts, key: Callable[[Any], str], *, labelled: bool) -> Iterator[Finding]:
+    """Inputs that stand in an earlier part too, or have another label there or before."""
+    first: dict[str, tuple[str, Example[Any, Any]]] = {}
+    for part, example in ((part, example) for part, examples in parts.items() for example in examples):
+        other, before = first.setdefault(key(example.input), (part, example))
+        if other != part:
+            yield Finding("warning", example.source, f"this {part} input is in {other} too: {before.source}")
+        if labelled and before.target != example.target:
+            yield Finding("warning", example.source, f"the same input as {before.source}, another label")
+
+
+def _labels(parts: Parts) -> Iterator[Finding]:
+    places = {part: _places(examples) for part, examples in parts.items()}
+    train = places.get("train", {})
+    for part, labels in places.items():
+        for label, (place, *more) in labels.items():
+            if part == "train" and not more:
+                yield Finding("warning", place, f"the only training example with the label {label!r}")
+            elif train and label not in train:
+                yield Finding("warning", place, f"the label {label!r} of {part} is not in train")
+
+
+def _places(examples: Sequence[Example[Any, Any]]) -> dict[str, list[str]]:
+    """Where each label stands."""
+    places: dict[str, list[str]] = defaultdict(list)
+    for example in examples:
+        for label in label_set(example.target):
+            places[label].append(example.source)
+    return places
+
+
+def label_set(target: str | Sequence[Entity]) -> list[str]:
+    """The labels in the target of a task of kind "label" or "tags", sorted."""
+    return [target] if isinstance(target, str) else sorted({entity.label for entity in target})

@@ -1,0 +1,64 @@
+"""Classification: a text gets one label of a fixed set."""
+
+# ruff: noqa: ARG002  (a method of every task takes the same arguments)
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from typing import Any, ClassVar
+
+from malmoi.core import Example
+from malmoi.data.labelled import BadRow, Report
+from malmoi.data.readers import Record, short
+from malmoi.metrics import accuracy, macro_f1
+from malmoi.tasks.base import Examples, Found, Nats, Scores, Task
+
+
+class Classification(Task[str, str]):
+    """A label may be a number or true/false in the file; it is a text from then on."""
+
+    name = "classification"
+    kind = "label"
+    primary = "accuracy"
+    roles: ClassVar = {
+        "text": ("sentence", "document", "review", "content", "utterance", "comment", "input"),
+        "label": ("class", "category", "sentiment", "intent", "target", "output"),
+    }
+    wording = (
+        "Classify this text. Reply with exactly one of: {labels}\n\nText: {input}\nLabel:",
+        "이 글을 분류하세요. 다음 중에서 하나만 골라 그대로 쓰세요: {labels}\n\n글: {input}\n분류:",
+    )
+
+    def examples(self, record: Record, report: Report) -> Iterator[Example[str, str]]:
+        """One example."""
+        label = _label(self.value(record.values, "label"))
+        yield Example(self.text(record.values, "text"), label, record.where)
+
+    def parse(self, reply: str, value: str) -> str | None:
+        """The label that the reply is, else the one label named in it."""
+        plain = reply.strip()
+        if not self.labels or plain in self.labels:
+            return plain or None
+        named = [label for label in self.labels if _names(plain, label)]
+        longest = [label for label in named if not any(label != one and _names(one, label) for one in named)]
+        return longest[0] if len(longest) == 1 else None
+
+    def statistics(self, predictions: Found, examples: Examples, log_likelihoods: Nats = None) -> Scores:
+        """accuracy and macro_f1."""
+        targets = [example.target for example in examples]
+        return {"accuracy": accuracy(predictions, targets), "macro_f1": macro_f1(predictions, targets)}
+
+
+def _label(value: Any) -> str:
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    label = json.dumps(value) if isinstance(value, bool | int) else value
+    if not isinstance(label, str) or not label.strip():
+        raise BadRow(f'"label" must be a text or a whole number, found {short(value) or "an empty one"}')
+    return label.strip()
+
+
+def _names(text: str, label: str) -> bool:
+    """Whether `label` stands in `text` as a word (a Korean one may have an ending)."""
+    return re.search(rf"(?<!\w){re.escape(label)}(?![A-Za-z0-9_])", text, re.IGNORECASE) is not None

@@ -1,0 +1,81 @@
+"""Completion: how a text goes on."""
+
+# ruff: noqa: ARG002  (a method of every task takes the same arguments)
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import ClassVar
+
+from malmoi.core import Example
+from malmoi.data.labelled import Report, reading
+from malmoi.data.readers import find_files, read_rows
+from malmoi.metrics import bits_per_byte, chrf, word_perplexity
+from malmoi.tasks.base import Examples, Found, Nats, Scores, Task
+
+MOST = 2_000  # characters of a piece
+MOST_INPUT = 300  # characters of its beginning that are the input
+_SEAMS = [re.compile(seam) for seam in (r"\n\s*\n", r"\n", r"[.!?…。][\"'”’)]*\s+", r"\s+")]
+
+
+class Completion(Task[str, str]):
+    """Documents in any text format; input + target is a piece of one, exactly."""
+
+    name = "completion"
+    kind = "continuation"
+    primary = "bits_per_byte"
+    roles: ClassVar = {"text": ()}
+    wording = (
+        "Continue this text. Reply with the continuation only.\n\n{input}",
+        "다음 글을 이어서 쓰세요. 이어지는 글만 쓰세요.\n\n{input}",
+    )
+    needs_likelihood = True
+
+    def read(self, path: Path, report: Report) -> list[Example[str, str]]:
+        """The pieces of all documents, in order."""
+        how = reading(report)
+        field = self.fields.get("text", "text")
+        rows = read_rows(find_files(path), errors="strict", field=field, report=how.report)
+        pieces = ((piece, row.where) for row in rows for piece in pieces_of(row.text))
+        return [_example(piece, where) for piece, where in pieces]
+
+    def parse(self, reply: str, value: str) -> str | None:
+        """The reply, as it is."""
+        return reply
+
+    def statistics(self, predictions: Found, examples: Examples, log_likelihoods: Nats = None) -> Scores:
+        """bits_per_byte and word_perplexity; without log-likelihoods only chrF of the predictions."""
+        if log_likelihoods is None:
+            return {"chrf": chrf(predictions, [example.references for example in examples])}
+        targets = [example.target for example in examples]
+        return {
+            "bits_per_byte": bits_per_byte(log_likelihoods, targets),
+            "word_perplexity": word_perplexity(log_likelihoods, targets),
+        }
+
+
+def pieces_of(text: str) -> Iterator[str]:
+    """Pieces of at most MOST characters and about equal size, cut between paragraphs where possible."""
+    text = text.strip()
+    while text:
+        num_left = -(-len(text) // MOST)
+        cut = _cut(text, -(-len(text) // num_left)) if num_left > 1 else len(text)
+        yield text[:cut].rstrip()
+        text = text[cut:].lstrip()
+
+
+def _cut(text: str, limit: int) -> int:
+    """Where to cut before `limit`: after the last blank line, else line, sentence, space, else there."""
+    for seam in _SEAMS:
+        if ends := [found.end() for found in seam.finditer(text, limit // 2, limit)]:
+            return ends[-1]
+    return limit
+
+
+def _example(piece: str, where: str) -> Example[str, str]:
+    """The first quarter of a piece, cut before a space, and the rest."""
+    most = min(MOST_INPUT, len(piece) // 4)
+    space = piece.rfind(" ", 1, most + 1)
+    cut = space if space > 0 else most
+    return Example(piece[:cut], piece[cut:], where)

@@ -1,0 +1,179 @@
+"""Named-entity recognition: which parts of a text are names, and of what kind."""
+
+# ruff: noqa: ARG002  (a method of every task takes the same arguments)
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, ClassVar
+
+from malmoi.core import Entity, Example
+from malmoi.data.check import Finding
+from malmoi.data.labelled import (
+    CONLL_EXTENSIONS,
+    RECORD_EXTENSIONS,
+    BadRow,
+    Report,
+    Tagged,
+    attempts,
+    read_conll,
+    read_records,
+)
+from malmoi.data.readers import Record, extension, find_files, short
+from malmoi.metrics import entity_scores
+from malmoi.tasks.base import Examples, Found, Nats, Scores, Task
+
+Entities = tuple[Entity, ...]
+EXTENSIONS = tuple(sorted({*CONLL_EXTENSIONS, *RECORD_EXTENSIONS}))
+_LETTERS = {"B": "B", "I": "I", "E": "E", "S": "S", "L": "E", "U": "S"}  # BILOU's letters as IOBES has them
+
+
+class NamedEntities(Task[str, Entities]):
+    """Tagged tokens, whose text is the tokens with single spaces between, or rows with character spans."""
+
+    name = "ner"
+    kind = "tags"
+    primary = "entity_f1"
+    roles: ClassVar = {"text": ("sentence",), "entities": ("spans", "labels", "label")}
+    wording = (
+        "List the named entities of this text in order, as a JSON list only: "
+        '[{{"text": "...", "label": "..."}}]. Labels: {labels}\n\nText: {input}',
+        "글에 나오는 개체명을 순서대로 JSON 목록으로만 답하세요: "
+        '[{{"text": "...", "label": "..."}}]. 종류: {labels}\n\n글: {input}',
+    )
+
+    def read(self, path: Path, report: Report) -> list[Example[str, Entities]]:
+        """CoNLL in BIO, IOB1, BILOU or IOBES, or records of .jsonl, .json, .csv and .parquet."""
+        return [one for file in find_files(path, EXTENSIONS) for one in self._file(file, report)]
+
+    def _file(self, file: Path, report: Report) -> Iterator[Example[str, Entities]]:
+        if extension(file) not in CONLL_EXTENSIONS:
+            return attempts(read_records(file, report), lambda row: self.examples(row, report), report)
+        sentences = list(read_conll(file, report))
+        tell = report if _begins_with_b(sentences) else lambda _: None
+        return attempts(sentences, lambda tokens: [_example(tokens, tell)], report)
+
+    def examples(self, record: Record, report: Report) -> Iterator[Example[str, Entities]]:
+        """One example of a row with spans."""
+        text = self.text(record.values, "text")
+        spans = self.value(record.values, "entities")
+        if not isinstance(spans, list):
+            raise BadRow(f'"entities" must be a list, found {short(spans)}')
+        entities = tuple(sorted(map(_entity, spans)))
+        if bad := [one for one in entities if not 0 <= one.start < one.end <= len(text)]:
+            raise BadRow(f"{bad[0]} is no part of the text of {len(text)} characters")
+        if bad := [pair for pair in pairwise(entities) if pair[1].start < pair[0].end]:
+            raise BadRow(f"{bad[0][0]} and {bad[0][1]} overlap")
+        yield Example(text, entities, record.where)
+
+    def to_json(self, target: Entities | None, value: str) -> Any:
+        """[{"start", "end", "label", "text"}]."""
+        spans = target if target is not None else ()
+        found = [asdict(one) | {"text": value[one.start : one.end]} for one in spans]
+        return None if target is None else found
+
+    def from_json(self, value: Any) -> Entities | None:
+        """The inverse of `to_json`."""
+        return None if value is None else tuple(sorted(map(_entity, value)))
+
+    def answer(self, target: Entities, value: str) -> str:
+        """A JSON list of text and label; "nth" only where it is not the first place that fits."""
+        found: list[dict[str, Any]] = []
+        for at, one in enumerate(target):
+            text = value[one.start : one.end]
+            nth = _places(value, text, target[:at]).index(one.start)
+            found.append({"text": text, "label": one.label, **({"nth": nth + 1} if nth else {})})
+        return json.dumps(found, ensure_ascii=False)
+
+    def parse(self, reply: str, value: str) -> Entities | None:
+        """The entities of the first JSON list in the reply; those that are not in the text are left out."""
+        try:
+            found, _ = json.JSONDecoder().raw_decode(reply[reply.index("[") :])
+        except (ValueError, RecursionError):
+            return None
+        entities: list[Entity] = []
+        for one in found:
+            text, label = (one.get("text"), one.get("label")) if isinstance(one, dict) else (None, None)
+            if isinstance(text, str) and text and isinstance(label, str):
+                places, nth = _places(value, text, entities), one.get("nth", 1)
+                if places:
+                    place = places[nth - 1 if isinstance(nth, int) and 0 < nth <= len(places) else 0]
+                    entities.append(Entity(place, place + len(text), label))
+        return tuple(sorted(entities))
+
+    def statistics(self, predictions: Found, examples: Examples, log_likelihoods: Nats = None) -> Scores:
+        """entity_f1, precision and recall."""
+        return entity_scores(predictions, [example.target for example in examples])
+
+
+def _example(tokens: Sequence[Tagged], report: Report) -> Example[str, Entities]:
+    """Text and spans, read as seqeval's default does; a name that begins with I- or E- goes to `report`.
+
+    Raises BadRow for an unknown tag.
+    """
+    spans: list[Entity] = []
+    start, before = 0, ("O", "")
+    for token, tag, where in tokens:
+        letter, label = _parts(tag, where)
+        if _begins(letter, label, *before):
+            spans.append(Entity(start, start + len(token), label))
+            if letter in "IE":
+                report(Finding("warning", where, f"{tag} goes on with no name; taken as B-{label}"))
+        elif letter != "O":
+            spans[-1] = Entity(spans[-1].start, start + len(token), label)
+        start, before = start + len(token) + 1, (letter, label)
+    return Example(" ".join(one.token for one in tokens), tuple(spans), tokens[0].where)
+
+
+def _begins(letter: str, label: str, before: str, label_before: str) -> bool:
+    """Whether a tag begins a name after the tag before."""
+    return letter in "BS" or (letter in "IE" and (before in "OES" or label != label_before))
+
+
+def _parts(tag: str, where: str) -> tuple[str, str]:
+    """A tag's letter and label."""
+    letter, _, label = tag.partition("-")
+    if tag == "O" or (letter in _LETTERS and label):
+        return _LETTERS.get(letter, "O"), label
+    raise BadRow(f"unknown tag {tag!r}; known: O, and B- I- E- S- L- U- with a label", where)
+
+
+def _begins_with_b(sentences: Sequence[Sequence[Tagged]]) -> bool:
+    """Whether names begin with B, S or U, as in BIO, IOBES and BILOU; in IOB1 most begin with I."""
+    tags = [tag for sentence in sentences for tag in ("O", *(tagged.tag for tagged in sentence))]
+    first = Counter(tag[0] for before, tag in pairwise(tags) if before == "O" and tag != "O")
+    return first["I"] <= first["B"] + first["S"] + first["U"]
+
+
+def _entity(value: Any) -> Entity:
+    """A span of {"start", "end", "label"} or [start, end, label]. Raises BadRow for anything else."""
+    names = ("start", "end", "label")
+    parts = [value.get(name) for name in names] if isinstance(value, Mapping) else value
+    match parts:
+        case [int(start), int(end), str(label)] if label:
+            return Entity(start, end, label)
+    raise BadRow(
+        f'an entity must be {{"start", "end", "label"}} or [start, end, label], found {short(value)}'
+    )
+
+
+def _places(text: str, piece: str, taken: Sequence[Entity]) -> list[int]:
+    """Where `piece` stands free of `taken` in `text`: after the last of these first, whole words first."""
+    found: list[tuple[bool, bool, int]] = []
+    last = max((entity.end for entity in taken), default=0)
+    at = text.find(piece)
+    while at >= 0:
+        end = at + len(piece)
+        if all(end <= entity.start or entity.end <= at for entity in taken):
+            found.append((at < last, _inside(text, at) or (_inside(text, end) and text[end].isascii()), at))
+        at = text.find(piece, at + 1)
+    return [at for _, _, at in sorted(found)]
+
+
+def _inside(text: str, at: int) -> bool:
+    """Whether `at` lies within a word."""
+    return 0 < at < len(text) and text[at - 1].isalnum() and text[at].isalnum()

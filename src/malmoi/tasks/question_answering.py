@@ -1,0 +1,151 @@
+"""Question answering: the answer is a part of a given text."""
+
+# ruff: noqa: ARG002  (a method of every task takes the same arguments)
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, ClassVar
+
+from malmoi.core import Answer, Example, Question
+from malmoi.data.check import Finding
+from malmoi.data.labelled import BadRow, Report, attempts, read_records
+from malmoi.data.readers import Record, short
+from malmoi.metrics import squad_scores
+from malmoi.tasks.base import Examples, Found, Nats, Scores, Task
+from malmoi.util.errors import UserError
+
+
+class QuestionAnswering(Task[Question, Answer]):
+    """SQuAD's JSON (v1.1, or v2 less what has no answer), or rows of question, context and answers."""
+
+    name = "question-answering"
+    kind = "span"
+    primary = "f1"
+    roles: ClassVar = {"question": ("query",), "context": ("passage", "document"), "answers": ("answer",)}
+    wording = (
+        "Answer the question with a short part of the text, copied exactly.\n\n"
+        "Text: {input.context}\n\nQuestion: {input.question}\nAnswer:",
+        "글에서 질문의 답을 찾아 글에 있는 그대로 짧게 답하세요.\n\n"
+        "글: {input.context}\n\n질문: {input.question}\n답:",
+    )
+
+    def read(self, path: Path, report: Report) -> list[Example[Question, Answer]]:
+        """The questions that have an answer; an id that was seen before is an error."""
+        seen: dict[str, Record] = {}  # by id
+
+        def make(row: Record) -> Iterator[Example[Question, Answer]]:
+            id = row.values.get("id")
+            if id is not None and (first := seen.setdefault(str(id), row)) is not row:
+                raise BadRow(f"the id {id!r} stands at {first.where} already")
+            return self.examples(row, report)
+
+        rows = attempts(read_records(path, report), _flat, report)
+        return list(attempts(rows, make, report))
+
+    def examples(self, record: Record, report: Report) -> Iterator[Example[Question, Answer]]:
+        """One example, none where the question cannot be answered; different answers become `others`."""
+        values = record.values
+        question, context = self.text(values, "question"), self.text(values, "context")
+        found = [] if values.get("is_impossible") else _answers(self.find(values, "answers"), values)
+        if not found:
+            report(Finding("note", record.where, "a question without an answer; left out"))
+            return
+        answers = [_placed(text, start, context, record.where, report) for text, start in found]
+        first, *others = dict.fromkeys(answers)
+        yield Example(Question(question, context), first, record.where, tuple(others))
+
+    def input_from(self, value: Any) -> Question:
+        """The question in {"question": TEXT, "context": TEXT}. Raises UserError for anything else."""
+        try:
+            return Question(self.text(value, "question"), self.text(value, "context"))
+        except (BadRow, AttributeError) as error:
+            form = '{"question": TEXT, "context": TEXT}'
+            raise UserError(f"{self.name} takes {form}, found {short(value)} ({error})") from None
+
+    def input_json(self, value: Question) -> Any:
+        """{"question", "context"}."""
+        return {"question": value.question, "context": value.context}
+
+    def to_json(self, target: Answer | None, value: Question) -> Any:
+        """{"text", "start"}."""
+        return None if target is None else {"text": target.text, "start": target.start}
+
+    def from_json(self, value: Any) -> Answer | None:
+        """The inverse of `to_json`."""
+        return None if value is None else Answer(value["text"], value["start"])
+
+    def key(self, value: Question) -> str:
+        """Question and context."""
+        return f"{value.question}\n{value.context}"
+
+    def group(self, value: Question) -> str:
+        """Questions about one context stay together."""
+        return value.context
+
+    def answer(self, target: Answer, value: Question) -> str:
+        """The answer's text."""
+        return target.text
+
+    def parse(self, reply: str, value: Question) -> Answer | None:
+        """The reply, or its first line less quotes and stop, where it first stands in the context."""
+        plain = reply.strip()
+        bare = plain.partition("\n")[0].strip(" \t\"'“”‘’.。")
+        for text in filter(str.strip, (reply, plain, bare)):
+            if (start := value.context.find(text)) >= 0:
+                return Answer(text, start)
+        if bare and (found := re.search(re.escape(bare), value.context, re.IGNORECASE)):
+            return Answer(found[0], found.start())
+        return Answer(plain) if plain else None
+
+    def statistics(self, predictions: Found, examples: Examples, log_likelihoods: Nats = None) -> Scores:
+        """f1 and exact_match, the best over the right answers."""
+        texts = [found.text if found else None for found in predictions]
+        return squad_scores(texts, [[answer.text for answer in each.references] for each in examples])
+
+
+def _flat(record: Record) -> Iterator[Record]:
+    """The questions of an article in SQuAD's form; any other record is one itself."""
+    if "paragraphs" not in record.values:
+        yield record
+        return
+    try:
+        for paragraph in record.values["paragraphs"]:
+            for asked in paragraph["qas"]:
+                where = f"{record.where} ({asked['id']})" if "id" in asked else record.where
+                yield Record({**asked, "context": paragraph["context"]}, where)
+    except (KeyError, TypeError) as error:
+        raise BadRow(f"not an article in SQuAD's form ({error!r})") from None
+
+
+def _answers(value: Any, values: Mapping[str, Any]) -> list[tuple[str, int | None]]:
+    """(text, start if known) of each answer: SQuAD's list, columns as in parquet files, texts, or one."""
+    starts = values.get("answer_start")
+    if isinstance(value, dict):
+        value, starts = value.get("text"), value.get("answer_start")
+    texts = value if isinstance(value, list) else [] if value is None else [value]
+    starts = starts if isinstance(starts, list) else [starts] * len(texts)
+    return [_answer(text, start) for text, start in zip(texts, starts, strict=False)]
+
+
+def _answer(text: Any, start: Any) -> tuple[str, int | None]:
+    if isinstance(text, dict):
+        text, start = text.get("text"), text.get("answer_start")
+    if not isinstance(text, str) or not text.strip() or not isinstance(start, int | None):
+        raise BadRow(f"an answer must have a text and a whole number, found {short((text, start))}")
+    return text, start
+
+
+def _placed(text: str, start: int | None, context: str, where: str, report: Report) -> Answer:
+    """The answer where it says, else at the nearest place in the context. Raises BadRow for nowhere."""
+    if start is not None and start >= 0 and context.startswith(text, start):
+        return Answer(text, start)
+    places = [found.start() for found in re.finditer(re.escape(text), context)]
+    if not places:
+        raise BadRow(f"the answer {short(text)!r} is not in the context")
+    nearest = min(places, key=lambda place: abs(place - (start or 0)))
+    if start is not None:
+        message = f"the answer {short(text)!r} is at {nearest}, not at {start}; mended"
+        report(Finding("warning", where, message))
+    return Answer(text, nearest)

@@ -1,0 +1,40 @@
+"""Summarization: a document becomes a short text."""
+
+# ruff: noqa: ARG002  (a method of every task takes the same arguments)
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import ClassVar
+
+from malmoi.core import Example
+from malmoi.data.labelled import Report
+from malmoi.data.readers import Record
+from malmoi.metrics import rouge
+from malmoi.tasks.base import Examples, Found, Nats, Scores, Task
+
+
+class Summarization(Task[str, str]):
+    """A summary may be a list of several that are as right."""
+
+    name = "summarization"
+    kind = "text"
+    primary = "rouge_l"
+    roles: ClassVar = {
+        "document": ("text", "article", "source", "input", "dialogue"),
+        "summary": ("summaries", "highlights", "target", "abstract", "title", "output"),
+    }
+    wording = (
+        "Summarize this text briefly. Reply with the summary only.\n\n{input}",
+        "다음 글을 짧게 요약하세요. 요약만 쓰세요.\n\n{input}",
+    )
+
+    def examples(self, record: Record, report: Report) -> Iterator[Example[str, str]]:
+        """One example."""
+        found = self.value(record.values, "summary")
+        several = found if isinstance(found, list) and found else [found]
+        first, *others = (self.text({"summary": one}, "summary").strip() for one in several)
+        yield Example(self.text(record.values, "document"), first, record.where, tuple(others))
+
+    def statistics(self, predictions: Found, examples: Examples, log_likelihoods: Nats = None) -> Scores:
+        """rouge_l, rouge_1 and rouge_2."""
+        return rouge(predictions, [example.references for example in examples])

@@ -1,0 +1,137 @@
+from __future__ import annotations
+
+import gzip
+import json
+from pathlib import Path
+
+import pyarrow
+import pytest
+from pyarrow import parquet
+
+from malmoi.data.check import Finding
+from malmoi.data.labelled import raise_when_many, read_conll, read_records
+from malmoi.util.errors import UserError
+
+ROWS = [{"text": "비가 그쳤다", "label": "날씨"}, {"text": 'a "b", c', "label": "other"}]
+
+
+def write(path: Path, name: str) -> None:
+    """ROWS in the format that `name` says."""
+    lines = [json.dumps(row, ensure_ascii=False) for row in ROWS]
+    if ".parquet" in name:
+        parquet.write_table(pyarrow.Table.from_pylist(ROWS), path)
+        return
+    content = {
+        ".jsonl": "\n".join(lines),
+        ".json": json.dumps(ROWS),
+        ".csv": 'text,label\n비가 그쳤다,날씨\n"a ""b"", c",other\n',
+        ".tsv": 'text\tlabel\n비가 그쳤다\t날씨\na "b", c\tother\n',
+    }[Path(name.removesuffix(".gz")).suffix].encode()
+    path.write_bytes(gzip.compress(content) if name.endswith(".gz") else content)
+
+
+@pytest.mark.parametrize(
+    ("name", "first"),
+    [
+        ("a.jsonl", 1),
+        ("a.json", 1),
+        ("a.csv", 2),
+        ("a.tsv", 2),
+        ("a.parquet", 1),
+        ("a.jsonl.gz", 1),
+        ("a.json.gz", 1),
+        ("a.csv.gz", 2),
+    ],
+)
+def test_rows_come_with_their_places(name: str, first: int, tmp_path: Path) -> None:
+    write(tmp_path / name, name)
+    findings: list[Finding] = []
+    for path in (tmp_path, tmp_path / name):
+        records = list(read_records(path, findings.append))
+        assert [record.values for record in records] == ROWS
+        assert [record.where for record in records] == [f"{tmp_path / name}:{first + at}" for at in range(2)]
+    assert findings == []
+
+
+@pytest.mark.parametrize(
+    ("content", "count"),
+    [
+        ('{"data": [{"a": 1}], "version": "1"}', 1),
+        ('{"a": 1}\n{"a": 2}', 2),  # JSON lines under another name
+        ('{"a": 1}', 1),
+    ],
+)
+def test_json_files_come_in_several_forms(content: str, count: int, tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text(content, encoding="utf-8")
+    assert len(list(read_records(tmp_path / "a.json", raises))) == count
+
+
+def raises(finding: Finding) -> None:
+    raise AssertionError(finding)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "where", "message"),
+    [
+        ("a.jsonl", b'{"a": 1}\n[2]\n', "a.jsonl:2", "expected"),
+        ("a.jsonl", b'{"a": 1}\n{"a": "\\ud83d"}\n', "a.jsonl:2", "lost"),
+        ("a.jsonl", b'{"a": 1}\n{"a": "\xb0\xa1"}\n', "a.jsonl:2", "not UTF-8"),
+        ("a.json", b'[{"a": 1}, 2]', "a.json:2", "expected an object"),
+        ("a.json", b"[" * 100_000, "a.json:1", "expected"),
+        ("a.csv", b"a,b\n1,2\n1,2,3\n", "a.csv:3", "cells"),
+        ("a.jsonl.gz", b"\x1f\x8bno", "a.jsonl.gz", "cannot be read"),
+        ("a.parquet", b"no", "a.parquet", "not a readable parquet"),
+    ],
+)
+def test_bad_rows_are_told_and_the_rest_is_read(
+    name: str, content: bytes, where: str, message: str, tmp_path: Path
+) -> None:
+    (tmp_path / name).write_bytes(content)
+    findings: list[Finding] = []
+    records = list(read_records(tmp_path / name, findings.append))
+    assert all(record.values in ({"a": 1}, {"a": "1", "b": "2"}) for record in records)
+    assert findings[0].level == "error"
+    assert where in findings[0].where
+    assert message in findings[0].message
+    assert "--errors" not in findings[0].message  # an option of pre-training
+
+
+def test_a_file_in_another_encoding_is_not_half_used(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_bytes("text,label\n비가 온다,날씨\n눈이 온다,날씨\n".encode("cp949"))
+    findings: list[Finding] = []
+    assert list(read_records(path, findings.append)) == []
+    assert "cp949" in findings[0].message
+
+
+def test_conll_has_tabs_or_spaces_documents_and_comments(tmp_path: Path) -> None:
+    path = tmp_path / "a.conll"
+    path.write_text(
+        "-DOCSTART- -X- O O\n\n# id = 7\nMina NNP B-NP B-PER\n# X X O\n\n\n서울 시\tB-LOC\n은\tO\n",
+        encoding="utf-8",
+    )
+    first, second = read_conll(path, raises)
+    assert [(one.token, one.tag) for one in first] == [("Mina", "B-PER"), ("#", "O")]
+    assert [(one.token, one.tag, one.where) for one in second] == [
+        ("서울 시", "B-LOC", f"{path}:8"),
+        ("은", "O", f"{path}:9"),
+    ]
+
+
+def test_a_sentence_with_a_line_of_one_column_is_skipped(tmp_path: Path) -> None:
+    path = tmp_path / "a.conll"
+    path.write_text("a O\nb\nc O\n\nd O", encoding="utf-8")
+    findings: list[Finding] = []
+    assert [[one.token for one in each] for each in read_conll(path, findings.append)] == [["d"]]
+    assert [finding.where for finding in findings] == [f"{path}:2"]
+
+
+def test_many_bad_rows_stop_and_few_do_not() -> None:
+    path = Path("a.jsonl")
+    bad = [Finding("error", "a.jsonl:3", "broken"), *[Finding("warning", "", "")] * 50]
+    raise_when_many(bad, 99, path, "chat", allow_skips=False)
+    with pytest.raises(UserError, match=r"1 of 99 rows.*a\.jsonl:3: broken.*data check --task chat a\.jsonl"):
+        raise_when_many(bad, 98, path, "chat", allow_skips=False)
+    raise_when_many(bad, 1, path, "chat", allow_skips=True)
+    with pytest.raises(UserError, match=r"no example for chat.*broken"):
+        raise_when_many(bad, 0, path, "chat", allow_skips=True)
