@@ -9,7 +9,8 @@ C head width.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,19 +18,11 @@ from torch import Tensor
 _BLOCK = 128  # queries at once; fewer compute less above the diagonal, more make larger products
 
 
-class _Block(NamedTuple):
+def _blocks(length: int, window: int | None) -> Iterator[tuple[slice, slice]]:
     """Which queries, and the keys that the first or the last of them may see."""
-
-    queries: slice
-    keys: slice
-
-
-def _blocks(length: int, window: int | None) -> list[_Block]:
-    return [
-        _Block(slice(start, stop), slice(max(0, start - window + 1) if window else 0, stop))
-        for start in range(0, length, _BLOCK)
-        for stop in (min(start + _BLOCK, length),)
-    ]
+    for start in range(0, length, _BLOCK):
+        stop = min(start + _BLOCK, length)
+        yield slice(start, stop), slice(max(0, start - window + 1) if window else 0, stop)
 
 
 def _probabilities(q_NQC: Tensor, k_NSC: Tensor, bias_BQS: Tensor, scale: float) -> Tensor:

@@ -78,5 +78,33 @@ class RecurrentConfig(StrictModel):
         return None
 
 
+class ReaderConfig(StrictModel):
+    """What encoders and encoder-decoders share. heads: of a Transformer; recurrent networks have none."""
+
+    family: Literal["transformer", "lstm", "gru", "rnn"]
+    vocab_size: PositiveInt
+    layers: PositiveInt = 2
+    width: PositiveInt = 128
+    heads: PositiveInt = 4
+    dropout: Dropout = 0.0
+    context: PositiveInt = 512  # positions prepared for a Transformer; rows may be longer
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.family == "transformer" and self.width % (2 * self.heads):
+            raise ValueError(f"width {self.width} is not a multiple of twice the heads, {2 * self.heads}")
+        if self.width % 2:
+            raise ValueError(f"width {self.width} is odd, but each of two directions takes half of it")
+        return self
+
+    @property
+    def blocks(self) -> TransformerConfig:
+        """The choices of its Transformer blocks."""
+        return TransformerConfig(
+            vocab_size=self.vocab_size, context=self.context, layers=self.layers, width=self.width,
+            heads=self.heads, dropout=self.dropout, tied=True,
+        )  # fmt: skip
+
+
 ModelConfig = Annotated[TransformerConfig | RecurrentConfig, Field(discriminator="family")]
 model_config_adapter: TypeAdapter[TransformerConfig | RecurrentConfig] = TypeAdapter(ModelConfig)

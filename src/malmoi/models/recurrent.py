@@ -19,6 +19,14 @@ CELLS = {"rnn": nn.RNN, "lstm": nn.LSTM, "gru": nn.GRU}
 ONE_STEP = {"rnn": torch.rnn_tanh_cell, "lstm": torch.lstm_cell, "gru": torch.gru_cell}
 
 
+def open_forget_gates(cells: nn.RNNBase) -> None:
+    """An LSTM's forget gates start open (Jozefowicz et al. 2015), so gradients travel far."""
+    if isinstance(cells, nn.LSTM):
+        for name, parameter in cells.named_parameters():
+            if name.startswith("bias_ih"):  # gates are stored as input, forget, cell, output
+                nn.init.ones_(parameter.data[cells.hidden_size : 2 * cells.hidden_size])
+
+
 class Recurrent(LanguageModel):
     """Embedding, recurrent layers (Elman 1990; Hochreiter & Schmidhuber 1997; Cho et al. 2014), output."""
 
@@ -35,15 +43,12 @@ class Recurrent(LanguageModel):
         self._initialise()
 
     def _initialise(self) -> None:
-        """Small embeddings; forget gates start open (Jozefowicz et al. 2015), so gradients travel far."""
+        """Small embeddings, open forget gates."""
         nn.init.normal_(self.embed.weight, std=0.02)
         nn.init.normal_(self.head.weight, std=0.02)
         if self.config.tied:
             self.head.weight = self.embed.weight
-        if self.config.family == "lstm":
-            for name, parameter in self.cells.named_parameters():
-                if name.startswith("bias_ih"):  # gates are stored as input, forget, cell, output
-                    nn.init.ones_(parameter.data[self.config.width : 2 * self.config.width])
+        open_forget_gates(self.cells)
 
     def new_state(self, rows: int, capacity: int = 0) -> RecurrentState:
         del capacity  # the state does not grow

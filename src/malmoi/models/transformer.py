@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from malmoi.core import TokenBatch
-from malmoi.models.attention import Attention, Sight, causal_mask
+from malmoi.models.attention import Attention, Memory, Sight, causal_mask
 from malmoi.models.block_attention import as_bias
 from malmoi.models.blocks import Positions, Rotary, make_feed_forward, make_norm
 from malmoi.models.config import TransformerConfig
@@ -35,10 +35,22 @@ class Block(nn.Module):
         return x_BTD + self.dropout(self.feed_forward(self.feed_forward_norm(x_BTD)))
 
 
+def initialise(model: nn.Module, layers: int) -> None:
+    """Normal(0, 0.02), less for what adds to the residual stream: GPT-2 (Radford et al. 2019)."""
+    for module in model.modules():
+        if isinstance(module, nn.Linear | nn.Embedding):
+            nn.init.normal_(module.weight, std=0.02)
+        if isinstance(module, nn.Linear) and module.bias is not None:
+            nn.init.zeros_(module.bias)
+    for name, parameter in model.named_parameters():
+        if name.endswith(("attention.out.weight", "feed_forward.down.weight")):
+            nn.init.normal_(parameter, std=0.02 / math.sqrt(2 * layers))
+
+
 class Transformer(LanguageModel):
     """A stack of blocks between an embedding and an output matrix."""
 
-    def __init__(self, config: TransformerConfig) -> None:
+    def __init__(self, config: TransformerConfig, block: type[Block] = Block) -> None:
         super().__init__()
         self.config: TransformerConfig = config  # pyright: ignore[reportIncompatibleVariableOverride] (never reassigned)
         self.embed = nn.Embedding(config.vocab_size, config.width)
@@ -46,29 +58,19 @@ class Transformer(LanguageModel):
         self.positions = nn.Embedding(config.context, config.width) if learned else None
         self.rotary = None if learned else Rotary(config.size_of_head, config.rope_theta, config.context)
         self.dropout = nn.Dropout(config.dropout) if config.dropout else nn.Identity()
-        self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
+        self.blocks = nn.ModuleList(block(config) for _ in range(config.layers))
         self.norm = make_norm(config, config.width)
         self.head = nn.Linear(config.width, config.vocab_size, bias=False)
-        self._initialise()
-
-    def _initialise(self) -> None:
-        """Normal(0, 0.02), less for what adds to the residual stream: GPT-2 (Radford et al. 2019)."""
-        for module in self.modules():
-            if isinstance(module, nn.Linear | nn.Embedding):
-                nn.init.normal_(module.weight, std=0.02)
-            if isinstance(module, nn.Linear) and module.bias is not None:
-                nn.init.zeros_(module.bias)
-        for name, parameter in self.named_parameters():
-            if name.endswith(("attention.out.weight", "feed_forward.down.weight")):
-                nn.init.normal_(parameter, std=0.02 / math.sqrt(2 * self.config.layers))
-        if self.config.tied:
+        initialise(self, config.layers)
+        if config.tied:
             self.head.weight = self.embed.weight
 
     def new_state(self, rows: int, capacity: int = 0) -> KVState:
         c = self.config
         return KVState.empty(c.layers, rows, c.num_kv_heads, capacity, c.size_of_head, self.head.weight)
 
-    def hidden(self, batch: TokenBatch, state: State | None = None) -> Tensor:
+    def hidden(self, batch: TokenBatch, state: State | None = None, memory: Memory | None = None) -> Tensor:
+        """See `LanguageModel.hidden`. memory: what blocks with cross-attention look at."""
         assert state is None or isinstance(state, KVState)
         positions = self._positions(batch, state)
         x_BTD = self.embed(batch.ids_BT)
@@ -78,7 +80,7 @@ class Transformer(LanguageModel):
                 else self.positions(positions.clamp(max=self.config.context - 1))  # padding may lie beyond
             )  # fmt: skip
         x_BTD = self.dropout(x_BTD)
-        sight = self._sight(batch, positions, state)
+        sight = self._sight(batch, positions, state, memory)
         for layer, block in enumerate(self.blocks):
             x_BTD = block(x_BTD, sight, state, layer)
         return self.norm(x_BTD)
@@ -108,7 +110,9 @@ class Transformer(LanguageModel):
         begins_BT = batch.documents_BT.diff(dim=1, prepend=batch.documents_BT[:, :1]) != 0
         return here_T - (here_T * begins_BT).cummax(dim=1).values
 
-    def _sight(self, batch: TokenBatch, positions: Positions, state: KVState | None) -> Sight:
+    def _sight(
+        self, batch: TokenBatch, positions: Positions, state: KVState | None, memory: Memory | None
+    ) -> Sight:
         length = batch.ids_BT.shape[1]
         if state is not None:
             assert batch.documents_BT is None, "a cached row is one document"
@@ -117,7 +121,7 @@ class Transformer(LanguageModel):
         tables = self.rotary.tables(positions, length) if self.rotary is not None else None
         mask_B1TS = self._mask(batch, positions, length)
         bias_BTT = self._bias(mask_B1TS, length) if state is None else None
-        return Sight(mask_B1TS, tables, positions, length, bias_BTT)
+        return Sight(mask_B1TS, tables, positions, length, bias_BTT, memory=memory)
 
     def _bias(self, mask_B1TT: Tensor | None, length: int) -> Tensor | None:
         """The mask as block attention wants it, where that is how to attend: in bf16 on a processor."""

@@ -5,16 +5,18 @@ Shape letters: K matrices, M rows, N columns of one matrix.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable, Iterator
+from itertools import chain
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 
-from malmoi.models.attention import Attention
+from malmoi.models.attention import Attention, CrossAttention
 from malmoi.models.blocks import SwiGLU
-from malmoi.models.language import LanguageModel
+from malmoi.models.crf import CRF
 
 _STACKED_NUMBERS = 1 << 22  # in one stack of matrices: enough to keep a processor busy, and 50 MB at most
 
@@ -54,14 +56,11 @@ class Muon(Optimizer):
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
         assert closure is None
-        by_shape: dict[tuple[float, torch.Size], list[tuple[Tensor, Tensor]]] = {}
+        by_shape: dict[tuple[float, torch.Size], list[tuple[Tensor, Tensor]]] = defaultdict(list)
         for group in self.param_groups:
-            for parameter in group["params"]:
-                if parameter.grad is not None:
-                    for weight_MN, direction_MN in self._advance(parameter, group):
-                        by_shape.setdefault((group["lr"], weight_MN.shape), []).append(
-                            (weight_MN, direction_MN)
-                        )
+            moved = (self._advance(p, group) for p in group["params"] if p.grad is not None)
+            for weight_MN, direction_MN in chain.from_iterable(moved):
+                by_shape[group["lr"], weight_MN.shape].append((weight_MN, direction_MN))
         for (lr, shape), pairs in by_shape.items():
             together = max(1, _STACKED_NUMBERS // shape.numel())
             for start in range(0, len(pairs), together):
@@ -86,7 +85,7 @@ class Muon(Optimizer):
 
 
 def make_optimizers(
-    model: LanguageModel, kind: OptimizerKind, *, lr: float, weight_decay: float, betas: tuple[float, float],
+    model: nn.Module, kind: OptimizerKind, *, lr: float, weight_decay: float, betas: tuple[float, float],
     dtype: torch.dtype = torch.float32,
 ) -> list[Optimizer]:  # fmt: skip
     """One optimizer for `adamw`, two for `muon`. Vectors (norms, biases) are not decayed.
@@ -106,9 +105,17 @@ def make_optimizers(
     return optimizers
 
 
-def _inner_matrices(model: LanguageModel) -> dict[Tensor, tuple[int, ...]]:
-    """The matrices that Muon takes (all but embeddings and output), each with the rows of its fused parts."""
-    outer = {model.head.weight} | {m.weight for m in model.modules() if isinstance(m, nn.Embedding)}
+def _inner_matrices(model: nn.Module) -> dict[Tensor, tuple[int, ...]]:
+    """The matrices that Muon takes, each with the rows of its fused parts.
+
+    All but embeddings, what a module named `head` holds (the output) and the scores of a CRF.
+    """
+    outer = {
+        parameter
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Embedding | CRF) or name.rpartition(".")[2] == "head"
+        for parameter in module.parameters()
+    }
     found: dict[Tensor, tuple[int, ...]] = {
         parameter: () for parameter in model.parameters() if parameter.ndim == 2 and parameter not in outer
     }
@@ -116,6 +123,8 @@ def _inner_matrices(model: LanguageModel) -> dict[Tensor, tuple[int, ...]]:
         if isinstance(module, Attention):
             heads = (module.heads, module.kv_heads, module.kv_heads)
             found[module.qkv.weight] = tuple(count * module.head_width for count in heads)
+        elif isinstance(module, CrossAttention):
+            found[module.kv.weight] = (len(module.kv.weight) // 2,) * 2
         elif isinstance(module, SwiGLU):
             found[module.gate_up.weight] = (len(module.gate_up.weight) // 2,) * 2
         elif isinstance(module, nn.RNNBase):

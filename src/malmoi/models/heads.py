@@ -1,0 +1,200 @@
+"""What stands on an encoder: one label for a row, a tag for each unit, a span, or the units that were hidden.
+
+Every head has `loss(batch) -> Loss`, so that one training loop serves all of them.
+
+Shape letters: B rows, T positions, C characters of a unit, D width, L labels or tags, N hidden units,
+W positions of a span at most.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from malmoi.core import IGNORE, Loss
+from malmoi.models.crf import CRF, bio_rules
+from malmoi.models.encoder import Encoder
+from malmoi.models.output import target_log_probabilities
+
+Pooling = Literal["mean", "last", "attention", "max"]
+NUM_FEATURES = 4  # of a unit of a question and its context: 2 * in the context + in the question as well
+
+
+class EncoderBatch(NamedTuple):
+    """Rows for an encoder, padding on the right; every row has at least one unit.
+
+    ids_BT, mask_BT (True: real), chars_BTC (0: padding), features_BT (where the encoder has features).
+    targets: label_B, tags_BT, (start, end)_B2 or ids_BT, with IGNORE where there is none.
+    """
+
+    ids_BT: Tensor
+    mask_BT: Tensor
+    chars_BTC: Tensor | None = None
+    features_BT: Tensor | None = None
+    targets: Tensor | None = None
+
+    @property
+    def truth(self) -> Tensor:
+        """The targets, which must be there."""
+        assert self.targets is not None, "a loss needs targets"
+        return self.targets
+
+
+class Head(nn.Module):
+    """An encoder and a final layer, `head`, with the encoder's dropout between."""
+
+    def __init__(self, encoder: Encoder, head: nn.Linear) -> None:
+        super().__init__()
+        self.encoder, self.head = encoder, head
+        self.dropout = nn.Dropout(encoder.config.dropout) if encoder.config.dropout else nn.Identity()
+
+    def encoded(self, batch: EncoderBatch) -> Tensor:
+        """x_BTD, dropped out."""
+        return self.dropout(self.encoder(*batch[:4]))
+
+
+class Classifier(Head):
+    """One label for each row, from all of its positions pooled into one vector."""
+
+    def __init__(self, encoder: Encoder, num_labels: int, pooling: Pooling = "mean") -> None:
+        super().__init__(encoder, nn.Linear(encoder.width, num_labels))
+        self.pooling: Pooling = pooling
+        self.attention = nn.Linear(encoder.width, 1) if pooling == "attention" else None
+
+    def forward(self, batch: EncoderBatch) -> Tensor:
+        """logits_BL in fp32."""
+        return self.head(self._pooled(self.encoded(batch), batch.mask_BT)).float()
+
+    def loss(
+        self, batch: EncoderBatch, weights_L: Tensor | None = None, label_smoothing: float = 0.0
+    ) -> Loss:
+        """Cross-entropy of the labels.
+
+        weights_L: how much an example of each label counts; 1 on average over the data, by right.
+        label_smoothing: this much of a target is spread over all labels (Szegedy et al. 2016).
+        """
+        total = functional.cross_entropy(
+            self(batch), batch.truth, weights_L, reduction="sum", ignore_index=IGNORE,
+            label_smoothing=label_smoothing,
+        )  # fmt: skip
+        return Loss(total, _count(batch.truth))
+
+    def _pooled(self, x_BTD: Tensor, mask_BT: Tensor) -> Tensor:
+        """x_BD; padding takes no part."""
+        if self.pooling == "last":
+            return self.encoder.ends(x_BTD, mask_BT)
+        if self.pooling == "max":
+            return x_BTD.masked_fill(~mask_BT[..., None], float("-inf")).amax(1)
+        if self.attention is not None:
+            return attention_pooled(x_BTD, self.attention(x_BTD), mask_BT)
+        return attention_pooled(x_BTD, torch.zeros_like(x_BTD[..., :1]), mask_BT)
+
+
+class Tagger(Head):
+    """A tag for each unit; with `crf`, the best row of tags as a whole (Huang et al. 2015).
+
+    tags: how many there are; or their BIO names, and then no decoded row breaks the rules of BIO.
+    """
+
+    def __init__(self, encoder: Encoder, tags: int | Sequence[str], crf: bool) -> None:
+        num_tags = tags if isinstance(tags, int) else len(tags)
+        super().__init__(encoder, nn.Linear(encoder.width, num_tags))
+        self.crf = CRF(num_tags, None if isinstance(tags, int) else bio_rules(tags)).requires_grad_(crf)
+        self.has_crf = crf
+
+    def forward(self, batch: EncoderBatch) -> Tensor:
+        """logits_BTL in fp32."""
+        return self.head(self.encoded(batch)).float()
+
+    def loss(self, batch: EncoderBatch) -> Loss:
+        """-log p of the tags, summed; every real unit needs one where there is a CRF."""
+        logits_BTL, tags_BT = self(batch), batch.truth
+        if self.has_crf:
+            return Loss(-self.crf.log_likelihood(logits_BTL, tags_BT, batch.mask_BT).sum(), _count(tags_BT))
+        total = functional.cross_entropy(logits_BTL.mT, tags_BT, reduction="sum", ignore_index=IGNORE)
+        return Loss(total, _count(tags_BT))
+
+    @torch.inference_mode()
+    def decode(self, batch: EncoderBatch) -> list[list[int]]:
+        """The best tags of each row's real units."""
+        return self.crf.decode(self(batch), batch.mask_BT)
+
+
+class SpanReader(Head):
+    """Where in a context the answer to a question stands.
+
+    A row is the question's units, a separator, the context's units; features_BT is 2 * in the context +
+    occurs on the other side as well. Each context position is compared with the question as a whole, as in
+    DrQA (Chen et al. 2017).
+    """
+
+    def __init__(self, encoder: Encoder) -> None:
+        super().__init__(encoder, nn.Linear(2 * encoder.width, 2))
+        encoder.add_features(NUM_FEATURES)
+        self.attention = nn.Linear(encoder.width, 1)
+        self.question = nn.Linear(encoder.width, encoder.width)
+
+    @staticmethod
+    def context_mask(batch: EncoderBatch) -> Tensor:
+        """mask_BT of the context's units."""
+        assert batch.features_BT is not None
+        return batch.mask_BT & (batch.features_BT >= 2)
+
+    def forward(self, batch: EncoderBatch) -> tuple[Tensor, Tensor]:
+        """start_BT and end_BT, fp32 logits of the answer's first and last unit; -inf outside the context."""
+        x_BTD, context_BT = self.encoded(batch), self.context_mask(batch)
+        question_BD = attention_pooled(x_BTD, self.attention(x_BTD), batch.mask_BT & ~context_BT)
+        alike_BTD = x_BTD * self.question(question_BD)[:, None]
+        logits_BT2 = self.head(torch.cat((x_BTD, alike_BTD), dim=-1)).float()
+        start_BT, end_BT = logits_BT2.masked_fill(~context_BT[..., None], float("-inf")).unbind(-1)
+        return start_BT, end_BT
+
+    def loss(self, batch: EncoderBatch) -> Loss:
+        """-log p(start) - log p(end), summed over the rows that have an answer."""
+        both = zip(self(batch), batch.truth.unbind(1), strict=True)
+        total = sum(
+            functional.cross_entropy(logits_BT, position_B, reduction="sum", ignore_index=IGNORE)
+            for logits_BT, position_B in both
+        )
+        assert isinstance(total, Tensor)
+        return Loss(total, _count(batch.truth[:, 0]))
+
+
+class MaskedLanguageModel(Head):
+    """Guesses hidden units (Devlin et al. 2019); the output matrix is the embedding."""
+
+    def __init__(self, encoder: Encoder) -> None:
+        super().__init__(encoder, nn.Linear(encoder.width, encoder.config.vocab_size, bias=False))
+        self.head.weight = encoder.embed.weight
+
+    def loss(self, batch: EncoderBatch) -> Loss:
+        """-log p of the hidden units; the others are not even scored."""
+        hidden_BT = batch.truth != IGNORE
+        x_ND, targets_N = self.encoded(batch)[hidden_BT], batch.truth[hidden_BT]
+        return Loss(-target_log_probabilities(x_ND, self.head.weight, targets_N).sum(), len(targets_N))
+
+
+def attention_pooled(x_BTD: Tensor, scores_BT1: Tensor, mask_BT: Tensor) -> Tensor:
+    """x_BD, the mean over the positions of the mask (or, of none, over all), weighted by softmax(scores)."""
+    scores_BT1 = scores_BT1.float().masked_fill(~mask_BT[..., None], torch.finfo(torch.float32).min)
+    return (x_BTD * scores_BT1.softmax(1)).sum(1)
+
+
+def best_spans(
+    start_BT: Tensor, end_BT: Tensor, context_mask_BT: Tensor, max_length: int = 30
+) -> list[tuple[int, int]]:
+    """(first, last) position, both within, of each row's best span of at most `max_length` units."""
+    outside_BT = ~context_mask_BT
+    start_BT, end_BT = (x_BT.masked_fill(outside_BT, float("-inf")) for x_BT in (start_BT, end_BT))
+    ends_BTW = functional.pad(end_BT, (0, max_length - 1), value=float("-inf")).unfold(1, max_length, 1)
+    best_B = (start_BT[..., None] + ends_BTW).flatten(1).argmax(1)
+    starts_B = best_B // max_length
+    return list(zip(starts_B.tolist(), (starts_B + best_B % max_length).tolist(), strict=True))
+
+
+def _count(targets: Tensor) -> int:
+    return int((targets != IGNORE).sum())
