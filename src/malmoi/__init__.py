@@ -5,14 +5,26 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from malmoi.util.version import VERSION as __version__
+
 if TYPE_CHECKING:
     from malmoi.engine.handle import Loaded
+    from malmoi.methods.use import LoadedMethod
 
-__version__ = "0.1.0"
+
+__all__ = ["__version__", "load"]
 
 
-def load(folder: str | Path, *, device: str = "cpu") -> Loaded:
-    """Open a trained model's folder. Raises UserError with the mend where it is not one."""
-    from malmoi.engine.handle import Loaded  # heavy: `malmoi --help` must not wait for torch
+def load(folder: str | Path, *, device: str = "cpu") -> Loaded | LoadedMethod:
+    """Open a trained model's folder, a fitted method's, or a comparison's (its winner).
 
+    A language model completes; a method predicts. Raises UserError with the mend where it is none of them.
+    """
+    # heavy: `malmoi --help` must not wait for torch
+    from malmoi.engine.handle import Loaded
+    from malmoi.methods.folder import is_method
+    from malmoi.methods.use import LoadedMethod, method_folder
+
+    if is_method(method_folder(Path(folder))):
+        return LoadedMethod(folder)
     return Loaded(folder, device=device)

@@ -21,7 +21,7 @@ from malmoi.models.build import build_model
 from malmoi.models.config import TransformerConfig, model_config_adapter
 from malmoi.models.language import LanguageModel
 from malmoi.models.ngram import KneserNey
-from malmoi.text.tokenizer import Tokenizer
+from malmoi.text.tokenizer import TOKENIZER_FILE, Tokenizer
 from malmoi.util import files
 from malmoi.util.errors import UserError, nearest
 
@@ -101,7 +101,7 @@ def load_model(folder: Path, *, device: torch.device | str = "cpu") -> ModelFold
     if not isinstance(config, dict):
         raise UserError(f"{folder / CONFIG} is not a JSON object; restore it or make the folder again")
     model = _import(config, load_weights(folder / WEIGHTS), folder)
-    tokenizer = Tokenizer.load(folder) if (folder / "tokenizer.json").exists() else None
+    tokenizer = Tokenizer.load(folder) if (folder / TOKENIZER_FILE).exists() else None
     if isinstance(model, LanguageModel):
         model = model.to(device).eval()
     return ModelFolder(model, tokenizer)

@@ -17,7 +17,6 @@ from typing import Any
 import numpy as np
 import torch
 
-import malmoi
 from malmoi.data.batches import fit_context
 from malmoi.data.readers import Corpus, open_corpus
 from malmoi.data.shards import TokenFile, write_shards
@@ -27,7 +26,7 @@ from malmoi.models.build import build_model
 from malmoi.models.config import TransformerConfig
 from malmoi.models.language import LanguageModel
 from malmoi.models.ngram import KneserNey
-from malmoi.text.tokenizer import Tokenizer, train_tokenizer
+from malmoi.text.tokenizer import TOKENIZER_FILE, Tokenizer, train_tokenizer
 from malmoi.train.distributed import Group, join_group
 from malmoi.train.run import NGramSpec, RunConfig
 from malmoi.train.trainer import StepReport, Trainer
@@ -37,10 +36,10 @@ from malmoi.util.errors import UserError
 from malmoi.util.hardware import pick_device
 from malmoi.util.heap import keep_heap
 from malmoi.util.units import human_count
+from malmoi.util.version import VERSION
 
 Say = Callable[[str], None]
-RECORD, METRICS = files.RUN_RECORD, "metrics.jsonl"
-TOKENIZER_FILE = "tokenizer.json"
+METRICS = "metrics.jsonl"
 SOURCE = "source.json"  # beside the token files: what they were made from
 
 
@@ -147,7 +146,7 @@ def prepare(
     trial = try_step(model, text.train, config.train, context, end - first)
     config = config.model_copy(update={"train": trial.spec})
     if not record and not dry_run and group.first:
-        files.write_json(folder / RECORD, describe(config, text.hashes))
+        files.write_json(folder / files.RUN_RECORD, describe(config, text.hashes))
     trainer = Trainer(model, text.train, text.valid, trial.spec, context, folder, group)
     if record:
         trainer.resume(say)
@@ -165,7 +164,7 @@ def count_ngrams(
     if started is None:
         return None
     text = prepare_text(config, data, folder, say)
-    files.write_json(folder / RECORD, describe(config, text.hashes))
+    files.write_json(folder / files.RUN_RECORD, describe(config, text.hashes))
     model = KneserNey.fit(
         text.train.ids, text.tokenizer.vocab_size, order=NGramSpec.model_validate(config.model).order
     )
@@ -221,7 +220,7 @@ def _keep_only_tokens_of(folder: Path, source: dict[str, Any]) -> None:
 
 def describe(config: RunConfig, hashes: dict[str, str]) -> dict[str, object]:
     """What reproduces a run: configuration, versions, hashes of the text."""
-    versions = {"malmoi": malmoi.__version__, "torch": torch.__version__, "python": platform.python_version()}
+    versions = {"malmoi": VERSION, "torch": torch.__version__, "python": platform.python_version()}
     return {
         "config": config.model_dump(mode="json"), "versions": versions, "data": hashes,
         "threads": torch.get_num_threads(),
@@ -292,7 +291,7 @@ def _started(
     config: RunConfig, folder: Path, *, resume: bool, say: Say
 ) -> tuple[RunConfig, dict[str, Any]] | None:
     """The configuration to use and the record of the run to resume (empty: a fresh run). None: finished."""
-    record = folder / RECORD
+    record = folder / files.RUN_RECORD
     if record.exists() and not resume:
         raise UserError(f"{folder} already holds a run; go on with --resume or choose another --out")
     if record.exists():
@@ -393,7 +392,7 @@ def _card(run: Pretraining) -> str:
     lines = [
         f"# {run.config.name}", "",
         f"A language model of {human_count(run.model.num_parameters())} parameters, pre-trained by malmoi "
-        f"{malmoi.__version__} on the user's own text for {run.trainer.step} steps.", "",
+        f"{VERSION} on the user's own text for {run.trainer.step} steps.", "",
         f"- validation loss: {loss:.4f} nats per token, over {evaluated} tokens",
         f"- bits per byte: {bits:.4f}",
         f"- training tokens in the corpus: {run.trainer.train.num_tokens}", "",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from importlib.resources import files
 from typing import Annotated, Any, Literal
@@ -10,17 +11,14 @@ import yaml
 from pydantic import (
     BaseModel,
     Field,
-    NonNegativeInt,
-    PositiveFloat,
     PositiveInt,
     TypeAdapter,
     ValidationError,
 )
 
 from malmoi.models.config import RecurrentConfig, StrictModel, TransformerConfig, model_config_adapter
-from malmoi.train.optim import OptimizerKind
-from malmoi.train.schedule import Schedule
 from malmoi.train.size import DEPTHS, Size, derived
+from malmoi.train.update import OptimSpec
 from malmoi.util.errors import UserError, nearest
 
 Json = dict[str, Any]
@@ -42,27 +40,13 @@ class DataSpec(StrictModel):
     errors: Literal["strict", "replace"] = "strict"
 
 
-Beta = Annotated[float, Field(ge=0, lt=1)]
-
-
-class TrainSpec(StrictModel):
+class TrainSpec(OptimSpec):
     """How to train. A step reads `batch` rows of `context` tokens, `micro_batch` rows at a time."""
 
     steps: PositiveInt = 1000
     batch: PositiveInt = 16
     micro_batch: PositiveInt | None = None  # None: chosen, and recorded in run.json
     context: PositiveInt = 256
-    optimizer: OptimizerKind = "adamw"
-    lr: PositiveFloat = 1e-3
-    betas: tuple[Beta, Beta] = (0.9, 0.95)
-    weight_decay: Annotated[float, Field(ge=0)] = 0.1
-    clip: PositiveFloat = 1.0
-    schedule: Schedule = "cosine"
-    warmup_steps: NonNegativeInt = 100
-    floor: Annotated[float, Field(ge=0, le=1)] = 0.1
-    decay_fraction: Annotated[float, Field(gt=0, le=1)] = 0.2
-    dtype: Literal["auto", "fp32", "bf16"] = "auto"
-    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     checkpoint_every: PositiveInt = 500
     eval_every: PositiveInt = 250
     eval_tokens: PositiveInt = 65_536
@@ -159,6 +143,11 @@ def _merged(under: Json, over: Json) -> Json:
         else over.get(key, under.get(key))
         for key in under | over
     }
+
+
+def as_setting(path: str, value: str) -> str:
+    """The `a.b=c` that gives `path` this text, whatever it holds."""
+    return f"{path}={json.dumps(value, ensure_ascii=False)}"
 
 
 def _set(value: Json, setting: str) -> None:

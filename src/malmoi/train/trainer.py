@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from malmoi.core import Loss, TokenBatch
@@ -23,8 +22,8 @@ from malmoi.train.distributed import ALONE, Group
 from malmoi.train.losses import next_token_loss
 from malmoi.train.optim import make_optimizers
 from malmoi.train.run import TrainSpec
-from malmoi.train.schedule import learning_rate_factor
-from malmoi.util.errors import UserError
+from malmoi.train.update import Update, update
+from malmoi.util.seeds import mixed
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,53 +109,31 @@ class Trainer:
     def _loss(self, part: TokenBatch) -> Loss:
         return compute_loss(self.model, part, self.spec.dtype)
 
-    def _optimize(self) -> tuple[float, float, float]:
-        """One optimizer step over the global batch: (loss, gradient norm, learning rate)."""
+    def _optimize(self) -> Update:
+        """One optimizer step over the global batch."""
         spec = self.spec
         self.model.train()
         if self.model.config.dropout:  # a function of seed and step, like the batches, and of the process
-            torch.manual_seed(_mixed(spec.seed, self.step, self.group.rank))
-        total, count = self.group.sum_over_processes(*self._accumulate())
-        parameters = [p for p in self.model.parameters() if p.grad is not None]
-        gradients = [p.grad for p in parameters if p.grad is not None]
-        self.group.sum_tensors(gradients)
-        for gradient in gradients:
-            gradient.div_(count)
-        norm = float(torch.nn.utils.clip_grad_norm_(parameters, spec.clip))
-        if not math.isfinite(norm):
-            raise UserError(
-                f"training diverged: the gradient of step {self.step + 1} is not finite; "
-                f"lower train.lr (now {spec.lr:g}) and start again with another --out"
-            )
-        lr = spec.lr * learning_rate_factor(
-            self.step, steps=spec.steps, kind=spec.schedule, warmup_steps=spec.warmup_steps,
-            floor=spec.floor, decay_fraction=spec.decay_fraction,
-        )  # fmt: skip
-        for optimizer in self.optimizers:
-            for group in optimizer.param_groups:
-                group["lr"] = lr
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
-        return total / count, norm, lr
+            torch.manual_seed(mixed(spec.seed, self.step, self.group.rank))
+        return update(
+            self.model,
+            self.optimizers,
+            self._losses(),
+            spec,
+            step=self.step,
+            steps=spec.steps,
+            group=self.group,
+        )
 
-    def _accumulate(self) -> tuple[float, float]:
-        """Add up the gradients of this process's share of the global batch: (summed loss, its count)."""
+    def _losses(self) -> Iterator[Loss]:
+        """Of this process's share of the global batch, one micro-batch at a time."""
         spec, (first, end) = self.spec, self.group.share(self.spec.batch)
-        total, count = 0.0, 0
         for start in range(first, end, self.micro_rows):
             part = batch(
                 self.train, seed=spec.seed, step=self.step, rows=spec.batch, context=self.context,
                 start=start, stop=min(start + self.micro_rows, end),
             )  # fmt: skip
-            loss = self._loss(part)
-            loss.sum.backward()
-            total, count = total + loss.sum.item(), count + loss.count
-        return total, count
-
-
-def _mixed(*numbers: int) -> int:
-    """One seed out of several numbers."""
-    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0])
+            yield self._loss(part)
 
 
 def compute_loss(model: LanguageModel, part: TokenBatch, dtype: str) -> Loss:

@@ -21,6 +21,7 @@ from malmoi.train.run import TrainSpec
 from malmoi.train.trainer import compute_loss
 from malmoi.util.errors import UserError
 from malmoi.util.hardware import (
+    bf16_pays,
     current_memory_bytes,
     has_fast_bf16,
     matmul_flops_per_s,
@@ -30,8 +31,6 @@ from malmoi.util.hardware import (
 _MEMORY_SHARE = 0.6  # of what is free; the rest is for temporaries, the evaluation and other programs
 _CPU_TOKENS = 8192  # rows of a CPU's micro-batch: more tokens are no faster, they only leave the caches
 _BYTES_PER_PARAMETER = 16  # weight, gradient and AdamW's two moments in fp32
-# narrower models spend their time between the matrix products, where bf16 only adds casts
-_BF16_PAYS_WIDTH = 128
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,8 +86,7 @@ def _precision(model: LanguageModel, spec: TrainSpec) -> Literal["fp32", "bf16"]
         )
     if spec.dtype != "auto":
         return spec.dtype
-    pays = model.device.type == "cuda" or model.config.width >= _BF16_PAYS_WIDTH
-    return "bf16" if pays and has_fast_bf16(model.device) else "fp32"
+    return "bf16" if bf16_pays(model.device, model.config.width) else "fp32"
 
 
 def _saved_bytes(model: LanguageModel, part: TokenBatch, dtype: str) -> int:

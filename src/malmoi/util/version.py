@@ -1,0 +1,3 @@
+"""The version of malmoi."""
+
+VERSION = "0.1.0"
