@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 import sys
 from contextlib import nullcontext
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 import malmoi
+from malmoi import cli_tasks
 from malmoi.util.errors import UserError
 
 if TYPE_CHECKING:
@@ -25,6 +25,8 @@ data_app = typer.Typer(no_args_is_help=True, help="Look at a text before trainin
 tokenizer_app = typer.Typer(no_args_is_help=True, help="Make and compare tokenizers.")
 app.add_typer(data_app, name="data")
 app.add_typer(tokenizer_app, name="tokenizer")
+for verb in cli_tasks.VERBS:
+    app.command()(verb)
 
 Errors = Annotated[
     Literal["strict", "replace"], typer.Option(help="Bytes that are not UTF-8: stop, or replace and go on.")
@@ -110,10 +112,10 @@ def pretrain(
     """Train a language model on your own text."""
     from malmoi import console
     from malmoi.train.pretrain import Stopped, count_ngrams, prepare
-    from malmoi.train.run import load_run
+    from malmoi.train.run import as_setting, load_run
 
-    chosen = [*(settings or ()), *(["data.errors=replace"] if errors == "replace" else [])]
-    chosen += [f"data.field={json.dumps(field)}"] if field else []
+    chosen = [*(settings or ()), *([as_setting("data.errors", errors)] if errors == "replace" else [])]
+    chosen += [as_setting("data.field", field)] if field else []
     config = load_run(recipe, chosen, size)
     finished = f'{out} is finished; complete text with: malmoi complete {out} "..."'
     if config.is_ngram:
@@ -162,6 +164,8 @@ def complete(
     logprobs: Annotated[int, typer.Option(help="Show each token's probability and this many others.")] = 0,
 ) -> None:
     """Complete a text with a trained model."""
+    from malmoi.engine.handle import Loaded
+
     options = {
         "max_tokens": max_tokens, "temperature": temperature, "top_k": top_k, "top_p": top_p, "min_p": min_p,
         "repetition_penalty": repetition_penalty, "seed": seed, "stop": tuple(stop or ()), "n": n,
@@ -169,6 +173,8 @@ def complete(
     }  # fmt: skip
     prompt = _standard_input() if text == "-" else text
     model = malmoi.load(folder)
+    if not isinstance(model, Loaded):
+        raise UserError(f"{folder} does {model.task.name}; use: malmoi predict {folder} ...")
     if n == 1 and not logprobs:
         events = model.stream(prompt, **options)
         first = next(events)  # a mistake in the options comes before the prompt is shown
@@ -276,9 +282,11 @@ def tokenizer_train(
 ) -> None:
     """Learn a vocabulary from a text and save it as tokenizer.json."""
     from malmoi.data.readers import open_corpus
-    from malmoi.text.tokenizer import train_tokenizer
+    from malmoi.hub.folder import CONFIG
+    from malmoi.text.tokenizer import TOKENIZER_FILE, train_tokenizer
+    from malmoi.util.files import RUN_RECORD
 
-    made = [name for name in ("tokenizer.json", "run.json", "config.json") if (out / name).exists()]
+    made = [name for name in (TOKENIZER_FILE, RUN_RECORD, CONFIG) if (out / name).exists()]
     if made:
         raise UserError(f"{out} already holds {made[0]}; choose another --out")
     corpus = open_corpus(path, errors=errors, field=field)

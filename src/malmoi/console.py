@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +21,9 @@ from malmoi.train.trainer import StepReport
 from malmoi.util.units import human_bytes, human_count, human_seconds
 
 if TYPE_CHECKING:
+    from malmoi.core import Answer, Entity, Metric
     from malmoi.data.check import CorpusStats, Finding
+    from malmoi.methods.base import Method
     from malmoi.text.compare import TokenizerRow
 
 console = Console(highlight=False, soft_wrap=True, emoji=False)
@@ -175,3 +177,60 @@ def show_tokenizers(rows: Sequence[TokenizerRow]) -> None:
             f"{row.unknown_word_rate:.2%}", f"{row.encode_mb_per_s:.1f}",
         )  # fmt: skip
     console.print(table)
+
+
+def show_metrics(metrics: Mapping[str, Metric], num_examples: int) -> None:
+    """Each metric with its 95% interval and what exactly it is."""
+    table = Table(f"on {num_examples:,} examples", "value", "95% interval", "")
+    for name, metric in metrics.items():
+        interval = "" if metric.interval is None else "{:.4f} to {:.4f}".format(*metric.interval)
+        better = "" if metric.higher_is_better else "lower is better"
+        note = "; ".join(part for part in (better, metric.signature) if part)
+        table.add_row(name, f"{metric.value:.4f}", interval, f"[dim]{escape(note)}[/]")
+    console.print(table)
+
+
+def show_prediction(method: Method, value: Any) -> None:
+    """One prediction for people: a label with its probabilities, names in colour, an answer in its text."""
+    found = method.predict([value])[0]
+    if found is None:
+        console.print("no answer")
+    elif method.task.kind == "label":
+        _show_label(found, method.probabilities([value]))
+    elif method.task.kind == "tags":
+        console.print(_marked(value, found))
+    elif method.task.kind == "span":
+        console.print(_in_context(found, value.context))
+    else:
+        start = value if method.task.kind == "continuation" else ""
+        console.print(f"[bold]{escape(start)}[/]{escape(found)}")
+
+
+def _show_label(label: str, probabilities: Sequence[Mapping[str, float]] | None) -> None:
+    console.print(f"[bold]{escape(label)}[/]")
+    best = sorted(probabilities[0].items(), key=lambda item: -item[1])[:5] if probabilities else []
+    for name, probability in best:
+        console.print(f"{probability:7.1%} {'█' * round(30 * probability)} [dim]{escape(name)}[/]")
+
+
+def _marked(text: str, entities: Sequence[Entity]) -> Text:
+    """A text with its entities in a colour for each label, and the labels behind them."""
+    labels = sorted({entity.label for entity in entities})
+    marked, end = Text(), 0
+    for entity in entities:
+        colour = _TOKEN_COLOURS[labels.index(entity.label) % len(_TOKEN_COLOURS)]
+        marked.append(text[end : entity.start])
+        marked.append(text[entity.start : entity.end], f"black {colour}").append(f" {entity.label} ", "dim")
+        end = entity.end
+    return marked.append(text[end:])
+
+
+def _in_context(answer: Answer, context: str, around: int = 120) -> Text:
+    """The answer, and where it stands."""
+    text = Text(answer.text, "bold")
+    if answer.start < 0:
+        return text
+    start, end = answer.start, answer.start + len(answer.text)
+    before, after = context[max(0, start - around) : start], context[end : end + around]
+    text.append("\n" + ("…" if start > around else "") + before, "dim").append(answer.text, "bold underline")
+    return text.append(after + ("…" if len(context) > end + around else ""), "dim")

@@ -34,7 +34,7 @@ from malmoi.models.ngram import KneserNey
 from malmoi.models.state import Scorer
 from malmoi.text.tokenizer import Tokenizer, train_tokenizer
 from malmoi.train.pretrain import evaluate_ngrams, prepare, prepare_text
-from malmoi.train.run import RunConfig, load_run
+from malmoi.train.run import RunConfig, as_setting, load_run
 from malmoi.train.trainer import StepReport, Trainer
 from malmoi.train.trial import try_step
 from malmoi.util import files
@@ -199,18 +199,13 @@ def _users_text(data: Path, field: str, errors: Errors) -> Material:
         )
     middle = held_out.find(" ", len(held_out) // 2) + 1
     prompts = [_first_words(held_out), _first_words(held_out[middle:])]
-    settings = (_setting("data.field", field), _setting("data.errors", errors))
+    settings = (as_setting("data.field", field), as_setting("data.errors", errors))
     return Material(data, sample, {"From your text": held_out[:800]}, prompts, held_out[:1500], settings)
 
 
 def _first_words(text: str) -> str:
     """Three words, or as much of them as a prompt may be long in any language."""
     return " ".join(text.split()[:3])[:40]
-
-
-def _setting(path: str, value: str) -> str:
-    """As --set takes it, whatever the value holds."""
-    return f"{path}={json.dumps(value, ensure_ascii=False)}"
 
 
 def _up_to(texts: Iterable[str], num_characters: int) -> Iterator[str]:
@@ -227,7 +222,7 @@ def _up_to(texts: Iterable[str], num_characters: int) -> Iterator[str]:
 
 def _run_config(name: str, steps: int, material: Material, tokenizer_folder: Path | None = None) -> RunConfig:
     recipe, settings = RECIPES[name]
-    tokenizer = [_setting("tokenizer.path", str(tokenizer_folder))] if tokenizer_folder else []
+    tokenizer = [as_setting("tokenizer.path", str(tokenizer_folder))] if tokenizer_folder else []
     lengths = (f"train.steps={steps}", f"train.eval_every={steps // 10}", f"train.checkpoint_every={steps}")
     return load_run(recipe, [*SETTINGS, *settings, *lengths, *tokenizer, *material.settings])
 
@@ -257,7 +252,7 @@ def _seconds_per_step(name: str, material: Material, tokens: TokenFile) -> float
 
 def _count(material: Material, out: Path, steps: int, clock: Clock) -> Trained:
     """The n-gram model."""
-    tokenizer = _setting("tokenizer.path", str(out / "tokenizer"))
+    tokenizer = as_setting("tokenizer.path", str(out / "tokenizer"))
     config = load_run("ngram", [tokenizer, *material.settings])
     text = prepare_text(config, material.data, out / "ngram", _silent)
     num_tokens = min(steps * BATCH * CONTEXT, text.train.num_tokens)

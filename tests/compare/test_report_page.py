@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +11,7 @@ from malmoi.compare.report import Report, write_report
 from malmoi.core import Metric, Result
 from malmoi.inside.predictions import Prediction
 from malmoi.inside.tokens import Cut
+from tests.compare.browser import checked_page
 
 pytestmark = pytest.mark.browser
 HOSTILE = "<script>document.title = 'forged'</script> & \"거위\""
@@ -47,40 +46,11 @@ def page_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    path = shutil.which("chromium") or shutil.which("google-chrome")
-    if path is None:
-        pytest.skip("no Chromium on the path: the report was not looked at in a browser")
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        flags = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking"]
-        browser = playwright.chromium.launch(executable_path=path, args=flags)
-        yield browser
-        browser.close()
-
-
 @pytest.mark.parametrize("width", [400, 1200])
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_it_reads_well_and_fetches_nothing(browser: Any, page_path: Path, scheme: str, width: int) -> None:
-    page = browser.new_page(viewport={"width": width, "height": 800}, color_scheme=scheme)
-    asked: list[str] = []
-    errors: list[str] = []
-    page.on("request", lambda request: asked.append(request.url))
-    page.on("console", lambda message: errors.append(message.text))
-    page.on("pageerror", lambda error: errors.append(str(error)))
-    page.goto(page_path.as_uri())
-    assert asked == [page_path.as_uri()]
-    assert errors == []
+    page = checked_page(browser, page_path, scheme, width)
     assert page.title() == "From text to a language model"
-    assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
-    colours = page.evaluate(
-        "(style => [style.color, style.backgroundColor].map(c => c.match(/\\d+/g).slice(0, 3)"
-        ".reduce((sum, part) => sum + Number(part), 0)))(getComputedStyle(document.body))"
-    )
-    ink, paper = colours
-    assert (ink < 300 and paper > 600) if scheme == "light" else (ink > 500 and paper < 150)
     assert page.locator("svg").count() == 1
     assert "거위가 노래한다" in page.inner_text("body")
     assert page.inner_text("body").count("<script>") >= 5

@@ -103,7 +103,9 @@ def test_a_diverging_fit_says_so() -> None:
 
 
 @given(
-    lengths=st.lists(st.integers(1, 50), min_size=1, max_size=200), rows=st.integers(1, 40), seed=st.integers(0, 9)
+    lengths=st.lists(st.integers(1, 50), min_size=1, max_size=200),
+    rows=st.integers(1, 40),
+    seed=st.integers(0, 9),
 )
 def test_an_epoch_has_every_example_once(lengths: list[int], rows: int, seed: int) -> None:
     buckets = Buckets(lengths, rows, seed)

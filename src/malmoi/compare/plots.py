@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from itertools import cycle
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,6 +14,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
+from malmoi.core import Metric
 from malmoi.util.units import human_count
 
 if TYPE_CHECKING:
@@ -24,11 +26,14 @@ _INK = "#010203"  # stands for the page's text colour until the SVG is in the pa
 Curve = tuple[str, Sequence[float], Sequence[float]]  # name, x, y
 
 
-def loss_curves(curves: Sequence[Curve], *, x_label: str, y_label: str) -> str:
-    """An SVG of lines; a curve of one point is drawn as a horizontal line (a model without steps)."""
+def loss_curves(curves: Sequence[Curve], *, x_label: str, y_label: str, bottom: float | None = 0) -> str:
+    """An SVG of lines; a curve of one point is drawn as a horizontal line (a model without steps).
+
+    bottom: where the y axis starts; None: below the lowest point.
+    """
     figure = Figure(figsize=(9.0, 3.8), layout="constrained")
     axes = figure.add_subplot()
-    for (name, x, y), colour in zip(curves, COLOURS, strict=False):
+    for (name, x, y), colour in zip(curves, cycle(COLOURS), strict=False):
         if len(x) == 1:
             axes.axhline(y[0], color=colour, linestyle="--", linewidth=1.8, label=name)
         else:
@@ -36,8 +41,35 @@ def loss_curves(curves: Sequence[Curve], *, x_label: str, y_label: str) -> str:
     axes.set_xlabel(x_label)
     axes.xaxis.set_major_formatter(lambda value, _: human_count(value))
     axes.set_ylabel(y_label)
-    axes.set_ylim(bottom=0)
+    axes.set_ylim(bottom=bottom)
     axes.legend(frameon=False)
+    return _svg(figure)
+
+
+def quality_against_cost(
+    points: Mapping[str, tuple[float, Metric]], front: Sequence[str], *, x_label: str, y_label: str
+) -> str:
+    """An SVG of methods by cost (log) and quality with its interval; a line joins the Pareto front."""
+    figure = Figure(figsize=(9.0, 4.2), layout="constrained")
+    axes = figure.add_subplot()
+    axes.step(
+        [points[name][0] for name in front], [points[name][1].value for name in front],
+        where="post", color="#8a8f98", linestyle="--", linewidth=1.4, zorder=1, label="not beaten in both",
+    )  # fmt: skip
+    for (name, (cost, metric)), colour, marker in zip(
+        points.items(), cycle(COLOURS), cycle("osD^vPX"), strict=False
+    ):
+        low, high = metric.interval or (metric.value, metric.value)
+        around = [[max(0.0, metric.value - low)], [max(0.0, high - metric.value)]]
+        axes.errorbar(
+            cost, metric.value, yerr=around, color=colour, marker=marker, markersize=8, capsize=4,
+            linewidth=1.6, linestyle="none", label=name,
+        )  # fmt: skip
+    axes.set_xscale("log")
+    axes.margins(0.1)
+    axes.set_xlabel(x_label)
+    axes.set_ylabel(y_label)
+    figure.legend(*axes.get_legend_handles_labels(), frameon=False, loc="outside right upper")
     return _svg(figure)
 
 
@@ -63,16 +95,16 @@ def plot_tokenizers(rows: Sequence[TokenizerRow], path: Path) -> None:
 
 def _svg(figure: Figure) -> str:
     """The figure as an SVG element that inherits colour and font from the page."""
+    legends = [*figure.legends, *(axes.get_legend() for axes in figure.axes)]
+    for text in (text for legend in legends if legend for text in legend.get_texts()):
+        text.set_color(_INK)
     for axes in figure.axes:
         axes.patch.set_alpha(0)
         axes.spines[["top", "right"]].set_visible(False)
         for spine in axes.spines.values():
             spine.set_color(_INK)
-        axes.tick_params(colors=_INK)
+        axes.tick_params(colors=_INK, which="both")
         for text in (axes.xaxis.label, axes.yaxis.label, axes.title):
-            text.set_color(_INK)
-        legend = axes.get_legend()
-        for text in legend.get_texts() if legend else ():
             text.set_color(_INK)
     figure.patch.set_alpha(0)
     page = io.StringIO()

@@ -22,6 +22,7 @@ from malmoi.core import Example, Message, Metric
 from malmoi.data.check import Finding
 from malmoi.data.labelled import BadRow, Report, attempts, raise_when_many, read_records
 from malmoi.data.readers import Record, short
+from malmoi.data.splits import Splits, split_examples
 from malmoi.metrics import Statistic
 from malmoi.tasks.checks import check_examples
 from malmoi.tasks.words import is_korean
@@ -100,6 +101,17 @@ class Task(ABC, Generic[X, Y]):
         examples = self.read(path, findings.append)
         raise_when_many(findings, len(examples), path, self.name, allow_skips=allow_skips)
         return examples
+
+    def split(
+        self,
+        train: Sequence[Example[X, Y]],
+        valid: Sequence[Example[X, Y]] | None = None,
+        test: Sequence[Example[X, Y]] | None = None,
+        seed: int = 0,
+    ) -> Splits:
+        """The parts to learn from, to choose by, to report on (see `malmoi.data.splits:split_examples`)."""
+        label = (lambda example: str(example.target)) if self.kind == "label" else None
+        return split_examples(train, valid, test, key=self.key, group=self.group, label=label, seed=seed)
 
     def check(self, parts: Mapping[str, Sequence[Example[X, Y]]]) -> list[Finding]:
         """What is wrong across examples: conflicts, leaks between the parts ("train", "valid", "test")."""

@@ -37,6 +37,7 @@ from malmoi.util.files import read_json, write_json, write_text
 KINDS = ("word", "character", "byte", "bpe", "unigram", "wordpiece")
 TURNS = ("<|user|>", "<|assistant|>", "<|system|>", "<|end|>")
 UNK = "<|unk|>"
+TOKENIZER_FILE = "tokenizer.json"
 SPECIALS = ("<|pad|>", "<|bos|>", "<|eos|>", *TURNS)  # ids 0..6 of every vocabulary trained here
 SAMPLE_BYTES = 100_000_000  # more text than this hardly changes a vocabulary
 
@@ -231,7 +232,7 @@ class Tokenizer:
 
     def save(self, folder: Path) -> None:
         """Write `tokenizer.json` and `tokenizer_config.json`, which `transformers.AutoTokenizer` loads."""
-        write_text(folder / "tokenizer.json", self._backend.to_str(pretty=True))
+        write_text(folder / TOKENIZER_FILE, self.to_json())
         write_json(folder / "tokenizer_config.json", self._described() | self.config)
 
     def _described(self) -> dict[str, Any]:
@@ -252,19 +253,28 @@ class Tokenizer:
         Raises UserError where the file is missing, broken, or has no token for the end of a text.
         """
         path = Path(path)
-        file = path / "tokenizer.json" if path.is_dir() else path
+        file = path / TOKENIZER_FILE if path.is_dir() else path
         config_file = file.parent / "tokenizer_config.json"
-        content = json.dumps(read_json(file))
+        try:
+            config = read_json(config_file) if config_file.exists() else None
+            return cls.from_json(json.dumps(read_json(file)), config)
+        except UserError as error:
+            raise UserError(f"{file}: {error}") from None
+
+    def to_json(self) -> str:
+        """The content of `tokenizer.json`."""
+        return self._backend.to_str(pretty=True)
+
+    @classmethod
+    def from_json(cls, content: str, config: Mapping[str, Any] | None = None) -> Tokenizer:
+        """The inverse of `to_json`; config: what `tokenizer_config.json` says. Raises UserError as `load`."""
         try:
             backend = Backend.from_str(content)
         except Exception as error:  # the library raises plain Exception
-            raise UserError(f"{file} is not a tokenizer ({error}); restore it or train one") from None
+            raise UserError(f"it is not a tokenizer ({error}); restore it or train one") from None
         backend.no_padding()
         backend.no_truncation()
-        try:
-            return cls(backend, read_json(config_file) if config_file.exists() else None)
-        except UserError as error:
-            raise UserError(f"{file}: {error}") from None
+        return cls(backend, config)
 
 
 def train_tokenizer(texts: Iterable[str], kind: str = "bpe", vocab_size: int = 8192) -> Tokenizer:

@@ -54,11 +54,12 @@ def update(
     step: int,
     steps: int,
     group: Group = ALONE,
+    lr_name: str = "lr",
 ) -> Update:
     """Step number `step` (from 0) of `steps` over the summed losses of this process's parts of the batch.
 
-    Each loss goes backward before the next is computed, so memory is that of one part. Raises UserError where
-    the gradient is not finite.
+    Each loss goes backward before the next is computed, so memory is that of one part. Raises UserError,
+    which tells to lower `lr_name`, where the gradient is not finite.
     """
     total, count = 0.0, 0
     for loss in losses:
@@ -74,7 +75,7 @@ def update(
     if not math.isfinite(norm):
         raise UserError(
             f"training diverged: the gradient of step {step + 1} is not finite; "
-            f"lower lr (now {spec.lr:g}) and start again"
+            f"lower {lr_name} (now {spec.lr:g}) and start again with another --out"
         )
     lr = spec.lr * learning_rate_factor(
         step, steps=steps, kind=spec.schedule, warmup_steps=spec.warmup_steps,

@@ -1,0 +1,201 @@
+"""Every method on the same data: train, measure, judge, and keep the winner ready to use.
+
+Each method is trained and measured in processes of its own (`malmoi.compare.worker`), so that memory is told
+apart and a method that fails, or is killed, is a row with its reason. What is finished is not done again.
+"""
+
+from __future__ import annotations
+
+import platform
+import shutil
+import signal
+import subprocess
+import sys
+from dataclasses import asdict
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+
+from malmoi.compare.comparison import Comparison, write_comparison
+from malmoi.compare.contrast import confusions, contrasts
+from malmoi.compare.settings import ComparisonSettings, Material, load_material
+from malmoi.compare.verdict import Row, Verdict, advice, judge
+from malmoi.compare.worker import FIT, QUESTIONS, RECORD, RESULT, Job, attempt
+from malmoi.core import Metric
+from malmoi.methods.base import Json, Method, Say, silent
+from malmoi.methods.registry import make_method
+from malmoi.metrics import Statistic
+from malmoi.util.errors import UserError, nearest
+from malmoi.util.files import read_json, write_json
+from malmoi.util.hardware import cpu_name, pick_device
+
+WORKER = ("-m", "malmoi.compare.worker")
+SHARES = (0.1, 0.3)  # of the training examples, for the learning curve
+PARTS = ("train", "valid", "test")
+FREE = {*PARTS, "methods", "good_enough", "price_per_hour", "currency", "curve"}  # settings that may change
+PACKAGES = ("malmoi", "torch", "numpy", "tokenizers", "scikit-learn", "python-crfsuite", "sacrebleu")
+
+
+def run_comparison(
+    settings: ComparisonSettings, out: Path, say: Say = silent, isolated: bool = True
+) -> Comparison:
+    """Compare; writes results.json, report.html and winner/ into `out` and goes on where it stopped.
+
+    isolated: False trains in this process, where peak memory is everyone's. Raises UserError for data,
+    options or metrics that cannot be, and for a folder that holds something else.
+    """
+    material = load_material(settings)
+    methods = {name: make_method(name, material.task, options) for name, options in settings.methods.items()}
+    metric, wanted = settings.good_enough or (material.task.primary, None)
+    _check_metric(metric, material)
+    _claim(out, settings, material)
+    found = {name: _measure(Job(out, name), say, isolated) for name in methods}
+    price_per_s = (settings.price_per_hour or 3600) / 3600
+    rows = [_row(methods[name], found[name], material, price_per_s) for name in found]
+    verdict = judge(rows, metric, wanted)
+    comparison = Comparison(
+        settings, out, material, verdict, advice(verdict, len(material.test)),
+        _curve(verdict, material, out, say, isolated) if settings.curve else {},
+        contrasts(verdict, material), confusions(verdict, material),
+        f"{cpu_name()}, {torch.get_num_threads()} threads, {pick_device()}",
+        {"python": platform.python_version()} | {name: version(name) for name in PACKAGES}, isolated,
+    )  # fmt: skip
+    _keep_winner(comparison)
+    write_json(out / "results.json", _results(comparison, found))
+    write_comparison(comparison, out / "report.html")
+    return comparison
+
+
+def _check_metric(name: str, material: Material) -> None:
+    """Before any training: perfect predictions of a few examples show which metrics there are."""
+    few = material.test[:20]
+    likelihoods = [-1.0] * len(few) if material.texts else None
+    known = material.task.statistics([example.target for example in few], few, likelihoods)
+    if name not in known:
+        raise UserError(f"{material.task.name} has no metric {name!r}; {nearest(name, known)}")
+
+
+def _claim(out: Path, settings: ComparisonSettings, material: Material) -> None:
+    """Write what was asked, and the test inputs. Raises UserError where `out` holds another comparison."""
+    record = {"settings": settings.model_dump(mode="json"), "data": material.hashes()}
+    if (out / RECORD).exists():
+        old = read_json(out / RECORD)
+        if changed := _changed(old, record):
+            raise UserError(f"{out} holds a comparison with other {', '.join(changed)}; choose another --out")
+        record["settings"]["methods"] = old["settings"]["methods"] | settings.methods
+    elif out.exists() and any(out.iterdir()):
+        raise UserError(f"{out} holds something else than a comparison; choose another --out")
+    inputs = [material.task.input_json(example.input) for example in material.test]
+    for value, example in zip(inputs, material.test, strict=True):
+        assert material.task.input_from(value) == example.input, example.source
+    write_json(out / QUESTIONS, {"inputs": inputs, "texts": material.texts})
+    write_json(out / RECORD, record)
+
+
+def _changed(old: Json, new: Json) -> list[str]:
+    """The names of what differs and would change a measurement."""
+    after, before = new["settings"], old["settings"]
+    found = [name for name in after if name not in FREE and after[name] != before.get(name)]
+    methods = before["methods"] | after["methods"]
+    found += [f"options of {name}" for name, it in before["methods"].items() if methods[name] != it]
+    return [*found, *(f"{part} data" for part in PARTS if new["data"][part] != old["data"][part])]
+
+
+def _measure(job: Job, say: Say, isolated: bool) -> Json:
+    """Train and measure one method, as far as that is not done yet. A failure is {"error": reason}."""
+    result, name = job.folder / RESULT, job.folder.name
+    if result.exists() and "error" not in (found := read_json(result)):
+        say(f"{name}: measured before")
+        return found
+    result.unlink(missing_ok=True)
+    stages = ("predict",) if (job.folder / FIT).exists() else ("fit", "predict")
+    if "fit" in stages:
+        shutil.rmtree(job.folder, ignore_errors=True)
+    for stage in stages:
+        if not result.exists():
+            (_in_process if isolated else attempt)(job, stage, lambda line: say(f"{name}: {line}"))
+    found = read_json(result)
+    say(f"{name}: failed: {found['error']}" if "error" in found else f"{name}: done")
+    return found
+
+
+def _in_process(job: Job, stage: str, say: Say) -> None:
+    """`attempt` in a new process, which may be killed. Its standard error goes to a log."""
+    log = job.out / "logs" / f"{job.folder.name}-{stage}.txt"
+    log.parent.mkdir(parents=True, exist_ok=True)
+    command = [sys.executable, *WORKER, str(job.out), job.name, str(job.share), stage]
+    with log.open("w") as errors:
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, encoding="utf-8")
+        with process:
+            for line in process.stdout or ():
+                say(line.rstrip())
+    if process.returncode and not (job.folder / RESULT).exists():
+        write_json(job.folder / RESULT, {"error": _end(process.returncode, log)})
+
+
+def _end(code: int, log: Path) -> str:
+    """What an exit code means, in words."""
+    if code >= 0:
+        return f"its process ended with code {code}; see {log}"
+    name = signal.Signals(-code).name
+    return f"its process was killed ({name}{', most often for want of memory' if name == 'SIGKILL' else ''})"
+
+
+def _row(method: Method, found: Json, material: Material, price_per_s: float) -> Row:
+    if "error" in found:
+        return Row(method.name, method.family, found["error"])
+    statistics, costs = _statistics(found, material), found["costs"]
+    metrics = {name: statistic.metric() for name, statistic in statistics.items()}
+    costs["cost_per_1000"] = 1000 / costs["predictions_per_s"] * price_per_s
+    predictions = [material.task.from_json(value) for value in found["predictions"]]
+    return Row(method.name, method.family, "", statistics, metrics, costs, predictions)
+
+
+def _statistics(found: Json, material: Material) -> dict[str, Statistic]:
+    predictions = [material.task.from_json(value) for value in found["predictions"]]
+    return material.task.statistics(predictions, material.test, found["log_likelihoods"])
+
+
+def _curve(
+    verdict: Verdict, material: Material, out: Path, say: Say, isolated: bool
+) -> dict[str, list[tuple[int, Metric]]]:
+    """The metric after a tenth, a third and all of the training examples, at the same budget."""
+    curve: dict[str, list[tuple[int, Metric]]] = {}
+    for row in verdict.ranking:
+        measured = [_measure(Job(out, row.name, share), say, isolated) for share in SHARES]
+        curve[row.name] = [
+            (found["num_train"], _statistics(found, material)[verdict.metric].metric())
+            for found in measured if "error" not in found
+        ]  # fmt: skip
+        curve[row.name].append((len(material.parts["train"]), row.metrics[verdict.metric]))
+    return curve
+
+
+def _keep_winner(comparison: Comparison) -> None:
+    shutil.rmtree(comparison.winner_folder, ignore_errors=True)
+    if winner := comparison.verdict.winner:
+        source = Job(comparison.out, winner.name).folder
+        shutil.copytree(source, comparison.winner_folder, ignore=shutil.ignore_patterns(FIT, RESULT))
+
+
+def _results(comparison: Comparison, found: dict[str, Json]) -> Json:
+    """The content of results.json. "behind": how much better the best, and the one before it, are."""
+    verdict, material = comparison.verdict, comparison.material
+    curve = {name: [(count, asdict(it)) for count, it in points] for name, points in comparison.curve.items()}
+    return {
+        "advice": comparison.advice, "winner": verdict.winner.name if verdict.winner else None,
+        "metric": verdict.metric, "front": [row.name for row in verdict.front],
+        "methods": {row.name: _measures(row) | found[row.name] for row in comparison.rows},
+        "lead_of_the_best": {name: asdict(lead) for name, lead in verdict.against_best.items()},
+        "lead_over_the_next": {name: asdict(lead) for name, lead in verdict.against_next.items()},
+        "curve": curve, "cost_unit": comparison.cost_unit, "hashes": material.hashes(),
+        "sizes": {name: len(part) for name, part in material.parts.items()}, "notes": material.notes,
+        "findings": [asdict(finding) for finding in material.findings],
+        "settings": comparison.settings.model_dump(mode="json"), "machine": comparison.machine,
+        "versions": comparison.versions,
+    }  # fmt: skip
+
+
+def _measures(row: Row) -> Json:
+    return {"family": row.family, "metrics": {name: asdict(metric) for name, metric in row.metrics.items()}}

@@ -1,0 +1,108 @@
+"""What a comparison is asked to do, and the data that it compares on."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field, PositiveFloat, PositiveInt
+
+from malmoi.core import Example
+from malmoi.data.check import Finding
+from malmoi.data.labelled import raise_when_many
+from malmoi.models.config import StrictModel
+from malmoi.tasks import make_task
+from malmoi.tasks.base import Task
+from malmoi.util.errors import UserError
+
+Examples = list[Example[Any, Any]]
+
+
+class ComparisonSettings(StrictModel):
+    """One comparison. methods: name -> options. good_enough: a metric and the value that suffices.
+
+    price_per_hour: of the machine, in `currency` (any label); without it costs are seconds.
+    """
+
+    task: str
+    train: Path
+    valid: Path | None = None
+    test: Path | None = None
+    fields: dict[str, str] = Field(default_factory=dict)
+    methods: dict[str, dict[str, Any]]
+    good_enough: tuple[str, float] | None = None
+    budget_seconds: PositiveFloat | None = None  # for each method's training
+    price_per_hour: PositiveFloat | None = None
+    currency: str = ""
+    curve: bool = False  # also train on 10% and 30% of the training examples
+    test_limit: PositiveInt | None = None  # measure on at most so many examples, drawn by the seed
+    measure_seconds: PositiveFloat = 10.0  # that timing one prediction at a time may take, for each method
+    seed: int = 0
+    allow_skips: bool = False  # go on where more than 1% of the rows are wrong
+
+
+def parse_good_enough(text: str) -> tuple[str, float]:
+    """`accuracy=0.85` or `accuracy=85%` as a pair. Raises UserError."""
+    name, _, number = text.partition("=")
+    try:
+        return name.strip(), float(number.removesuffix("%")) / (100 if number.endswith("%") else 1)
+    except ValueError:
+        raise UserError(f"--good-enough {text!r} is not METRIC=VALUE; for example accuracy=0.85") from None
+
+
+@dataclass(frozen=True, slots=True)
+class Material:
+    """The data of a comparison: to learn from, to choose by (valid) and to report on (test)."""
+
+    task: Task[Any, Any]
+    parts: dict[str, Examples]  # train, valid, test
+    notes: list[str]
+    findings: list[Finding]
+
+    @property
+    def test(self) -> Examples:
+        """What every figure is about."""
+        return self.parts["test"]
+
+    @property
+    def texts(self) -> list[str]:
+        """The right answers, where they are texts, which a language model can give a likelihood to."""
+        return [one.target for one in self.test] if self.task.kind in ("text", "continuation") else []
+
+    def hashes(self) -> dict[str, str]:
+        """SHA-256 of each part's content, whatever files it came from."""
+        rows = {name: [(one.input, one.references) for one in part] for name, part in self.parts.items()}
+        return {name: hashlib.sha256(repr(part).encode()).hexdigest() for name, part in rows.items()}
+
+
+def load_material(settings: ComparisonSettings) -> Material:
+    """Read, split and check the data: a function of the settings. Raises UserError."""
+    task, findings = make_task(settings.task, settings.fields), list[Finding]()
+    paths = (settings.train, settings.valid, settings.test)
+    train, *others = [_read(task, path, findings, settings.allow_skips) if path else None for path in paths]
+    found = task.split(train or [], *others, seed=settings.seed)
+    test, notes = found.test, list(found.notes)
+    if settings.test_limit and settings.test_limit < len(test):
+        notes.append(f"measured on {settings.test_limit:,} of {len(test):,} test examples, drawn by the seed")
+        test = sample(test, settings.test_limit, settings.seed)
+    parts = {"train": found.train, "valid": found.valid, "test": test}
+    return Material(task, parts, notes, findings + task.check(parts))
+
+
+def _read(task: Task[Any, Any], path: Path, findings: list[Finding], allow_skips: bool) -> Examples:
+    """As `Task.load`, with every finding kept for the report."""
+    here: list[Finding] = []
+    examples = task.read(path, here.append)
+    raise_when_many(here, len(examples), path, task.name, allow_skips=allow_skips)
+    findings.extend(here)
+    return examples
+
+
+def sample(examples: Sequence[Example[Any, Any]], count: int, seed: int) -> Examples:
+    """`count` examples in their order; a smaller sample of the same seed is a part of a larger one."""
+    order = random.Random(seed).sample(range(len(examples)), len(examples))
+    return [examples[number] for number in sorted(order[:count])]

@@ -1,0 +1,40 @@
+"""The comparison on a terminal."""
+
+from __future__ import annotations
+
+from rich.console import Group
+from rich.table import Table
+from rich.text import Text
+
+from malmoi.compare.comparison import Comparison
+from malmoi.compare.page import latency
+from malmoi.compare.verdict import Row
+from malmoi.util.units import human_bytes, human_count, human_seconds
+
+
+def show_comparison(comparison: Comparison) -> Group:
+    """The table (the winner in bold), the advice and where everything is, for `console.print`."""
+    verdict = comparison.verdict
+    unit = f"1,000 cost ({comparison.cost_unit})".removesuffix(" ()")
+    numbers = (unit, "one takes", "per second", "training", "memory", "on disk")
+    table = Table("method", verdict.words, "against the best", box=None, pad_edge=False)
+    for name in numbers:
+        table.add_column(name, justify="right")
+    for row in comparison.rows:
+        style = "bold" if row is verdict.winner else ""
+        table.add_row(*(Text(cell) for cell in (row.name, *_cells(row, comparison))), style=style)
+    ready = f"the winner is in {comparison.winner_folder}; " if verdict.winner else ""
+    where = f"{ready}figures and errors side by side: {comparison.out / 'report.html'}"
+    return Group(table, Text(f"\n{comparison.advice}", "bold green"), Text(where, "dim"))
+
+
+def _cells(row: Row, comparison: Comparison) -> list[str]:
+    verdict, costs = comparison.verdict, row.costs
+    if verdict.metric not in row.metrics:
+        return ["", f"failed: {row.error}" if row.error else f"has no {verdict.words}"]
+    return [
+        verdict.quality(row), verdict.chance(row) if row.name in verdict.against_best else "the best",
+        f"{row.cost:.3g}", latency(costs["latency_p50_s"]), human_count(costs["predictions_per_s"]),
+        human_seconds(costs["train_seconds"]), human_bytes(costs["predict_peak_bytes"]),
+        human_bytes(costs["disk_bytes"]),
+    ]  # fmt: skip

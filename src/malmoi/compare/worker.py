@@ -1,0 +1,150 @@
+"""One method's part of a comparison, each stage in a process of its own.
+
+`python -m malmoi.compare.worker OUT NAME SHARE fit` trains and saves, `... predict` loads what was saved and
+measures it as it will be used: without training data in memory and without seeing a target.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+import traceback
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from malmoi.compare.settings import ComparisonSettings, load_material, sample
+from malmoi.methods.base import Budget, Method, Say
+from malmoi.methods.folder import load_method, save_method
+from malmoi.methods.registry import make_method
+from malmoi.util.files import read_json, write_json
+from malmoi.util.hardware import peak_memory_bytes
+
+RECORD, QUESTIONS = "comparison.json", "test.json"  # what was asked; the test inputs, as JSON
+FIT, RESULT = "fit.json", "result.json"  # in a method's folder: after training; after measuring or failing
+SINGLES = 200  # single predictions timed at most
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A method to train on a share of the training examples, for the comparison in the folder `out`."""
+
+    out: Path
+    name: str
+    share: float = 1.0
+
+    @property
+    def folder(self) -> Path:
+        """Where the fitted method goes."""
+        whole = self.share == 1
+        return self.out / (f"methods/{self.name}" if whole else f"curve/{self.name}-{self.share:.0%}")
+
+    @property
+    def steps(self) -> Path:
+        """Where the calibrated numbers of training steps are kept, so that a second run equals the first."""
+        return self.out / "steps" / f"{self.folder.name}.json"
+
+
+def fit(job: Job, say: Say) -> None:
+    """Train and save one method, with what that took in FIT."""
+    settings = ComparisonSettings.model_validate(read_json(job.out / RECORD)["settings"])
+    material = load_material(settings)
+    method = make_method(job.name, material.task, settings.methods[job.name])
+    whole = material.parts["train"]
+    train = sample(whole, max(1, round(job.share * len(whole))), settings.seed)
+    method.report |= read_json(job.steps) if job.steps.exists() else {}
+    steps, warm_up_steps = method.report.get("steps"), method.report.get("warm_up_steps")
+    budget = Budget(settings.budget_seconds, steps, warm_up_steps)
+
+    def told(line: str) -> None:
+        _keep_steps(job, method)
+        say(line)
+
+    torch.manual_seed(settings.seed)
+    start_s = time.perf_counter()
+    method.fit(train, material.parts["valid"], budget, told)
+    costs = {"train_seconds": time.perf_counter() - start_s, "train_peak_bytes": peak_bytes()}
+    _keep_steps(job, method)
+    save_method(job.folder, method)
+    costs["disk_bytes"] = sum(path.stat().st_size for path in job.folder.iterdir())
+    write_json(job.folder / FIT, {"num_train": len(train), "costs": costs, "report": method.report})
+
+
+def _keep_steps(job: Job, method: Method) -> None:
+    if "steps" in method.report and not job.steps.exists():
+        write_json(job.steps, {name: it for name, it in method.report.items() if name.endswith("steps")})
+
+
+def predict(job: Job, say: Say) -> None:
+    """Measure a saved method on the test inputs; everything known of it goes to RESULT."""
+    asked, found = read_json(job.out / QUESTIONS), read_json(job.folder / FIT)
+    method = load_method(job.folder)
+    inputs = [method.task.input_from(value) for value in asked["inputs"]]
+    say(f"measuring on {len(inputs):,} examples")
+    method.predict(inputs[:1])  # warm-up
+    most_s = ComparisonSettings.model_validate(read_json(job.out / RECORD)["settings"]).measure_seconds
+    costs = _latency(method, inputs, most_s) if job.share == 1 else {}
+    predictions, costs["predictions_per_s"] = _throughput(method, inputs, most_s / 20)
+    costs["predict_peak_bytes"] = peak_bytes()
+    found["costs"] |= costs
+    found["predictions"] = [method.task.to_json(y, x) for y, x in zip(predictions, inputs, strict=True)]
+    found["log_likelihoods"] = method.log_likelihood(inputs, asked["texts"]) if asked["texts"] else None
+    write_json(job.folder / RESULT, found)
+
+
+def _latency(method: Method, inputs: Sequence[Any], most_s: float) -> dict[str, float]:
+    """Seconds of one prediction at a time."""
+    times_s: list[float] = []
+    for value in inputs[:SINGLES]:
+        start_s = time.perf_counter()
+        method.predict([value])
+        times_s.append(time.perf_counter() - start_s)
+        if sum(times_s) > most_s:
+            break
+    p50, p95 = np.percentile(times_s, (50, 95))
+    return {"latency_p50_s": float(p50), "latency_p95_s": float(p95)}
+
+
+def _throughput(method: Method, inputs: Sequence[Any], least_s: float) -> tuple[list[Any], float]:
+    """The predictions, and how many a second when many are asked for at once."""
+    rounds, start_s = 1, time.perf_counter()
+    predictions = method.predict(inputs)
+    while time.perf_counter() - start_s < least_s:
+        method.predict(inputs)
+        rounds += 1
+    return predictions, rounds * len(inputs) / (time.perf_counter() - start_s)
+
+
+def peak_bytes() -> int:
+    """The most memory that this process has held. Not ru_maxrss: on Linux that starts at the parent's."""
+    try:
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM"))
+    except (OSError, StopIteration):
+        return peak_memory_bytes()
+
+
+def attempt(job: Job, stage: str, say: Say) -> None:
+    """Run a stage; where it fails, the reason is one line in RESULT, the traceback goes to standard error."""
+    try:
+        {"fit": fit, "predict": predict}[stage](job, say)
+    except Exception as error:
+        traceback.print_exc()
+        text = " ".join(str(error).split())[:300]
+        plain = isinstance(error, ValueError) and text  # our own errors speak for themselves
+        reason = text if plain else f"{type(error).__name__}: {text}".rstrip(": ")
+        write_json(job.folder / RESULT, {"error": reason})
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Run one stage: OUT NAME SHARE STAGE."""
+    out, name, share, stage = arguments
+    attempt(Job(Path(out), name, float(share)), stage, lambda line: print(line, flush=True))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,1 @@
+"""Methods: how a task is learned from examples and done, all behind one contract."""

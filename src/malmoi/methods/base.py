@@ -1,0 +1,104 @@
+"""What a method is: something that learns a task from examples, predicts, and is saved as a folder.
+
+A method's folder has the shape of every model folder: `config.json` with a `model_type` of our own,
+`model.safetensors`, a card, and whatever files the method adds. No pickle.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal, Self
+
+from torch import Tensor
+
+from malmoi.core import Example
+from malmoi.models.config import StrictModel
+from malmoi.tasks.base import Kind, Task
+from malmoi.train.fit import Budget
+
+Json = dict[str, Any]
+Say = Callable[[str], None]
+Family = Literal["traditional", "recurrent", "transformer", "prompted", "fine-tuned", "remote"]
+
+
+def silent(_: str) -> None:
+    """A `Say` that says nothing."""
+
+
+@dataclass(slots=True)
+class Parts:
+    """A fitted method as it lies on disk: JSON, tensors, and files of their own (name -> content)."""
+
+    config: Json = field(default_factory=dict)
+    tensors: dict[str, Tensor] = field(default_factory=dict)
+    files: dict[str, bytes] = field(default_factory=dict)
+
+
+class Method(ABC):
+    """One way to do a task. `options` are checked against `Options`; after `fit` or `restore` it predicts.
+
+    report: what fitting found worth telling (steps, curve, chosen constants), JSON.
+    """
+
+    name: ClassVar[str]
+    family: ClassVar[Family]
+    kinds: ClassVar[frozenset[Kind]]
+    only: ClassVar[frozenset[str]] = frozenset()  # names of tasks; empty: every task of these kinds
+    Options: ClassVar[type[StrictModel]] = StrictModel
+
+    def __init__(self, task: Task[Any, Any], options: Mapping[str, Any] | None = None) -> None:
+        """`options` must be valid (see `malmoi.methods.registry:make_method`)."""
+        self.task = task
+        self.options: Any = self.options_for(task).model_validate(dict(options or {}))
+        self.report: Json = {}
+
+    @classmethod
+    def options_for(cls, task: Task[Any, Any]) -> type[StrictModel]:
+        """The type of the options for this task."""
+        del task
+        return cls.Options
+
+    @classmethod
+    def suits(cls, task: Task[Any, Any]) -> bool:
+        """Whether this method can do the task."""
+        return task.kind in cls.kinds and (not cls.only or task.name in cls.only)
+
+    @abstractmethod
+    def fit(
+        self,
+        train: Sequence[Example[Any, Any]],
+        valid: Sequence[Example[Any, Any]],
+        budget: Budget = Budget(),
+        say: Say = silent,
+    ) -> Self:
+        """Learn from `train`; choose (when to stop, constants) by `valid`. A function of data and options.
+
+        Raises UserError where the data cannot be learned from (one label only, no examples).
+        """
+
+    @abstractmethod
+    def predict(self, inputs: Sequence[Any]) -> list[Any | None]:
+        """One prediction for each input, whatever stands beside it; None where there is none."""
+
+    def probabilities(self, inputs: Sequence[Any]) -> list[dict[str, float]] | None:
+        """For tasks of kind `label`: each label's probability. None: the method has none."""
+        del inputs
+        return None
+
+    def log_likelihood(self, inputs: Sequence[Any], targets: Sequence[str]) -> list[float] | None:
+        """For targets that are text: each one's log-probability (nats), and that it ends there.
+
+        A `continuation` goes on, so its end is not counted. None: the method has none.
+        """
+        del inputs, targets
+        return None
+
+    @abstractmethod
+    def parts(self) -> Parts:
+        """Everything that `restore` needs, less task and options."""
+
+    @abstractmethod
+    def restore(self, parts: Parts) -> None:
+        """The inverse of `parts`: predictions are the same afterwards. Raises UserError, KeyError."""

@@ -1,0 +1,77 @@
+"""A fitted method's folder: `config.json`, `model.safetensors`, files of its own, a card; whole or absent."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from malmoi.hub.folder import CONFIG, OWN_PREFIX, WEIGHTS, load_weights, save_weights
+from malmoi.methods.base import Method, Parts
+from malmoi.methods.registry import METHODS, make_method
+from malmoi.tasks import make_task
+from malmoi.util import files
+from malmoi.util.errors import UserError
+
+CARD = "README.md"
+_OURS = {CONFIG, WEIGHTS, CARD, files.MANIFEST}
+
+
+def save_method(folder: Path, method: Method, card: str = "") -> None:
+    """Write a method's folder, whole or absent. Raises UserError where `folder` holds something else."""
+    if folder.exists() and not is_method(folder) and (not folder.is_dir() or any(folder.iterdir())):
+        raise UserError(f"{folder} exists and is not a method's folder; choose another --out")
+    parts = method.parts()
+    assert _OURS.isdisjoint(parts.files)
+    with files.new_folder(folder) as temporary:
+        save_weights(temporary / WEIGHTS, parts.tensors)
+        for name, content in parts.files.items():
+            files.write_bytes(temporary / name, content)
+        files.write_json(temporary / CONFIG, describe(method) | {"config": parts.config})
+        files.write_text(temporary / CARD, card or f"# {method.name} for {method.task.name}\n")
+
+
+def describe(method: Method) -> dict[str, Any]:
+    """What identifies a method: its type, its task, its options, what fitting found."""
+    task = method.task
+    return {
+        "model_type": f"{OWN_PREFIX}{method.name}",
+        "task": {"name": task.name, "version": task.version, "fields": task.fields},
+        "options": method.options.model_dump(exclude_unset=True),
+        "report": method.report,
+    }
+
+
+def is_method(folder: Path) -> bool:
+    """Whether `folder` holds a fitted method (and not a language model, or something else)."""
+    config = folder / CONFIG
+    return config.is_file() and "task" in (
+        found if isinstance(found := files.read_json(config), dict) else ()
+    )
+
+
+def load_method(folder: Path) -> Method:
+    """Read a method's folder. Raises UserError where it is none, damaged, or of another version."""
+    if not is_method(folder):
+        raise UserError(f"{folder} is not a fitted method's folder; make one with: malmoi fit TASK --out DIR")
+    if reason := files.damage(folder):
+        raise UserError(f"{folder} cannot be opened: {reason}; copy it again or fit it again")
+    found = files.read_json(folder / CONFIG)
+    try:
+        task = make_task(found["task"]["name"], found["task"]["fields"])
+        if task.version != found["task"]["version"]:
+            raise UserError(
+                f"it was made for version {found['task']['version']} of {task.name}; fit it again"
+            )
+        name = found["model_type"].removeprefix(OWN_PREFIX)
+        if name not in METHODS:
+            raise UserError(f"unknown model_type {found['model_type']!r}; it needs a newer malmoi")
+        method = make_method(name, task, found["options"])
+        extra = {p.name: p.read_bytes() for p in folder.iterdir() if p.is_file() and p.name not in _OURS}
+        method.restore(Parts(found["config"], load_weights(folder / WEIGHTS), extra))
+    except (UserError, KeyError, TypeError, RuntimeError, ValidationError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"{folder} cannot be opened: {reason}") from None
+    method.report = found["report"]
+    return method

@@ -1,0 +1,127 @@
+"""Completion: a language model learns every token of every text, and goes on with a new one.
+
+Shape letters: B rows, T positions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import numpy as np
+from pydantic import PositiveFloat, PositiveInt
+
+from malmoi.core import IGNORE, Example, Loss, TokenBatch
+from malmoi.engine.engine import Engine
+from malmoi.engine.request import Sampling
+from malmoi.methods.base import Json, Parts
+from malmoi.methods.neural.form import Form, NeuralOptions, padded
+from malmoi.models.build import build_model
+from malmoi.models.config import RecurrentConfig, TransformerConfig
+from malmoi.models.language import LanguageModel
+from malmoi.text.tokenizer import TOKENIZER_FILE, Tokenizer, train_tokenizer
+from malmoi.train.losses import next_token_loss
+
+
+class ContinuationOptions(NeuralOptions):
+    """context: the most tokens of a row; a longer text is learned in parts."""
+
+    context: PositiveInt = 512
+    max_new_tokens: PositiveInt = 64
+    temperature: PositiveFloat = 0.7
+
+
+class ContinuationForm(Form[list[int], LanguageModel]):
+    """See the module. A row is eos (which begins a text), a part of the text, and what follows it."""
+
+    Options = ContinuationOptions
+    defaults: ClassVar[dict[str, Json]] = {
+        "transformer": {"layers": 4, "width": 256, "heads": 4, "lr": 2e-3, "optimizer": "muon",
+                        "dropout": 0.0, "vocab_size": 4096, "batch": 16, "epochs": 3},
+        "recurrent": {"width": 256, "lr": 5e-3, "optimizer": "muon", "dropout": 0.0, "vocab_size": 4096,
+                      "batch": 16, "epochs": 3},
+    }  # fmt: skip
+    by_metric = False
+    tokenizer: Tokenizer
+
+    def learn(self, train: Sequence[Example[Any, Any]]) -> None:
+        self.tokenizer = train_tokenizer((_text(e) for e in train), "bpe", self.options.vocab_size)
+
+    def build(self) -> LanguageModel:
+        o, size = self.options, self.tokenizer.vocab_size
+        if self.backbone != "transformer":
+            return build_model(
+                RecurrentConfig(
+                    family=self.backbone, vocab_size=size, layers=o.layers, width=o.width, dropout=o.dropout
+                )
+            )
+        config = TransformerConfig(
+            vocab_size=size, context=o.context, layers=o.layers, width=o.width, heads=o.heads, tied=True,
+            dropout=o.dropout,
+        )  # fmt: skip
+        return build_model(config)
+
+    def rows(self, examples: Sequence[Example[Any, Any]]) -> list[list[int]]:
+        """Each token but a row's first is learned; the last of a row begins the next one of its text."""
+        eos, most = self.tokenizer.specials.eos, self.options.context
+        texts = self.tokenizer.encode_batch([_text(example) for example in examples])
+        rows = [[eos, *ids, eos] for ids in texts]
+        return [row[start : start + most + 1] for row in rows for start in range(0, len(row) - 1, most)]
+
+    def length(self, row: list[int]) -> int:
+        return len(row) - 1
+
+    def loss(
+        self, model: LanguageModel, rows: Sequence[list[int]], random: np.random.Generator | None
+    ) -> Loss:
+        del random  # nothing is hidden from a language model
+        ids_BT = padded([row[:-1] for row in rows], self.tokenizer.specials.eos)
+        targets_BT = padded([row[1:] for row in rows], IGNORE)
+        return next_token_loss(model, TokenBatch(ids_BT, targets_BT).to(self.device))
+
+    def predict(self, model: LanguageModel, inputs: Sequence[Any]) -> list[str]:
+        o = self.options
+        sampling = Sampling(max_tokens=o.max_new_tokens, temperature=o.temperature, top_k=50, seed=o.seed)
+        found = self._engine(model).generate([self._prompt(text) for text in inputs], sampling)
+        return [completion.text for completion in found]
+
+    def log_likelihood(
+        self, model: LanguageModel, inputs: Sequence[str], targets: Sequence[str]
+    ) -> list[float]:
+        """Of the target's tokens after the input's; what exceeds the context is scored in further parts."""
+        pairs = [(self._prompt(x), self.tokenizer.encode(y)) for x, y in zip(inputs, targets, strict=True)]
+        parts = [(n, *part) for n, pair in enumerate(pairs) for part in self._scored_parts(*pair)]
+        totals = [0.0] * len(pairs)
+        scores = self._engine(model).score([p for _, p, _ in parts], [rest for _, _, rest in parts])
+        for (n, _, _), score in zip(parts, scores, strict=True):
+            totals[n] += score
+        return totals
+
+    def _scored_parts(self, prompt: list[int], rest: list[int]) -> list[tuple[list[int], list[int]]]:
+        """(prompt, continuation)s within the context; later parts see half a context of what came before."""
+        context = self.options.context
+        found, done = [], 0
+        while done < len(rest):
+            before = (prompt + rest[:done])[-context // 2 :]
+            part = rest[done : done + context - len(before) + 1]
+            found.append((before, part))
+            done += len(part)
+        return found
+
+    def _prompt(self, text: str) -> list[int]:
+        """A start of a text that leaves room to go on."""
+        room = max(1, self.options.context - self.options.max_new_tokens)
+        return [self.tokenizer.specials.eos, *self.tokenizer.encode(text)][-room:]
+
+    def _engine(self, model: LanguageModel) -> Engine:
+        return Engine(model.eval(), self.tokenizer, max_rows=32)
+
+    def parts(self) -> Parts:
+        return Parts(files={TOKENIZER_FILE: self.tokenizer.to_json().encode()})
+
+    def restore(self, parts: Parts) -> None:
+        self.tokenizer = Tokenizer.from_json(parts.files[TOKENIZER_FILE].decode())
+
+
+def _text(example: Example[Any, Any]) -> str:
+    return example.input + example.target

@@ -1,0 +1,161 @@
+"""Forms: how the examples of one kind of task become rows of numbers, a model, and predictions.
+
+`Neural` trains every form with the same loop; a form knows vocabularies, batches and how to read an answer
+off the model, and nothing about steps or optimizers.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from typing import Annotated, Any, ClassVar, Generic, Literal, TypeVar
+
+import numpy as np
+import torch
+from pydantic import Field, PositiveInt
+from torch import Tensor, nn
+
+from malmoi.core import Example, Loss
+from malmoi.data.buckets import within
+from malmoi.methods.base import Json, Parts
+from malmoi.models.encoder import EncoderConfig
+from malmoi.models.heads import MaskedLanguageModel
+from malmoi.tasks.base import Task
+from malmoi.train.fit import FitSpec
+
+Backbone = Literal["rnn", "gru", "lstm", "transformer"]
+Share = Annotated[float, Field(ge=0, lt=1)]
+PART_TOKENS = 8192  # padded tokens that go through a model at once
+
+Row = TypeVar("Row")
+Model = TypeVar("Model", bound=nn.Module)
+T = TypeVar("T")
+B = TypeVar("B", bound=tuple[Any, ...])
+
+
+class NeuralOptions(FitSpec):
+    """Shape and fit of a network. heads: of a Transformer; recurrent networks have none."""
+
+    width: PositiveInt = 128
+    layers: PositiveInt = 1
+    heads: PositiveInt = 4
+    dropout: Share = 0.3
+    vocab_size: PositiveInt = 8192
+
+
+class EncoderOptions(NeuralOptions):
+    """Networks that read a whole text. word_dropout: share of a row's tokens that are hidden in training.
+
+    unlabelled: a file or folder of text; the encoder first learns to guess hidden tokens of it, for
+    `warm_up_epochs` (masked-token pre-training, Devlin et al. 2019).
+    """
+
+    word_dropout: Share = 0.1
+    unlabelled: str | None = None
+    warm_up_epochs: Annotated[float, Field(gt=0)] = 3.0
+
+
+class Form(ABC, Generic[Row, Model]):
+    """One kind of task for one backbone."""
+
+    Options: ClassVar[type[NeuralOptions]]
+    defaults: ClassVar[dict[str, Json]] = {}  # "recurrent", "transformer" -> options that suit it better
+    by_metric: ClassVar[bool] = True  # whether validation looks at the task's metric, or at the loss
+
+    def __init__(self, options: Any, backbone: Backbone, task: Task[Any, Any]) -> None:
+        self.options, self.task = options, task
+        self.backbone: Backbone = backbone
+        self.device = torch.device("cpu")  # where the model is; batches go there
+
+    @abstractmethod
+    def learn(self, train: Sequence[Example[Any, Any]]) -> None:
+        """Make vocabularies and label sets. Raises UserError where nothing can be learned."""
+
+    @abstractmethod
+    def build(self) -> Model:
+        """The model with fresh weights from torch's global generator."""
+
+    @abstractmethod
+    def rows(self, examples: Sequence[Example[Any, Any]]) -> list[Row]:
+        """What is trained on; a long example may be several rows."""
+
+    @abstractmethod
+    def length(self, row: Row) -> int:
+        """Tokens that a row takes."""
+
+    @abstractmethod
+    def loss(self, model: Model, rows: Sequence[Row], random: np.random.Generator | None) -> Loss:
+        """Of a batch of rows; random: for what is hidden in training, None in validation."""
+
+    @abstractmethod
+    def predict(self, model: Model, inputs: Sequence[Any]) -> list[Any]:
+        """The model's answers."""
+
+    @abstractmethod
+    def parts(self) -> Parts:
+        """Vocabularies and label sets, as JSON and files."""
+
+    @abstractmethod
+    def restore(self, parts: Parts) -> None:
+        """The inverse of `parts`."""
+
+    def in_batches(self, rows: Sequence[Row], read: Callable[[list[Row]], Sequence[T]]) -> list[T]:
+        """`read` of all rows, in batches of like length; results in the order of `rows`."""
+        lengths = [self.length(row) for row in rows]
+        order = sorted(range(len(rows)), key=lengths.__getitem__)
+        found: dict[int, T] = {}
+        with torch.inference_mode():
+            for part in within([lengths[i] for i in order], PART_TOKENS):
+                numbers = order[part]
+                found |= zip(numbers, read([rows[i] for i in numbers]), strict=True)
+        return [found[i] for i in range(len(rows))]
+
+
+class EncoderForm(Form[Row, Model]):
+    """A form whose model has an `Encoder` that can be warmed up on text without labels."""
+
+    def encoder_config(self, vocab_size: int, context: int, chars: int = 0) -> EncoderConfig:
+        """The encoder that the options ask for."""
+        o = self.options
+        return EncoderConfig(
+            family=self.backbone, vocab_size=vocab_size, layers=o.layers, width=o.width, heads=o.heads,
+            dropout=o.dropout, chars=chars, context=context,
+        )  # fmt: skip
+
+    @abstractmethod
+    def plain_rows(self, texts: Sequence[str]) -> list[Row]:
+        """Rows of texts without labels."""
+
+    @abstractmethod
+    def masked_loss(
+        self, model: MaskedLanguageModel, rows: Sequence[Row], share: float, random: np.random.Generator
+    ) -> Loss:
+        """The loss of guessing a random share of the tokens, which are hidden."""
+
+
+def moved(batch: B, device: torch.device) -> B:
+    """A named tuple of tensors (or None) on `device`."""
+    parts = (None if tensor is None else tensor.to(device) for tensor in batch)
+    return type(batch)(*parts)  # pyright: ignore[reportCallIssue, reportArgumentType]
+
+
+def padded(rows: Sequence[Sequence[int]], fill: int = 0) -> Tensor:
+    """ids_BT, filled on the right."""
+    longest = max(map(len, rows))
+    return torch.tensor([[*row, *[fill] * (longest - len(row))] for row in rows], dtype=torch.int64)
+
+
+def hidden(
+    ids_BT: Tensor, mask_BT: Tensor, share: float, mask_id: int, random: np.random.Generator | None
+) -> tuple[Tensor, Tensor]:
+    """ids_BT with a random `share` of the real tokens replaced by mask_id, and where."""
+    if random is None or share == 0:
+        return ids_BT, torch.zeros_like(mask_BT)
+    chosen_BT = torch.from_numpy(random.random(ids_BT.shape) < share) & mask_BT
+    return ids_BT.masked_fill(chosen_BT, mask_id), chosen_BT
+
+
+def cuts(length: int, most: int) -> Iterator[tuple[int, int]]:
+    """(start, stop) of consecutive pieces of at most `most` items; one, empty, of nothing."""
+    for start in range(0, max(1, length), most):
+        yield start, min(length, start + most)

@@ -1,0 +1,133 @@
+"""Classification: sub-words, an encoder, one vector for the whole text, a label.
+
+Shape letters: B rows, T positions, L labels.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any, ClassVar, NamedTuple
+
+import numpy as np
+import torch
+from pydantic import Field, PositiveInt
+from torch import Tensor
+
+from malmoi.core import IGNORE, Example, Loss
+from malmoi.methods.base import Json, Parts
+from malmoi.methods.neural.form import EncoderForm, EncoderOptions, hidden, moved, padded
+from malmoi.models.encoder import Encoder
+from malmoi.models.heads import Classifier, EncoderBatch, MaskedLanguageModel, Pooling
+from malmoi.text.tokenizer import TOKENIZER_FILE, Tokenizer, train_tokenizer
+from malmoi.util.errors import UserError
+
+
+class LabelOptions(EncoderOptions):
+    """balance: 0 trains on the labels as frequent as they are, 1 as if all were equally frequent."""
+
+    pooling: Pooling = "max"
+    max_tokens: PositiveInt = 256  # of a text; the rest is not read
+    balance: float = Field(0.25, ge=0, le=1)
+    label_smoothing: float = Field(0.1, ge=0, lt=1)
+
+
+class LabelRow(NamedTuple):
+    """A text's ids and its label's number."""
+
+    ids: list[int]
+    label: int
+
+
+class LabelForm(EncoderForm[LabelRow, Classifier]):
+    """See the module."""
+
+    Options = LabelOptions
+    defaults: ClassVar[dict[str, Json]] = {
+        "transformer": {"layers": 2, "lr": 2e-3},
+        "recurrent": {"lr": 5e-3},
+    }
+    tokenizer: Tokenizer
+    labels: list[str]
+    weights_L: Tensor | None = None  # training's only
+
+    def learn(self, train: Sequence[Example[Any, Any]]) -> None:
+        counts = Counter(example.target for example in train)
+        self.labels = sorted(counts)
+        if len(self.labels) < 2:
+            raise UserError(f"all examples are labelled {self.labels[0]!r}; give at least two labels")
+        self.tokenizer = train_tokenizer((e.input for e in train), "bpe", self.options.vocab_size)
+        counts_L = torch.tensor([counts[label] for label in self.labels], dtype=torch.float32)
+        weights_L = counts_L**-self.options.balance
+        self.weights_L = weights_L * len(train) / (weights_L * counts_L).sum()  # 1 for the average example
+
+    def build(self) -> Classifier:
+        config = self.encoder_config(self.tokenizer.vocab_size, self.options.max_tokens)
+        return Classifier(Encoder(config), len(self.labels), self.options.pooling)
+
+    def rows(self, examples: Sequence[Example[Any, Any]]) -> list[LabelRow]:
+        """Examples with a label that training never saw teach and test nothing here: left out."""
+        numbers = {label: number for number, label in enumerate(self.labels)}
+        known = [example for example in examples if example.target in numbers]
+        ids = self._ids([example.input for example in known])
+        return [LabelRow(row, numbers[e.target]) for row, e in zip(ids, known, strict=True)]
+
+    def plain_rows(self, texts: Sequence[str]) -> list[LabelRow]:
+        most = self.options.max_tokens
+        return [
+            LabelRow(ids[start : start + most], 0)
+            for ids in self.tokenizer.encode_batch(texts)
+            for start in range(0, len(ids), most)
+        ]
+
+    def _ids(self, texts: Sequence[str]) -> list[list[int]]:
+        most, empty = self.options.max_tokens, [self.tokenizer.specials.eos]
+        # what lies far behind the last token that is read need not be cut
+        return [self.tokenizer.encode(text[: 16 * most])[:most] or empty for text in texts]
+
+    def length(self, row: LabelRow) -> int:
+        return len(row.ids)
+
+    def _batch(
+        self, rows: Sequence[LabelRow], share: float, random: np.random.Generator | None
+    ) -> tuple[EncoderBatch, Tensor]:
+        """The batch and its ids before a share of them was hidden."""
+        ids_BT = padded([row.ids for row in rows])
+        lengths_B1 = torch.tensor([[len(row.ids)] for row in rows])
+        mask_BT = torch.arange(ids_BT.shape[1]) < lengths_B1
+        hidden_BT, chosen_BT = hidden(ids_BT, mask_BT, share, self.tokenizer.specials.bos, random)
+        targets_B = torch.tensor([row.label for row in rows])
+        batch = moved(EncoderBatch(hidden_BT, mask_BT, targets=targets_B), self.device)
+        return batch, torch.where(chosen_BT, ids_BT, IGNORE).to(self.device)
+
+    def loss(self, model: Classifier, rows: Sequence[LabelRow], random: np.random.Generator | None) -> Loss:
+        batch, _ = self._batch(rows, self.options.word_dropout, random)
+        smoothing = self.options.label_smoothing if random is not None else 0.0
+        weights_L = None if self.weights_L is None else self.weights_L.to(self.device)
+        return model.loss(batch, weights_L=weights_L, label_smoothing=smoothing)
+
+    def masked_loss(
+        self, model: MaskedLanguageModel, rows: Sequence[LabelRow], share: float, random: np.random.Generator
+    ) -> Loss:
+        batch, targets_BT = self._batch(rows, share, random)
+        return model.loss(batch._replace(targets=targets_BT))
+
+    def predict(self, model: Classifier, inputs: Sequence[Any]) -> list[str]:
+        return [max(found, key=found.__getitem__) for found in self.probabilities(model, inputs)]
+
+    def probabilities(self, model: Classifier, inputs: Sequence[Any]) -> list[dict[str, float]]:
+        """Each label's probability."""
+
+        def read(rows: list[LabelRow]) -> list[list[float]]:
+            return model(self._batch(rows, 0.0, None)[0]).softmax(-1).tolist()
+
+        rows = [LabelRow(ids, 0) for ids in self._ids(inputs)]
+        return [dict(zip(self.labels, row, strict=True)) for row in self.in_batches(rows, read)]
+
+    def parts(self) -> Parts:
+        files = {TOKENIZER_FILE: self.tokenizer.to_json().encode()}
+        return Parts({"labels": self.labels}, files=files)
+
+    def restore(self, parts: Parts) -> None:
+        self.labels = list(parts.config["labels"])
+        self.tokenizer = Tokenizer.from_json(parts.files[TOKENIZER_FILE].decode())

@@ -1,0 +1,242 @@
+"""One neural method for every task: its name says the backbone, the task's kind head, loss and decoding."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, ClassVar, Generic, Self, TypeVar
+
+import numpy as np
+import torch
+from pydantic import create_model
+from torch import nn
+
+from malmoi.core import Example, Loss
+from malmoi.data.buckets import Buckets, within
+from malmoi.data.readers import read_documents
+from malmoi.methods.base import Json, Method, Parts, Say, silent
+from malmoi.methods.neural.continuations import ContinuationForm
+from malmoi.methods.neural.form import PART_TOKENS, Backbone, EncoderForm, EncoderOptions, Form
+from malmoi.methods.neural.labels import LabelForm
+from malmoi.methods.neural.spans import SpanForm
+from malmoi.methods.neural.tags import TagForm
+from malmoi.methods.neural.texts import TextForm
+from malmoi.models.config import StrictModel
+from malmoi.models.heads import MaskedLanguageModel
+from malmoi.tasks.base import Kind, Task
+from malmoi.train.fit import Budget, fit, planned_steps
+from malmoi.util.errors import UserError
+from malmoi.util.hardware import bf16_pays, pick_device
+from malmoi.util.seeds import mixed
+
+FORMS: dict[Kind, type[Form[Any, Any]]] = {
+    "label": LabelForm,
+    "tags": TagForm,
+    "span": SpanForm,
+    "text": TextForm,
+    "continuation": ContinuationForm,
+}
+MOST_CHOSEN_BY = 2000  # validation examples looked at during a fit
+WARM_UP_SHARE = 0.3  # of a time budget, where there is unlabelled text
+HIDDEN_SHARE = 0.15  # of the tokens in masked-token pre-training (Devlin et al. 2019)
+
+Row = TypeVar("Row")
+
+
+class Neural(Method):
+    """A network fitted to a task. See `malmoi.methods.neural.form:Form` for what differs between kinds."""
+
+    backbone: ClassVar[Backbone]
+    kinds = frozenset(FORMS)
+
+    def __init__(self, task: Task[Any, Any], options: Json | None = None) -> None:
+        super().__init__(task, options)
+        self.form = FORMS[task.kind](self.options, self.backbone, task)
+        self.model: Any = nn.Identity()  # the form's, after `fit` or `restore`
+
+    @classmethod
+    def options_for(cls, task: Task[Any, Any]) -> type[StrictModel]:
+        """The form's options, with the defaults that suit the backbone; without heads where it has none."""
+        form = FORMS[task.kind]
+        base = form.Options
+        fields: dict[str, Any] = {
+            name: (base.model_fields[name].rebuild_annotation(), value)
+            for name, value in form.defaults.get(cls.family, {}).items()
+        }
+        if cls.family == "recurrent":
+            fields["heads"] = (ClassVar[int], 1)
+        return create_model(base.__name__, __base__=base, **fields)
+
+    def fit(
+        self,
+        train: Sequence[Example[Any, Any]],
+        valid: Sequence[Example[Any, Any]],
+        budget: Budget = Budget(),
+        say: Say = silent,
+    ) -> Self:
+        if not train or not valid:
+            raise UserError(f"{self.name} needs examples to learn from and some to stop by; give more data")
+        options: Any = self.options
+        self.form.learn(train)
+        torch.manual_seed(options.seed)
+        self._build()
+        dtype = _precision(options, self.form.device)
+        if isinstance(options, EncoderOptions) and options.unlabelled:
+            assert isinstance(self.form, EncoderForm)
+            budget = self._warm_up(self.form, options, budget, dtype, say)
+        problem = _Fitting(self.form, self.model, train, valid[:MOST_CHOSEN_BY], options, dtype)
+        self.report["steps"] = steps = planned_steps(problem, options, budget)
+        say(f"{steps} steps of {options.batch} examples, {dtype}")
+        self.report |= {"dtype": dtype, "fit": fit(problem, options, steps, say).as_json()}
+        self.report["parameters"] = sum(parameter.numel() for parameter in self.model.parameters())
+        return self
+
+    def _warm_up(
+        self, form: EncoderForm[Any, Any], options: EncoderOptions, budget: Budget, dtype: str, say: Say
+    ) -> Budget:
+        """Masked-token pre-training of the encoder; returns what is left of the budget."""
+        assert options.unlabelled is not None
+        texts = list(read_documents(Path(options.unlabelled)))
+        masked = MaskedLanguageModel(self.model.encoder)
+        problem = _WarmingUp(form, masked, texts, options, dtype)
+        share = None if budget.seconds is None else budget.seconds * WARM_UP_SHARE
+        spec = options.model_copy(update={"epochs": options.warm_up_epochs})
+        steps = planned_steps(problem, spec, Budget(share, budget.warm_up_steps))
+        self.report["warm_up_steps"] = steps
+        seconds = fit(problem, spec, steps, say).seconds
+        return budget if budget.seconds is None else replace(budget, seconds=budget.seconds - seconds)
+
+    def _build(self) -> None:
+        self.form.device = pick_device()
+        self.model = self.form.build().to(self.form.device)
+
+    def predict(self, inputs: Sequence[Any]) -> list[Any | None]:
+        return self.form.predict(self.model, inputs) if inputs else []
+
+    def probabilities(self, inputs: Sequence[Any]) -> list[dict[str, float]] | None:
+        if not isinstance(self.form, LabelForm):
+            return None
+        return self.form.probabilities(self.model, inputs) if inputs else []
+
+    def log_likelihood(self, inputs: Sequence[Any], targets: Sequence[str]) -> list[float] | None:
+        if not isinstance(self.form, TextForm | ContinuationForm):
+            return None
+        return self.form.log_likelihood(self.model, inputs, targets) if inputs else []
+
+    def parts(self) -> Parts:
+        parts = self.form.parts()
+        return Parts(parts.config, dict(self.model.named_parameters()), parts.files)  # shared ones once
+
+    def restore(self, parts: Parts) -> None:
+        self.form.restore(parts)
+        self._build()
+        with torch.no_grad():
+            for name, parameter in self.model.named_parameters():
+                parameter.copy_(parts.tensors[name])
+        self.model.eval()
+
+
+class RNN(Neural):
+    """Elman networks (Elman 1990)."""
+
+    name, family, backbone = "rnn", "recurrent", "rnn"
+
+
+class GRU(Neural):
+    """Gated recurrent units (Cho et al. 2014)."""
+
+    name, family, backbone = "gru", "recurrent", "gru"
+
+
+class LSTM(Neural):
+    """Long short-term memory (Hochreiter & Schmidhuber 1997)."""
+
+    name, family, backbone = "lstm", "recurrent", "lstm"
+
+
+class TransformerMethod(Neural):
+    """Attention in place of recurrence (Vaswani et al. 2017)."""
+
+    name, family, backbone = "transformer", "transformer", "transformer"
+
+
+class _Rows(Generic[Row]):
+    """Batches of rows for `malmoi.train.fit:fit`."""
+
+    def __init__(self, form: Form[Row, Any], rows: list[Row], options: Any, dtype: str) -> None:
+        self.form, self.rows_of, self.options, self.dtype = form, rows, options, dtype
+        self.buckets = Buckets([form.length(row) for row in rows], options.batch, options.seed)
+        self.steps_per_epoch = self.buckets.steps_per_epoch
+
+    def parts(self, step: int) -> Iterator[tuple[list[Row], np.random.Generator]]:
+        """The rows of one step, as many at once as go through the model."""
+        rows = [self.rows_of[i] for i in self.buckets.batch(step)]
+        random = np.random.default_rng(mixed(self.options.seed, step))
+        for part in within([self.form.length(row) for row in rows], PART_TOKENS):
+            yield rows[part], random
+
+
+class _Fitting(_Rows[Any]):
+    """The labelled examples."""
+
+    def __init__(
+        self, form: Form[Any, Any], model: Any, train: Sequence[Example[Any, Any]],
+        valid: Sequence[Example[Any, Any]], options: Any, dtype: str,
+    ) -> None:  # fmt: skip
+        super().__init__(form, form.rows(train), options, dtype)
+        self.model, self.valid = model, valid
+
+    def losses(self, step: int) -> Iterator[Loss]:
+        for rows, random in self.parts(step):
+            with torch.autocast(self.form.device.type, torch.bfloat16, enabled=self.dtype == "bf16"):
+                loss = self.form.loss(self.model, rows, random)
+            yield loss
+
+    @torch.no_grad()
+    def validate(self) -> float:
+        if self.form.by_metric:
+            found = self.form.predict(self.model, [example.input for example in self.valid])
+            return self.form.task.statistics(found, self.valid)[self.form.task.primary].value
+        rows = sorted(self.form.rows(self.valid), key=self.form.length)
+        parts = within([self.form.length(row) for row in rows], PART_TOKENS)
+        return _mean_value(self.form.loss(self.model, rows[part], None) for part in parts)
+
+
+class _WarmingUp(_Rows[Any]):
+    """Texts without labels, with some of their tokens hidden."""
+
+    def __init__(
+        self, form: EncoderForm[Any, Any], model: Any, texts: Sequence[str], options: Any, dtype: str
+    ) -> None:
+        rows = form.plain_rows(texts)
+        held_out = max(1, min(len(rows) // 20, 500))
+        if len(rows) < 2:
+            raise UserError(f"{options.unlabelled} holds too little text to warm up on; give more")
+        super().__init__(form, rows[held_out:], options, dtype)
+        self.encoder_form, self.model, self.valid = form, model, rows[:held_out]
+
+    def losses(self, step: int) -> Iterator[Loss]:
+        for rows, random in self.parts(step):
+            with torch.autocast(self.form.device.type, torch.bfloat16, enabled=self.dtype == "bf16"):
+                loss = self.encoder_form.masked_loss(self.model, rows, HIDDEN_SHARE, random)
+            yield loss
+
+    @torch.no_grad()
+    def validate(self) -> float:
+        random = np.random.default_rng(0)
+        parts = within([self.form.length(row) for row in self.valid], PART_TOKENS)
+        masked_loss = self.encoder_form.masked_loss
+        return _mean_value(masked_loss(self.model, self.valid[part], HIDDEN_SHARE, random) for part in parts)
+
+
+def _mean_value(losses: Iterable[Loss]) -> float:
+    """The losses' mean, turned so that higher is better."""
+    pairs = [(loss.sum.item(), loss.count) for loss in losses]
+    return -sum(total for total, _ in pairs) / max(1, sum(count for _, count in pairs))
+
+
+def _precision(options: Any, device: torch.device) -> str:
+    if options.dtype != "auto":
+        return options.dtype
+    return "bf16" if bf16_pays(device, options.width) else "fp32"

@@ -1,0 +1,162 @@
+"""Named entities: units with their characters, an encoder, one BIO tag for each unit.
+
+Shape letters: B rows, T positions (units), W characters of a unit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, ClassVar, NamedTuple
+
+import numpy as np
+import torch
+from pydantic import PositiveInt
+from torch import Tensor
+
+from malmoi.core import IGNORE, Entity, Example, Loss
+from malmoi.methods.base import Json, Parts
+from malmoi.methods.neural.form import EncoderForm, EncoderOptions, cuts, hidden, moved, padded
+from malmoi.models.encoder import Encoder
+from malmoi.models.heads import EncoderBatch, MaskedLanguageModel, Tagger
+from malmoi.text.tagging import bio_tags, entities_of, tag_names
+from malmoi.text.units import PAD, UNKNOWN, Encoded, UnitVocabulary
+from malmoi.util.errors import UserError
+
+
+class UnitOptions(EncoderOptions):
+    """Networks that read units: the word as a whole and, with `characters`, what it is spelled with."""
+
+    characters: bool = True
+
+
+class TagOptions(UnitOptions):
+    """crf: tags are chosen together (Lafferty et al. 2001). max_units: longer texts are read in pieces."""
+
+    crf: bool = True
+    max_units: PositiveInt = 256
+
+
+class TagRow(NamedTuple):
+    """Units of (a piece of) a text and the numbers of their tags."""
+
+    encoded: Encoded
+    tags: list[int]
+
+
+class UnitForm:
+    """What forms that read units share."""
+
+    vocabulary: UnitVocabulary
+    options: Any
+    device: torch.device
+
+    def learn_units(self, texts: Sequence[str]) -> None:
+        """Words seen once stay unknown, so that the model learns to read their characters."""
+        self.vocabulary = UnitVocabulary.build(texts, min_count=2, max_size=self.options.vocab_size)
+
+    @property
+    def sizes(self) -> tuple[int, int]:
+        """Of the vocabularies of words and characters; 0 characters where they are not used."""
+        chars = len(self.vocabulary.characters) + 2 if self.options.characters else 0
+        return len(self.vocabulary.words) + 2, chars
+
+    def tensors(self, rows: Sequence[Encoded]) -> tuple[Tensor, Tensor, Tensor | None]:
+        """ids_BT, mask_BT and chars_BTW, filled up with PAD."""
+        ids_BT = padded([row.word_ids or [UNKNOWN] for row in rows], PAD)
+        mask_BT = torch.arange(ids_BT.shape[1]) < torch.tensor([[max(1, len(row.word_ids))] for row in rows])
+        if not self.options.characters:
+            return ids_BT, mask_BT, None
+        width = max((len(chars) for row in rows for chars in row.char_ids), default=1)
+        chars_BTW = torch.full((*ids_BT.shape, width), PAD)
+        for b, row in enumerate(rows):
+            if row.char_ids:
+                chars_BTW[b, : len(row.char_ids)] = torch.tensor(row.char_ids)
+        return ids_BT, mask_BT, chars_BTW
+
+    def masked(self, rows: Sequence[Encoded], share: float, random: np.random.Generator) -> EncoderBatch:
+        """A batch with hidden units (their characters too), the targets what stood there."""
+        ids_BT, mask_BT, chars_BTW = self.tensors(rows)
+        hidden_BT, chosen_BT = hidden(ids_BT, mask_BT, share, UNKNOWN, random)
+        if chars_BTW is not None:
+            chars_BTW = chars_BTW.masked_fill(chosen_BT.unsqueeze(-1), PAD)
+        targets_BT = torch.where(chosen_BT & (ids_BT != UNKNOWN), ids_BT, IGNORE)
+        return moved(EncoderBatch(hidden_BT, mask_BT, chars_BTW, targets=targets_BT), self.device)
+
+
+class TagForm(UnitForm, EncoderForm[TagRow, Tagger]):
+    """See the module."""
+
+    Options = TagOptions
+    defaults: ClassVar[dict[str, Json]] = {
+        "transformer": {"layers": 2, "lr": 1e-3, "vocab_size": 30_000},
+        "recurrent": {"lr": 3e-3, "vocab_size": 30_000},
+    }
+    tags: list[str]
+
+    def learn(self, train: Sequence[Example[Any, Any]]) -> None:
+        labels = {entity.label for example in train for entity in example.target}
+        if not labels:
+            raise UserError("no example has an entity; give text with at least one tagged name")
+        self.tags = tag_names(labels)
+        self.learn_units([example.input for example in train])
+
+    def build(self) -> Tagger:
+        words, chars = self.sizes
+        encoder = Encoder(self.encoder_config(words, self.options.max_units, chars))
+        return Tagger(encoder, self.tags, crf=self.options.crf)
+
+    def rows(self, examples: Sequence[Example[Any, Any]]) -> list[TagRow]:
+        found = []
+        for example in examples:
+            encoded = self.vocabulary.encode(example.input)
+            known = [entity for entity in example.target if f"B-{entity.label}" in self.tags]
+            numbers = [self.tags.index(tag) for tag in bio_tags(encoded.spans, known)]
+            found += self._cut(encoded, numbers)
+        return found
+
+    def plain_rows(self, texts: Sequence[str]) -> list[TagRow]:
+        encoded = [self.vocabulary.encode(text) for text in texts]
+        return [row for one in encoded for row in self._cut(one, [0] * len(one.spans)) if row.tags]
+
+    def _cut(self, encoded: Encoded, tags: list[int]) -> list[TagRow]:
+        """Pieces that fit the encoder."""
+        return [
+            TagRow(encoded.part(start, stop), tags[start:stop])
+            for start, stop in cuts(len(tags), self.options.max_units)
+        ]
+
+    def length(self, row: TagRow) -> int:
+        return max(1, len(row.tags))
+
+    def _batch(self, rows: Sequence[TagRow], random: np.random.Generator | None = None) -> EncoderBatch:
+        ids_BT, mask_BT, chars_BTW = self.tensors([row.encoded for row in rows])
+        share = self.options.word_dropout
+        ids_BT, _ = hidden(ids_BT, mask_BT, share, UNKNOWN, random)  # what it is spelled with stays
+        targets_BT = padded([row.tags or [0] for row in rows], IGNORE)
+        return moved(EncoderBatch(ids_BT, mask_BT, chars_BTW, targets=targets_BT), self.device)
+
+    def loss(self, model: Tagger, rows: Sequence[TagRow], random: np.random.Generator | None) -> Loss:
+        return model.loss(self._batch(rows, random))
+
+    def masked_loss(
+        self, model: MaskedLanguageModel, rows: Sequence[TagRow], share: float, random: np.random.Generator
+    ) -> Loss:
+        return model.loss(self.masked([row.encoded for row in rows], share, random))
+
+    def predict(self, model: Tagger, inputs: Sequence[Any]) -> list[tuple[Entity, ...]]:
+        encoded = [self.vocabulary.encode(text) for text in inputs]
+        cut = [self._cut(one, [0] * len(one.spans)) for one in encoded]
+        rows = [row for of_text in cut for row in of_text]
+        tags = iter(self.in_batches(rows, lambda part: model.decode(self._batch(part))))
+        found = []
+        for one, of_text in zip(encoded, cut, strict=True):
+            numbers = [number for row in of_text for number in next(tags)[: len(row.tags)]]
+            found.append(entities_of(one.spans, [self.tags[number] for number in numbers]))
+        return found
+
+    def parts(self) -> Parts:
+        return Parts({"tags": self.tags, "vocabulary": self.vocabulary.to_json()})
+
+    def restore(self, parts: Parts) -> None:
+        self.tags = list(parts.config["tags"])
+        self.vocabulary = UnitVocabulary.from_json(parts.config["vocabulary"])

@@ -1,0 +1,111 @@
+"""Fit, load, predict, evaluate: what the command line and `malmoi.load` do with methods."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from malmoi.core import Example, Metric
+from malmoi.data.splits import Splits
+from malmoi.methods.base import Method, Say
+from malmoi.methods.folder import is_method, load_method, save_method
+from malmoi.methods.registry import make_method
+from malmoi.tasks.base import Task
+from malmoi.train.fit import Budget
+from malmoi.util.errors import UserError
+from malmoi.util.units import human_seconds
+
+WINNER = "winner"  # in the folder of a comparison: the method that it recommends
+Examples = Sequence[Example[Any, Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class Fitted:
+    """A saved method and how good it is on examples that nothing was chosen by (`note` says which)."""
+
+    method: Method
+    metrics: dict[str, Metric]
+    num_examples: int
+    note: str
+
+
+class LoadedMethod:
+    """What a user holds after `malmoi.load` of a fitted method's folder."""
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = method_folder(Path(folder))
+        self.method = load_method(self.folder)
+
+    @property
+    def task(self) -> Task[Any, Any]:
+        """The task that it was fitted to."""
+        return self.method.task
+
+    def predict(self, inputs: Any) -> Any:
+        """A prediction for one input, or a list of them for a list: text, or what `Task.input_from` takes."""
+        if isinstance(inputs, list):
+            return self.method.predict([self.task.input_from(value) for value in inputs])
+        return self.predict([inputs])[0]
+
+
+def method_folder(folder: Path) -> Path:
+    """The folder itself, or the winner's where it is the folder of a comparison."""
+    return folder / WINNER if not is_method(folder) and is_method(folder / WINNER) else folder
+
+
+def fit_method(
+    task: Task[Any, Any], name: str, train: Path, valid: Path | None, out: Path, *,
+    options: Mapping[str, Any], budget: Budget, allow_skips: bool, say: Say,
+) -> Fitted:  # fmt: skip
+    """Fit a method to files, save it as `out` and measure it.
+
+    With `valid`, choices are made on a part held out of `train` and the method is measured on `valid`;
+    without it, two parts are held out. Raises UserError before any work where `out` is in use.
+    """
+    if out.exists():
+        raise UserError(f"{out} exists; choose another --out")
+    method = make_method(name, task, options)
+    splits = load_splits(task, train, valid, None, allow_skips=allow_skips)
+    for note in splits.notes:
+        say(note)
+    start_s = time.perf_counter()
+    method.fit(splits.train, splits.valid, budget, say)
+    say(f"fitted to {len(splits.train):,} examples in {human_seconds(time.perf_counter() - start_s)}")
+    metrics = evaluate(method, splits.test)
+    note = splits.notes[0] if splits.notes else ""
+    save_method(out, method, card(method, metrics, len(splits.train), len(splits.test)))
+    return Fitted(method, metrics, len(splits.test), note)
+
+
+def load_splits(
+    task: Task[Any, Any], train: Path, valid: Path | None, test: Path | None, *, allow_skips: bool
+) -> Splits:
+    """The parts of the user's files (see `malmoi.data.splits:split_examples`)."""
+    parts = [
+        None if path is None else task.load(path, allow_skips=allow_skips) for path in (train, valid, test)
+    ]
+    return task.split(parts[0] or [], parts[1], parts[2])
+
+
+def evaluate(method: Method, examples: Examples) -> dict[str, Metric]:
+    """The task's metrics of a method's predictions."""
+    inputs = [example.input for example in examples]
+    likelihoods = None
+    if method.task.kind in ("text", "continuation"):
+        likelihoods = method.log_likelihood(inputs, [example.target for example in examples])
+    return method.task.score(method.predict(inputs), examples, likelihoods)
+
+
+def card(method: Method, metrics: Mapping[str, Metric], num_train: int, num_test: int) -> str:
+    """README.md of a fitted method's folder."""
+    lines = [f"- {name}: {metric}" for name, metric in metrics.items()]
+    return "\n".join(
+        [
+            f"# {method.name} for {method.task.name}", "",
+            f"Fitted by malmoi to {num_train:,} examples; measured on {num_test:,} others:", "",
+            *lines, "", "Use it with `malmoi predict` or `malmoi.load(folder).predict(...)`.", "",
+        ]
+    )  # fmt: skip

@@ -1,0 +1,91 @@
+"""Units: the smallest pieces that an entity is made of, with exact character offsets.
+
+A unit is a word of letters, one Hangul syllable or Han character (a Korean particle follows its noun without
+a space), a number, or one sign. An apostrophe joins only where a capital follows: "O'Brien" is one unit, but
+"Kim's" is "Kim", "'", "s". Hyphens, "@", "#", "_" and the signs of a URL are units of their own.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Self
+
+from malmoi.util.errors import UserError
+
+Span = tuple[int, int]
+
+MAX_CHARACTERS = 16  # of a unit; its further ones are not looked at
+PAD, UNKNOWN = 0, 1  # ids, of words and of characters
+_SINGLE = "가-힣一-鿿"
+_LETTERS = rf"[^\W\d_{_SINGLE}]+"
+_UNIT = re.compile(rf"[{_SINGLE}]|{_LETTERS}(?:['’](?=[A-Z]){_LETTERS})*|\d+(?:[.,]\d+)*|\S")
+
+
+def units(text: str) -> list[Span]:
+    """The span (start, end) of each unit, in order; they cover all but the white space."""
+    return [match.span() for match in _UNIT.finditer(text)]
+
+
+class Encoded(NamedTuple):
+    """One text of n units: n word ids, n rows of MAX_CHARACTERS character ids, n spans."""
+
+    word_ids: list[int]
+    char_ids: list[list[int]]
+    spans: list[Span]
+
+    def part(self, start: int, stop: int) -> Encoded:
+        """Units `start` to `stop` as a text of their own."""
+        return Encoded(self.word_ids[start:stop], self.char_ids[start:stop], self.spans[start:stop])
+
+
+@dataclass(frozen=True, slots=True)
+class UnitVocabulary:
+    """Ids of lower-cased units and of characters as written. 0 pads, 1 stands for what is not known."""
+
+    words: dict[str, int]
+    characters: dict[str, int]
+
+    @classmethod
+    def build(cls, texts: Iterable[str], min_count: int = 2, max_size: int = 50_000) -> Self:
+        """Units and characters seen at least `min_count` times, the commonest `max_size` ids of each."""
+        words: Counter[str] = Counter()
+        characters: Counter[str] = Counter()
+        for text in texts:
+            pieces = [text[start:end] for start, end in units(text)]
+            words.update(piece.lower() for piece in pieces)
+            characters.update("".join(pieces))
+        return cls(*(_numbered(counts, min_count, max_size) for counts in (words, characters)))
+
+    def encode(self, text: str) -> Encoded:
+        """The ids and spans of a text's units."""
+        spans = units(text)
+        pieces = [text[start:end] for start, end in spans]
+        word_ids = [self.words.get(piece.lower(), UNKNOWN) for piece in pieces]
+        return Encoded(word_ids, [self._char_ids(piece) for piece in pieces], spans)
+
+    def _char_ids(self, piece: str) -> list[int]:
+        ids = [self.characters.get(character, UNKNOWN) for character in piece[:MAX_CHARACTERS]]
+        return ids + [PAD] * (MAX_CHARACTERS - len(ids))
+
+    def to_json(self) -> dict[str, list[str]]:
+        """The words and the characters in the order of their ids, from 2 on."""
+        return {"words": list(self.words), "characters": list(self.characters)}
+
+    @classmethod
+    def from_json(cls, value: Any) -> Self:
+        """The inverse of `to_json`. Raises UserError for anything else."""
+        try:
+            words, characters = value["words"], value["characters"]
+            return cls(*({name: i for i, name in enumerate(names, 2)} for names in (words, characters)))
+        except (TypeError, KeyError):
+            raise UserError("the vocabulary of units is damaged; train or copy the folder again") from None
+
+
+def _numbered(counts: Counter[str], min_count: int, max_size: int) -> dict[str, int]:
+    """Ids from 2 on: the commonest first, equal counts in the alphabet's order, whatever the texts' order."""
+    ordered = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+    known = [name for name, count in ordered[: max(0, max_size - 2)] if count >= min_count]
+    return {name: i for i, name in enumerate(known, 2)}

@@ -1,0 +1,194 @@
+"""Comparisons of fakes: what is measured, what fails, what is resumed, what is refused."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from malmoi.compare import run
+from malmoi.compare.comparison import Comparison
+from malmoi.compare.run import run_comparison
+from malmoi.compare.settings import ComparisonSettings, load_material, sample
+from malmoi.compare.terminal import show_comparison
+from malmoi.core import Example
+from malmoi.methods.folder import load_method
+from malmoi.tasks.base import Task
+from malmoi.util.errors import UserError
+from tests.compare.fakes import Interrupted, write_reviews
+
+
+def test_each_method_runs_in_its_own_process(
+    settings: ComparisonSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(run, "WORKER", ("-m", "tests.compare.fake_worker"))
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
+    settings = settings.model_copy(update={"methods": {"words": {}, "killed": {}}})
+    said: list[str] = []
+    found = run_comparison(settings, tmp_path / "out", said.append)
+    words, killed = found.rows
+    assert killed.error == "its process was killed (SIGKILL, most often for want of memory)"
+    assert words.costs["train_peak_bytes"] > 50e6
+    assert words.costs["predict_peak_bytes"] > 50e6
+    assert any(line.startswith("words: learned ") for line in said)
+    assert found.verdict.winner is words
+
+
+def test_everything_is_measured(compared: Comparison) -> None:
+    rows = {row.name: row for row in compared.rows}
+    words, slow, usual, raises = (rows[name] for name in ("words", "slow", "usual", "raises"))
+    assert compared.rows[-1] is raises
+    assert raises.error == "RuntimeError: the loss is <not> a number at step 7"
+    for row in (words, slow, usual):
+        assert set(row.costs) == {
+            "train_seconds", "train_peak_bytes", "disk_bytes", "latency_p50_s", "latency_p95_s",
+            "predictions_per_s", "predict_peak_bytes", "cost_per_1000",
+        }  # fmt: skip
+        assert all(value > 0 for value in row.costs.values())
+        assert row.costs["latency_p50_s"] <= row.costs["latency_p95_s"]
+        assert row.cost == pytest.approx(1000 / row.costs["predictions_per_s"] / 3)
+        assert row.metrics["accuracy"].interval is not None
+    assert slow.costs["latency_p50_s"] >= 0.002
+    assert words.metrics["accuracy"].value > usual.metrics["accuracy"].value
+    assert compared.verdict.winner is words
+    assert "Failed: raises" in compared.advice
+    assert compared.verdict.against_best["usual"].significant
+
+
+def test_the_winner_is_ready_to_use(compared: Comparison) -> None:
+    winner = load_method(compared.winner_folder)
+    assert winner.predict(["a lovely 의자"]) == ["positive"]
+    assert not (compared.winner_folder / "result.json").exists()
+
+
+def test_the_curve_has_nested_parts(compared: Comparison) -> None:
+    assert set(compared.curve) == {"words", "slow", "usual"}
+    sizes = [size for size, _ in compared.curve["words"]]
+    whole = len(compared.material.parts["train"])
+    assert sizes == [round(0.1 * whole), round(0.3 * whole), whole]
+    examples = [Example(str(number), "x") for number in range(50)]
+    small, large = sample(examples, 5, 3), sample(examples, 15, 3)
+    assert set(small) < set(large)
+    assert large == sorted(large, key=lambda example: int(example.input))
+
+
+def test_the_results_are_json(compared: Comparison) -> None:
+    found = json.loads((compared.out / "results.json").read_text(encoding="utf-8"))
+    assert found["winner"] == "words"
+    assert found["advice"] == compared.advice
+    assert found["methods"]["raises"]["error"].startswith("RuntimeError")
+    assert found["sizes"] == {"train": 720, "valid": 90, "test": 90}
+    assert len(found["methods"]["words"]["predictions"]) == 90
+    low, high = found["methods"]["words"]["metrics"]["accuracy"]["interval"]
+    assert low < found["methods"]["words"]["metrics"]["accuracy"]["value"] < high
+    assert set(found["versions"]) >= {"malmoi", "python", "torch"}
+    assert found["hashes"] == compared.material.hashes()
+    assert found["lead_of_the_best"]["usual"]["p"] < 0.05
+
+
+def test_the_terminal_shows_every_method(compared: Comparison) -> None:
+    console = Console(width=160, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
+    console.print(show_comparison(compared))
+    text = console.export_text()
+    assert all(name in text for name in ("words", "slow", "usual", "failed: RuntimeError", "₩"))
+    assert compared.advice[:40] in text
+
+
+def test_it_goes_on_where_it_stopped(
+    settings: ComparisonSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = settings.model_copy(update={"methods": {"words": {}, "interrupted": {}, "usual": {}}})
+    out, said = tmp_path / "out", list[str]()
+    with pytest.raises(KeyboardInterrupt):
+        run_comparison(settings, out, isolated=False)
+    assert (out / "methods" / "words" / "result.json").exists()
+    monkeypatch.setattr(Interrupted, "armed", False)
+    found = run_comparison(settings, out, said.append, isolated=False)
+    assert said[0] == "words: measured before"
+    assert not any(row.error for row in found.rows)
+    report = json.loads((out / "methods" / "interrupted" / "result.json").read_text())["report"]
+    assert (report["steps"], report["replayed"]) == (123, True)  # what was calibrated before the interruption
+    before = (out / "results.json").read_text(encoding="utf-8")
+    run_comparison(settings, out, isolated=False)
+    assert (out / "results.json").read_text(encoding="utf-8") == before
+
+
+def test_a_deleted_method_is_trained_with_its_steps(settings: ComparisonSettings, tmp_path: Path) -> None:
+    run_comparison(settings, tmp_path / "out", isolated=False)
+    shutil.rmtree(tmp_path / "out" / "methods" / "words")
+    run_comparison(settings, tmp_path / "out", isolated=False)
+    found = json.loads((tmp_path / "out" / "methods" / "words" / "result.json").read_text())
+    assert found["report"]["replayed"]
+
+
+def test_what_failed_is_tried_again(settings: ComparisonSettings, tmp_path: Path) -> None:
+    settings = settings.model_copy(update={"methods": {"forgets": {}, "raises": {}}})
+    said: list[str] = []
+    for _ in range(2):
+        found = run_comparison(settings, tmp_path / "out", said.append, isolated=False)
+    assert sum(line.startswith("forgets: learned") for line in said) == 1  # its training had not failed
+    assert said.count("raises: it begins well") == 2
+    assert sum(line.startswith("forgets: failed: ") for line in said) == 2
+    assert found.verdict.winner is None
+    assert not found.winner_folder.exists()
+    assert found.advice.startswith("No method has a accuracy to compare by: forgets (")
+    assert (tmp_path / "out" / "report.html").exists()
+
+
+def test_judging_may_change_in_a_used_folder(settings: ComparisonSettings, tmp_path: Path) -> None:
+    out, said = tmp_path / "out", list[str]()
+    run_comparison(settings, out, isolated=False)
+    cheap = settings.model_copy(update={"good_enough": ("accuracy", 0.4), "price_per_hour": 2.0})
+    found = run_comparison(cheap, out, said.append, isolated=False)
+    assert said == ["words: measured before", "usual: measured before"]
+    assert "is good enough" in found.advice
+    wanted = settings.model_copy(update={"good_enough": ("accuracy", 1.1)})
+    assert run_comparison(wanted, out, isolated=False).advice.startswith("No method reaches")
+    assert not (out / "winner").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [({"seed": 1}, "other seed"), ({"budget_seconds": 5.0}, "other budget_seconds"),
+     ({"methods": {"words": {"letters": 3}}}, "other options of words")],
+)  # fmt: skip
+def test_other_settings_need_another_folder(
+    settings: ComparisonSettings, tmp_path: Path, change: dict, words: str
+) -> None:
+    run_comparison(settings, tmp_path / "out", isolated=False)
+    with pytest.raises(UserError, match=f"{words}.*choose another --out"):
+        run_comparison(settings.model_copy(update=change), tmp_path / "out", isolated=False)
+
+
+def test_other_data_need_another_folder(settings: ComparisonSettings, tmp_path: Path) -> None:
+    run_comparison(settings, tmp_path / "out", isolated=False)
+    write_reviews(settings.train, 121)
+    with pytest.raises(UserError, match="train data"):
+        run_comparison(settings, tmp_path / "out", isolated=False)
+
+
+def test_mistakes_are_said_before_training(settings: ComparisonSettings, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    for change, words in (
+        ({"good_enough": ("acuracy", 0.9)}, "did you mean 'accuracy'"),
+        ({"methods": {"wurds": {}}}, "no method 'wurds'"),
+        ({"methods": {"words": {"leters": 3}}}, "leters"),
+        ({"train": tmp_path / "missing.jsonl"}, "missing.jsonl"),
+    ):
+        with pytest.raises(UserError, match=words):
+            run_comparison(settings.model_copy(update=change), out, isolated=False)
+    assert not out.exists()
+    with pytest.raises(UserError, match="something else"):
+        run_comparison(settings, tmp_path, isolated=False)
+
+
+def test_the_limit_draws_test_examples(settings: ComparisonSettings) -> None:
+    whole = load_material(settings)
+    limited = load_material(settings.model_copy(update={"test_limit": 5}))
+    assert len(limited.test) == 5
+    assert [example for example in whole.test if example in limited.test] == limited.test
+    assert any("5 of 12 test examples" in note for note in limited.notes)
+    assert isinstance(whole.task, Task)

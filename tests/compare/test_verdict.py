@@ -1,0 +1,144 @@
+"""The ranking, the winner and the advice: a table of cases."""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from malmoi.compare.settings import parse_good_enough
+from malmoi.compare.verdict import Row, Verdict, advice, judge, saving, show
+from malmoi.core import Metric
+from malmoi.metrics import mean
+from malmoi.util.errors import UserError
+
+NUM = 400
+
+
+def row(name: str, right: int, cost: float, *, metric: str = "accuracy", less: bool = False) -> Row:
+    """A method that is right on the first `right` of NUM examples."""
+    values_E = (np.arange(NUM) < right).astype(np.float64)
+    found = mean(values_E, higher_is_better=not less)
+    return Row(name, "traditional", "", {metric: found}, {metric: found.metric()}, {"cost_per_1000": cost})
+
+
+def failed(name: str) -> Row:
+    return Row(name, "transformer", "out of memory")
+
+
+LEAD = "wins: accuracy 97.5% against"
+BAG, LSTM, GPT = row("bag", 344, 0.1), row("lstm", 346, 40.0), row("gpt", 390, 90.0)
+
+
+@pytest.mark.parametrize(
+    ("rows", "wanted", "winner", "words"),
+    [
+        ([BAG], None, "bag", "bag reaches accuracy 86.0%; there is no other"),
+        ([BAG, LSTM], None, "bag", "bag already wins: accuracy 86.0% against 86.5% of lstm, "
+         "difference not significant, and 400x cheaper."),
+        ([BAG, GPT], None, "gpt",
+         f"gpt {LEAD} 86.0% of bag, difference significant. bag (86.0%) is 900x cheaper."),
+        ([row("bag", 390, 1.0), row("lstm", 300, 2.0)], None, "bag",
+         f"bag {LEAD} 75.0% of lstm, difference significant. No method is cheaper."),
+        ([row("a", 344, 1.0), row("b", 346, 1.02)], None, "a", "not significant, and about as cheap."),
+        ([BAG, LSTM, GPT], 0.85, "bag", "bag is good enough: 86.0% for accuracy of at least 85.0%; it is the "
+         "cheapest of the 3 methods that are. While the best is gpt with 97.5% (difference significant), "
+         "bag is 900x cheaper."),
+        ([BAG, LSTM, GPT], 0.9, "gpt",
+         "gpt is good enough: 97.5% for accuracy of at least 90.0%; it is the only method that is."),
+        ([BAG, LSTM], 0.95, None,
+         "No method reaches accuracy of at least 95.0%; the best is lstm with 86.5%."),
+        ([BAG], 0.86, "bag", "it is the only method that is."),
+        ([failed("lstm"), failed("gpt")], None, None,
+         "No method has a accuracy to compare by: lstm (out of memory); gpt (out of memory)."),
+        ([failed("lstm"), BAG], None, "bag", "Failed: lstm; the table says why."),
+        ([], None, None, "No method has a accuracy to compare by"),
+    ],
+)  # fmt: skip
+def test_cases(rows: list[Row], wanted: float | None, winner: str | None, words: str) -> None:
+    verdict = judge(rows, "accuracy", wanted)
+    assert (verdict.winner.name if verdict.winner else None) == winner
+    assert words in advice(verdict, NUM)
+
+
+def test_less_may_be_better() -> None:
+    few, many = (row(name, right, cost, metric="bits_per_byte", less=True)
+                 for name, right, cost in (("gpt", 80, 9.0), ("counts", 300, 1.0)))  # fmt: skip
+    verdict = judge([many, few], "bits_per_byte")
+    assert [found.name for found in verdict.ranking] == ["gpt", "counts"]
+    assert verdict.winner is few
+    assert verdict.against_best["counts"].value == pytest.approx(0.55)
+    enough = judge([many, few], "bits_per_byte", wanted=0.8)
+    assert enough.winner is many
+    assert "counts is good enough: 0.75 for bits per byte of at most 0.8" in advice(enough, NUM)
+    assert judge([many, few], "bits_per_byte", wanted=0.1).winner is None
+
+
+def test_a_method_without_the_metric_is_left_out() -> None:
+    other = row("chat", 10, 1.0, metric="chrf")
+    verdict = judge([other, BAG], "accuracy")
+    assert verdict.left_out == [other]
+    assert verdict.winner is BAG
+    assert "chat (offers no such measure)" in advice(judge([other], "accuracy"), NUM)
+
+
+def test_few_examples_are_said() -> None:
+    assert "With only 40 test examples" in advice(judge([BAG, LSTM], "accuracy"), 40)
+    assert "With only" not in advice(judge([BAG], "accuracy"), 40)
+
+
+def test_neighbours_and_the_best_are_tested() -> None:
+    verdict = judge([BAG, LSTM, GPT], "accuracy")
+    assert set(verdict.against_best) == {"lstm", "bag"}
+    assert set(verdict.against_next) == {"gpt", "lstm"}
+    assert verdict.against_best["bag"].significant
+    assert not verdict.against_next["lstm"].significant
+
+
+def beaten(one: Row, by: Row) -> bool:
+    a, b = one.metrics["accuracy"].value, by.metrics["accuracy"].value
+    return b >= a and by.cost <= one.cost and (b > a or by.cost < one.cost)
+
+
+@given(st.lists(st.tuples(st.integers(0, NUM), st.integers(1, 9)), min_size=1, max_size=6, unique=True))
+def test_the_front_is_what_no_other_beats(pairs: list[tuple[int, int]]) -> None:
+    rows = [row(f"m{number}", right, float(cost)) for number, (right, cost) in enumerate(pairs)]
+    verdict = judge(rows, "accuracy")
+    expected = {one.name for one in rows if not any(beaten(one, other) for other in rows)}
+    assert {one.name for one in verdict.front} == expected
+    assert [one.cost for one in verdict.front] == sorted(one.cost for one in verdict.front)
+    assert verdict.winner in rows
+    assert re.search(r"wins|reaches", advice(verdict, NUM))
+
+
+@pytest.mark.parametrize(
+    ("times", "words"),
+    [(1.0, "about as cheap"), (1.5, "1.5x cheaper"), (9.96, "10x cheaper"), (412.0, "410x cheaper"),
+     (1_234_567.0, "1,200,000x cheaper")],
+)  # fmt: skip
+def test_savings_have_two_digits(times: float, words: str) -> None:
+    assert saving(row("a", 1, 2.0), row("b", 1, 2.0 * times)) == words
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "less", "words"),
+    [("accuracy", 0.8614, False, "86.1%"), ("chrf", 0.8, False, "0.8"), ("chrf", 41.234, False, "41.23"),
+     ("bits_per_byte", 0.95, True, "0.95"), ("word_perplexity", 123.456, True, "123.5")],
+)  # fmt: skip
+def test_shares_are_percentages(name: str, value: float, less: bool, words: str) -> None:
+    assert show(name, Metric(value, higher_is_better=not less)) == words
+
+
+def test_good_enough_is_parsed() -> None:
+    assert parse_good_enough("accuracy=0.85") == ("accuracy", 0.85)
+    assert parse_good_enough("macro_f1 = 85%") == ("macro_f1", 0.85)
+    for wrong in ("accuracy", "accuracy=", "accuracy=high"):
+        with pytest.raises(UserError, match="METRIC=VALUE"):
+            parse_good_enough(wrong)
+
+
+def test_nothing_is_judged_without_rows() -> None:
+    assert judge([], "accuracy") == Verdict("accuracy", None, [], [], {}, {})

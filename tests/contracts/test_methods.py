@@ -1,0 +1,227 @@
+"""What every registered method promises, on every task that it suits, in English and Korean."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from malmoi.core import Answer, Entity, Example, Message, Question
+from malmoi.data.world import documents
+from malmoi.data.world.labelled import write_labelled
+from malmoi.methods.base import Method
+from malmoi.methods.folder import load_method, save_method
+from malmoi.methods.neural import NEURAL
+from malmoi.methods.registry import METHODS, make_method, method_options, methods_for
+from malmoi.tasks import TASKS, make_task
+from malmoi.tasks.base import Task
+from malmoi.train.fit import Budget
+from malmoi.util.errors import UserError
+
+TINY = {
+    "label": {"vocab_size": 400},
+    "tags": {},
+    "span": {},
+    "text": {"vocab_size": 400, "beams": 2, "max_target": 16},
+    "continuation": {"vocab_size": 400, "max_new_tokens": 8, "context": 64},
+}
+SMALL = {"width": 16, "layers": 1}
+CASES = [(task, method) for task in TASKS for method in methods_for(make_task(task), all_known=True)]
+every_case = pytest.mark.parametrize(("task", "name"), CASES)
+STRANGE = ("", " \n\t", "!", "<|eos|><|pad|> [SEP]", "\u200b", "😀 a\u0301 ㄱㅏ", "a" * 3000, "말 " * 400)
+
+
+def options(task: Task[Any, Any], name: str) -> dict[str, Any]:
+    neural = name in {method.name for method in NEURAL}
+    heads = {"heads": 2} if name == "transformer" else {}
+    return SMALL | heads | TINY[task.kind] if neural else {}
+
+
+@lru_cache
+def data(task: str) -> tuple[Task[Any, Any], list[Example[Any, Any]]]:
+    """Fifty examples or so, half of them Korean."""
+    import tempfile
+
+    made = make_task(task)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "world.jsonl"
+        write_labelled(path, task, documents(400 if task == "classification" else 60), 70)
+        return made, made.load(path)[:70]
+
+
+@lru_cache
+def fitted(task: str, name: str) -> Method:
+    made, examples = data(task)
+    method = make_method(name, made, options(made, name))
+    return method.fit(examples[:50], examples[50:60], Budget(steps=4))
+
+
+def inputs(task: str, count: int = 8) -> list[Any]:
+    return [example.input for example in data(task)[1][60 : 60 + count]]
+
+
+def strange(task: Task[Any, Any]) -> list[Any]:
+    if task.kind == "span":
+        return [Question(a, b) for a, b in itertools.product(STRANGE[:6], STRANGE)]
+    if task.name == "chat":
+        return [(Message("user", text),) for text in STRANGE]
+    return list(STRANGE)
+
+
+def check_kind(task: Task[Any, Any], value: Any, found: Any) -> None:
+    if found is None:
+        return
+    match task.kind:
+        case "tags":
+            assert all(isinstance(entity, Entity) for entity in found)
+            assert all(0 <= e.start < e.end <= len(value) for e in found)
+            assert all(a.end <= b.start for a, b in itertools.pairwise(found))
+        case "span":
+            assert isinstance(found, Answer)
+            assert value.context[found.start : found.start + len(found.text)] == found.text
+        case _:
+            assert isinstance(found, str)
+
+
+def test_every_task_has_every_family() -> None:
+    for task in TASKS:
+        families = {METHODS[name].family for name in methods_for(make_task(task))}
+        assert families >= {"traditional", "recurrent", "transformer"}, task
+
+
+@every_case
+def test_predictions_have_the_tasks_form(task: str, name: str) -> None:
+    method, values = fitted(task, name), inputs(task)
+    found = method.predict(values)
+    assert len(found) == len(values)
+    for value, one in zip(values, found, strict=True):
+        check_kind(method.task, value, one)
+    assert method.predict([]) == []
+
+
+@every_case
+def test_neighbours_and_order_change_nothing(task: str, name: str) -> None:
+    method, values = fitted(task, name), inputs(task)
+    together = method.predict(values)
+    assert method.predict(values[::-1]) == together[::-1]
+    assert [method.predict([value])[0] for value in values] == together
+
+
+@every_case
+def test_a_folder_keeps_the_predictions(task: str, name: str, tmp_path: Path) -> None:
+    method, values = fitted(task, name), inputs(task)
+    save_method(tmp_path / "saved", method)
+    loaded = load_method(tmp_path / "saved")
+    assert loaded.predict(values) == method.predict(values)
+    assert loaded.name == method.name
+    assert loaded.report == json.loads(json.dumps(method.report))
+    assert {path.suffix for path in (tmp_path / "saved").iterdir()} <= {
+        ".json", ".jsonl", ".safetensors", ".md", ".crfsuite", ".txt",
+    }  # fmt: skip
+
+
+@every_case
+def test_strange_inputs_are_answered(task: str, name: str) -> None:
+    method = fitted(task, name)
+    values = strange(method.task)
+    for value, one in zip(values, method.predict(values), strict=True):
+        check_kind(method.task, value, one)
+
+
+@every_case
+def test_probabilities_agree_with_predictions(task: str, name: str) -> None:
+    method, values = fitted(task, name), inputs(task)
+    found = method.probabilities(values)
+    if found is None:
+        assert method.task.kind != "label"
+        return
+    for one, label in zip(found, method.predict(values), strict=True):
+        assert sum(one.values()) == pytest.approx(1, abs=1e-4)
+        assert one[label] == max(one.values())
+
+
+@every_case
+def test_likelihoods_are_of_each_target_alone(task: str, name: str) -> None:
+    method = fitted(task, name)
+    examples = data(task)[1][60:66]
+    values, targets = [e.input for e in examples], [e.target for e in examples]
+    if method.task.kind not in ("text", "continuation"):
+        return
+    found = method.log_likelihood(values, targets)
+    if found is None:
+        assert method.family == "traditional"
+        return
+    assert all(value < 0 for value in found)
+    alone = [(method.log_likelihood([x], [y]) or [0.0])[0] for x, y in zip(values, targets, strict=True)]
+    assert found == pytest.approx(alone, rel=1e-3)
+
+
+@pytest.mark.parametrize(("task", "name"), [case for case in CASES if case[1] in ("tfidf", "crf", "lstm")])
+def test_the_same_data_make_the_same_method(task: str, name: str) -> None:
+    made, examples = data(task)
+    again = make_method(name, made, options(made, name)).fit(examples[:50], examples[50:60], Budget(steps=4))
+    assert again.predict(inputs(task)) == fitted(task, name).predict(inputs(task))
+
+
+@pytest.mark.parametrize("name", methods_for(make_task("classification"), all_known=True))
+def test_one_label_only_is_refused(name: str) -> None:
+    task, examples = data("classification")
+    same = [Example(example.input, "good") for example in examples]
+    with pytest.raises(UserError, match="label"):
+        make_method(name, task, options(task, name)).fit(same[:50], same[50:])
+
+
+@pytest.mark.parametrize("name", methods_for(make_task("ner"), all_known=True))
+def test_no_entity_at_all_is_refused(name: str) -> None:
+    task, examples = data("ner")
+    bare = [Example(example.input, ()) for example in examples]
+    with pytest.raises(UserError, match="entit"):
+        make_method(name, task, options(task, name)).fit(bare[:50], bare[50:])
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "says"),
+    [
+        ("tfid", {}, "did you mean 'tfidf'"),
+        ("crf", {}, "no method 'crf' for classification"),
+        ("lstm", {"widht": 3}, "did you mean 'width'"),
+        ("lstm", {"width": -1}, "width"),
+        ("transformer", {"pooling": "sum"}, "pooling"),
+    ],
+)
+def test_wrong_names_and_options_are_told(name: str, given: dict[str, Any], says: str) -> None:
+    with pytest.raises(UserError, match=says):
+        make_method(name, make_task("classification"), given)
+
+
+def test_options_go_to_the_methods_named() -> None:
+    task = make_task("classification")
+    assert method_options(task, "tfidf, lstm", {"lstm.width": 64}) == {"tfidf": {}, "lstm": {"width": 64}}
+    assert list(method_options(task, "all", {})) == methods_for(task)
+    for wrong in ({"gru.width": 1}, {"width": 1}, {"lstm.depth": 1}):
+        with pytest.raises(UserError):
+            method_options(task, "lstm", wrong)
+
+
+def damaged(folder: Path, name: str) -> None:
+    (folder / name).write_bytes((folder / name).read_bytes()[:-9] + b"123456789")
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
+def test_a_damaged_folder_is_refused(name: str, tmp_path: Path) -> None:
+    save_method(tmp_path / "saved", fitted("classification", "tfidf"))
+    damaged(tmp_path / "saved", name)
+    with pytest.raises(UserError, match=r"saved"):
+        load_method(tmp_path / "saved")
+
+
+def test_a_folder_of_something_else_is_not_overwritten(tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("all my work")
+    with pytest.raises(UserError, match="--out"):
+        save_method(tmp_path / "mine", fitted("classification", "tfidf"))
+    assert (tmp_path / "mine" / "thesis.txt").read_text() == "all my work"

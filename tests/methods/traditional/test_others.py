@@ -1,0 +1,136 @@
+"""What each of the other methods does that the contract does not say."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from malmoi.core import Answer, Entity, Example, Message, Question
+from malmoi.methods.traditional.chat import Retrieval
+from malmoi.methods.traditional.completion import NGram
+from malmoi.methods.traditional.ner import Crf
+from malmoi.methods.traditional.question_answering import SentenceSpan
+from malmoi.methods.traditional.summarization import DAMPING, Lead, TextRank, pagerank
+from malmoi.tasks import make_task
+from malmoi.text.tagging import bio_tags, entities_of
+from malmoi.text.units import units
+
+PEOPLE = ("Mina", "Otto", "Vera", "민수", "영희", "준호")
+TOWNS = ("Rome", "Lima", "Oslo", "부산", "제주", "강릉")
+
+
+def marked(text: str, **names: str) -> Example:
+    entities = [
+        Entity(text.index(name), text.index(name) + len(name), label) for label, name in names.items()
+    ]
+    return Example(text, tuple(sorted(entities)))
+
+
+NAMES = [marked(f"{p} went to {t} today.", PER=p, LOC=t) for p in PEOPLE[:3] for t in TOWNS[:3]]
+NAMES += [marked(f"{p}는 오늘 {t}에서 왔다.", PER=p, LOC=t) for p in PEOPLE[3:] for t in TOWNS[3:]]
+
+
+def test_names_are_found_in_new_sentences() -> None:
+    method = Crf(make_task("ner")).fit(NAMES * 3, NAMES)
+    text = "민수는 오늘 강릉에서 왔다."
+    assert method.predict([text, "Vera went to Lima today.", ""])[0] == (
+        Entity(0, 2, "PER"),
+        Entity(7, 9, "LOC"),
+    )
+
+
+@given(st.text(alphabet="ab 가나.", max_size=30), st.randoms(use_true_random=False))
+def test_entities_that_fit_units_survive_their_tags(text: str, random) -> None:
+    spans = units(text)
+    entities, i = [], 0
+    while i < len(spans):
+        last = min(len(spans) - 1, i + random.randrange(3))
+        if random.random() < 0.5:
+            entities.append(Entity(spans[i][0], spans[last][1], random.choice("XY")))
+        i = last + 1
+    assert entities_of(spans, bio_tags(spans, entities)) == tuple(entities)
+
+
+def test_page_ranks_are_the_eigenvector() -> None:
+    links_SS = np.random.default_rng(0).random((6, 6))
+    links_SS += links_SS.T
+    np.fill_diagonal(links_SS, 0)
+    google_SS = (1 - DAMPING) / 6 + DAMPING * links_SS / links_SS.sum(axis=1, keepdims=True)
+    values, vectors = np.linalg.eig(google_SS.T)
+    first = np.real(vectors[:, np.argmax(values.real)])
+    assert pagerank(links_SS) == pytest.approx(first / first.sum(), abs=1e-4)
+
+
+def test_summaries_are_sentences_in_order() -> None:
+    story = (
+        "The mill burned. Nobody knew why. The mill by the river burned at night. Rain fell. The river rose."
+    )
+    korean = "방앗간이 탔다. 아무도 까닭을 몰랐다. 강가 방앗간이 탔고 비가 왔다. 비가 왔다. 강가는 멀다."
+    train = [
+        Example(story, "The mill burned. Nobody knew why."),
+        Example(korean, "방앗간이 탔다. 아무도 까닭을 몰랐다."),
+    ]
+    lead = Lead(make_task("summarization")).fit(train, train)
+    assert lead.report == {"sentences": 2}
+    assert lead.predict([story, korean, ""]) == [train[0].target, train[1].target, ""]
+    central = TextRank(make_task("summarization"), {"most": 1}).fit(train, train).predict([story, korean])
+    assert central == ["The mill by the river burned at night.", "강가 방앗간이 탔고 비가 왔다."]
+
+
+def asked(question: str, context: str, answer: str) -> Example:
+    return Example(Question(question, context), Answer(answer, context.index(answer)))
+
+
+def test_answers_are_exact_spans() -> None:
+    made = [(p, t, y) for p in PEOPLE[:3] for t in TOWNS[:3] for y in (1901, 1950, 1987)]
+    train = [
+        asked("When did the mill open?", f"In {t} the mill of {p} opened in {y}. It was red.", str(y))
+        for p, t, y in made
+    ]
+    train += [
+        asked("방앗간은 언제 열었나?", f"{t} 방앗간은 {y}년에 열었다. 빨간색이었다.", f"{y}년")
+        for _, t, y in made
+    ]
+    method = SentenceSpan(make_task("question-answering")).fit(train, [])
+    new = [
+        asked("When did the mill open?", "It was red. In Bonn the mill of Ada opened in 1966.", "1966").input,
+        asked("방앗간은 언제 열었나?", "빨간색이었다. 대구 방앗간은 1977년에 열었다.", "1977년").input,
+    ]
+    found = method.predict([*new, Question("who", "")])
+    assert [a and a.text for a in found] == ["1966", "1977년", None]
+    assert all(q.context[a.start :].startswith(a.text) for q, a in zip(new, found[:2], strict=True))
+
+
+def test_likelihoods_are_of_the_target_only() -> None:
+    texts = [f"{p} went to {t} and sang. {p}는 {t}에서 노래했다." for p in PEOPLE for t in TOWNS]
+    train = [Example(text[:9], text[9:]) for text in texts]
+    method = NGram(make_task("completion"), {"vocab_size": 400, "order": 3}).fit(train, [])
+    (whole,) = method.log_likelihood([""], [" went to"])
+    first, second = method.log_likelihood(["", " went"], [" went", " to"])
+    assert whole == pytest.approx(first + second, abs=1e-5)
+    likely, not_likely = method.log_likelihood(["Mina went"] * 2, [" to", " 는"])
+    assert likely > not_likely > -math.inf
+
+
+def test_the_reply_of_the_nearest_turn() -> None:
+    def turn(*texts: str) -> tuple[Message, ...]:
+        return tuple(Message("user" if i % 2 == 0 else "assistant", text) for i, text in enumerate(texts))
+
+    train = [
+        Example(turn("What do cats eat?"), "Fish."),
+        Example(turn("고양이는 뭘 먹어?"), "생선을 먹어요."),
+        Example(turn("Tell me about dogs.", "They bark.", "And why?"), "To guard us."),
+        Example(turn("Tell me about rain.", "It is wet.", "And why?"), "Clouds are water."),
+    ]
+    method = Retrieval(make_task("chat")).fit(train, [])
+    asked = [
+        turn("what does a cat eat"),
+        turn("고양이가 뭐 먹지?"),
+        turn("Tell me about rain.", "It is wet.", "And why?"),
+        turn(""),
+    ]
+    assert method.predict(asked)[:3] == ["Fish.", "생선을 먹어요.", "Clouds are water."]
