@@ -17,12 +17,13 @@ from rich.markup import escape
 from rich.table import Table
 
 from malmoi.compare.plots import Curve
-from malmoi.compare.report import Report, one_line, visible, write_report
+from malmoi.compare.report import Report, TaskLine, one_line, visible, write_report
 from malmoi.console import coloured, console
 from malmoi.core import Metric, Result
 from malmoi.data.readers import Errors, open_corpus
 from malmoi.data.shards import TokenFile
 from malmoi.data.world import documents, story
+from malmoi.demo_tasks import compare_tasks, show_tasks
 from malmoi.engine.engine import Engine
 from malmoi.engine.request import Sampling
 from malmoi.hub.folder import WEIGHTS, save_model
@@ -43,9 +44,19 @@ from malmoi.util.hardware import cpu_name, pick_device
 from malmoi.util.heap import keep_heap
 from malmoi.util.units import human_bytes, human_count, human_seconds
 
-MADE = ("world", "tokenizer", "ngram", "lstm", "gpt", "report.html")  # in the folder of a demo
+MADE = (
+    "world",
+    "tokenizer",
+    "ngram",
+    "lstm",
+    "gpt",
+    "examples",
+    "tasks",
+    "report.html",
+)  # in the folder of a demo
 LEAST_CHARACTERS = 4000  # of the user's own text
-BUDGET_S, QUICK_BUDGET_S = 115.0, 30.0  # of training time for the LSTM and the GPT together
+BUDGET_S, QUICK_BUDGET_S = 105.0, 20.0  # of training time for the LSTM and the GPT together
+TASK_S, QUICK_TASK_S = 9.0, 1.0  # of training time for each network of each task
 VOCAB_SIZE = 2560
 SAMPLE_DOCUMENTS = 1500  # enough to learn a vocabulary of the sample world
 BATCH, CONTEXT = 8, 256
@@ -136,6 +147,12 @@ def run_demo(
     )
     models = [_count(material, out, steps, clock)]
     models += [_train(name, material, out, steps, clock) for name in RECIPES]
+    tasks: list[TaskLine] = []
+    if not data:
+        console.print("\nSeven tasks, in English and Korean, each learned by small methods of every family:")
+        seconds = QUICK_TASK_S if quick else TASK_S
+        tasks = compare_tasks(out, seconds=seconds, quick=quick, say=console.print)
+        clock.lap("seven tasks")
     expected = predictions(models[-1].model, models[-1].tokenizer, material.unseen)
     report = Report(
         title=f"A language model of {data.name}" if data else "From text to a language model",
@@ -147,6 +164,7 @@ def run_demo(
         results=[model.result for model in models],
         sentence=expected[:12],
         row=expected[:128],
+        tasks=tasks,
         steps=clock.parts,
         next_commands=_next_commands(material, out),
     )
@@ -370,6 +388,8 @@ def _show_end(report: Report, out: Path) -> None:
             f"{visible(token)!r} {probability:.0%}" for token, probability in position.best[:4]
         )
         console.print(f"  {visible(position.token)!r:14} loss {position.loss:4.1f}   {likely}", markup=False)
+    if report.tasks:
+        show_tasks(report.tasks)
     console.print(f"\n[bold]The report: {escape(str(out / 'report.html'))}[/]\nTry next:")
     for command in report.next_commands:
         console.print(f"  {command}", markup=False)
@@ -381,9 +401,21 @@ def _next_commands(material: Material, out: Path) -> list[str]:
     return [
         f"malmoi complete {gpt} {first} --temperature 0.7",
         f"malmoi complete {gpt} {last} -n 3 --logprobs 3",
+        *_task_commands(out),
         f"malmoi data preview {folder} --tokenizer {tokenizer}",
         "malmoi demo --data YOUR_TEXTS --out my-demo",
         "malmoi pretrain gpt-micro --data YOUR_TEXTS --out my-model",
+    ]
+
+
+def _task_commands(out: Path) -> list[str]:
+    """Where the tasks were compared."""
+    if not (out / "tasks").exists():
+        return []
+    winner, rows = (quote(str(out / place)) for place in ("tasks/ner/winner", "examples/classification"))
+    return [
+        f'malmoi predict {winner} "Suji Han opened a bakery on Plum Street on Friday."',
+        f"malmoi compare classification --train {rows}/train.jsonl --out my-comparison",
     ]
 
 

@@ -19,6 +19,27 @@ __all__ = ["Report", "one_line", "visible", "write_report"]
 
 
 @dataclass(frozen=True, slots=True)
+class TaskCell:
+    """One method on one task: its quality, and the median time of one prediction."""
+
+    method: str
+    quality: str
+    latency: str
+    wins: bool
+
+
+@dataclass(frozen=True, slots=True)
+class TaskLine:
+    """One task: the methods of each family, what the comparison advises, and where its own report is."""
+
+    task: str
+    metric: str
+    cells: Mapping[str, Sequence[TaskCell]]
+    advice: str
+    link: str
+
+
+@dataclass(frozen=True, slots=True)
 class Report:
     """What a demo found, in the order in which the page tells it."""
 
@@ -31,6 +52,7 @@ class Report:
     results: Sequence[Result]
     sentence: Sequence[Prediction]
     row: Sequence[Prediction]
+    tasks: Sequence[TaskLine]  # none where the text is the user's own, without labels
     steps: Sequence[tuple[str, float]]  # what took how many seconds
     next_commands: Sequence[str]
 

@@ -131,12 +131,12 @@ def affordable_steps(problem: Problem, spec: FitSpec, seconds: float) -> int:
     evaluation_s = time.perf_counter() - last_s
     _restore(problem.model, before)
     step_s = sum(durations_s[1:]) / (len(durations_s) - 1)
-    left_s = seconds - (time.perf_counter() - start_s)
+    left_s, steps = seconds - (time.perf_counter() - start_s), 1
     for evaluations in range(spec.evaluations, 0, -1):
-        steps = int((left_s - evaluations * evaluation_s) / step_s)
+        steps = max(1, int((left_s - evaluations * evaluation_s) / step_s))
         if spec.evaluations_in(steps) >= evaluations:
-            return steps
-    return max(1, int((left_s - evaluation_s) / step_s))
+            break
+    return steps
 
 
 def _train(problem: Problem, spec: FitSpec, steps: int, stride: int = 1) -> Iterator[tuple[int, float]]:

@@ -123,6 +123,7 @@ class Trainer:
             step=self.step,
             steps=spec.steps,
             group=self.group,
+            lr_name="train.lr",
         )
 
     def _losses(self) -> Iterator[Loss]:

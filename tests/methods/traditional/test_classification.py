@@ -81,7 +81,7 @@ def test_without_known_words_the_commonest_label(task) -> None:
 def test_probabilities_equal_scikit_learns(task, num_labels: int) -> None:
     train = [*TRAIN, *[Example("neither here nor there", "fair")] * 4][: len(TRAIN) + 4 * (num_labels - 2)]
     texts, labels = [e.input for e in train], [e.target for e in train]
-    found = TfIdf(task, {"c": [3.0], "ratios": False, "balanced": False}).fit(train, []).probabilities(texts)
+    found = TfIdf(task, {"c": [3.0], "balanced": False}).fit(train, []).probabilities(texts)
     views = [
         TfidfVectorizer(ngram_range=(1, 2), token_pattern=r"\w+|[^\w\s]", sublinear_tf=True),
         TfidfVectorizer(analyzer="char_wb", ngram_range=(1, 5), sublinear_tf=True),

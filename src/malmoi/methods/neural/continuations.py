@@ -36,10 +36,10 @@ class ContinuationForm(Form[list[int], LanguageModel]):
 
     Options = ContinuationOptions
     defaults: ClassVar[dict[str, Json]] = {
-        "transformer": {"layers": 4, "width": 256, "heads": 4, "lr": 2e-3, "optimizer": "muon",
-                        "dropout": 0.0, "vocab_size": 4096, "batch": 16, "epochs": 3},
-        "recurrent": {"width": 256, "lr": 5e-3, "optimizer": "muon", "dropout": 0.0, "vocab_size": 4096,
-                      "batch": 16, "epochs": 3},
+        "transformer": {"layers": 4, "width": 256, "lr": 5e-3, "dropout": 0.0, "vocab_size": 4096,
+                        "batch": 16, "epochs": 3},
+        "recurrent": {"width": 256, "lr": 1e-2, "dropout": 0.0, "vocab_size": 4096, "batch": 16,
+                      "epochs": 3},
     }  # fmt: skip
     by_metric = False
     tokenizer: Tokenizer

@@ -22,6 +22,7 @@ from malmoi.models.encoder import EncoderConfig
 from malmoi.models.heads import MaskedLanguageModel
 from malmoi.tasks.base import Task
 from malmoi.train.fit import FitSpec
+from malmoi.train.optim import OptimizerKind
 
 Backbone = Literal["rnn", "gru", "lstm", "transformer"]
 Share = Annotated[float, Field(ge=0, lt=1)]
@@ -36,6 +37,7 @@ B = TypeVar("B", bound=tuple[Any, ...])
 class NeuralOptions(FitSpec):
     """Shape and fit of a network. heads: of a Transformer; recurrent networks have none."""
 
+    optimizer: OptimizerKind = "muon"
     width: PositiveInt = 128
     layers: PositiveInt = 1
     heads: PositiveInt = 4

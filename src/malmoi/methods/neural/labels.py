@@ -44,8 +44,8 @@ class LabelForm(EncoderForm[LabelRow, Classifier]):
 
     Options = LabelOptions
     defaults: ClassVar[dict[str, Json]] = {
-        "transformer": {"layers": 2, "lr": 2e-3},
-        "recurrent": {"lr": 5e-3},
+        "transformer": {"layers": 2, "lr": 5e-3, "vocab_size": 4096},
+        "recurrent": {"lr": 1e-2, "vocab_size": 4096},
     }
     tokenizer: Tokenizer
     labels: list[str]

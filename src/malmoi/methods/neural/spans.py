@@ -44,8 +44,8 @@ class SpanForm(UnitForm, EncoderForm[SpanRow, SpanReader]):
 
     Options = SpanOptions
     defaults: ClassVar[dict[str, Json]] = {
-        "transformer": {"layers": 3, "lr": 1e-3, "vocab_size": 30_000, "batch": 16},
-        "recurrent": {"lr": 3e-3, "vocab_size": 30_000, "batch": 16},
+        "transformer": {"layers": 3, "lr": 1e-2, "vocab_size": 30_000, "dropout": 0.1},
+        "recurrent": {"lr": 2e-2, "vocab_size": 30_000, "dropout": 0.1},
     }
 
     def learn(self, train: Sequence[Example[Any, Any]]) -> None:

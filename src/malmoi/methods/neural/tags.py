@@ -88,8 +88,8 @@ class TagForm(UnitForm, EncoderForm[TagRow, Tagger]):
 
     Options = TagOptions
     defaults: ClassVar[dict[str, Json]] = {
-        "transformer": {"layers": 2, "lr": 1e-3, "vocab_size": 30_000},
-        "recurrent": {"lr": 3e-3, "vocab_size": 30_000},
+        "transformer": {"layers": 2, "lr": 1e-2, "vocab_size": 30_000, "batch": 16},
+        "recurrent": {"lr": 2e-2, "vocab_size": 30_000, "batch": 16},
     }
     tags: list[str]
 

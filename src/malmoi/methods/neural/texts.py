@@ -45,8 +45,8 @@ class TextForm(Form[TextRow, Seq2Seq]):
 
     Options = TextOptions
     defaults: ClassVar[dict[str, Json]] = {
-        "transformer": {"layers": 3, "width": 256, "lr": 1e-3, "dropout": 0.1},
-        "recurrent": {"width": 256, "lr": 2e-3, "dropout": 0.2},
+        "transformer": {"layers": 3, "width": 256, "lr": 1e-2, "dropout": 0.1},
+        "recurrent": {"width": 256, "lr": 2e-2, "dropout": 0.1},
     }
     by_metric = False
     tokenizer: Tokenizer

@@ -178,7 +178,6 @@ CHOICE_TEXTS = 10_000  # of training, while constants are chosen
 class _Setting(NamedTuple):
     views: tuple[View, ...]
     c: float
-    ratios: bool
     balanced: bool
 
 
@@ -188,12 +187,10 @@ class TfIdf(LabelMethod):
     name = "tfidf"
 
     class Options(StrictModel):
-        """c: inverse strengths of the L2 penalty to try, the usual one first. ratios: between two labels,
-        scale features by their log-count ratio (Wang & Manning 2012). balanced: every label weighs the same.
-        None: try both on valid. max_features: the most n-grams of a view. max_iterations: of the solver."""
+        """c: inverse strengths of the L2 penalty to try, the usual one first. balanced: whether every label
+        weighs the same (None: try both). max_features: n-grams of a view. max_iterations: of the solver."""
 
         c: tuple[PositiveFloat, ...] = (4.0, 1.0, 16.0)
-        ratios: bool | None = None
         balanced: bool | None = None
         max_features: PositiveInt = 400_000
         max_iterations: PositiveInt = 100
@@ -211,20 +208,16 @@ class TfIdf(LabelMethod):
     def _chosen(self, train: Examples, valid: Examples) -> _Setting:
         some = [train[i] for i in np.random.default_rng(0).permutation(len(train))[:CHOICE_TEXTS]]
         some += {example.target: example for example in train}.values()  # no label is missing
-        inputs = [example.input for example in valid]
+        options, inputs = self.options, [example.input for example in valid]
 
         @cache
         def value(setting: _Setting) -> float:
             self._fit_with(setting, some)
             return quality(self.task, self.predict(inputs), valid)
 
-        options, two = self.options, len(self.labels) == 2
-        found = _Setting(VIEWS[0], options.c[0], two and bool(options.ratios), bool(options.balanced))
-        tries = {
-            "views": VIEWS, "ratios": (False, True) if two and options.ratios is None else (found.ratios,),
-            "c": options.c, "balanced": (False, True) if options.balanced is None else (found.balanced,),
-        }  # fmt: skip
-        for name, values in tries.items():
+        found = _Setting(VIEWS[0], options.c[0], bool(options.balanced))
+        balanced = (False, True) if options.balanced is None else (options.balanced,)
+        for name, values in {"views": VIEWS, "c": options.c, "balanced": balanced}.items():
             candidates = [found._replace(**{name: value}) for value in values]
             found = max(candidates, key=value) if valid and len(values) > 1 else candidates[0]
         return found
@@ -232,16 +225,13 @@ class TfIdf(LabelMethod):
     def _fit_with(self, setting: _Setting, train: Examples) -> None:
         texts, targets = [example.input for example in train], [example.target for example in train]
         self._vectors = Vectors(setting.views, self.options.max_features).fit(texts)
-        rows_NF, scale_F = self._vectors.rows(texts), np.float32(1)
-        if setting.ratios:
-            scale_F = log_ratio(rows_NF, np.array(targets) == self.labels[1])
         model = LogisticRegression(
             C=setting.c, class_weight="balanced" if setting.balanced else None, random_state=0,
             solver="liblinear" if len(set(targets)) == 2 else "lbfgs", max_iter=self.options.max_iterations,
         )  # fmt: skip
         with warnings.catch_warnings(action="ignore", category=ConvergenceWarning):
-            model.fit(rows_NF.multiply(scale_F).tocsr(), targets)
-        weights_LF, bias_L = np.asarray(model.coef_) * scale_F, np.asarray(model.intercept_)
+            model.fit(self._vectors.rows(texts), targets)
+        weights_LF, bias_L = np.asarray(model.coef_), np.asarray(model.intercept_)
         if len(weights_LF) == 1:  # the softmax of both halves is the logistic function of the whole
             weights_LF, bias_L = (
                 np.concatenate((-weights_LF, weights_LF)) / 2,
@@ -266,9 +256,3 @@ class TfIdf(LabelMethod):
         """See `Method.restore`."""
         self.labels, self._vectors = parts.config["labels"], Vectors.restore(parts)
         self._weights_FL, self._bias_L = parts.tensors["weights"].numpy(), parts.tensors["bias"].numpy()
-
-
-def log_ratio(rows_NF: Any, second_N: NDArray[np.bool_]) -> NDArray[np.float32]:
-    """scale_F: log of each feature's share in the second label over the first (Wang & Manning 2012)."""
-    sums = [np.asarray(rows_NF[side].sum(axis=0)).ravel() + 1 for side in (second_N, ~second_N)]
-    return np.log((sums[0] / sums[0].sum()) / (sums[1] / sums[1].sum())).astype(np.float32)
