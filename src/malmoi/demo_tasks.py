@@ -40,7 +40,7 @@ SMALL: dict[str, dict[str, Any]] = {
         "max_new_tokens": 24,
         "context": 256,
     },
-}
+}  # fmt: skip
 
 
 def compare_tasks(out: Path, *, seconds: float, quick: bool, say: Callable[[str], None]) -> list[TaskLine]:
@@ -67,11 +67,9 @@ def show_tasks(lines: Sequence[TaskLine]) -> None:
 
 def _write_rows(folder: Path, task: str, *, quick: bool) -> None:
     """English and Korean by turns; what is measured tells combinations that training never saw."""
-    for part, count, most in (
-        ("train", DOCUMENTS, QUICK_ROWS if quick else ROWS),
-        ("valid", TEST_DOCUMENTS, QUICK_TEST_ROWS if quick else TEST_ROWS),
-    ):
-        write_labelled(folder / f"{part}.jsonl", task, documents(count, split=part), most)
+    rows, test_rows = (QUICK_ROWS, QUICK_TEST_ROWS) if quick else (ROWS, TEST_ROWS)
+    write_labelled(folder / "train.jsonl", task, documents(DOCUMENTS), rows)
+    write_labelled(folder / "valid.jsonl", task, documents(TEST_DOCUMENTS, split="valid"), test_rows)
 
 
 def _settings(name: str, out: Path, seconds: float, quick: bool) -> ComparisonSettings:

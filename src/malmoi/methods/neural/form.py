@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
-from typing import Annotated, Any, ClassVar, Generic, Literal, TypeVar
+from typing import Annotated, Any, ClassVar, Generic, Literal, Self, TypeVar
 
 import numpy as np
 import torch
-from pydantic import Field, PositiveInt
+from pydantic import Field, PositiveInt, model_validator
 from torch import Tensor, nn
 
 from malmoi.core import Example, Loss
@@ -43,6 +43,13 @@ class NeuralOptions(FitSpec):
     heads: PositiveInt = 4
     dropout: Share = 0.3
     vocab_size: PositiveInt = 8192
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        """Before any work: each head has an even width, each of two directions half of it."""
+        if self.width % (2 * self.heads):
+            raise ValueError(f"width {self.width} is not a multiple of {2 * self.heads}, twice the heads")
+        return self
 
 
 class EncoderOptions(NeuralOptions):

@@ -1,0 +1,146 @@
+"""What differs between forms: options that change the model, warm-up, long inputs, imbalance, overfitting."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from malmoi.core import Answer, Entity, Example, Question
+from malmoi.methods.base import Method
+from malmoi.methods.neural.spans import SpanForm
+from malmoi.methods.registry import make_method
+from malmoi.tasks import make_task
+from malmoi.train.fit import Budget
+from malmoi.util.errors import UserError
+
+SMALL: dict[str, Any] = {"width": 32, "dropout": 0.0, "warmup_steps": 0}
+NAMES = ("Mina", "Oscar", "Vera", "민수", "지우", "하늘")
+PLACES = ("Noru", "Plum Street", "the mill", "노루마을", "방앗간", "자두길")
+
+
+def learned(task: str, name: str, examples: list[Example[Any, Any]], steps: int, **options: Any) -> Method:
+    method = make_method(name, make_task(task), SMALL | options)
+    return method.fit(examples, examples, Budget(steps=steps))
+
+
+def reviews(count: int = 60) -> list[Example[Any, Any]]:
+    words = {"good": ("lovely", "warm", "최고였다"), "bad": ("dull", "cold", "지루했다")}
+    rng = random.Random(0)
+    labels = [rng.choice(("good", "bad")) for _ in range(count)]
+    return [Example(f"The film was {rng.choice(words[x])} {n}", x) for n, x in enumerate(labels)]
+
+
+def visits(count: int = 60) -> list[Example[Any, Any]]:
+    found, rng = [], random.Random(0)
+    for _ in range(count):
+        name, place = rng.choice(NAMES), rng.choice(PLACES)
+        text = f"{name} went to {place} today." if name.isascii() else f"{name}는 오늘 {place}에 갔다."
+        spans = [(name, "PER"), (place, "LOC")]
+        entities = tuple(sorted(Entity(text.index(s), text.index(s) + len(s), x) for s, x in spans))
+        found.append(Example(text, entities))
+    return found
+
+
+def accuracy(method: Method, examples: list[Example[Any, Any]]) -> float:
+    found = method.predict([example.input for example in examples])
+    return sum(y == e.target for y, e in zip(found, examples, strict=True)) / len(examples)
+
+
+@pytest.mark.parametrize("name", ["rnn", "gru", "lstm", "transformer"])
+@pytest.mark.parametrize("pooling", ["mean", "last", "attention", "max"])
+def test_classifiers_learn_by_heart(name: str, pooling: str) -> None:
+    assert accuracy(learned("classification", name, reviews(), 60, pooling=pooling), reviews()) > 0.95
+
+
+@pytest.mark.parametrize("options", [{}, {"crf": False}, {"characters": False}])
+@pytest.mark.parametrize("name", ["lstm", "transformer"])
+def test_taggers_find_exact_spans_in_both_languages(name: str, options: dict[str, Any]) -> None:
+    assert accuracy(learned("ner", name, visits(), 80, **options), visits()) > 0.9
+
+
+@pytest.mark.parametrize("copying", [True, False])
+@pytest.mark.parametrize("name", ["lstm", "transformer"])
+def test_encoder_decoders_learn_by_heart(name: str, copying: bool) -> None:
+    pairs = [Example(f"{a} sees {b}.", f"{b} 옆에 {a} 있다.") for a in NAMES[:3] for b in PLACES[:3]]
+    method = learned("translation", name, pairs, 150, copying=copying, vocab_size=400, batch=9)
+    assert accuracy(method, pairs) > 0.8
+
+
+def test_an_answer_far_behind_is_found_in_its_own_piece() -> None:
+    rng = random.Random(0)
+    examples = []
+    for number in range(80):
+        filler = " ".join(rng.choice(("rain", "wind", "snow", "sun")) for _ in range(rng.randint(0, 60)))
+        context = f"{filler} The key is {1000 + number}. {filler}".strip()
+        answer = str(1000 + number)
+        examples.append(Example(Question("What is the key?", context), Answer(answer, context.index(answer))))
+    method = learned("question-answering", "lstm", examples, 120, max_context=24)
+    assert isinstance(method.form, SpanForm)
+    assert len(method.form.rows(examples)) > len(examples)  # pieces overlap
+    assert accuracy(method, examples) > 0.8
+
+
+def test_a_text_longer_than_a_piece_is_tagged_to_its_end() -> None:
+    method = learned("ner", "lstm", visits(), 80, max_units=32)
+    text = " ".join(example.input for example in visits(40)[::2])
+    found = method.predict([text])[0]
+    assert found
+    assert found[-1].end > len(text) * 0.9
+
+
+def test_warm_up_teaches_the_encoder(tmp_path: Path) -> None:
+    text = tmp_path / "town.txt"
+    text.write_text("\n".join(example.input for example in visits(200)), encoding="utf-8")
+    cold = learned("ner", "transformer", visits(20), 1)
+    warm = learned("ner", "transformer", visits(20), 1, unlabelled=str(text), warm_up_epochs=5)
+    assert warm.report["warm_up_steps"] > 0
+    weights = [m.model.encoder.embed.weight for m in (cold, warm)]
+    assert (weights[0] - weights[1]).abs().max() > 0.01
+    replayed = make_method("transformer", make_task("ner"), SMALL | {"unlabelled": str(text)})
+    replayed.fit(visits(20), visits(20), Budget(steps=1, warm_up_steps=2))
+    assert replayed.report["warm_up_steps"] == 2
+
+
+def test_warm_up_needs_text(tmp_path: Path) -> None:
+    (tmp_path / "little.txt").write_text("a", encoding="utf-8")
+    with pytest.raises(UserError, match="too little text"):
+        learned("classification", "lstm", reviews(), 1, unlabelled=str(tmp_path / "little.txt"))
+
+
+def test_rare_labels_weigh_more() -> None:
+    examples = [*reviews(55), *(Example(f"Nobody knows {n}", "rare") for n in range(5))]
+    for balance, ratio in ((0.0, 1.0), (1.0, None)):
+        method = learned("classification", "lstm", examples, 1, balance=balance)
+        weights = dict(zip(method.form.labels, method.form.weights_L.tolist(), strict=True))
+        if ratio:
+            assert weights["rare"] == pytest.approx(weights["good"])
+        else:
+            counts = {x: sum(e.target == x for e in examples) for x in weights}
+            assert weights["rare"] / weights["good"] == pytest.approx(counts["good"] / counts["rare"])
+
+
+def test_a_label_unseen_in_training_is_measured_as_wrong() -> None:
+    examples = reviews()
+    valid = [*examples[:10], Example("Never seen", "new")]
+    method = make_method("lstm", make_task("classification"), SMALL)
+    method.fit(examples, valid, Budget(steps=60))
+    assert "new" not in (method.probabilities(["Never seen"]) or [{}])[0]
+    assert accuracy(method, valid) < 1
+
+
+def test_heads_belong_to_transformers() -> None:
+    with pytest.raises(UserError, match="heads"):
+        make_method("lstm", make_task("ner"), {"heads": 2})
+    with pytest.raises(UserError, match="width"):
+        make_method("transformer", make_task("ner"), {"width": 30})
+
+
+def test_the_random_state_outside_does_not_matter() -> None:
+    torch.manual_seed(1)
+    first = learned("classification", "lstm", reviews(), 5).probabilities(["The film was warm"])
+    torch.manual_seed(2)
+    assert learned("classification", "lstm", reviews(), 5).probabilities(["The film was warm"]) == first
