@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 app = typer.Typer(
     no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=malmoi.__doc__
 )
-data_app = typer.Typer(no_args_is_help=True, help="Look at a text before training on it.")
+data_app = typer.Typer(no_args_is_help=True, help="Look at a text or labelled examples before training.")
 tokenizer_app = typer.Typer(no_args_is_help=True, help="Make and compare tokenizers.")
 app.add_typer(data_app, name="data")
 app.add_typer(tokenizer_app, name="tokenizer")
@@ -229,23 +229,44 @@ def data_stats(
 
 @data_app.command("check")
 def data_check(
-    path: Path_,
+    command: typer.Context,
+    path: Annotated[Path, typer.Argument(help="A text, or a task's training examples: a file or folder.")],
+    task: Annotated[
+        str | None,
+        typer.Option(help="Check a task's labelled examples, for example of ner, and no plain text."),
+    ] = None,
     tokenizer: TokenizerPath = None,
     context: Annotated[int, typer.Option(min=1, help="Tokens; longer documents are counted.")] = 256,
-    valid: Annotated[Path | None, typer.Option(help="The validation text, where it is elsewhere.")] = None,
+    valid: Annotated[Path | None, typer.Option(help="The validation part, where it is elsewhere.")] = None,
+    test: Annotated[Path | None, typer.Option(help="With --task: the test part.")] = None,
     field: Annotated[str, typer.Option(help="The field or column that holds the text.")] = "text",
+    fields: cli_tasks.Fields = None,
     errors: Errors = "strict",
 ) -> None:
     """List what is wrong, each with its file and line; exit code 1 where something is an error."""
     from malmoi import console
     from malmoi.data.check import check_corpus
 
+    _refuse(command, ("tokenizer", "context", "field", "errors") if task else ("test", "fields"), task)
+    if task:
+        if console.show_findings(cli_tasks.check(task, fields, path, valid, test)):
+            raise typer.Exit(1)
+        return
     loaded = _load_tokenizer(tokenizer)
     findings = check_corpus(
         path, valid=valid, errors=errors, field=field, tokenizer=loaded, context=context if loaded else None
     )
     if console.show_findings(findings):
         raise typer.Exit(1)
+
+
+def _refuse(command: typer.Context, names: tuple[str, ...], task: str | None) -> None:
+    """UserError where an option was given that would have no effect."""
+    for name in names:
+        source = command.get_parameter_source(name)
+        if source and source.name == "COMMANDLINE":
+            mend = "is for plain text; leave it out with --task" if task else "needs --task"
+            raise UserError(f"data check: --{name} {mend}")
 
 
 @data_app.command("preview")

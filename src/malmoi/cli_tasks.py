@@ -12,6 +12,7 @@ import typer
 from malmoi.util.errors import UserError
 
 if TYPE_CHECKING:
+    from malmoi.data.check import Finding
     from malmoi.tasks.base import Task
 
 TaskName = Annotated[
@@ -155,10 +156,18 @@ def compare(
         out,
         typer.echo,
     )  # fmt: skip
-    console.print(show_comparison(found))
+    console.print(show_comparison(found, console.width))
 
 
 VERBS = (fit, predict, evaluate, compare)
+
+
+def check(
+    name: str, fields: list[str] | None, train: Path, valid: Path | None, test: Path | None
+) -> list[Finding]:
+    """What is wrong with a task's examples, for `malmoi data check --task`."""
+    paths = {"train": train, "valid": valid, "test": test}
+    return _task(name, fields).check_files({part: path for part, path in paths.items() if path})
 
 
 def _task(name: str, fields: list[str] | None) -> Task[Any, Any]:

@@ -59,9 +59,10 @@ def compare_tasks(out: Path, *, seconds: float, quick: bool, say: Callable[[str]
 
 def show_tasks(lines: Sequence[TaskLine]) -> None:
     """One table: a line for each task, a column for each family, the recommended method in bold."""
-    table = Table("task", "by", *FAMILIES)
+    table = Table("task", *FAMILIES, box=None, pad_edge=False)
     for line in lines:
-        table.add_row(line.task, line.metric, *(_shown(line, family) for family in FAMILIES))
+        name = f"{line.task}\n[dim]by {line.metric}[/]"
+        table.add_row(name, *(_shown(line, family) for family in FAMILIES))
     console.print(table)
 
 
@@ -105,7 +106,4 @@ def _speed(row: Row) -> str:
 
 def _shown(line: TaskLine, family: str) -> str:
     style = {True: "bold green", False: "default"}
-    return "\n".join(
-        f"[{style[cell.wins]}]{cell.method} {cell.quality}[/] [dim]{cell.latency}[/]"
-        for cell in line.cells[family]
-    )
+    return "\n".join(f"[{style[cell.wins]}]{cell.method} {cell.quality}[/]" for cell in line.cells[family])

@@ -80,8 +80,8 @@ def test_the_results_are_json(compared: Comparison) -> None:
     assert found["winner"] == "words"
     assert found["advice"] == compared.advice
     assert found["methods"]["raises"]["error"].startswith("RuntimeError")
-    assert found["sizes"] == {"train": 720, "valid": 90, "test": 90}
-    assert len(found["methods"]["words"]["predictions"]) == 90
+    assert found["sizes"] == {"train": 700, "valid": 100, "test": 100}
+    assert len(found["methods"]["words"]["predictions"]) == 100
     low, high = found["methods"]["words"]["metrics"]["accuracy"]["interval"]
     assert low < found["methods"]["words"]["metrics"]["accuracy"]["value"] < high
     assert set(found["versions"]) >= {"malmoi", "python", "torch"}
@@ -190,5 +190,5 @@ def test_the_limit_draws_test_examples(settings: ComparisonSettings) -> None:
     limited = load_material(settings.model_copy(update={"test_limit": 5}))
     assert len(limited.test) == 5
     assert [example for example in whole.test if example in limited.test] == limited.test
-    assert any("5 of 12 test examples" in note for note in limited.notes)
+    assert any("5 of 24 test examples" in note for note in limited.notes)
     assert isinstance(whole.task, Task)

@@ -35,11 +35,16 @@ def test_a_training_set_alone_becomes_80_10_10() -> None:
     assert len(found.notes) == 2
 
 
+def test_of_few_examples_a_fifth_is_held_out() -> None:
+    found = split(examples(50))
+    assert [len(part) for part in (found.train, found.valid, found.test)] == [30, 10, 10]
+
+
 def test_a_validation_set_is_reported_on() -> None:
     valid = examples(7, start=200)
     found = split(examples(100), valid)
     assert found.test == valid
-    assert (len(found.train), len(found.valid)) == (90, 10)
+    assert (len(found.train), len(found.valid)) == (80, 20)
 
 
 def test_a_test_set_leaves_a_part_of_train_for_choices(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -85,7 +90,7 @@ def test_groups_stay_together_where_there_are_enough() -> None:
     talks = [{one.input.split()[0] for one in part} for part in (found.train, found.valid, found.test)]
     assert sum(map(len, talks)) == 40
     one = split_examples(turns, key=str, group=lambda _: "all the same")
-    assert [len(part) for part in (one.train, one.valid, one.test)] == [160, 20, 20]
+    assert [len(part) for part in (one.train, one.valid, one.test)] == [120, 40, 40]
 
 
 def test_too_few_are_an_error() -> None:

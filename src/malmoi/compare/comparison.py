@@ -15,6 +15,7 @@ from malmoi.compare.plots import loss_curves, quality_against_cost
 from malmoi.compare.settings import ComparisonSettings, Material
 from malmoi.compare.verdict import Row, Verdict, show
 from malmoi.core import Metric
+from malmoi.methods.use import WINNER
 from malmoi.util.files import write_text
 
 SNIPPET = """import malmoi
@@ -46,7 +47,7 @@ class Comparison:
     @property
     def winner_folder(self) -> Path:
         """The winner, ready to use (where there is one)."""
-        return self.out / "winner"
+        return self.out / WINNER
 
     @property
     def cost_unit(self) -> str:

@@ -11,21 +11,33 @@ from malmoi.compare.page import latency
 from malmoi.compare.verdict import Row
 from malmoi.util.units import human_bytes, human_count, human_seconds
 
+WIDE = 100  # columns of a terminal
 
-def show_comparison(comparison: Comparison) -> Group:
-    """The table (the winner in bold), the advice and where everything is, for `console.print`."""
+
+def show_comparison(comparison: Comparison, width: int = WIDE) -> Group:
+    """The table (the winner in bold), the advice and where everything is, for `console.print`.
+
+    width: of the terminal; a narrow one leaves out memory and disk.
+    """
     verdict = comparison.verdict
-    unit = f"1,000 cost ({comparison.cost_unit})".removesuffix(" ()")
-    numbers = (unit, "one takes", "per second", "training", "memory", "on disk")
-    table = Table("method", verdict.words, "against the best", box=None, pad_edge=False)
+    unit = f"1,000 ({comparison.cost_unit})".removesuffix(" ()")
+    numbers = (unit, "one", "per s", "training", *(("memory", "disk") if width >= WIDE else ()))
+    table = Table("method", verdict.words, "than the best", box=None, pad_edge=False)
     for name in numbers:
-        table.add_column(name, justify="right")
+        table.add_column(name, justify="right", no_wrap=True)
     for row in comparison.rows:
         style = "bold" if row is verdict.winner else ""
-        table.add_row(*(Text(cell) for cell in (row.name, *_cells(row, comparison))), style=style)
+        cells = (row.name, *_cells(row, comparison))[: 3 + len(numbers)]
+        table.add_row(*map(Text, cells), style=style)
     ready = f"the winner is in {comparison.winner_folder}; " if verdict.winner else ""
     where = f"{ready}figures and errors side by side: {comparison.out / 'report.html'}"
     return Group(table, Text(f"\n{comparison.advice}", "bold green"), Text(where, "dim"))
+
+
+def _chance(row: Row, comparison: Comparison) -> str:
+    """Whether it is worse than the best, or whether that may be chance (5%)."""
+    lead = comparison.verdict.against_best.get(row.name)
+    return "" if lead is None else "worse" if lead.significant else "maybe as good"
 
 
 def _cells(row: Row, comparison: Comparison) -> list[str]:
@@ -33,7 +45,7 @@ def _cells(row: Row, comparison: Comparison) -> list[str]:
     if verdict.metric not in row.metrics:
         return ["", f"failed: {row.error}" if row.error else f"has no {verdict.words}"]
     return [
-        verdict.quality(row), verdict.chance(row) if row.name in verdict.against_best else "the best",
+        verdict.quality(row), _chance(row, comparison),
         f"{row.cost:.3g}", latency(costs["latency_p50_s"]), human_count(costs["predictions_per_s"]),
         human_seconds(costs["train_seconds"]), human_bytes(costs["predict_peak_bytes"]),
         human_bytes(costs["disk_bytes"]),

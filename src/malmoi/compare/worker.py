@@ -21,10 +21,11 @@ from malmoi.compare.settings import ComparisonSettings, load_material, sample
 from malmoi.methods.base import Budget, Method, Say
 from malmoi.methods.folder import load_method, save_method
 from malmoi.methods.registry import make_method
+from malmoi.methods.use import COMPARISON
 from malmoi.util.files import read_json, write_json
 from malmoi.util.hardware import peak_memory_bytes
 
-RECORD, QUESTIONS = "comparison.json", "test.json"  # what was asked; the test inputs, as JSON
+RECORD, QUESTIONS = COMPARISON, "test.json"  # what was asked; the test inputs, as JSON
 FIT, RESULT = "fit.json", "result.json"  # in a method's folder: after training; after measuring or failing
 SINGLES = 200  # single predictions timed at most
 

@@ -17,6 +17,7 @@ from malmoi.util.errors import UserError
 
 FEWEST = 10  # different inputs that can be split at all
 HELD_OUT = 0.1
+FEW_HELD = 100  # up to a fifth of the examples
 MOST_VALID = 5_000  # more would make choices no better
 
 Examples = Sequence[Example[Any, Any]]
@@ -46,7 +47,8 @@ def split_examples(
 ) -> Splits:
     """The three parts, whichever were given; the notes say what serves for what.
 
-    A `valid` without a `test` becomes the test, for it was kept apart; a tenth of `train` is for choices.
+    A `valid` without a `test` becomes the test, for it was kept apart. What is missing is held out of `train`:
+    a tenth of it, of few examples a fifth.
     key(input) tells inputs apart. group(input), by default the key, must be equal wherever the key is: what
     is equal in it stays together (the turns of one conversation), where there are enough groups. One example
     of each label stays in `train`. Raises UserError where there are fewer than 10 different inputs.
@@ -57,7 +59,8 @@ def split_examples(
         notes.append(f"report: the {len(test):,} validation examples")
     if valid is None and (num_inputs := len({key(example.input) for example in train})) < FEWEST:
         raise UserError(f"{num_inputs} different inputs are too few to hold some out; give {FEWEST} or more")
-    num_held = max(1, round(HELD_OUT * len(train)))
+    # a tenth, but of little data more, for five examples tell nothing
+    num_held = max(1, round(HELD_OUT * len(train)), min(FEW_HELD, len(train) // 5))
     by = group or key
     if test is None:
         train, test = _cut(train, num_held, key, by, label, seed)

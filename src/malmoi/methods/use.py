@@ -18,7 +18,8 @@ from malmoi.train.fit import Budget
 from malmoi.util.errors import UserError
 from malmoi.util.units import human_seconds
 
-WINNER = "winner"  # in the folder of a comparison: the method that it recommends
+# in the folder of a comparison: what was asked, and the method that it recommends
+COMPARISON, WINNER = "comparison.json", "winner"
 Examples = Sequence[Example[Any, Any]]
 
 
@@ -52,8 +53,15 @@ class LoadedMethod:
 
 
 def method_folder(folder: Path) -> Path:
-    """The folder itself, or the winner's where it is the folder of a comparison."""
-    return folder / WINNER if not is_method(folder) and is_method(folder / WINNER) else folder
+    """The folder itself, or the winner's where it is the folder of a comparison.
+
+    Raises UserError for a comparison without one.
+    """
+    if is_method(folder) or not (folder / COMPARISON).exists():
+        return folder
+    if not is_method(folder / WINNER):
+        raise UserError(f"{folder} is a comparison without a winner; name one of {folder / 'methods'}/*")
+    return folder / WINNER
 
 
 def fit_method(

@@ -117,6 +117,15 @@ class Task(ABC, Generic[X, Y]):
         """What is wrong across examples: conflicts, leaks between the parts ("train", "valid", "test")."""
         return check_examples(parts, self.key, self.kind)
 
+    def check_files(self, paths: Mapping[str, Path]) -> list[Finding]:
+        """All that is wrong in the files of the parts, past every bad row. UserError where there are none."""
+        findings: list[Finding] = []
+        parts = {part: self.read(path, findings.append) for part, path in paths.items()}
+        for part, path in paths.items():
+            if not parts[part]:
+                findings.append(Finding("error", str(path), f"holds no example for {self.name}"))
+        return findings + self.check(parts)
+
     def input_from(self, value: Any) -> X:
         """The input in one line of text or one JSON object. Raises UserError for one of another form."""
         role = next(iter(self.roles))
