@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from malmoi.compare.report import Report, write_report
+from malmoi.compare.report import Report, TaskCell, TaskLine, write_report
 from malmoi.core import Metric, Result
 from malmoi.inside.predictions import Prediction
 from malmoi.inside.tokens import Cut
@@ -29,6 +29,8 @@ COSTS = (
 def page_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("report") / "report.html"
     prediction = Prediction("거위", 0.5, 0.7, (("거위", 0.5), (HOSTILE, 0.25), ("\n", 0.1)))
+    methods = [TaskCell("crf", "93.4%", "1 ms", True), TaskCell(HOSTILE, "87.0%", "4 ms", False)]
+    cells = {"traditional": methods[:1], "recurrent": methods[1:], "transformer": []}
     report = Report(
         title="From text to a language model",
         machine="a test",
@@ -39,6 +41,7 @@ def page_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
         results=[Result(name, {"bits_per_byte": Metric(1.0)}, dict.fromkeys(COSTS, 1e6)) for name in "AB"],
         sentence=[prediction] * 3,
         row=[prediction] * 50,
+        tasks=[TaskLine("ner", HOSTILE, cells, HOSTILE, "tasks/ner/report.html")],
         steps=[("tokens", 1.0)],
         next_commands=[f"malmoi complete demo/gpt {HOSTILE}"],
     )
@@ -53,5 +56,5 @@ def test_it_reads_well_and_fetches_nothing(browser: Any, page_path: Path, scheme
     assert page.title() == "From text to a language model"
     assert page.locator("svg").count() == 1
     assert "거위가 노래한다" in page.inner_text("body")
-    assert page.inner_text("body").count("<script>") >= 5
+    assert page.inner_text("body").count("<script>") >= 8
     page.close()
