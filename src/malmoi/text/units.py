@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Self
 
 from malmoi.util.errors import UserError
@@ -18,6 +18,7 @@ from malmoi.util.errors import UserError
 Span = tuple[int, int]
 
 MAX_CHARACTERS = 16  # of a unit; its further ones are not looked at
+MAX_SPELLED = 100_000  # different units whose spelling is kept at hand
 PAD, UNKNOWN = 0, 1  # ids, of words and of characters
 _SINGLE = "가-힣一-鿿"
 _LETTERS = rf"[^\W\d_{_SINGLE}]+"
@@ -47,6 +48,7 @@ class UnitVocabulary:
 
     words: dict[str, int]
     characters: dict[str, int]
+    _spelled: dict[str, list[int]] = field(default_factory=dict, repr=False, compare=False)
 
     @classmethod
     def build(cls, texts: Iterable[str], min_count: int = 2, max_size: int = 50_000) -> Self:
@@ -67,6 +69,14 @@ class UnitVocabulary:
         return Encoded(word_ids, [self._char_ids(piece) for piece in pieces], spans)
 
     def _char_ids(self, piece: str) -> list[int]:
+        """One list for all places of a unit: a book has few different ones."""
+        if piece not in self._spelled:
+            if len(self._spelled) >= MAX_SPELLED:
+                self._spelled.clear()
+            self._spelled[piece] = self._spell(piece)
+        return self._spelled[piece]
+
+    def _spell(self, piece: str) -> list[int]:
         ids = [self.characters.get(character, UNKNOWN) for character in piece[:MAX_CHARACTERS]]
         return ids + [PAD] * (MAX_CHARACTERS - len(ids))
 
