@@ -6,12 +6,17 @@ import importlib
 import re
 import shlex
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
 
-from malmoi import cli
+from malmoi import cli, demo, demo_tasks
+from malmoi.data.check import Finding
 from malmoi.data.world import documents
+from malmoi.data.world.labelled import write_labelled
+from malmoi.methods.registry import METHODS, ON_REQUEST, methods_for
+from malmoi.tasks import TASKS, make_task
 
 ROOT = Path(__file__).parents[1]
 SYMBOLS = sorted(
@@ -21,16 +26,27 @@ SYMBOLS = sorted(
         for found in re.findall(r"`(malmoi[\w.]*:\w+)`", page.read_text())
     }
 )
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+FORMATS = (ROOT / "docs" / "formats.md").read_text(encoding="utf-8")
 COMMANDS = [
     line
-    for block in re.findall(r"```sh\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
+    for block in re.findall(r"```sh\n(.*?)```", README, re.DOTALL)
     for line in block.splitlines()
     if line.strip()
 ]
 QUICK = {  # what keeps a command of the README short in a test
     "pretrain": ["--set", "train.steps=4", "--set", "train.batch=2", "--set", "train.eval_tokens=512"],
     "demo": ["--quick"],
+    "compare": ["--methods", "tfidf,lexicon", "--test-limit", "20"],
 }
+QUICKER = (  # than --quick, for a test need not learn anything
+    (demo, "QUICK_BUDGET_S", 4.0),
+    (demo, "SETTINGS", (*demo.SETTINGS, "train.eval_tokens=2048")),
+    (demo, "FINAL_EVAL_TOKENS", 2048),
+    (demo, "QUICK_TASK_S", 0.3),
+    (demo_tasks, "QUICK_ROWS", 120),
+    (demo_tasks, "QUICK_TEST_ROWS", 12),
+)
 
 
 def exit_code() -> int:
@@ -64,16 +80,63 @@ def test_make_knows_the_readmes_targets() -> None:
     assert (ROOT / ".ci" / "run").read_text().rstrip().endswith("make test")
 
 
-def test_the_readmes_commands_work(
+def test_the_order_of_imports_is_the_enforced_one() -> None:
+    contracts = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
+    order = " -> ".join(contracts[0]["layers"]).replace("malmoi.", "")
+    assert f"`{order}`" in " ".join((ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8").split())
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_the_readmes_methods_are_the_tasks(name: str) -> None:
+    task = make_task(name)
+    listed = ", ".join(f"`{method}`" for method in methods_for(task))
+    assert f"| `{name}` | {listed} | `{task.primary}` |" in README
+    assert all(METHODS[method].suits(task) for method in ON_REQUEST)
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_formats_names_every_field(name: str) -> None:
+    row = next(line for line in FORMATS.splitlines() if line.startswith(f"| `{name}` |"))
+    for role, others in TASKS[name].roles.items():
+        assert all(f"`{field}`" in row for field in (role, *others))
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_the_examples_of_formats_are_read(name: str, tmp_path: Path) -> None:
+    """Each block is a file of the kind that it says it is, and every line of it is an example."""
+    section = re.search(rf"^### {name}\n(.*?)^##", FORMATS, re.DOTALL | re.MULTILINE)
+    assert section
+    blocks = re.findall(r"```(\w+)\n(.*?)```", section[1], re.DOTALL)
+    assert blocks[0][0] == "jsonl"
+    assert re.search("[가-힣]", blocks[0][1])
+    for number, (extension, text) in enumerate(blocks):
+        path = tmp_path / f"{number}.{extension}"
+        path.write_text(text, encoding="utf-8")
+        findings: list[Finding] = []
+        found = make_task(name).read(path, findings.append)
+        assert not findings
+        assert len(found) == (1 if extension in ("conll", "json") else text.count("\n"))
+
+
+def write_a_readers_files(folder: Path) -> None:
+    """The files that the README's commands take as the reader's own."""
+    (folder / "YOUR_TEXTS").mkdir()
+    for number, document in enumerate(documents(300)):
+        (folder / "YOUR_TEXTS" / f"{number}.txt").write_text(document.text, encoding="utf-8")
+    write_labelled(folder / "YOUR_REVIEWS.jsonl", "classification", documents(2000), 200)
+    write_labelled(folder / "MORE_REVIEWS.jsonl", "classification", documents(500, split="valid"), 40)
+    write_labelled(folder / "YOUR_NAMES.jsonl", "ner", documents(60))
+
+
+def test_the_readmes_commands_and_python_work(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """In order, in one folder, as a reader would; the demo among them is the quick one."""
+    """In order, in one folder, as a reader would; the demo among them is a very quick one."""
     monkeypatch.chdir(tmp_path)
-    texts = tmp_path / "YOUR_TEXTS"
-    texts.mkdir()
-    for number, document in enumerate(documents(300)):
-        (texts / f"{number}.txt").write_text(document.text, encoding="utf-8")
-    ran = 0
+    for module, name, value in QUICKER:
+        monkeypatch.setattr(module, name, value)
+    write_a_readers_files(tmp_path)
+    ran: set[str] = set()
     for command in COMMANDS:
         words = shlex.split(command, comments=True)
         if not words or words[0] == "make":
@@ -84,17 +147,11 @@ def test_the_readmes_commands_work(
         short = [] if "ngram" in words else QUICK.get(words[1], [])
         monkeypatch.setattr(sys, "argv", [*words, *short])
         assert exit_code() == 0, (command, capsys.readouterr().err)
-        ran += 1
-    assert ran >= 5
-    assert "<svg" in (tmp_path / "demo" / "report.html").read_text(encoding="utf-8")
-
-
-def test_the_readmes_python_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, corpus: Path) -> None:
-    from .train.conftest import tiny, train
-
-    monkeypatch.chdir(tmp_path)
-    train(tiny(), corpus, tmp_path / "my-model")
-    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
+        ran.add(words[1])
+    assert ran >= {"demo", "pretrain", "complete", "fit", "predict", "evaluate", "compare"}
+    for page in ("demo", "my-comparison"):
+        assert "<svg" in (tmp_path / page / "report.html").read_text(encoding="utf-8")
+    blocks = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
     assert blocks
     for block in blocks:
         exec(block, {})

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import shlex
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,6 +17,7 @@ if TYPE_CHECKING:
     from malmoi.data.check import Finding
     from malmoi.tasks.base import Task
 
+LINES, TABLES = (".txt", ".jsonl"), (".csv", ".tsv", ".parquet", ".json")  # files of inputs, and others
 TaskName = Annotated[
     str,
     typer.Argument(
@@ -61,7 +64,8 @@ def fit(
         budget=Budget(budget), allow_skips=allow_skips, say=typer.echo,
     )  # fmt: skip
     console.show_metrics(found.metrics, found.num_examples)
-    typer.echo(f'saved {out}; try: malmoi predict {out} "..."')
+    more = ' --context "..."' if found.method.task.kind == "span" else ""
+    typer.echo(f'saved {out}; try: malmoi predict {shlex.quote(str(out))} "..."{more}')
 
 
 def predict(
@@ -78,17 +82,11 @@ def predict(
     from malmoi.methods.use import LoadedMethod
 
     loaded = LoadedMethod(folder)
+    ask = _asker(loaded.task, context)
     if text != "-" and not _is_file(text):
-        value = loaded.task.input_from(_question(text, context))
-        console.show_prediction(loaded.method, value)
+        console.show_prediction(loaded.method, ask(_json_or_text(text)))
         return
-    lines = sys.stdin.buffer.read() if text == "-" else Path(text).read_bytes()
-    try:
-        values = [_value(line) for line in lines.decode("utf-8").split("\n") if line.strip()]
-    except UnicodeDecodeError as error:
-        where = f"{error.reason} at byte {error.start}"
-        raise UserError(f"the input is not UTF-8 ({where}); convert it") from None
-    inputs = [loaded.task.input_from(_question(value, context)) for value in values]
+    inputs = _inputs(text, ask)
     for value, found in zip(inputs, loaded.method.predict(inputs), strict=True):
         row = {"input": loaded.task.input_json(value), "prediction": loaded.task.to_json(found, value)}
         typer.echo(json.dumps(row, ensure_ascii=False))
@@ -106,7 +104,7 @@ def evaluate(
 
     loaded = use.LoadedMethod(folder)
     task = _task(loaded.task.name, fields) if fields else loaded.task
-    examples = task.load(data, allow_skips=allow_skips)
+    examples = use.load(task, {"test": data}, allow_skips=allow_skips, say=typer.echo)["test"]
     console.show_metrics(use.evaluate(loaded.method, examples), len(examples))
 
 
@@ -145,6 +143,8 @@ def compare(
     from malmoi.console import console
     from malmoi.methods.registry import method_options
 
+    if currency and not price_per_hour:
+        raise UserError(f"--currency {currency} needs --price-per-hour")
     found = run_comparison(
         ComparisonSettings(
             task=task, fields=_pairs(fields, "--fields"), train=train, valid=valid, test=test,
@@ -157,6 +157,8 @@ def compare(
         typer.echo,
     )  # fmt: skip
     console.print(show_comparison(found, console.width))
+    if found.verdict.best is None:
+        raise typer.Exit(1)
 
 
 VERBS = (fit, predict, evaluate, compare)
@@ -192,25 +194,56 @@ def _pairs(settings: list[str] | None, option: str, *, typed: bool = False) -> d
     return found
 
 
+def _inputs(path: str, ask: Callable[[Any], Any]) -> list[Any]:
+    """The inputs in a file, or in standard input for -: a text or JSON object on each line."""
+    found = sys.stdin.buffer.read() if path == "-" else Path(path).read_bytes()
+    name = "standard input" if path == "-" else path
+    inputs: list[Any] = []
+    for number, line in enumerate(_decoded(found, name).split("\n"), 1):
+        try:
+            inputs += [ask(_json_or_text(line))] if line.strip() else []
+        except UserError as error:
+            raise UserError(f"{name}:{number}: {error}") from None
+    return inputs
+
+
+def _asker(task: Task[Any, Any], context: str | None) -> Callable[[Any], Any]:
+    """From a value to an input of the task; with --context, a value is a question about that text."""
+    if context is None:
+        return task.input_from
+    if task.kind != "span":
+        raise UserError(f"--context is for question-answering; this folder does {task.name}")
+    text = _decoded(Path(context).read_bytes(), context) if _is_file(context) else context
+    about = {"context": text}
+    return lambda value: task.input_from(about | (value if isinstance(value, dict) else {"question": value}))
+
+
 def _is_file(text: str) -> bool:
+    """Whether `text` is a file of lines. Raises UserError for a table, or the name of a missing file."""
     try:
-        return Path(text).is_file()
+        path = Path(text)
+        found = path.is_file()
     except (OSError, ValueError):  # a text that is too long for a name, or has a zero in it
         return False
+    named = path.suffix.lower() in (*LINES, *TABLES) and not any(map(str.isspace, text))
+    if named and not found:
+        raise UserError(f"{text} does not exist; give a text, a file with one input a line, or -")
+    if named and path.suffix.lower() in TABLES:
+        raise UserError(f"{text} is a table; give a .txt or .jsonl file with one input a line")
+    return found
 
 
-def _value(line: str) -> Any:
-    """JSON where the line is an object, a string or a list of it; else the text itself."""
+def _decoded(content: bytes, name: str) -> str:
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{name} is not UTF-8 ({error.reason} at byte {error.start}); convert it") from None
+
+
+def _json_or_text(line: str) -> Any:
+    """The value where the line is a JSON object or string; else the text itself."""
     try:
         found = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return line.rstrip("\r")
-    return found if isinstance(found, dict | str) else line
-
-
-def _question(value: Any, context: str | None) -> Any:
-    """With --context, a question and what answers it; without, the value (a JSON object's text is read)."""
-    if context is None:
-        return _value(value) if isinstance(value, str) else value
-    text = Path(context).read_text(encoding="utf-8") if _is_file(context) else context
-    return {"question": value, "context": text}
+    return found if isinstance(found, dict | str) else line.rstrip("\r")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from malmoi.engine.engine import Engine
@@ -181,7 +181,8 @@ def show_tokenizers(rows: Sequence[TokenizerRow]) -> None:
 
 def show_metrics(metrics: Mapping[str, Metric], num_examples: int) -> None:
     """Each metric with its 95% interval and what exactly it is."""
-    table = Table(f"on {num_examples:,} examples", "value", "95% interval", "")
+    last = Column("", overflow="fold")  # a signature is one long word
+    table = Table(f"on {num_examples:,} examples", "value", "95% interval", last)
     for name, metric in metrics.items():
         interval = "" if metric.interval is None else "{:.4f} to {:.4f}".format(*metric.interval)
         better = "" if metric.higher_is_better else "lower is better"

@@ -107,7 +107,7 @@ def test_it_goes_on_where_it_stopped(
     assert (out / "methods" / "words" / "result.json").exists()
     monkeypatch.setattr(Interrupted, "armed", False)
     found = run_comparison(settings, out, said.append, isolated=False)
-    assert said[0] == "words: measured before"
+    assert "words: measured before" in said
     assert not any(row.error for row in found.rows)
     report = json.loads((out / "methods" / "interrupted" / "result.json").read_text())["report"]
     assert (report["steps"], report["replayed"]) == (123, True)  # what was calibrated before the interruption
@@ -143,7 +143,7 @@ def test_judging_may_change_in_a_used_folder(settings: ComparisonSettings, tmp_p
     run_comparison(settings, out, isolated=False)
     cheap = settings.model_copy(update={"good_enough": ("accuracy", 0.4), "price_per_hour": 2.0})
     found = run_comparison(cheap, out, said.append, isolated=False)
-    assert said == ["words: measured before", "usual: measured before"]
+    assert said[-2:] == ["words: measured before", "usual: measured before"]
     assert "is good enough" in found.advice
     wanted = settings.model_copy(update={"good_enough": ("accuracy", 1.1)})
     assert run_comparison(wanted, out, isolated=False).advice.startswith("No method reaches")

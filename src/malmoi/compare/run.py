@@ -23,6 +23,7 @@ from malmoi.compare.settings import ComparisonSettings, Material, load_material
 from malmoi.compare.verdict import Row, Verdict, advice, judge
 from malmoi.compare.worker import FIT, QUESTIONS, RECORD, RESULT, Job, attempt
 from malmoi.core import Metric
+from malmoi.data.labelled import summary
 from malmoi.methods.base import Json, Method, Say, silent
 from malmoi.methods.registry import make_method
 from malmoi.metrics import Statistic
@@ -50,6 +51,10 @@ def run_comparison(
     metric, wanted = settings.good_enough or (material.task.primary, None)
     _check_metric(metric, material)
     _claim(out, settings, material)
+    for note in material.notes:
+        say(note)
+    if material.findings:
+        say(summary(material.findings, material.task.name))
     found = {name: _measure(Job(out, name), say, isolated) for name in methods}
     price_per_s = (settings.price_per_hour or 3600) / 3600
     rows = [_row(methods[name], found[name], material, price_per_s) for name in found]

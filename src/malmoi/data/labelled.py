@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -146,6 +147,16 @@ def raise_when_many(
         raise UserError(
             f"{path}: {len(errors)} of {num_rows} rows are wrong{first}; {command}; --allow-skips goes on"
         )
+
+
+def summary(findings: Sequence[Finding], task_name: str) -> str:
+    """One line about findings: how many of each level, the first of the worst, how to see all."""
+    counts = Counter(finding.level for finding in findings)
+    levels = {"error": "errors (bad rows are left out)", "warning": "warnings", "note": "notes"}
+    told = ", ".join(f"{counts[level]:,} {words}" for level, words in levels.items() if counts[level])
+    first = min(findings, key=lambda finding: list(levels).index(finding.level))
+    where = f"the first, {first.where}: {first.message}"
+    return f"data: {told}; {where}; malmoi data check --task {task_name} lists all"
 
 
 def attempts(rows: Iterable[Any], make: Callable[[Any], Iterable[Any]], report: Report) -> Iterator[Any]:

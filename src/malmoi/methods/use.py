@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -9,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from malmoi.core import Example, Metric
-from malmoi.data.splits import Splits
+from malmoi.data.check import Finding
+from malmoi.data.labelled import summary
 from malmoi.methods.base import Method, Say
 from malmoi.methods.folder import is_method, load_method, save_method
 from malmoi.methods.registry import make_method
@@ -73,10 +75,10 @@ def fit_method(
     With `valid`, choices are made on a part held out of `train` and the method is measured on `valid`;
     without it, two parts are held out. Raises UserError before any work where `out` is in use.
     """
-    if out.exists():
-        raise UserError(f"{out} exists; choose another --out")
+    _check_new(out)
     method = make_method(name, task, options)
-    splits = load_splits(task, train, valid, None, allow_skips=allow_skips)
+    parts = load(task, {"train": train, "valid": valid}, allow_skips=allow_skips, say=say)
+    splits = task.split(parts["train"], parts.get("valid"))
     for note in splits.notes:
         say(note)
     start_s = time.perf_counter()
@@ -88,14 +90,27 @@ def fit_method(
     return Fitted(method, metrics, len(splits.test), note)
 
 
-def load_splits(
-    task: Task[Any, Any], train: Path, valid: Path | None, test: Path | None, *, allow_skips: bool
-) -> Splits:
-    """The parts of the user's files (see `malmoi.data.splits:split_examples`)."""
-    parts = [
-        None if path is None else task.load(path, allow_skips=allow_skips) for path in (train, valid, test)
-    ]
-    return task.split(parts[0] or [], parts[1], parts[2])
+def _check_new(out: Path) -> None:
+    """Raises UserError where the folder `out` is there, or cannot be made."""
+    if out.exists():
+        raise UserError(f"{out} exists; choose another --out")
+    above = next(folder for folder in out.absolute().parents if folder.exists())
+    if not above.is_dir() or not os.access(above, os.W_OK):
+        raise UserError(f"{out} cannot be made, for {above} is no folder to write to; choose another --out")
+
+
+def load(
+    task: Task[Any, Any], paths: Mapping[str, Path | None], *, allow_skips: bool, say: Say
+) -> dict[str, Examples]:
+    """The examples of each part that has a file; `say` hears what was skipped or looks wrong."""
+    findings: list[Finding] = []
+    parts: dict[str, Examples] = {
+        part: task.load(path, allow_skips=allow_skips, report=findings.append)
+        for part, path in paths.items() if path
+    }  # fmt: skip
+    if found := findings + task.check(parts):
+        say(summary(found, task.name))
+    return parts
 
 
 def evaluate(method: Method, examples: Examples) -> dict[str, Metric]:

@@ -74,6 +74,11 @@ class Task(ABC, Generic[X, Y]):
         names = [self.fields[role]] if role in self.fields else [role, *self.roles[role]]
         return next((values[name] for name in names if values.get(name) is not None), None)
 
+    def find_input(self, values: Mapping[str, Any], role: str) -> Any:
+        """The same for what is to be predicted from, which may have our name whatever `fields` says."""
+        found = self.find(values, role)
+        return values.get(role) if found is None else found
+
     def value(self, values: Mapping[str, Any], role: str) -> Any:
         """The same, but raises BadRow where there is none."""
         found = self.find(values, role)
@@ -91,8 +96,10 @@ class Task(ABC, Generic[X, Y]):
             raise BadRow(f'"{role}" must be a text, found {short(found) or "an empty one"}')
         return found
 
-    def load(self, path: Path, *, allow_skips: bool = False) -> list[Example[X, Y]]:
-        """The examples of a file or folder.
+    def load(
+        self, path: Path, *, allow_skips: bool = False, report: Report = lambda _: None
+    ) -> list[Example[X, Y]]:
+        """The examples of a file or folder; `report` hears what is wrong with the few rows left out.
 
         Raises UserError where there are none, or where more than 1% are wrong (unless allow_skips): the
         line names the first one and the command that lists them all.
@@ -100,6 +107,8 @@ class Task(ABC, Generic[X, Y]):
         findings: list[Finding] = []
         examples = self.read(path, findings.append)
         raise_when_many(findings, len(examples), path, self.name, allow_skips=allow_skips)
+        for finding in findings:
+            report(finding)
         return examples
 
     def split(
@@ -129,7 +138,7 @@ class Task(ABC, Generic[X, Y]):
     def input_from(self, value: Any) -> X:
         """The input in one line of text or one JSON object. Raises UserError for one of another form."""
         role = next(iter(self.roles))
-        found = self.find(value, role) if isinstance(value, dict) else value
+        found = self.find_input(value, role) if isinstance(value, dict) else value
         if not isinstance(found, str):
             raise UserError(f'{self.name} takes a text or {{"{role}": TEXT}}, found {short(value)}')
         return cast(X, found)

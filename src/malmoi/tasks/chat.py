@@ -57,8 +57,8 @@ class Chat(Task[Messages, str]):
         if isinstance(value, str):
             return (Message("user", value),)
         try:
-            return _messages(value["messages"])
-        except (BadRow, KeyError, TypeError) as error:
+            return _messages(self.find_input(value, "messages"))
+        except (BadRow, AttributeError) as error:
             form = 'a text or {"messages": [{"role", "content"}]}'
             raise UserError(f"{self.name} takes {form}, found {short(value)} ({error})") from None
 

@@ -18,7 +18,7 @@ def check_examples(parts: Parts, key: Callable[[Any], str], kind: str) -> list[F
     """Empty targets, very long inputs, conflicts, inputs in two parts, rare and unseen labels."""
     labelled = kind in ("label", "tags")
     found = [*_one_by_one(parts, key), *_repeats(parts, key, labelled=labelled)]
-    return found + list(_labels(parts)) if labelled else found
+    return [*found, *_too_few_labels(parts.get("train", ()), kind), *_labels(parts)] if labelled else found
 
 
 def _one_by_one(parts: Parts, key: Callable[[Any], str]) -> Iterator[Finding]:
@@ -39,6 +39,16 @@ def _repeats(parts: Parts, key: Callable[[Any], str], *, labelled: bool) -> Iter
             yield Finding("warning", example.source, f"this {part} input is in {other} too: {before.source}")
         if labelled and before.target != example.target:
             yield Finding("warning", example.source, f"the same input as {before.source}, another label")
+
+
+def _too_few_labels(examples: Sequence[Example[Any, Any]], kind: str) -> Iterator[Finding]:
+    """Training examples of which nothing can be learned."""
+    labels = sorted({label for example in examples for label in label_set(example.target)})
+    if kind == "label" and len(labels) == 1:
+        message = f"all training examples have the label {labels[0]!r}; give some of another one"
+        yield Finding("error", examples[0].source, message)
+    if kind == "tags" and examples and not labels:
+        yield Finding("error", examples[0].source, "no training example has an entity; mark some")
 
 
 def _labels(parts: Parts) -> Iterator[Finding]:

@@ -58,11 +58,13 @@ class QuestionAnswering(Task[Question, Answer]):
 
     def input_from(self, value: Any) -> Question:
         """The question in {"question": TEXT, "context": TEXT}. Raises UserError for anything else."""
-        try:
-            return Question(self.text(value, "question"), self.text(value, "context"))
-        except (BadRow, AttributeError) as error:
-            form = '{"question": TEXT, "context": TEXT}'
-            raise UserError(f"{self.name} takes {form}, found {short(value)} ({error})") from None
+        form = '{"question": TEXT, "context": TEXT}'
+        if not isinstance(value, dict):
+            raise UserError(f"{self.name} takes {form} (or a text and --context), found {short(value)}")
+        question, context = (self.find_input(value, role) for role in ("question", "context"))
+        if not all(isinstance(text, str) and text.strip() for text in (question, context)):
+            raise UserError(f"{self.name} takes {form}, neither empty, found {short(value)}")
+        return Question(question, context)
 
     def input_json(self, value: Question) -> Any:
         """{"question", "context"}."""
