@@ -26,5 +26,5 @@ def load(folder: str | Path, *, device: str = "cpu") -> Loaded | LoadedMethod:
     from malmoi.methods.use import LoadedMethod, method_folder
 
     if is_method(method_folder(Path(folder))):
-        return LoadedMethod(folder)
+        return LoadedMethod(folder, device=device)
     return Loaded(folder, device=device)

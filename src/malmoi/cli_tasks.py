@@ -122,7 +122,7 @@ def compare(
     ] = None,
     budget: BudgetSeconds = None,
     price_per_hour: Annotated[
-        float | None, typer.Option(min=0.0, help="Of this machine, to show what predictions cost.")
+        float | None, typer.Option(min=1e-6, help="Of this machine, to show what predictions cost.")
     ] = None,
     currency: Annotated[str, typer.Option(help="Of that price, for example USD or KRW.")] = "",
     curve: Annotated[
@@ -150,7 +150,7 @@ def compare(
             task=task, fields=_pairs(fields, "--fields"), train=train, valid=valid, test=test,
             methods=method_options(_task(task, fields), methods, _pairs(settings, "--set", typed=True)),
             good_enough=parse_good_enough(good_enough) if good_enough else None,
-            budget_seconds=budget, price_per_hour=price_per_hour or None, currency=currency, curve=curve,
+            budget_seconds=budget, price_per_hour=price_per_hour, currency=currency, curve=curve,
             test_limit=test_limit, seed=seed, allow_skips=allow_skips,
         ),
         out,

@@ -47,8 +47,8 @@ def split_examples(
 ) -> Splits:
     """The three parts, whichever were given; the notes say what serves for what.
 
-    A `valid` without a `test` becomes the test, for it was kept apart. What is missing is held out of `train`:
-    a tenth of it, of few examples a fifth.
+    A `valid` without a `test` becomes the test, for it was kept apart. What is missing is held out of
+    `train`: a tenth of it, of few examples a fifth.
     key(input) tells inputs apart. group(input), by default the key, must be equal wherever the key is: what
     is equal in it stays together (the turns of one conversation), where there are enough groups. One example
     of each label stays in `train`. Raises UserError where there are fewer than 10 different inputs.

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, Self
 
+import torch
 from torch import Tensor
 
 from malmoi.core import Example
@@ -81,6 +82,11 @@ class Method(ABC):
     @abstractmethod
     def predict(self, inputs: Sequence[Any]) -> list[Any | None]:
         """One prediction for each input, whatever stands beside it; None where there is none."""
+
+    def to(self, device: torch.device) -> Self:
+        """Move to a device what can use one."""
+        del device
+        return self
 
     def probabilities(self, inputs: Sequence[Any]) -> list[dict[str, float]] | None:
         """For tasks of kind `label`: each label's probability. None: the method has none."""

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from malmoi.core import Example, Metric
 from malmoi.data.check import Finding
 from malmoi.data.labelled import summary
@@ -38,9 +40,9 @@ class Fitted:
 class LoadedMethod:
     """What a user holds after `malmoi.load` of a fitted method's folder."""
 
-    def __init__(self, folder: str | Path) -> None:
+    def __init__(self, folder: str | Path, *, device: str = "cpu") -> None:
         self.folder = method_folder(Path(folder))
-        self.method = load_method(self.folder)
+        self.method = load_method(self.folder).to(torch.device(device))
 
     @property
     def task(self) -> Task[Any, Any]:

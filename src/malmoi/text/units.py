@@ -48,7 +48,7 @@ class UnitVocabulary:
 
     words: dict[str, int]
     characters: dict[str, int]
-    _spelled: dict[str, list[int]] = field(default_factory=dict, repr=False, compare=False)
+    _spelled: dict[str, list[int]] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @classmethod
     def build(cls, texts: Iterable[str], min_count: int = 2, max_size: int = 50_000) -> Self:

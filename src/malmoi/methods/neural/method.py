@@ -107,9 +107,14 @@ class Neural(Method):
         seconds = fit(problem, spec, steps, say).seconds
         return budget if budget.seconds is None else replace(budget, seconds=budget.seconds - seconds)
 
+    def to(self, device: torch.device) -> Self:
+        self.form.device = device
+        self.model = self.model.to(device)
+        return self
+
     def _build(self) -> None:
-        self.form.device = pick_device()
-        self.model = self.form.build().to(self.form.device)
+        self.model = self.form.build()
+        self.to(pick_device())
 
     def predict(self, inputs: Sequence[Any]) -> list[Any | None]:
         return self.form.predict(self.model, inputs) if inputs else []
