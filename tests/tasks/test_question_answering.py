@@ -70,7 +70,7 @@ def test_a_wrong_start_is_mended_at_the_nearest_place(tmp_path: Path) -> None:
     ("change", "message"),
     [
         ({"answers": ["서울"]}, "'서울' is not in the context"),
-        ({"answers": [{"text": "부산", "answer_start": "11"}]}, "whole number"),
+        ({"answers": [{"text": "부산", "answer_start": "eleven"}]}, "whole number"),
         ({"answers": [{"answer_start": 11}]}, "must have a text"),
         ({"answers": 7}, "must have a text"),
         ({"question": ""}, "must be a text"),
@@ -126,3 +126,15 @@ def test_inputs_are_objects_and_share_a_group_by_context() -> None:
     for wrong in ("text", {"question": "a"}, None, []):
         with pytest.raises(UserError, match="question-answering takes"):
             task.input_from(wrong)
+
+
+def test_a_table_has_its_numbers_as_text(tmp_path: Path) -> None:
+    path = tmp_path / "asked.csv"
+    rows = [
+        "question,context,answer,answer_start",
+        "Who?,Mina sang.,Mina,0",
+        "누가?,어제 민아가 노래했다.,민아,",
+    ]
+    path.write_text("\n".join(rows), encoding="utf-8")
+    found = QuestionAnswering().load(path)
+    assert [example.target for example in found] == [Answer("Mina", 0), Answer("민아", 3)]

@@ -134,6 +134,8 @@ def _answers(value: Any, values: Mapping[str, Any]) -> list[tuple[str, int | Non
 def _answer(text: Any, start: Any) -> tuple[str, int | None]:
     if isinstance(text, dict):
         text, start = text.get("text"), text.get("answer_start")
+    if (isinstance(start, str) and start.strip().isdecimal()) or start == "":  # a cell of a table
+        start = int(start) if start else None
     if not isinstance(text, str) or not text.strip() or not isinstance(start, int | None):
         raise BadRow(f"an answer must have a text and a whole number, found {short((text, start))}")
     return text, start
