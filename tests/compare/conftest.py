@@ -45,7 +45,7 @@ def compared(tmp_path_factory: pytest.TempPathFactory) -> Comparison:
         settings = ComparisonSettings(
             task="classification", train=write_reviews(folder / "reviews.jsonl", 900), curve=True,
             methods={"words": {}, "slow": {"letters": 3}, "usual": {}, "raises": {}},
-            price_per_hour=1200, currency="₩", measure_seconds=0.001,
+            price_per_hour=1200, currency="원", measure_seconds=0.001,
         )  # fmt: skip
         return run_comparison(settings, folder / "out", isolated=False)
 

@@ -93,7 +93,7 @@ def test_the_terminal_shows_every_method(compared: Comparison) -> None:
     console = Console(width=160, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
     console.print(show_comparison(compared))
     text = console.export_text()
-    assert all(name in text for name in ("words", "slow", "usual", "failed: RuntimeError", "₩"))
+    assert all(name in text for name in ("words", "slow", "usual", "failed: RuntimeError", "원"))
     assert compared.advice[:40] in text
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+import warnings
 from collections.abc import Mapping, Sequence
 from itertools import cycle
 from pathlib import Path
@@ -109,7 +110,9 @@ def _svg(figure: Figure) -> str:
     figure.patch.set_alpha(0)
     page = io.StringIO()
     with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "malmoi", "font.family": "sans-serif"}):
-        FigureCanvasSVG(figure).print_svg(page, metadata={"Date": None, "Creator": None})
+        with warnings.catch_warnings():  # the page has the letters that matplotlib's own font lacks
+            warnings.filterwarnings("ignore", message="Glyph")
+            FigureCanvasSVG(figure).print_svg(page, metadata={"Date": None, "Creator": None})
     svg = page.getvalue()
     svg = svg[svg.index("<svg") :].replace(_INK, "currentColor")
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
