@@ -109,10 +109,11 @@ def _svg(figure: Figure) -> str:
             text.set_color(_INK)
     figure.patch.set_alpha(0)
     page = io.StringIO()
-    with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "malmoi", "font.family": "sans-serif"}):
-        with warnings.catch_warnings():  # the page has the letters that matplotlib's own font lacks
-            warnings.filterwarnings("ignore", message="Glyph")
-            FigureCanvasSVG(figure).print_svg(page, metadata={"Date": None, "Creator": None})
+    style = {"svg.fonttype": "none", "svg.hashsalt": "malmoi", "font.family": "sans-serif"}
+    with mpl.rc_context(style), warnings.catch_warnings():
+        # the page has the letters that matplotlib's own font lacks
+        warnings.filterwarnings("ignore", message="Glyph")
+        FigureCanvasSVG(figure).print_svg(page, metadata={"Date": None, "Creator": None})
     svg = page.getvalue()
     svg = svg[svg.index("<svg") :].replace(_INK, "currentColor")
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
