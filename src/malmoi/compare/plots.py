@@ -109,8 +109,10 @@ def _svg(figure: Figure) -> str:
             text.set_color(_INK)
     figure.patch.set_alpha(0)
     page = io.StringIO()
-    style = {"svg.fonttype": "none", "svg.hashsalt": "malmoi", "font.family": "sans-serif"}
-    with mpl.rc_context(style), warnings.catch_warnings():
+    with (
+        mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "malmoi", "font.family": "sans-serif"}),
+        warnings.catch_warnings(),
+    ):
         # the page has the letters that matplotlib's own font lacks
         warnings.filterwarnings("ignore", message="Glyph")
         FigureCanvasSVG(figure).print_svg(page, metadata={"Date": None, "Creator": None})
