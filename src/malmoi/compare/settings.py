@@ -13,7 +13,6 @@ from pydantic import Field, PositiveFloat, PositiveInt
 
 from malmoi.core import Example
 from malmoi.data.check import Finding
-from malmoi.data.labelled import raise_when_many
 from malmoi.models.config import StrictModel
 from malmoi.tasks import make_task
 from malmoi.tasks.base import Task
@@ -83,7 +82,8 @@ def load_material(settings: ComparisonSettings) -> Material:
     """Read, split and check the data: a function of the settings. Raises UserError."""
     task, findings = make_task(settings.task, settings.fields), list[Finding]()
     paths = (settings.train, settings.valid, settings.test)
-    train, *others = [_read(task, path, findings, settings.allow_skips) if path else None for path in paths]
+    skips, report = settings.allow_skips, findings.append
+    train, *others = [task.load(path, allow_skips=skips, report=report) if path else None for path in paths]
     found = task.split(train or [], *others, seed=settings.seed)
     test, notes = found.test, list(found.notes)
     if settings.test_limit and settings.test_limit < len(test):
@@ -91,15 +91,6 @@ def load_material(settings: ComparisonSettings) -> Material:
         test = sample(test, settings.test_limit, settings.seed)
     parts = {"train": found.train, "valid": found.valid, "test": test}
     return Material(task, parts, notes, findings + task.check(parts))
-
-
-def _read(task: Task[Any, Any], path: Path, findings: list[Finding], allow_skips: bool) -> Examples:
-    """As `Task.load`, with every finding kept for the report."""
-    here: list[Finding] = []
-    examples = task.read(path, here.append)
-    raise_when_many(here, len(examples), path, task.name, allow_skips=allow_skips)
-    findings.extend(here)
-    return examples
 
 
 def sample(examples: Sequence[Example[Any, Any]], count: int, seed: int) -> Examples:

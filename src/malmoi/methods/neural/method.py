@@ -191,6 +191,7 @@ class _Fitting(_Rows[Any]):
     ) -> None:  # fmt: skip
         super().__init__(form, form.rows(train), options, dtype)
         self.model, self.valid = model, valid
+        self.valid_rows = [] if form.by_metric else sorted(form.rows(valid), key=form.length)
 
     def losses(self, step: int) -> Iterator[Loss]:
         for rows, random in self.parts(step):
@@ -203,9 +204,8 @@ class _Fitting(_Rows[Any]):
         if self.form.by_metric:
             found = self.form.predict(self.model, [example.input for example in self.valid])
             return self.form.task.statistics(found, self.valid)[self.form.task.primary].value
-        rows = sorted(self.form.rows(self.valid), key=self.form.length)
-        parts = within([self.form.length(row) for row in rows], PART_TOKENS)
-        return _mean_value(self.form.loss(self.model, rows[part], None) for part in parts)
+        parts = within([self.form.length(row) for row in self.valid_rows], PART_TOKENS)
+        return _mean_value(self.form.loss(self.model, self.valid_rows[part], None) for part in parts)
 
 
 class _WarmingUp(_Rows[Any]):
