@@ -41,7 +41,8 @@ class Task(ABC, Generic[X, Y]):
     """One task. `fields` names the columns or keys of the user's files where they differ from the usual.
 
     labels: of a task with a label set, for asking and for reading replies; set by whoever has the training
-    examples. wording: how to ask in English and in Korean, with {input} and {labels}.
+    examples. wordings: ways to ask in English, and in Korean, with {input} and {labels}; a method asks in the
+    first, tuning in all of them.
     """
 
     name: ClassVar[str]
@@ -49,7 +50,7 @@ class Task(ABC, Generic[X, Y]):
     kind: ClassVar[Kind]
     primary: ClassVar[str]  # the metric that methods are ordered by
     roles: ClassVar[Mapping[str, tuple[str, ...]]] = {}  # what `fields` may name -> other usual names of it
-    wording: ClassVar[tuple[str, str]] = ("{input}", "{input}")
+    wordings: ClassVar[tuple[tuple[str, ...], tuple[str, ...]]] = (("{input}",), ("{input}",))
     labels: Sequence[str] = ()
     needs_likelihood: ClassVar[bool] = False  # whether metrics want log-likelihoods of the true targets
 
@@ -165,17 +166,18 @@ class Task(ABC, Generic[X, Y]):
 
     # ---- words
 
-    def prompt(self, value: X, shots: Sequence[Example[X, Y]] = ()) -> list[Message]:
+    def prompt(self, value: X, shots: Sequence[Example[X, Y]] = (), *, variant: int = 0) -> list[Message]:
         """How to ask a chat model, after `shots` solved examples; in Korean where the input is Korean."""
-        asked = [(self.ask(shot.input), self.answer(shot.target, shot.input)) for shot in shots]
+        asked = [(self.ask(shot.input, variant), self.answer(shot.target, shot.input)) for shot in shots]
         turns = [
             turn for ask, answer in asked for turn in (Message("user", ask), Message("assistant", answer))
         ]
-        return [*turns, Message("user", self.ask(value))]
+        return [*turns, Message("user", self.ask(value, variant))]
 
-    def ask(self, value: X) -> str:
-        """What the user says to have the task done for one input."""
-        wording = self.wording[is_korean(self.key(value))]
+    def ask(self, value: X, variant: int = 0) -> str:
+        """What the user says to have the task done for one input; variant: in which of the wordings."""
+        wordings = self.wordings[is_korean(self.key(value))]
+        wording = wordings[variant % len(wordings)]
         return wording.format(input=value, labels=", ".join(self.labels) or "...")
 
     def answer(self, target: Y, value: X) -> str:

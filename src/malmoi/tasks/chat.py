@@ -7,14 +7,12 @@ from typing import Any, ClassVar
 
 from malmoi.core import Example, Message
 from malmoi.data.check import Finding
+from malmoi.data.conversations import Messages, exchange, messages_from
 from malmoi.data.labelled import BadRow, Report
 from malmoi.data.readers import Record, short
 from malmoi.metrics import bits_per_byte, chrf, distinct
 from malmoi.tasks.base import Examples, Found, Nats, Scores, Task
 from malmoi.util.errors import UserError
-
-Messages = tuple[Message, ...]
-_ROLES: Any = {role: role for role in ("system", "user", "assistant")} | {"human": "user", "gpt": "assistant"}
 
 
 class Chat(Task[Messages, str]):
@@ -47,17 +45,16 @@ class Chat(Task[Messages, str]):
 
     def _messages(self, values: Mapping[str, Any]) -> Messages:
         if (turns := self.find(values, "messages")) is not None:
-            return _messages(turns)
-        asked, more = self.text(values, "instruction"), self.find(values, "input")
-        content = f"{asked}\n\n{more}" if isinstance(more, str) and more.strip() else asked
-        return (Message("user", content), Message("assistant", self.text(values, "output")))
+            return messages_from(turns)
+        self.value(values, "instruction")  # the usual error, with the field that is missing
+        return exchange(*(self.find(values, role) for role in ("instruction", "input", "output")))
 
     def input_from(self, value: Any) -> Messages:
         """One message of the user, or {"messages": [...]}. Raises UserError for anything else."""
         if isinstance(value, str):
             return (Message("user", value),)
         try:
-            return _messages(self.find_input(value, "messages"))
+            return messages_from(self.find_input(value, "messages"))
         except (BadRow, AttributeError) as error:
             form = 'a text or {"messages": [{"role", "content"}]}'
             raise UserError(f"{self.name} takes {form}, found {short(value)} ({error})") from None
@@ -75,8 +72,11 @@ class Chat(Task[Messages, str]):
         first = next((at for at, one in enumerate(value) if one.role != "system"), 0)
         return self.key(value[: first + 1])
 
-    def prompt(self, value: Messages, shots: Sequence[Example[Messages, str]] = ()) -> list[Message]:
+    def prompt(
+        self, value: Messages, shots: Sequence[Example[Messages, str]] = (), *, variant: int = 0
+    ) -> list[Message]:
         """The conversation itself, after the shots' and the system's word."""
+        del variant  # the user has asked
         solved = [turn for shot in shots for turn in (*shot.input, Message("assistant", shot.target))]
         system = [turn for turn in value if turn.role == "system"]
         return [*system, *(turn for turn in (*solved, *value) if turn.role != "system")]
@@ -88,21 +88,3 @@ class Chat(Task[Messages, str]):
         if log_likelihoods is not None:
             found["bits_per_byte"] = bits_per_byte(log_likelihoods, [example.target for example in examples])
         return found
-
-
-def _messages(turns: Any) -> Messages:
-    """Turns of {"role", "content"} or {"from", "value"}. Raises BadRow for anything else."""
-    if not isinstance(turns, list) or not turns:
-        raise BadRow(f"expected a list of messages, found {short(turns)}")
-    return tuple(map(_message, turns))
-
-
-def _message(turn: Any) -> Message:
-    if not isinstance(turn, dict):
-        raise BadRow(f"expected a message, found {short(turn)}")
-    role, content = turn.get("role", turn.get("from")), turn.get("content", turn.get("value"))
-    if not isinstance(role, str) or role not in _ROLES:
-        raise BadRow(f"unknown role {short(role)}; known: {', '.join(_ROLES)}")
-    if not isinstance(content, str) or not content.strip():
-        raise BadRow(f"a message must be a text, found {short(content) or 'an empty one'}")
-    return Message(_ROLES[role], content.strip())

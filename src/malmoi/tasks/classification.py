@@ -25,9 +25,17 @@ class Classification(Task[str, str]):
         "text": ("sentence", "document", "review", "content", "utterance", "comment", "input"),
         "label": ("class", "category", "sentiment", "intent", "target", "output"),
     }
-    wording = (
-        "Classify this text. Reply with exactly one of: {labels}\n\nText: {input}\nLabel:",
-        "이 글을 분류하세요. 다음 중에서 하나만 골라 그대로 쓰세요: {labels}\n\n글: {input}\n분류:",
+    wordings = (
+        (
+            "Classify this text. Reply with exactly one of: {labels}\n\nText: {input}\nLabel:",
+            "{input}\n\nWhich of these labels fits this text: {labels}?",
+            "Choose the right label ({labels}) for the following.\n\n{input}",
+        ),
+        (
+            "이 글을 분류하세요. 다음 중에서 하나만 골라 그대로 쓰세요: {labels}\n\n글: {input}\n분류:",
+            "{input}\n\n이 글은 다음 중 무엇에 해당하나요: {labels}?",
+            "다음 글에 맞는 것을 고르세요 ({labels}).\n\n{input}",
+        ),
     )
 
     def examples(self, record: Record, report: Report) -> Iterator[Example[str, str]]:

@@ -26,9 +26,17 @@ class Completion(Task[str, str]):
     kind = "continuation"
     primary = "bits_per_byte"
     roles: ClassVar = {"text": ()}
-    wording = (
-        "Continue this text. Reply with the continuation only.\n\n{input}",
-        "다음 글을 이어서 쓰세요. 이어지는 글만 쓰세요.\n\n{input}",
+    wordings = (
+        (
+            "Continue this text. Reply with the continuation only.\n\n{input}",
+            "How does this text go on?\n\n{input}",
+            "Write on from here: {input}",
+        ),
+        (
+            "다음 글을 이어서 쓰세요. 이어지는 글만 쓰세요.\n\n{input}",
+            "이 글은 어떻게 이어지나요?\n\n{input}",
+            "여기서부터 계속 써 주세요: {input}",
+        ),
     )
     needs_likelihood = True
 

@@ -39,11 +39,19 @@ class NamedEntities(Task[str, Entities]):
     kind = "tags"
     primary = "entity_f1"
     roles: ClassVar = {"text": ("sentence",), "entities": ("spans", "labels", "label")}
-    wording = (
-        "List the named entities of this text in order, as a JSON list only: "
-        '[{{"text": "...", "label": "..."}}]. Labels: {labels}\n\nText: {input}',
-        "글에 나오는 개체명을 순서대로 JSON 목록으로만 답하세요: "
-        '[{{"text": "...", "label": "..."}}]. 종류: {labels}\n\n글: {input}',
+    wordings = (
+        (
+            "List the named entities of this text in order, as a JSON list only: "
+            '[{{"text": "...", "label": "..."}}]. Labels: {labels}\n\nText: {input}',
+            'Which names ({labels}) are in this text? Answer with a JSON list of "text" and "label".\n\n{input}',
+            "{input}\n\nExtract all entities of the kinds {labels} from the text above, as JSON.",
+        ),
+        (
+            "글에 나오는 개체명을 순서대로 JSON 목록으로만 답하세요: "
+            '[{{"text": "...", "label": "..."}}]. 종류: {labels}\n\n글: {input}',
+            '다음 글에 어떤 이름이 나오나요({labels})? "text"와 "label"의 JSON 목록으로 답하세요.\n\n{input}',
+            "{input}\n\n위 글에서 {labels} 종류의 개체명을 모두 찾아 JSON으로 쓰세요.",
+        ),
     )
 
     def read(self, path: Path, report: Report) -> list[Example[str, Entities]]:

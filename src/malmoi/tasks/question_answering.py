@@ -24,11 +24,19 @@ class QuestionAnswering(Task[Question, Answer]):
     kind = "span"
     primary = "f1"
     roles: ClassVar = {"question": ("query",), "context": ("passage", "document"), "answers": ("answer",)}
-    wording = (
-        "Answer the question with a short part of the text, copied exactly.\n\n"
-        "Text: {input.context}\n\nQuestion: {input.question}\nAnswer:",
-        "글에서 질문의 답을 찾아 글에 있는 그대로 짧게 답하세요.\n\n"
-        "글: {input.context}\n\n질문: {input.question}\n답:",
+    wordings = (
+        (
+            "Answer the question with a short part of the text, copied exactly.\n\n"
+            "Text: {input.context}\n\nQuestion: {input.question}\nAnswer:",
+            "{input.context}\n\nAccording to this text: {input.question}",
+            "{input.question} Answer from the following text, in its own words.\n\n{input.context}",
+        ),
+        (
+            "글에서 질문의 답을 찾아 글에 있는 그대로 짧게 답하세요.\n\n"
+            "글: {input.context}\n\n질문: {input.question}\n답:",
+            "{input.context}\n\n이 글에 따르면, {input.question}",
+            "{input.question} 다음 글에 있는 말로 답하세요.\n\n{input.context}",
+        ),
     )
 
     def read(self, path: Path, report: Report) -> list[Example[Question, Answer]]:

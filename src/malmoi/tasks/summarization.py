@@ -23,9 +23,17 @@ class Summarization(Task[str, str]):
         "document": ("text", "article", "source", "input", "dialogue"),
         "summary": ("summaries", "highlights", "target", "abstract", "title", "output"),
     }
-    wording = (
-        "Summarize this text briefly. Reply with the summary only.\n\n{input}",
-        "다음 글을 짧게 요약하세요. 요약만 쓰세요.\n\n{input}",
+    wordings = (
+        (
+            "Summarize this text briefly. Reply with the summary only.\n\n{input}",
+            "{input}\n\nWhat is this about, in a sentence?",
+            "Sum up the following.\n\n{input}",
+        ),
+        (
+            "다음 글을 짧게 요약하세요. 요약만 쓰세요.\n\n{input}",
+            "{input}\n\n한 문장으로 말하면 어떤 내용인가요?",
+            "다음 내용을 간추려 주세요.\n\n{input}",
+        ),
     )
 
     def examples(self, record: Record, report: Report) -> Iterator[Example[str, str]]:

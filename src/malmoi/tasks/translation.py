@@ -26,9 +26,17 @@ class Translation(Task[str, str]):
     kind = "text"
     primary = "chrf"
     roles: ClassVar = {"source": ("src", "input"), "target": ("tgt", "reference", "output")}
-    wording = (
-        "Translate this text into Korean. Reply with the translation only.\n\n{input}",
-        "다음 글을 영어로 번역하세요. 번역만 쓰세요.\n\n{input}",
+    wordings = (
+        (
+            "Translate this text into Korean. Reply with the translation only.\n\n{input}",
+            "{input}\n\nHow do you say this in Korean?",
+            "Into Korean, please: {input}",
+        ),
+        (
+            "다음 글을 영어로 번역하세요. 번역만 쓰세요.\n\n{input}",
+            "{input}\n\n이것을 영어로 옮기면?",
+            "영어로 옮겨 주세요: {input}",
+        ),
     )
 
     def read(self, path: Path, report: Report) -> list[Example[str, str]]:

@@ -235,14 +235,23 @@ class Tokenizer:
         write_text(folder / TOKENIZER_FILE, self.to_json())
         write_json(folder / "tokenizer_config.json", self._described() | self.config)
 
-    def _described(self) -> dict[str, Any]:
+    @cached_property
+    def special_texts(self) -> dict[str, int]:
+        """How each special is written in text with markers, and its id."""
+        return {self._names[id]: id for id in sorted(self.specials.ids)}
+
+    @property
+    def special_names(self) -> dict[str, str]:
+        """ "bos_token", "eos_token", ... -> how it is written, as configs and chat templates name them."""
         specials = self.specials
         named = {"bos": specials.bos, "eos": specials.eos, "pad": specials.pad, "unk": specials.unk}
-        tokens = {f"{name}_token": self._names[id] for name, id in named.items() if id is not None}
+        return {f"{name}_token": self._names[id] for name, id in named.items() if id is not None}
+
+    def _described(self) -> dict[str, Any]:
         return {
             "tokenizer_class": "PreTrainedTokenizerFast",
-            **tokens,
-            "additional_special_tokens": list(specials.turns),
+            **self.special_names,
+            "additional_special_tokens": list(self.specials.turns),
             "clean_up_tokenization_spaces": False,
         }
 
@@ -254,9 +263,11 @@ class Tokenizer:
         """
         path = Path(path)
         file = path / TOKENIZER_FILE if path.is_dir() else path
-        config_file = file.parent / "tokenizer_config.json"
+        config_file, template = file.parent / "tokenizer_config.json", file.parent / "chat_template.jinja"
         try:
-            config = read_json(config_file) if config_file.exists() else None
+            config = read_json(config_file) if config_file.exists() else {}
+            if template.exists():  # where newer versions of `transformers` keep it
+                config |= {"chat_template": template.read_text(encoding="utf-8")}
             return cls.from_json(json.dumps(read_json(file)), config)
         except UserError as error:
             raise UserError(f"{file}: {error}") from None

@@ -1,0 +1,97 @@
+"""Conversations in the formats that people have: OpenAI, ShareGPT, Alpaca, prompt and completion."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from malmoi.core import Message
+from malmoi.data.check import Finding
+from malmoi.data.labelled import BadRow, Report, attempts, read_records
+from malmoi.data.readers import Record, short
+from malmoi.text.chat import turns_error
+
+Messages = tuple[Message, ...]
+_ROLES: Any = {role: role for role in ("system", "user", "assistant")} | {"human": "user", "gpt": "assistant"}
+# what the user says, what more, what the assistant says; in the order in which they are looked for
+_EXCHANGES = (
+    ("instruction", "input", "output"),
+    ("prompt", "input", "completion"),
+    ("prompt", "input", "response"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Conversation:
+    """Turns in order, and the "file:line" where they were read."""
+
+    messages: Messages
+    source: str = ""
+
+
+def read_conversations(path: Path, report: Report) -> list[Conversation]:
+    """All rows of a file or folder; what cannot be used goes to `report` and is skipped.
+
+    OpenAI's {"messages": [{"role", "content"}]}, ShareGPT's {"conversations": [{"from", "value"}]}, Alpaca's
+    {"instruction", "input", "output"}, or {"prompt", "completion"}, either of which may be a list of messages.
+    """
+    rows = read_records(path, report)
+    return list(attempts(rows, lambda row: [_conversation(row, report)], report))
+
+
+def _conversation(row: Record, report: Report) -> Conversation:
+    """Raises BadRow where the turns are out of order, or none is the assistant's."""
+    messages = _messages(row.values)
+    if len(messages) > 1 and messages[-1].role == "user":
+        report(Finding("note", row.where, "the user speaks last; that turn is left out"))
+        messages = messages[:-1]
+    if wrong := turns_error(messages, ends_with="assistant"):
+        raise BadRow(wrong)
+    return Conversation(messages, row.where)
+
+
+def _messages(values: Mapping[str, Any]) -> Messages:
+    for name in ("messages", "conversations", "conversation"):
+        if values.get(name) is not None:
+            return messages_from(values[name])
+    for names in _EXCHANGES:
+        if values.get(names[0]) is not None and values.get(names[2]) is not None:
+            asked, more, answer = (values.get(name) for name in names)
+            return (
+                _turns(asked, "user") + _turns(answer, "assistant")
+                if isinstance(asked, list)
+                else exchange(asked, more, answer)
+            )
+    known = '"messages", "conversations", "instruction" and "output", or "prompt" and "completion"'
+    raise BadRow(f"no {known} among {', '.join(values) or 'no fields'}")
+
+
+def _turns(value: Any, role: str) -> Messages:
+    return messages_from(value if isinstance(value, list) else [{"role": role, "content": value}])
+
+
+def exchange(asked: Any, more: Any, answer: Any) -> Messages:
+    """One turn of the user, `more` (if any) below what is asked, and one of the assistant. Raises BadRow."""
+    below = f"\n\n{more}" if isinstance(more, str) and more.strip() else ""
+    first = asked + below if isinstance(asked, str) else asked
+    return messages_from([{"role": "user", "content": first}, {"role": "assistant", "content": answer}])
+
+
+def messages_from(turns: Any) -> Messages:
+    """Turns of {"role", "content"} or {"from", "value"}. Raises BadRow for anything else."""
+    if not isinstance(turns, list) or not turns:
+        raise BadRow(f"expected a list of messages, found {short(turns)}")
+    return tuple(map(_message, turns))
+
+
+def _message(turn: Any) -> Message:
+    if not isinstance(turn, dict):
+        raise BadRow(f"expected a message, found {short(turn)}")
+    role, content = turn.get("role", turn.get("from")), turn.get("content", turn.get("value"))
+    if not isinstance(role, str) or role not in _ROLES:
+        raise BadRow(f"unknown role {short(role)}; known: {', '.join(_ROLES)}")
+    if not isinstance(content, str) or not content.strip():
+        raise BadRow(f"a message must be a text, found {short(content) or 'an empty one'}")
+    return Message(_ROLES[role], content.strip())

@@ -1,0 +1,254 @@
+"""Messages to token ids, and which of them the assistant says. The only place that knows turn markers.
+
+A chat template (Jinja, kept in `tokenizer_config.json` as other libraries keep it) turns messages into text
+with markers. The text is cut at the markers and each piece between two is encoded as plain text, so the ids
+are those of `transformers`' `apply_chat_template`; but what looks like a marker inside a message stays text.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from functools import cached_property
+from itertools import pairwise
+from typing import Any, Literal
+
+from jinja2 import TemplateError, nodes
+from jinja2.ext import Extension, loopcontrols
+from jinja2.parser import Parser
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+from malmoi.core import Message
+from malmoi.text.tokenizer import TURNS, Tokenizer
+from malmoi.util.errors import UserError
+
+TEMPLATE = (
+    "{% for message in messages %}<|{{ message['role'] }}|>"
+    "{% if message['role'] == 'assistant' %}"
+    "{% generation %}{{ message['content'] }}<|end|>{% endgeneration %}"
+    "{% else %}{{ message['content'] }}<|end|>{% endif %}"
+    "{% endfor %}{% if add_generation_prompt %}<|assistant|>{% endif %}"
+)
+# Characters that stand in no text (Unicode's noncharacters): one of them breaks up a forged marker.
+_GUARDS = [chr(code) for code in range(0xFDD0, 0xFDF0)]
+
+
+@dataclass(frozen=True, slots=True)
+class ChatRow:
+    """A conversation as ids. trained: whether each one is the assistant's, its end of turn included."""
+
+    ids: list[int]
+    trained: list[bool]
+
+
+class ChatFormat:
+    """How one tokenizer's model takes a conversation."""
+
+    def __init__(self, tokenizer: Tokenizer, template: str) -> None:
+        """Raises UserError for a template that is not Jinja."""
+        self.tokenizer, self.template = tokenizer, template
+        try:
+            self._compiled = _environment().from_string(template)
+        except TemplateError as error:
+            raise UserError(f"the chat template cannot be read ({error}); restore it") from None
+
+    @classmethod
+    def of(cls, tokenizer: Tokenizer) -> ChatFormat:
+        """The format that was saved with a tuned model. Raises UserError where there is none."""
+        template = chat_template(tokenizer)
+        if template is None:
+            raise UserError(
+                "this model has no chat template, so it only completes text; "
+                "tune it with: malmoi finetune MODEL --data CONVERSATIONS --out DIR"
+            )
+        return cls(tokenizer, template)
+
+    @classmethod
+    def for_tuning(cls, tokenizer: Tokenizer) -> ChatFormat:
+        """The format that the tokenizer has, or ours. Raises UserError where it has no markers for ours."""
+        if chat_template(tokenizer) is None and (missing := set(TURNS) - set(tokenizer.specials.turns)):
+            raise UserError(
+                f"the tokenizer has no {', '.join(sorted(missing))} to mark turns with; "
+                "use a model whose tokenizer malmoi trained, or one with a chat template"
+            )
+        return cls(tokenizer, chat_template(tokenizer) or TEMPLATE)
+
+    def adopt(self) -> None:
+        """Have the template saved with the tokenizer, as other libraries look for it."""
+        self.tokenizer.config["chat_template"] = self.template
+
+    def prompt_ids(self, messages: Sequence[Message]) -> list[int]:
+        """The ids up to where the assistant's reply begins. Raises UserError for turns out of order."""
+        if wrong := turns_error(messages, ends_with="user"):
+            raise UserError(f"the conversation cannot be answered: {wrong}")
+        guarded, guard = self._guarded(messages)
+        rendered = self._render(guarded, reply=True)
+        return [id for piece in self._pieces(rendered) for id in self._encode(piece, guard)]
+
+    def training_row(self, messages: Sequence[Message]) -> ChatRow:
+        """The whole conversation, with what the assistant says marked.
+
+        Raises UserError for turns out of order, and for a template that changes earlier turns later on.
+        """
+        if wrong := turns_error(messages, ends_with="assistant"):
+            raise UserError(f"the conversation cannot be learned from: {wrong}")
+        guarded, guard = self._guarded(messages)
+        rendered = self._render(guarded)
+        spans = [self._span(guarded, at, rendered) for at, it in enumerate(guarded) if it.role == "assistant"]
+        row, place = ChatRow([], []), 0
+        for piece in self._pieces(rendered):
+            ids = self._encode(piece, guard)
+            row.ids.extend(ids)
+            row.trained.extend(self._trained(piece, place, guard, spans, len(ids)))
+            place += len(piece)
+        return row
+
+    @cached_property
+    def end_ids(self) -> frozenset[int]:
+        """The specials that end the assistant's turn."""
+        row = self.training_row((Message("user", "a"), Message("assistant", "b")))
+        specials = self.tokenizer.specials.ids
+        return frozenset(id for id, told in zip(row.ids, row.trained, strict=True) if told and id in specials)
+
+    # ---- text with markers
+
+    def _render(self, messages: Sequence[Message], *, reply: bool = False) -> str:
+        tokens = self.tokenizer.special_names
+        turns = [{"role": message.role, "content": message.content} for message in messages]
+        try:
+            return self._compiled.render(messages=turns, add_generation_prompt=reply, **tokens)
+        except TemplateError as error:
+            raise UserError(f"the chat template refuses this conversation: {error}") from None
+
+    def _span(self, messages: Sequence[Message], at: int, rendered: str) -> tuple[int, int]:
+        """Where in the text the turn `at` stands: from the reply's first character to its end of turn."""
+        before, after = self._render(messages[:at], reply=True), self._render(messages[: at + 1])
+        if not (after.startswith(before) and rendered.startswith(after)):
+            raise UserError(
+                "the chat template changes earlier turns when a new one comes, so it cannot be tuned with"
+            )
+        return len(before), len(after.rstrip()) if after.rstrip().endswith(self._markers) else len(after)
+
+    @cached_property
+    def _markers(self) -> tuple[str, ...]:
+        return tuple(self.tokenizer.special_texts)
+
+    @cached_property
+    def _marker(self) -> re.Pattern[str]:
+        longest_first = sorted(self.tokenizer.special_texts, key=len, reverse=True)
+        return re.compile("|".join(map(re.escape, longest_first)))
+
+    def _guarded(self, messages: Sequence[Message]) -> tuple[list[Message], str]:
+        """The messages, with a character inside all that looks like a marker, and that character."""
+        texts = "".join(message.content for message in messages)
+        guard = next((guard for guard in _GUARDS if guard not in texts), None)
+        if guard is None:
+            raise UserError("the conversation holds every noncharacter of Unicode; remove them")
+
+        def broken(found: re.Match[str]) -> str:
+            return guard.join(found[0])
+
+        guarded = [Message(it.role, self._marker.sub(broken, it.content)) for it in messages]
+        return guarded, guard
+
+    # ---- text to ids
+
+    def _pieces(self, rendered: str) -> Iterator[str]:
+        """The text, cut before and after every marker."""
+        cuts = sorted(
+            {0, len(rendered), *(at for found in self._marker.finditer(rendered) for at in found.span())}
+        )
+        yield from (rendered[start:end] for start, end in pairwise(cuts))
+
+    def _encode(self, piece: str, guard: str) -> list[int]:
+        id = self.tokenizer.special_texts.get(piece)
+        return self.tokenizer.encode(piece.replace(guard, "")) if id is None else [id]
+
+    def _trained(
+        self, piece: str, place: int, guard: str, spans: Sequence[tuple[int, int]], count: int
+    ) -> list[bool]:
+        """For each of the piece's ids whether it ends within one of `spans`; the piece begins at `place`."""
+        within = [start < place + len(piece) and place < end for start, end in spans]
+        if not any(within):
+            return [False] * count
+        start, end = spans[within.index(True)]
+        if start <= place and place + len(piece) <= end:
+            return [True] * count
+        plain = piece.replace(guard, "")  # a template with words of its own beside the reply
+        first, last = (len(piece[: max(0, at - place)].replace(guard, "")) for at in (start, end))
+        return [first < to <= last for _, to in self.tokenizer.offsets(plain)]
+
+
+def chat_template(tokenizer: Tokenizer) -> str | None:
+    """The template that the tokenizer was saved with; of several the one named "default"."""
+    found = tokenizer.config.get("chat_template")
+    if isinstance(found, list):
+        found = {one.get("name"): one.get("template") for one in found}.get("default")
+    return found if isinstance(found, str) else None
+
+
+def turns_error(messages: Sequence[Message], *, ends_with: Literal["user", "assistant"]) -> str:
+    """What is wrong with the order of turns, or ''. Right: one of the system or none, then user and
+    assistant by turns."""
+    turns = list(messages[messages[0].role == "system" :]) if messages else []
+    if not turns:
+        return "it has no turn of the user"
+    for at, message in enumerate(messages):
+        if not message.content.strip():
+            return f"turn {at + 1} ({message.role}) is empty"
+        if at and message.role == "system":
+            return f"turn {at + 1} is the system's; only the first may be"
+    if turns[0].role != "user":
+        return "the assistant speaks before the user"
+    for at, (before, after) in enumerate(pairwise(turns), len(messages) - len(turns) + 2):
+        if before.role == after.role:
+            return f"turns {at - 1} and {at} are both the {after.role}'s"
+    return "" if turns[-1].role == ends_with else f"the last turn is not the {ends_with}'s"
+
+
+def fit_turns(
+    form: ChatFormat, messages: Sequence[Message], most_tokens: int
+) -> tuple[list[int], list[Message], int]:
+    """The prompt's ids within `most_tokens`, the messages in it, and how many of the oldest were dropped.
+
+    The system's turn stays; turns are dropped in pairs. Raises UserError where the last alone is too long.
+    """
+    system = [message for message in messages if message.role == "system"]
+    turns = [message for message in messages if message.role != "system"]
+    for dropped in range(0, len(turns), 2):
+        kept = [*system, *turns[dropped:]]
+        ids = form.prompt_ids(kept)
+        if len(ids) <= most_tokens:
+            return ids, kept, dropped
+    raise UserError(
+        f"the message takes {len(ids)} tokens with what belongs to it, but only {most_tokens} fit; shorten it"
+    )
+
+
+# ---- Jinja, as `transformers` sets it up
+
+
+class _Generation(Extension):
+    """`{% generation %}` marks what the assistant says; what stands in it is rendered as it is."""
+
+    tags = {"generation"}  # noqa: RUF012  (Jinja's own class attribute)
+
+    def parse(self, parser: Parser) -> list[nodes.Node]:
+        next(parser.stream)
+        return parser.parse_statements(("name:endgeneration",), drop_needle=True)
+
+
+def _environment() -> ImmutableSandboxedEnvironment:
+    found = ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, loopcontrols]
+    )
+    found.filters["tojson"] = lambda value, **how: json.dumps(value, ensure_ascii=False, **how)
+    found.globals |= {"raise_exception": _refuse, "strftime_now": lambda form: datetime.now().strftime(form)}
+    return found
+
+
+def _refuse(message: str) -> Any:
+    raise TemplateError(message)

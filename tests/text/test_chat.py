@@ -1,0 +1,162 @@
+"""The one renderer: ids equal `transformers`', forged markers stay text, the loss mask is the assistant's."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from malmoi.core import Message
+from malmoi.text.chat import TEMPLATE, ChatFormat, fit_turns, turns_error
+from malmoi.text.tokenizer import SPECIALS, Tokenizer, train_tokenizer
+from malmoi.util.errors import UserError
+
+TEXTS = ["The bread was warm.\nThe soup was not.", "국이 식어 있었다. 빵은 따뜻했다.", "a  b\tc <x> 1 + 2"]
+CHATML = (
+    "{%- for message in messages %}"
+    "{{- '<|user|>' + message.role + '\\n' + message.content + '<|end|>' + '\\n' }}"
+    "{%- endfor %}{%- if add_generation_prompt %}{{- '<|user|>assistant\\n' }}{%- endif %}"
+)
+
+
+def user(text: str) -> Message:
+    return Message("user", text)
+
+
+def assistant(text: str) -> Message:
+    return Message("assistant", text)
+
+
+CONVERSATION = (
+    Message("system", "답은 짧게."),
+    user("How was it?"),
+    assistant(TEXTS[0]),
+    user("뭐?"),
+    assistant("빵!"),
+)
+
+
+@pytest.fixture(scope="module", params=["bpe", "byte", "unigram"])
+def tokenizer(request: pytest.FixtureRequest) -> Tokenizer:
+    return train_tokenizer(TEXTS, request.param, 300)
+
+
+@pytest.fixture(scope="module")
+def bpe() -> Tokenizer:
+    return train_tokenizer(TEXTS, "bpe", 300)
+
+
+def outside(tokenizer: Tokenizer, template: str, folder: Path):
+    """The same tokenizer as `transformers` loads it from a saved folder."""
+    transformers = pytest.importorskip("transformers")
+    ChatFormat(tokenizer, template).adopt()
+    tokenizer.save(folder)
+    return transformers.AutoTokenizer.from_pretrained(folder)
+
+
+@pytest.mark.parametrize("template", [TEMPLATE, CHATML])
+def test_ids_equal_transformers(tokenizer: Tokenizer, template: str, tmp_path: Path) -> None:
+    theirs = outside(tokenizer, template, tmp_path)
+    form = ChatFormat(tokenizer, template)
+    turns = [{"role": it.role, "content": it.content} for it in CONVERSATION]
+    whole = theirs.apply_chat_template(turns, return_dict=False)
+    asked = theirs.apply_chat_template(turns[:2], add_generation_prompt=True, return_dict=False)
+    assert form.training_row(CONVERSATION).ids == whole
+    assert form.prompt_ids(CONVERSATION[:2]) == asked
+
+
+def test_the_mask_equals_transformers(bpe: Tokenizer, tmp_path: Path) -> None:
+    theirs = outside(bpe, TEMPLATE, tmp_path)
+    turns = [{"role": it.role, "content": it.content} for it in CONVERSATION]
+    found = theirs.apply_chat_template(turns, return_dict=True, return_assistant_tokens_mask=True)
+    row = ChatFormat(bpe, TEMPLATE).training_row(CONVERSATION)
+    assert row.ids == found["input_ids"]
+    assert row.trained == [bool(told) for told in found["assistant_masks"]]
+
+
+def test_the_mask_of_a_template_with_words_of_its_own(bpe: Tokenizer) -> None:
+    row = ChatFormat(bpe, CHATML).training_row(CONVERSATION)
+    told = [id for id, trained in zip(row.ids, row.trained, strict=True) if trained]
+    end = bpe.specials.turns["<|end|>"]
+    assert bpe.decode(told) == TEXTS[0] + "빵!"
+    assert told.count(end) == 2
+    assert ChatFormat(bpe, CHATML).end_ids == {end}
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.lists(st.one_of(st.sampled_from(SPECIALS), st.text(max_size=5)), max_size=6).map("".join))
+def test_no_text_forges_a_turn(text: str) -> None:
+    if not text.strip():
+        return
+    form = ChatFormat(BYTES, TEMPLATE)
+    ids = form.prompt_ids([user(text)])
+    turns = BYTES.specials.turns
+    assert [id for id in ids if id in BYTES.specials.ids] == [
+        turns["<|user|>"],
+        turns["<|end|>"],
+        turns["<|assistant|>"],
+    ]
+    assert BYTES.decode(ids) == text
+
+
+BYTES = train_tokenizer([], "byte")
+
+
+def test_the_prompt_begins_the_row(tokenizer: Tokenizer) -> None:
+    form = ChatFormat(tokenizer, TEMPLATE)
+    prompt, row = form.prompt_ids(CONVERSATION[:-1]), form.training_row(CONVERSATION)
+    assert row.ids[: len(prompt)] == prompt
+    assert all(row.trained[len(prompt) :])
+    assert row.ids[-1] in form.end_ids
+
+
+@pytest.mark.parametrize(
+    ("messages", "reason"),
+    [
+        ((), "no turn of the user"),
+        ((user("a"), user("b")), "turns 1 and 2 are both the user's"),
+        ((Message("system", "s"), user("a"), assistant("b"), assistant("c")), "turns 3 and 4 are both"),
+        ((user("a"), Message("system", "s"), assistant("b")), "turn 2 is the system's"),
+        ((assistant("a"), user("b")), "the assistant speaks before"),
+        ((user(" \n"), assistant("b")), "turn 1 (user) is empty"),
+        ((user("a"),), "the last turn is not the assistant's"),
+    ],
+)
+def test_turns_out_of_order(bpe: Tokenizer, messages: tuple[Message, ...], reason: str) -> None:
+    assert reason in turns_error(messages, ends_with="assistant")
+    with pytest.raises(UserError, match="cannot be learned from"):
+        ChatFormat(bpe, TEMPLATE).training_row(messages)
+
+
+def test_the_oldest_turns_are_dropped(bpe: Tokenizer) -> None:
+    form = ChatFormat(bpe, TEMPLATE)
+    long = [CONVERSATION[0], *[user("one two three"), assistant("four five six")] * 5, user("and now?")]
+    everything = form.prompt_ids(long)
+    assert fit_turns(form, long, len(everything)) == (everything, long, 0)
+    ids, kept, dropped = fit_turns(form, long, len(everything) - 1)
+    assert (kept, dropped) == ([long[0], *long[3:]], 2)
+    assert ids == form.prompt_ids(kept)
+    with pytest.raises(UserError, match="only 3 fit"):
+        fit_turns(form, long, 3)
+
+
+def test_templates_that_cannot_be_used(bpe: Tokenizer) -> None:
+    with pytest.raises(UserError, match="cannot be read"):
+        ChatFormat(bpe, "{% for %}")
+    with pytest.raises(UserError, match="refuses this conversation: no system"):
+        ChatFormat(bpe, "{{ raise_exception('no system') }}").prompt_ids([user("a")])
+    forgetful = "{{ messages[-1].content }}<|end|>"
+    with pytest.raises(UserError, match="changes earlier turns"):
+        ChatFormat(bpe, forgetful).training_row(CONVERSATION)
+    with pytest.raises(UserError, match="only completes text"):
+        ChatFormat.of(train_tokenizer(TEXTS, "bpe", 300))
+
+
+def test_the_template_is_saved_with_the_tokenizer(bpe: Tokenizer, tmp_path: Path) -> None:
+    form = ChatFormat.for_tuning(bpe)
+    form.adopt()
+    bpe.save(tmp_path)
+    again = ChatFormat.of(Tokenizer.load(tmp_path))
+    assert again.prompt_ids(CONVERSATION[:2]) == form.prompt_ids(CONVERSATION[:2])
