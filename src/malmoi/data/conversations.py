@@ -35,7 +35,7 @@ def read_conversations(path: Path, report: Report) -> list[Conversation]:
     """All rows of a file or folder; what cannot be used goes to `report` and is skipped.
 
     OpenAI's {"messages": [{"role", "content"}]}, ShareGPT's {"conversations": [{"from", "value"}]}, Alpaca's
-    {"instruction", "input", "output"}, or {"prompt", "completion"}, either of which may be a list of messages.
+    {"instruction", "input", "output"}, or {"prompt", "completion"}, each a text or a list of messages.
     """
     rows = read_records(path, report)
     return list(attempts(rows, lambda row: [_conversation(row, report)], report))

@@ -43,7 +43,8 @@ class NamedEntities(Task[str, Entities]):
         (
             "List the named entities of this text in order, as a JSON list only: "
             '[{{"text": "...", "label": "..."}}]. Labels: {labels}\n\nText: {input}',
-            'Which names ({labels}) are in this text? Answer with a JSON list of "text" and "label".\n\n{input}',
+            'Which names are in this text? Answer with a JSON list of "text" and "label" ({labels}).'
+            "\n\n{input}",
             "{input}\n\nExtract all entities of the kinds {labels} from the text above, as JSON.",
         ),
         (

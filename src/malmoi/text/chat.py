@@ -218,6 +218,7 @@ def fit_turns(
     """
     system = [message for message in messages if message.role == "system"]
     turns = [message for message in messages if message.role != "system"]
+    ids: list[int] = form.prompt_ids(messages)
     for dropped in range(0, len(turns), 2):
         kept = [*system, *turns[dropped:]]
         ids = form.prompt_ids(kept)
