@@ -20,8 +20,9 @@ from rich.table import Table
 
 from malmoi.data.batches import batch, evaluation_batches
 from malmoi.models.ngram import KneserNey
-from malmoi.train.pretrain import METRICS, Pretraining, evaluate_ngrams, prepare, prepare_text
+from malmoi.train.pretrain import Pretraining, evaluate_ngrams, prepare, prepare_text
 from malmoi.train.run import load_run
+from malmoi.train.running import METRICS
 from malmoi.train.trainer import StepReport
 from malmoi.util.hardware import cpu_name
 from malmoi.util.heap import keep_heap
@@ -75,7 +76,7 @@ def small_shakespeare(out: Path, settings: list[str]) -> None:
     start_s = time.perf_counter()
     run = train("shakespeare-char-cpu", data, out / "malmoi", chosen)
     ours_s = time.perf_counter() - start_s
-    loss, _ = run.trainer.evaluate()
+    loss = run.trainer.evaluate()["loss"]
     peer_loss, peer_s = plain_gpt2(run)
     table = Table("model", "validation loss", "seconds", "malmoi is faster by")
     table.add_row("malmoi", f"{loss:.4f}", f"{ours_s:.1f}", "1.00")
@@ -159,7 +160,7 @@ def gutenberg(out: Path, settings: list[str]) -> None:
         start_s = time.perf_counter()
         run = train(name, data, out / name, [*chosen, *tokenizer])
         seconds = time.perf_counter() - start_s
-        bits = run.trainer.evaluate()[1]
+        bits = run.trainer.evaluate()["bits_per_byte"]
         table.add_row(name, f"{bits:.4f}", f"{run.model.num_parameters():,}", human_seconds(seconds))
     spec = run.trainer.spec
     num_tokens = spec.steps * spec.batch * run.trainer.context

@@ -32,7 +32,7 @@ from malmoi.data.shards import TokenFile
 from malmoi.models.build import build_model
 from malmoi.models.config import model_config_adapter
 from malmoi.train.run import TrainSpec
-from malmoi.train.trainer import Trainer
+from malmoi.train.trainer import NextToken, Trainer
 from malmoi.train.trial import try_step
 from malmoi.util.hardware import cpu_name, has_fast_bf16, peak_memory_bytes, pick_device
 from malmoi.util.heap import keep_heap
@@ -159,8 +159,9 @@ def ours(shape: Shape, _: torch.dtype) -> Step:
     spec = TrainSpec(
         batch=shape.batch, context=shape.context, steps=never, eval_every=never, checkpoint_every=never
     )
-    spec = try_step(model, tokens, spec, shape.context).spec
-    trainer = Trainer(model, tokens, tokens, spec, shape.context, Path(tempfile.mkdtemp()))
+    objective = NextToken(tokens, tokens, spec, shape.context)
+    spec = try_step(model, objective, spec).spec
+    trainer = Trainer(model, objective, spec, Path(tempfile.mkdtemp()))
     return trainer.run().__next__
 
 

@@ -128,8 +128,8 @@ def test_divergence_is_one_line_and_saves_nothing(
 
     real = trainer.compute_loss
 
-    def explode(model: torch.nn.Module, part: object, dtype: str) -> object:
-        loss = real(model, part, dtype)  # type: ignore[arg-type]
+    def explode(model: torch.nn.Module, *rest: object) -> object:
+        loss = real(model, *rest)  # type: ignore[arg-type]
         return replace(loss, sum=loss.sum * float("inf")) if model.training else loss
 
     monkeypatch.setattr(trainer, "compute_loss", explode)

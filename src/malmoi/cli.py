@@ -111,8 +111,9 @@ def pretrain(
 ) -> None:
     """Train a language model on your own text."""
     from malmoi import console
-    from malmoi.train.pretrain import Stopped, count_ngrams, prepare
+    from malmoi.train.pretrain import count_ngrams, prepare
     from malmoi.train.run import as_setting, load_run
+    from malmoi.train.running import Stopped
 
     chosen = [*(settings or ()), *([as_setting("data.errors", errors)] if errors == "replace" else [])]
     chosen += [as_setting("data.field", field)] if field else []

@@ -35,11 +35,11 @@ def announce(run: Pretraining) -> None:
     """Shape, parameters, tokens, expected time and memory, before the work starts."""
     spec, trainer, trial = run.trainer.spec, run.trainer, run.trial
     seen = spec.steps * spec.batch * trainer.context
-    corpus = trainer.train.num_tokens
+    corpus = run.text.train.num_tokens
     mfu = trial.utilisation(run.model, trainer.context, trial.tokens_per_s)
     rows = {
         "model": f"{run.config.name}, {human_count(run.model.num_parameters())} parameters: {_shape(run)}",
-        "text": f"{human_count(corpus)} tokens, {human_count(trainer.valid.num_tokens)} more for validation",
+        "text": f"{human_count(corpus)} tokens, {human_count(run.text.valid.num_tokens)} more for validation",
         "training": f"{spec.steps} steps of {spec.batch} rows of {trainer.context} = {human_count(seen)} "
         f"tokens ({seen / corpus:.2g} passes), {spec.optimizer}, learning rate {spec.lr:g}, {spec.schedule}",
         "computing": f"{spec.dtype} on {run.model.device}, micro-batch {spec.micro_batch} rows, "

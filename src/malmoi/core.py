@@ -98,6 +98,7 @@ class Loss:
 
     sum: Tensor  # scalar, nats
     count: int  # trained positions
+    measures: dict[str, float] = field(default_factory=dict)  # further sums over the same count
 
 
 @dataclass(frozen=True, slots=True)

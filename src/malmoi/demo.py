@@ -36,7 +36,7 @@ from malmoi.models.state import Scorer
 from malmoi.text.tokenizer import Tokenizer, train_tokenizer
 from malmoi.train.pretrain import evaluate_ngrams, prepare, prepare_text
 from malmoi.train.run import RunConfig, as_setting, load_run
-from malmoi.train.trainer import StepReport, Trainer
+from malmoi.train.trainer import NextToken, StepReport, Trainer
 from malmoi.train.trial import try_step
 from malmoi.util import files
 from malmoi.util.errors import UserError
@@ -258,9 +258,10 @@ def _seconds_per_step(name: str, material: Material, tokens: TokenFile) -> float
     """The mean of three steps of a model that is then thrown away; the first one is not counted."""
     config = _run_config(name, 100, material)
     model = build_model(config.model_config_for(tokens.vocab_size, CONTEXT)).to(pick_device())
-    spec = try_step(model, tokens, config.train, CONTEXT).spec
+    objective = NextToken(tokens, tokens, config.train, CONTEXT)
+    spec = try_step(model, objective, config.train).spec
     with TemporaryDirectory() as folder:
-        steps = Trainer(model, tokens, tokens, spec, CONTEXT, Path(folder)).run()
+        steps = Trainer(model, objective, spec, Path(folder)).run()
         next(steps)
         start_s = time.perf_counter()
         for _ in range(3):
@@ -298,7 +299,7 @@ def _train(name: str, material: Material, out: Path, steps: int, clock: Clock) -
         say=_silent,
     )
     assert run is not None
-    x, y, growth = [0.0], [run.trainer.evaluate()[1]], []
+    x, y, growth = [0.0], [run.trainer.evaluate()["bits_per_byte"]], []
 
     def watch(report: StepReport) -> None:
         if report.valid_bits_per_byte is not None:
@@ -319,7 +320,7 @@ def _train(name: str, material: Material, out: Path, steps: int, clock: Clock) -
     run.run(watch)
     seconds = time.perf_counter() - start_s
     run.model.eval()
-    _, bits = run.trainer.evaluate(FINAL_EVAL_TOKENS)
+    bits = run.trainer.evaluate(FINAL_EVAL_TOKENS)["bits_per_byte"]
     parameters, read = run.model.num_parameters(), steps * BATCH * CONTEXT
     result = _result(name, run.model, run.tokenizer, bits, parameters, seconds, read, folder)
     clock.lap(name)

@@ -14,8 +14,9 @@ from safetensors.torch import load_file
 
 import malmoi
 from malmoi.train import trial as trial_module
-from malmoi.train.pretrain import Stopped, count_ngrams, prepare
+from malmoi.train.pretrain import count_ngrams, prepare
 from malmoi.train.run import load_run
+from malmoi.train.running import Stopped
 from malmoi.util.errors import UserError
 
 from .conftest import TINY, start, tiny, train
@@ -204,10 +205,10 @@ def test_out_of_memory_means_the_next_smaller_one(
 ) -> None:
     real = trial_module.compute_loss
 
-    def limited(model: object, part: object, dtype: str) -> object:
+    def limited(model: object, objective: object, part: object, dtype: str) -> object:
         if len(part.ids_BT) > 2:  # type: ignore[attr-defined]
             raise torch.OutOfMemoryError("no room")
-        return real(model, part, dtype)  # type: ignore[arg-type]
+        return real(model, objective, part, dtype)  # type: ignore[arg-type]
 
     monkeypatch.setattr(trial_module, "compute_loss", limited)
     assert start(tiny(), corpus, tmp_path / "out").trainer.micro_rows == 2
@@ -220,7 +221,7 @@ def test_the_trial_changes_nothing(corpus: Path, tmp_path: Path) -> None:
     drawn = torch.rand(2)
     before = [p.detach().clone() for p in run.model.parameters()]
     torch.manual_seed(0)
-    trial_module.try_step(run.model, run.trainer.train, config.train, run.trainer.context)
+    trial_module.try_step(run.model, run.trainer.objective, config.train)
     assert torch.equal(torch.rand(2), drawn)
     assert all(torch.equal(a, b) for a, b in zip(before, run.model.parameters(), strict=True))
     assert all(p.grad is None for p in run.model.parameters())

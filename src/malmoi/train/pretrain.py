@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import math
 import platform
 import shutil
-import signal
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import numpy as np
 import torch
 
+from malmoi.core import TokenBatch
 from malmoi.data.batches import fit_context
 from malmoi.data.readers import Corpus, open_corpus
 from malmoi.data.shards import TokenFile, write_shards
@@ -28,8 +25,9 @@ from malmoi.models.language import LanguageModel
 from malmoi.models.ngram import KneserNey
 from malmoi.text.tokenizer import TOKENIZER_FILE, Tokenizer, train_tokenizer
 from malmoi.train.distributed import Group, join_group
-from malmoi.train.run import NGramSpec, RunConfig
-from malmoi.train.trainer import StepReport, Trainer
+from malmoi.train.run import NGramSpec, RunConfig, TrainSpec
+from malmoi.train.running import run_training
+from malmoi.train.trainer import NextToken, StepReport, Trainer
 from malmoi.train.trial import Trial, try_step
 from malmoi.util import files
 from malmoi.util.errors import UserError
@@ -39,7 +37,6 @@ from malmoi.util.units import human_count
 from malmoi.util.version import VERSION
 
 Say = Callable[[str], None]
-METRICS = "metrics.jsonl"
 SOURCE = "source.json"  # beside the token files: what they were made from
 
 
@@ -53,19 +50,19 @@ class Text:
     hashes: dict[str, str]  # file -> SHA-256
 
 
-class Stopped(KeyboardInterrupt):
-    """Training was interrupted, and a checkpoint of its last step is saved."""
-
-
 @dataclass(slots=True)
 class Pretraining:
     """A prepared run: everything is there but the work."""
 
     config: RunConfig
     folder: Path
-    tokenizer: Tokenizer
-    trainer: Trainer
-    trial: Trial
+    text: Text
+    trainer: Trainer[TokenBatch]
+    trial: Trial[TrainSpec]
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        return self.text.tokenizer
 
     @property
     def model(self) -> LanguageModel:
@@ -75,7 +72,7 @@ class Pretraining:
     def prompt(self) -> str:
         """What samples begin with: what was asked for, or the validation text's first words."""
         wanted = self.config.train.sample_prompt
-        return self.tokenizer.decode(self.trainer.valid.ids[:8].tolist()) if wanted is None else wanted
+        return self.tokenizer.decode(self.text.valid.ids[:8].tolist()) if wanted is None else wanted
 
     @property
     def prompt_ids(self) -> list[int]:
@@ -88,21 +85,10 @@ class Pretraining:
 
         Ctrl-C (or SIGTERM), in any process, ends the step, saves a checkpoint and raises Stopped.
         """
-        group = self.trainer.group
-        with ExitStack() as stack:
-            interrupted = stack.enter_context(_interrupt_between_steps())
-            log = stack.enter_context(_Log(self.folder, self.trainer.step)) if group.first else None
-            for found in self.trainer.run():
-                if log is not None:
-                    log.write(found)
-                    report(found)
-                if group.any(bool(interrupted)) and found.step < self.config.train.steps:
-                    self.trainer.save()
-                    group.leave()
-                    raise Stopped
-        if group.first:
+        run_training(self.trainer, self.folder, report)
+        if self.trainer.group.first:
             save_model(self.folder, self.model, self.tokenizer, _card(self))
-        group.leave()
+        self.trainer.group.leave()
 
 
 def prepare(
@@ -143,14 +129,15 @@ def prepare(
     if (reason := _not_outside(model)) and not record:
         say(reason)
     first, end = group.share(config.train.batch)
-    trial = try_step(model, text.train, config.train, context, end - first)
+    objective = NextToken(text.train, text.valid, config.train, context)
+    trial = try_step(model, objective, config.train, end - first)
     config = config.model_copy(update={"train": trial.spec})
     if not record and not dry_run and group.first:
         files.write_json(folder / files.RUN_RECORD, describe(config, text.hashes))
-    trainer = Trainer(model, text.train, text.valid, trial.spec, context, folder, group)
+    trainer = Trainer(model, objective, trial.spec, folder, group)
     if record:
         trainer.resume(say)
-    return Pretraining(config, folder, text.tokenizer, trainer, trial)
+    return Pretraining(config, folder, text, trainer, trial)
 
 
 def count_ngrams(
@@ -225,66 +212,6 @@ def describe(config: RunConfig, hashes: dict[str, str]) -> dict[str, object]:
         "config": config.model_dump(mode="json"), "versions": versions, "data": hashes,
         "threads": torch.get_num_threads(),
     }  # fmt: skip
-
-
-class _Log:
-    """metrics.jsonl always, TensorBoard's files where it is installed."""
-
-    def __init__(self, folder: Path, step: int) -> None:
-        path = folder / METRICS
-        kept = [line for line in _lines(path) if json.loads(line)["step"] <= step]
-        files.write_text(path, "".join(f"{line}\n" for line in kept))
-        self._file = path.open("a", encoding="utf-8")
-        self._board = _tensorboard(folder / "tensorboard", step)
-
-    def write(self, report: StepReport) -> None:
-        values = asdict(report)
-        self._file.write(json.dumps(values) + "\n")
-        self._file.flush()
-        if self._board is not None:
-            for name, value in values.items():
-                if name != "step" and value is not None:
-                    self._board.add_scalar(name, value, report.step)
-
-    def __enter__(self) -> _Log:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._file.close()
-        if self._board is not None:
-            self._board.close()
-
-
-def _tensorboard(folder: Path, step: int) -> Any:
-    try:
-        from torch.utils.tensorboard import SummaryWriter  # needs the optional `tensorboard`
-    except ImportError:
-        return None
-    return SummaryWriter(str(folder), purge_step=step + 1 if step else None)
-
-
-@contextmanager
-def _interrupt_between_steps() -> Iterator[list[int]]:
-    """Yield a list that is empty until a signal asks to stop; a second one stops at once."""
-    asked: list[int] = []
-
-    def ask(number: int, frame: FrameType | None) -> None:
-        if asked:
-            raise KeyboardInterrupt
-        asked.append(number)
-        del frame
-
-    wanted = (signal.SIGINT, signal.SIGTERM)
-    try:
-        before = [signal.signal(number, ask) for number in wanted]
-    except ValueError:  # not the main thread: nobody can send this thread a signal
-        yield asked
-        return
-    try:
-        yield asked
-    finally:
-        for number, handler in zip(wanted, before, strict=True):
-            signal.signal(number, handler)
 
 
 def _started(
@@ -378,24 +305,17 @@ def _tokens(corpus: Corpus, part: str, tokenizer: Tokenizer, folder: Path) -> To
     return write_shards(corpus.train() if part == "train" else corpus.valid(), tokenizer, place)
 
 
-def _lines(path: Path) -> list[str]:
-    """Whole lines only: a killed run may have left a part of one."""
-    if not path.exists():
-        return []
-    return path.read_text(encoding="utf-8").split("\n")[:-1]
-
-
 def _card(run: Pretraining) -> str:
     """README.md of the finished folder."""
-    loss, bits = run.trainer.evaluate()
-    evaluated = min(run.trainer.spec.eval_tokens, run.trainer.valid.num_tokens)
+    found = run.trainer.evaluate()
+    evaluated = min(run.config.train.eval_tokens, run.text.valid.num_tokens)
     lines = [
         f"# {run.config.name}", "",
         f"A language model of {human_count(run.model.num_parameters())} parameters, pre-trained by malmoi "
         f"{VERSION} on the user's own text for {run.trainer.step} steps.", "",
-        f"- validation loss: {loss:.4f} nats per token, over {evaluated} tokens",
-        f"- bits per byte: {bits:.4f}",
-        f"- training tokens in the corpus: {run.trainer.train.num_tokens}", "",
+        f"- validation loss: {found['loss']:.4f} nats per token, over {evaluated} tokens",
+        f"- bits per byte: {found['bits_per_byte']:.4f}",
+        f"- training tokens in the corpus: {run.text.train.num_tokens}", "",
         "It completes text. It knows what its training text says, right or wrong, and nothing else.", "",
     ]  # fmt: skip
     return "\n".join(lines)

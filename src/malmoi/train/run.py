@@ -40,15 +40,20 @@ class DataSpec(StrictModel):
     errors: Literal["strict", "replace"] = "strict"
 
 
-class TrainSpec(OptimSpec):
-    """How to train. A step reads `batch` rows of `context` tokens, `micro_batch` rows at a time."""
+class LoopSpec(OptimSpec):
+    """The training loop. A step reads `batch` rows, `micro_batch` of them at a time."""
 
     steps: PositiveInt = 1000
     batch: PositiveInt = 16
     micro_batch: PositiveInt | None = None  # None: chosen, and recorded in run.json
-    context: PositiveInt = 256
     checkpoint_every: PositiveInt = 500
     eval_every: PositiveInt = 250
+
+
+class TrainSpec(LoopSpec):
+    """How to pre-train. A row has `context` tokens."""
+
+    context: PositiveInt = 256
     eval_tokens: PositiveInt = 65_536
     sample_prompt: Annotated[str, Field(min_length=1)] | None = (
         None  # what samples while training begin with; None: as the validation text

@@ -1,4 +1,7 @@
-"""The training loop: batch -> loss -> gradients -> step, the same for every neural language model.
+"""The training loop: rows -> loss -> gradients -> step, the same for every neural language model.
+
+What is trained on is an `Objective`: windows of a text (`NextToken`, pre-training), packed conversations
+(`malmoi.train.tuning`), pairs of answers (`malmoi.train.preference`).
 
 Shape letters: B rows, T positions.
 """
@@ -7,9 +10,10 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Generic, Protocol, TypeVar
 
 import torch
 
@@ -21,14 +25,19 @@ from malmoi.train.checkpoint import load_checkpoint, save_checkpoint
 from malmoi.train.distributed import ALONE, Group
 from malmoi.train.losses import next_token_loss
 from malmoi.train.optim import make_optimizers
-from malmoi.train.run import TrainSpec
+from malmoi.train.run import LoopSpec, TrainSpec
 from malmoi.train.update import Update, update
 from malmoi.util.seeds import mixed
+
+Part = TypeVar("Part")  # some rows of a batch
 
 
 @dataclass(frozen=True, slots=True)
 class StepReport:
-    """What one optimizer step did. Losses are nats per token; validation is None between evaluations."""
+    """What one optimizer step did. Losses are nats per token; validation is None between evaluations.
+
+    measures: what else the objective tells of the step ("margin") and of the validation ("valid_margin").
+    """
 
     step: int  # steps done
     loss: float
@@ -37,10 +46,71 @@ class StepReport:
     tokens_per_s: float
     valid_loss: float | None = None
     valid_bits_per_byte: float | None = None
+    measures: dict[str, float] = field(default_factory=dict)
 
 
-class Trainer:
-    """Trains one model on one token file. Batches are a function of (seed, step), so a resume is exact.
+class Objective(Protocol[Part]):
+    """What a model learns: the rows of every step, a function of (seed, step), and how it is judged."""
+
+    @property
+    def context(self) -> int:
+        """Tokens of a row, padding counted."""
+        ...
+
+    def part(self, step: int, start: int, stop: int) -> Part:
+        """Rows `start` to `stop` of the global batch at `step`."""
+        ...
+
+    def trial(self, rows: int) -> Part:
+        """So many rows that take as much time and memory as any, for `malmoi.train.trial`."""
+        ...
+
+    def loss(self, model: LanguageModel, part: Part) -> Loss:
+        """The summed loss of some rows, with gradients; `part` goes to the model's device here."""
+        ...
+
+    def evaluate(self, loss: Callable[[Part], Loss], rows: int, limit: int | None = None) -> dict[str, float]:
+        """Measures of the validation rows, `rows` of them at a time: "loss" (the mean), and others.
+
+        limit: how many tokens (or pairs) to look at, by default what the objective was made with.
+        """
+        ...
+
+
+class NextToken:
+    """Pre-training: windows of a text, where every position predicts the next token."""
+
+    def __init__(self, train: TokenFile, valid: TokenFile, spec: TrainSpec, context: int) -> None:
+        self.train, self.valid, self.spec, self.context = train, valid, spec, context
+
+    def part(self, step: int, start: int, stop: int) -> TokenBatch:
+        rows, seed = self.spec.batch, self.spec.seed
+        return batch(
+            self.train, seed=seed, step=step, rows=rows, context=self.context, start=start, stop=stop
+        )
+
+    def trial(self, rows: int) -> TokenBatch:
+        """The first row over and over, as two documents: those cost more."""
+        one, context = self.part(0, 0, 1), self.context
+        assert one.targets_BT is not None
+        documents_BT = (torch.arange(context) >= context // 2).long().expand(rows, -1)
+        return TokenBatch(one.ids_BT.expand(rows, -1), one.targets_BT.expand(rows, -1), documents_BT)
+
+    def loss(self, model: LanguageModel, part: TokenBatch) -> Loss:
+        return next_token_loss(model, part.to(model.device))
+
+    def evaluate(
+        self, loss: Callable[[TokenBatch], Loss], rows: int, limit: int | None = None
+    ) -> dict[str, float]:
+        """loss (nats per token) and bits_per_byte, which compares across tokenizers."""
+        limit = limit or self.spec.eval_tokens
+        nats = mean(map(loss, evaluation_batches(self.valid, self.context, rows, limit)))
+        tokens_per_byte = self.valid.num_tokens / self.valid.num_bytes
+        return {"loss": nats, "bits_per_byte": nats / math.log(2) * tokens_per_byte}
+
+
+class Trainer(Generic[Part]):
+    """Trains one model on one objective. Batches are a function of (seed, step), so a resume is exact.
 
     `spec.micro_batch` and `spec.dtype` must have been settled (see `malmoi.train.trial`).
     """
@@ -48,15 +118,13 @@ class Trainer:
     def __init__(
         self,
         model: LanguageModel,
-        train: TokenFile,
-        valid: TokenFile,
-        spec: TrainSpec,
-        context: int,
+        objective: Objective[Part],
+        spec: LoopSpec,
         folder: Path,
         group: Group = ALONE,
     ) -> None:
         assert spec.micro_batch is not None
-        self.model, self.train, self.valid, self.spec, self.context = model, train, valid, spec, context
+        self.model, self.objective, self.spec = model, objective, spec
         self.micro_rows = spec.micro_batch
         self.group = group
         self.checkpoints = folder / "checkpoints"
@@ -65,6 +133,11 @@ class Trainer:
             dtype=torch.bfloat16 if spec.dtype == "bf16" else torch.float32,
         )  # fmt: skip
         self.step = 0
+
+    @property
+    def context(self) -> int:
+        """Tokens of a row."""
+        return self.objective.context
 
     def resume(self, warn: Callable[[str], None]) -> None:
         """Go on from the newest whole checkpoint, if there is one."""
@@ -80,34 +153,29 @@ class Trainer:
         spec = self.spec
         while self.step < spec.steps:
             start_s = time.perf_counter()
-            loss, norm, lr = self._optimize()
+            done = self._optimize()
             self.step += 1
             tokens_per_s = spec.batch * self.context / (time.perf_counter() - start_s)
             last = self.step == spec.steps
-            found = self.evaluate() if last or self.step % spec.eval_every == 0 else (None, None)
+            found = self.evaluate() if last or self.step % spec.eval_every == 0 else {}
             if last or self.step % spec.checkpoint_every == 0:
                 self.save()
-            yield StepReport(self.step, loss, norm, lr, tokens_per_s, *found)
+            yield StepReport(
+                self.step, done.loss, done.gradient_norm, done.lr, tokens_per_s,
+                found.pop("loss", None), found.pop("bits_per_byte", None),
+                done.measures | {f"valid_{name}": value for name, value in found.items()},
+            )  # fmt: skip
 
     @torch.no_grad()
-    def evaluate(self, limit_tokens: int | None = None) -> tuple[float, float]:
-        """Validation loss (nats per token) and bits per byte, which compares across tokenizers.
-
-        limit_tokens: how many tokens of the validation text to predict, `spec.eval_tokens` by default.
-        """
+    def evaluate(self, limit: int | None = None) -> dict[str, float]:
+        """The objective's measures of its validation rows."""
         self.model.eval()
-        total, count = 0.0, 0
-        limit = limit_tokens or self.spec.eval_tokens
-        for part in evaluation_batches(self.valid, self.context, self.micro_rows, limit):
-            loss = self._loss(part)
-            total, count = total + loss.sum.item(), count + loss.count
+        found = self.objective.evaluate(self._loss, self.micro_rows, limit)
         self.model.train()
-        nats_per_token = total / count
-        tokens_per_byte = self.valid.num_tokens / self.valid.num_bytes
-        return nats_per_token, nats_per_token / math.log(2) * tokens_per_byte
+        return found
 
-    def _loss(self, part: TokenBatch) -> Loss:
-        return compute_loss(self.model, part, self.spec.dtype)
+    def _loss(self, part: Part) -> Loss:
+        return compute_loss(self.model, self.objective, part, self.spec.dtype)
 
     def _optimize(self) -> Update:
         """One optimizer step over the global batch."""
@@ -128,16 +196,18 @@ class Trainer:
 
     def _losses(self) -> Iterator[Loss]:
         """Of this process's share of the global batch, one micro-batch at a time."""
-        spec, (first, end) = self.spec, self.group.share(self.spec.batch)
+        first, end = self.group.share(self.spec.batch)
         for start in range(first, end, self.micro_rows):
-            part = batch(
-                self.train, seed=spec.seed, step=self.step, rows=spec.batch, context=self.context,
-                start=start, stop=min(start + self.micro_rows, end),
-            )  # fmt: skip
-            yield self._loss(part)
+            yield self._loss(self.objective.part(self.step, start, min(start + self.micro_rows, end)))
 
 
-def compute_loss(model: LanguageModel, part: TokenBatch, dtype: str) -> Loss:
+def compute_loss(model: LanguageModel, objective: Objective[Part], part: Part, dtype: str) -> Loss:
     """The loss of one micro-batch, computed in bf16 or fp32; weights and the sum stay fp32."""
     with torch.autocast(model.device.type, torch.bfloat16, enabled=dtype == "bf16"):
-        return next_token_loss(model, part.to(model.device))
+        return objective.loss(model, part)
+
+
+def mean(losses: Iterable[Loss]) -> float:
+    """Of everything that was summed."""
+    pairs = [(loss.sum.item(), loss.count) for loss in losses]
+    return sum(total for total, _ in pairs) / max(1, sum(count for _, count in pairs))

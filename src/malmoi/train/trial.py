@@ -6,19 +6,16 @@ Shape letters: B rows, T positions.
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, replace
-from typing import Literal
+from dataclasses import dataclass
+from typing import Any, Generic, Literal, TypeVar
 
 import torch
 from torch import Tensor
 
-from malmoi.core import TokenBatch
-from malmoi.data.batches import batch
-from malmoi.data.shards import TokenFile
 from malmoi.models.language import LanguageModel
 from malmoi.models.recurrent import Recurrent
-from malmoi.train.run import TrainSpec
-from malmoi.train.trainer import compute_loss
+from malmoi.train.run import LoopSpec
+from malmoi.train.trainer import Objective, compute_loss
 from malmoi.util.errors import UserError
 from malmoi.util.hardware import (
     bf16_pays,
@@ -28,16 +25,18 @@ from malmoi.util.hardware import (
     memory_limit_bytes,
 )
 
+Spec = TypeVar("Spec", bound=LoopSpec)
+
 _MEMORY_SHARE = 0.6  # of what is free; the rest is for temporaries, the evaluation and other programs
 _CPU_TOKENS = 8192  # rows of a CPU's micro-batch: more tokens are no faster, they only leave the caches
 _BYTES_PER_PARAMETER = 16  # weight, gradient and AdamW's two moments in fp32
 
 
 @dataclass(frozen=True, slots=True)
-class Trial:
+class Trial(Generic[Spec]):
     """What one trial step found. `spec` has micro_batch and dtype settled."""
 
-    spec: TrainSpec
+    spec: Spec
     tokens_per_s: float
     memory_bytes: float  # expected at the peak of a step, above what the process holds without the model
     flops_per_s: float  # the measured ceiling of a matrix product in the run's precision
@@ -52,8 +51,8 @@ class Trial:
 
 
 def try_step(
-    model: LanguageModel, tokens: TokenFile, spec: TrainSpec, context: int, rows: int | None = None
-) -> Trial:
+    model: LanguageModel, objective: Objective[Any], spec: Spec, rows: int | None = None
+) -> Trial[Spec]:
     """Settle the micro-batch (unless given) and the precision; time one micro-batch. Weights do not change.
 
     rows: this process's share of the batch, all of it by default. The random state is put back, so that a
@@ -61,17 +60,14 @@ def try_step(
     """
     rows = rows or spec.batch
     random_state = torch.get_rng_state()
-    dtype = _precision(model, spec)
-    part = batch(tokens, seed=spec.seed, step=0, rows=1, context=context)
-    if part.documents_BT is None:  # a row with two documents costs more
-        part = replace(part, documents_BT=(torch.arange(context) >= context // 2).long()[None])
-    once, twice = (_saved_bytes(model, _repeated(part, count), dtype) for count in (1, 2))
+    dtype, context = _precision(model, spec), objective.context
+    once, twice = (_saved_bytes(model, objective, count, dtype) for count in (1, 2))
     fixed_bytes, bytes_per_row = max(0, 2 * once - twice), twice - once
     fixed_bytes += _BYTES_PER_PARAMETER * model.num_parameters()
     candidates = (
         [spec.micro_batch] if spec.micro_batch else _fitting(model, fixed_bytes, bytes_per_row, rows, context)
     )
-    micro_rows, seconds = _first_that_runs(model, part, dtype, candidates)
+    micro_rows, seconds = _first_that_runs(model, objective, dtype, candidates)
     torch.set_rng_state(random_state)
     flops = matmul_flops_per_s(model.device, torch.bfloat16 if dtype == "bf16" else torch.float32)
     settled = spec.model_copy(update={"micro_batch": micro_rows, "dtype": dtype})
@@ -79,7 +75,7 @@ def try_step(
     return Trial(settled, micro_rows * context / seconds, memory, flops)
 
 
-def _precision(model: LanguageModel, spec: TrainSpec) -> Literal["fp32", "bf16"]:
+def _precision(model: LanguageModel, spec: LoopSpec) -> Literal["fp32", "bf16"]:
     if spec.dtype == "bf16" and isinstance(model, Recurrent) and not has_fast_bf16(model.device):
         raise UserError(
             "train.dtype=bf16: recurrent models need a processor with bf16 for it; leave train.dtype out"
@@ -89,7 +85,7 @@ def _precision(model: LanguageModel, spec: TrainSpec) -> Literal["fp32", "bf16"]
     return "bf16" if bf16_pays(model.device, model.config.width) else "fp32"
 
 
-def _saved_bytes(model: LanguageModel, part: TokenBatch, dtype: str) -> int:
+def _saved_bytes(model: LanguageModel, objective: Objective[Any], rows: int, dtype: str) -> int:
     """Bytes that a forward pass keeps for the backward pass, each storage counted once, weights left out."""
     weights = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
     sizes: dict[int, int] = {}
@@ -101,7 +97,7 @@ def _saved_bytes(model: LanguageModel, part: TokenBatch, dtype: str) -> int:
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        compute_loss(model, part, dtype)
+        compute_loss(model, objective, objective.trial(rows), dtype)
     return sum(sizes.values())
 
 
@@ -119,36 +115,30 @@ def _fitting(
 
 
 def _first_that_runs(
-    model: LanguageModel, part: TokenBatch, dtype: str, candidates: list[int]
+    model: LanguageModel, objective: Objective[Any], dtype: str, candidates: list[int]
 ) -> tuple[int, float]:
     """The first micro-batch that fits, and the seconds that its second trial took."""
     *larger, smallest = candidates
     moments = torch.empty(2 * model.num_parameters(), device=model.device)  # AdamW will hold as much
     for micro_rows in larger:
         try:
-            return micro_rows, _seconds(model, _repeated(part, micro_rows), dtype)
+            return micro_rows, _seconds(model, objective, micro_rows, dtype)
         except torch.OutOfMemoryError:
             torch.cuda.empty_cache()
     del moments
-    return smallest, _seconds(model, _repeated(part, smallest), dtype)
+    return smallest, _seconds(model, objective, smallest, dtype)
 
 
-def _seconds(model: LanguageModel, part: TokenBatch, dtype: str) -> float:
+def _seconds(model: LanguageModel, objective: Objective[Any], rows: int, dtype: str) -> float:
     """How long forward and backward take, the second time; no gradient is left behind."""
-    seconds = 0.0
+    part, seconds = objective.trial(rows), 0.0
     try:
         for _ in range(2):
             start_s = time.perf_counter()
-            compute_loss(model, part, dtype).sum.backward()
+            compute_loss(model, objective, part, dtype).sum.backward()
             if model.device.type == "cuda":
                 torch.cuda.synchronize(model.device)
             seconds = time.perf_counter() - start_s
     finally:
         model.zero_grad(set_to_none=True)
     return seconds
-
-
-def _repeated(part: TokenBatch, rows: int) -> TokenBatch:
-    documents = None if part.documents_BT is None else part.documents_BT.expand(rows, -1)
-    assert part.targets_BT is not None
-    return TokenBatch(part.ids_BT.expand(rows, -1), part.targets_BT.expand(rows, -1), documents)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Annotated, Literal, NamedTuple
 
@@ -38,11 +39,12 @@ class OptimSpec(StrictModel):
 
 
 class Update(NamedTuple):
-    """What one step did. loss: the mean over everything that was trained."""
+    """What one step did. loss: the mean over everything that was trained; measures: this process's means."""
 
     loss: float
     gradient_norm: float
     lr: float
+    measures: dict[str, float]
 
 
 def update(
@@ -62,9 +64,12 @@ def update(
     which tells to lower `lr_name`, where the gradient is not finite.
     """
     total, count = 0.0, 0
+    measures: Counter[str] = Counter()
     for loss in losses:
         loss.sum.backward()
         total, count = total + loss.sum.item(), count + loss.count
+        measures.update(loss.measures)
+    means = {name: value / count for name, value in measures.items()}
     total, count = group.sum_over_processes(total, count)
     parameters = [p for p in model.parameters() if p.grad is not None]
     gradients = [p.grad for p in parameters if p.grad is not None]
@@ -86,4 +91,4 @@ def update(
             parameters_of_one["lr"] = lr
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
-    return Update(total / count, norm, lr)
+    return Update(total / count, norm, lr, means)
