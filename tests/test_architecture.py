@@ -12,8 +12,9 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 SOURCES = sorted((ROOT / "src").rglob("*.py"))
-OPTIONAL = {"torch.utils.tensorboard", "pyarrow"}  # may be missing, or are heavy and seldom needed
-LAZY = {"cli.py", "cli_tasks.py", "__init__.py", "handle.py"}  # `malmoi --help` must not wait for torch
+OPTIONAL = {"torch.utils.tensorboard", "pyarrow", "openai"}  # may be missing, or are heavy and seldom needed
+# `malmoi --help` must not wait for torch
+LAZY = {"cli.py", "cli_chat.py", "cli_distill.py", "cli_tasks.py", "cli_tune.py", "__init__.py", "handle.py"}
 
 
 def code_lines(path: Path) -> int:

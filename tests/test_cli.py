@@ -275,9 +275,9 @@ def test_a_broken_line_is_named(run: Run, tmp_path: Path) -> None:
 def test_a_full_disk_is_one_line(
     run: Run, corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from malmoi.hub import folder
+    from malmoi.hub import weights
 
-    real, calls = folder.save_file, []
+    real, calls = weights.save_file, []
 
     def full_the_second_time(*arguments: object) -> None:
         calls.append(arguments)
@@ -285,7 +285,7 @@ def test_a_full_disk_is_one_line(
             raise OSError(28, "No space left on device")
         real(*arguments)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(folder, "save_file", full_the_second_time)
+    monkeypatch.setattr(weights, "save_file", full_the_second_time)
     out = tmp_path / "m"
     command = ("pretrain", "gpt-nano", "--data", corpus, "--out", out, *settings())
     fails(run(*command), "No space left")

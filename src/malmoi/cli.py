@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 import malmoi
-from malmoi import cli_tasks
+from malmoi import cli_chat, cli_distill, cli_tasks, cli_tune
 from malmoi.util.errors import UserError
 
 if TYPE_CHECKING:
@@ -25,8 +25,9 @@ data_app = typer.Typer(no_args_is_help=True, help="Look at a text or labelled ex
 tokenizer_app = typer.Typer(no_args_is_help=True, help="Make and compare tokenizers.")
 app.add_typer(data_app, name="data")
 app.add_typer(tokenizer_app, name="tokenizer")
-for verb in cli_tasks.VERBS:
+for verb in (*cli_tasks.VERBS, *cli_tune.VERBS, cli_distill.distill):
     app.command()(verb)
+app.command()(cli_chat.chat)
 
 Errors = Annotated[
     Literal["strict", "replace"], typer.Option(help="Bytes that are not UTF-8: stop, or replace and go on.")

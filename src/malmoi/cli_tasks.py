@@ -30,6 +30,10 @@ Fields = Annotated[
     list[str] | None,
     typer.Option("--fields", help="ROLE=COLUMN, where your columns have other names; may be repeated."),
 ]
+ModelPath = Annotated[
+    Path | None,
+    typer.Option(help="A language model's folder, for prompted and finetuned; without it they are left out."),
+]
 Settings = Annotated[
     list[str] | None, typer.Option("--set", help="An option of the method, a=b; may be repeated.")
 ]
@@ -43,24 +47,29 @@ AllowSkips = Annotated[
 
 def fit(
     task: TaskName,
-    method: Annotated[str, typer.Option(help="For example tfidf, lstm or transformer.")],
+    method: Annotated[str, typer.Option(help="For example tfidf, lstm or prompted.")],
     train: TrainPath,
     out: Annotated[Path, typer.Option(help="The folder to make.")],
     valid: Annotated[Path | None, typer.Option(help="Examples to measure it on.")] = None,
     fields: Fields = None,
+    model: ModelPath = None,
     settings: Settings = None,
     budget: BudgetSeconds = None,
     allow_skips: AllowSkips = False,
 ) -> None:
     """Fit one method to a task's examples, measure it, and save it."""
     from malmoi import console
+    from malmoi.methods.registry import method_options
     from malmoi.methods.use import fit_method
     from malmoi.train.fit import Budget
     from malmoi.util.heap import keep_heap
 
     keep_heap()
+    made = _task(task, fields)
+    given = {f"{method}.{name}": it for name, it in pairs(settings, "--set", typed=True).items()}
+    options = method_options(made, method, given, _text(model)).get(method, {})
     found = fit_method(
-        _task(task, fields), method, train, valid, out, options=_pairs(settings, "--set", typed=True),
+        made, method, train, valid, out, options=options,
         budget=Budget(budget), allow_skips=allow_skips, say=typer.echo,
     )  # fmt: skip
     console.show_metrics(found.metrics, found.num_examples)
@@ -86,10 +95,12 @@ def predict(
     if text != "-" and not _is_file(text):
         console.show_prediction(loaded.method, ask(_json_or_text(text)))
         return
-    inputs = _inputs(text, ask)
+    inputs, told = _inputs(text, ask), loaded.method.report.get("note")
     for value, found in zip(inputs, loaded.method.predict(inputs), strict=True):
         row = {"input": loaded.task.input_json(value), "prediction": loaded.task.to_json(found, value)}
         typer.echo(json.dumps(row, ensure_ascii=False))
+    if (note := loaded.method.report.get("note")) and note != told:
+        typer.echo(f"malmoi: {note}", err=True)
 
 
 def evaluate(
@@ -116,7 +127,13 @@ def compare(
         Path | None, typer.Option(help="Validation examples: the report's without --test.")
     ] = None,
     test: Annotated[Path | None, typer.Option(help="Examples for the report only.")] = None,
-    methods: Annotated[str, typer.Option(help="all, or names with commas between.")] = "all",
+    methods: Annotated[
+        str,
+        typer.Option(
+            help="all, or names with commas between; NAME:WORD is one more of NAME, with its own options."
+        ),
+    ] = "all",
+    model: ModelPath = None,
     good_enough: Annotated[
         str | None, typer.Option(help="METRIC=VALUE: the cheapest method that reaches it wins.")
     ] = None,
@@ -128,6 +145,9 @@ def compare(
     curve: Annotated[
         bool, typer.Option("--curve", help="Train on 10% and 30% of the examples, too.")
     ] = False,
+    shots_curve: Annotated[
+        str | None, typer.Option(help="0,1,2,4,8: also measure prompted with so many solved examples.")
+    ] = None,
     test_limit: Annotated[int | None, typer.Option(min=1, help="Measure on at most so many.")] = None,
     seed: Annotated[int, typer.Option(min=0)] = 0,
     fields: Fields = None,
@@ -138,7 +158,7 @@ def compare(
 ) -> None:
     """Train every method on the same data, and report which one to use."""
     from malmoi.compare.run import run_comparison
-    from malmoi.compare.settings import ComparisonSettings, parse_good_enough
+    from malmoi.compare.settings import ComparisonSettings, parse_good_enough, parse_shots
     from malmoi.compare.terminal import show_comparison
     from malmoi.console import console
     from malmoi.methods.registry import method_options
@@ -147,8 +167,11 @@ def compare(
         raise UserError(f"--currency {currency} needs --price-per-hour")
     found = run_comparison(
         ComparisonSettings(
-            task=task, fields=_pairs(fields, "--fields"), train=train, valid=valid, test=test,
-            methods=method_options(_task(task, fields), methods, _pairs(settings, "--set", typed=True)),
+            task=task, fields=pairs(fields, "--fields"), train=train, valid=valid, test=test,
+            methods=method_options(
+                _task(task, fields), methods, pairs(settings, "--set", typed=True), _text(model)
+            ),
+            shots_curve=parse_shots(shots_curve) if shots_curve else (),
             good_enough=parse_good_enough(good_enough) if good_enough else None,
             budget_seconds=budget, price_per_hour=price_per_hour, currency=currency, curve=curve,
             test_limit=test_limit, seed=seed, allow_skips=allow_skips,
@@ -175,10 +198,14 @@ def check(
 def _task(name: str, fields: list[str] | None) -> Task[Any, Any]:
     from malmoi.tasks import make_task
 
-    return make_task(name, _pairs(fields, "--fields"))
+    return make_task(name, pairs(fields, "--fields"))
 
 
-def _pairs(settings: list[str] | None, option: str, *, typed: bool = False) -> dict[str, Any]:
+def _text(path: Path | None) -> str | None:
+    return None if path is None else str(path)
+
+
+def pairs(settings: list[str] | None, option: str, *, typed: bool = False) -> dict[str, Any]:
     """a=b as {a: b}; typed: b is read as YAML, so that numbers are numbers."""
     import yaml
 

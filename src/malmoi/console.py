@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from rich.console import Console
 from rich.markup import escape
@@ -24,7 +24,15 @@ if TYPE_CHECKING:
     from malmoi.core import Answer, Entity, Metric
     from malmoi.data.check import CorpusStats, Finding
     from malmoi.methods.base import Method
+    from malmoi.models.language import LanguageModel
+    from malmoi.text.chat import ChatRow
     from malmoi.text.compare import TokenizerRow
+    from malmoi.text.tokenizer import Tokenizer
+    from malmoi.train.align import Alignment
+    from malmoi.train.finetune import Tuning
+    from malmoi.train.trainer import Trainer
+    from malmoi.train.trial import Trial
+    from malmoi.train.tuning import Material
 
 console = Console(highlight=False, soft_wrap=True, emoji=False)
 _TOKEN_COLOURS = ("on #b3d4ff", "on #ffd6a5", "on #caffbf", "on #ffc6ff", "on #fdffb6")
@@ -69,10 +77,93 @@ def _derived(run: Pretraining) -> str:
     )
 
 
+def announce_tuning(run: Tuning) -> None:
+    """What is learned, from what, and how long it will take, before the work starts."""
+    told = sum(sum(row.trained) for row in run.material.train)
+    data = (
+        f"{len(run.material.train):,} conversations, {human_count(told)} tokens of the assistant; "
+        f"{len(run.material.valid):,} more for validation"
+    )
+    _announce(run, data, f"windows of {run.trainer.context}")
+    _tell_left_out(run.material.findings)
+
+
+def announce_alignment(run: Alignment) -> None:
+    """As `announce_tuning`, for pairs of answers."""
+    train, valid = run.objective.train, run.objective.valid
+    data = f"{len(train):,} pairs of answers, of {train.mean_tokens:,} tokens on average; {len(valid):,} more"
+    _announce(run, f"{data} for validation", f"pairs, beta {run.trial.spec.beta:g}")
+    _tell_left_out(run.findings)
+
+
+def _announce(run: Tuning | Alignment, data: str, rows: str) -> None:
+    spec, trainer, trial, config = run.trial.spec, run.trainer, run.trial, run.config
+    parameters = run.model.parameters()
+    trained = sum(parameter.numel() for parameter in parameters if parameter.requires_grad)
+    lora = f" (LoRA of rank {config.lora.rank})" if config.lora else ""
+    shown = {
+        "model": f"{config.model}, {human_count(trained)} of {human_count(run.model.num_parameters())} "
+        f"parameters learn{lora}",
+        "data": data,
+        "training": f"{spec.steps} steps of {spec.batch} {rows}, "
+        f"{spec.optimizer}, learning rate {spec.lr:g}, {spec.schedule}",
+        "computing": f"{spec.dtype} on {run.model.device}, micro-batch {spec.micro_batch}, "
+        f"{trial.tokens_per_s:,.0f} tokens/s in a trial step",
+        "expected": f"{human_seconds(trial.seconds(trainer.context))}, {human_bytes(trial.memory_bytes)}",
+    }
+    for name, value in shown.items():
+        console.print(f"[bold]{name:10}[/] {escape(value)}")
+
+
+def _tell_left_out(findings: Sequence[Finding]) -> None:
+    for found in findings[:5]:
+        console.print(f"[yellow]left out[/] {escape(found.where)}: {escape(found.message)}")
+    if (more := len(findings) - 5) > 0:
+        console.print(f"and {more:,} more")
+
+
+def show_rows(rows: Sequence[Sequence[tuple[str, bool]]], material: Material) -> None:
+    """Conversations as the model sees them: what it learns to say in green, the rest dim."""
+    for row in rows:
+        text = Text()
+        for piece, trained in row:
+            text.append(piece.replace("\n", "\u23ce\n"), "bold green" if trained else "dim")
+        console.print(text)
+        console.print()
+    told, seen = (sum(map(count, material.train)) for count in (_num_trained, _num_ids))
+    console.print(
+        f"{len(material.train):,} conversations of {human_count(seen)} tokens, of which {human_count(told)} "
+        f"(green) are learned; {len(material.findings):,} left out"
+    )
+
+
+def _num_trained(row: ChatRow) -> int:
+    return sum(row.trained)
+
+
+def _num_ids(row: ChatRow) -> int:
+    return len(row.ids)
+
+
+class Run(Protocol):
+    """What a training run shows of itself."""
+
+    @property
+    def model(self) -> LanguageModel: ...
+    @property
+    def tokenizer(self) -> Tokenizer: ...
+    @property
+    def trainer(self) -> Trainer[Any]: ...
+    @property
+    def trial(self) -> Trial[Any]: ...
+    @property
+    def prompt_ids(self) -> list[int]: ...
+
+
 class Watch:
     """Shows the steps of a run: a bar on a terminal, and a line and a sample at every evaluation."""
 
-    def __init__(self, run: Pretraining) -> None:
+    def __init__(self, run: Run) -> None:
         self._run = run
         self._tokens_per_s = 0.0
         self._bar = Progress(
@@ -102,9 +193,7 @@ class Watch:
         speed = f"{self._tokens_per_s:,.0f} tokens/s  MFU {mfu:.0%}  {human_seconds(left_s)} left"
         self._bar.update(self._task, completed=report.step, description=f"loss {report.loss:.3f}  {speed}")
         if report.valid_loss is not None:
-            losses = f"loss {report.loss:.3f}  valid {report.valid_loss:.4f}"
-            bits = f"bits/byte {report.valid_bits_per_byte:.4f}"
-            console.print(f"step {report.step}/{trainer.spec.steps}  {losses}  {bits}  {speed}")
+            console.print(f"step {report.step}/{trainer.spec.steps}  {_judged(report)}  {speed}")
             console.print(self._sample(), style="dim", markup=False)
 
     def _sample(self) -> str:
@@ -115,6 +204,14 @@ class Watch:
         sampling = Sampling(max_tokens=length, temperature=0.8, top_k=50, seed=0)
         text = Engine(run.model, run.tokenizer).generate([prompt], sampling)[0].text
         return f"  | {run.tokenizer.decode(prompt)}{text}".replace("\n", "\n  | ")
+
+
+def _judged(report: StepReport) -> str:
+    """The loss, and what validation found."""
+    bits = report.valid_bits_per_byte
+    found = {"valid": report.valid_loss} | ({} if bits is None else {"bits/byte": bits})
+    found |= {name[6:]: value for name, value in report.measures.items() if name.startswith("valid_")}
+    return "  ".join([f"loss {report.loss:.3f}", *(f"{name} {value:.4f}" for name, value in found.items())])
 
 
 def coloured(tokens: Sequence[tuple[str, bool]]) -> Text:

@@ -17,13 +17,20 @@ from rich.markup import escape
 from rich.table import Table
 
 from malmoi.compare.plots import Curve
-from malmoi.compare.report import Report, TaskLine, one_line, visible, write_report
+from malmoi.compare.report import Exchange, OneModelLine, Report, TaskLine, one_line, visible, write_report
 from malmoi.console import coloured, console
 from malmoi.core import Metric, Result
 from malmoi.data.readers import Errors, open_corpus
 from malmoi.data.shards import TokenFile
 from malmoi.data.world import documents, story
-from malmoi.demo_tasks import compare_tasks, show_tasks
+from malmoi.demo_answers import (
+    ask_before_and_after,
+    one_model_line,
+    show_exchanges,
+    show_one_model,
+    tune_to_answer,
+)
+from malmoi.demo_tasks import ONE, compare_tasks, show_tasks, task_line, write_rows
 from malmoi.engine.engine import Engine
 from malmoi.engine.request import Sampling
 from malmoi.hub.folder import WEIGHTS, save_model
@@ -50,6 +57,7 @@ MADE = (
     "ngram",
     "lstm",
     "gpt",
+    "chat",
     "examples",
     "tasks",
     "report.html",
@@ -57,6 +65,7 @@ MADE = (
 LEAST_CHARACTERS = 4000  # of the user's own text
 BUDGET_S, QUICK_BUDGET_S = 105.0, 20.0  # of training time for the LSTM and the GPT together
 TASK_S, QUICK_TASK_S = 9.0, 1.0  # of training time for each network of each task
+ANSWER_S, QUICK_ANSWER_S = 150.0, 10.0  # of tuning the GPT to answer
 VOCAB_SIZE = 2560
 SAMPLE_DOCUMENTS = 1500  # enough to learn a vocabulary of the sample world
 BATCH, CONTEXT = 8, 256
@@ -148,11 +157,10 @@ def run_demo(
     models = [_count(material, out, steps, clock)]
     models += [_train(name, material, out, steps, clock) for name in RECIPES]
     tasks: list[TaskLine] = []
+    one_model: list[OneModelLine] = []
+    exchanges: list[Exchange] = []
     if not data:
-        console.print("\nSeven tasks, in English and Korean, each learned by small methods of every family:")
-        seconds = QUICK_TASK_S if quick else TASK_S
-        tasks = compare_tasks(out, seconds=seconds, quick=quick, say=console.print)
-        clock.lap("seven tasks")
+        tasks, one_model, exchanges = _tasks(out, models[-1], clock, quick=quick)
     expected = predictions(models[-1].model, models[-1].tokenizer, material.unseen)
     report = Report(
         title=f"A language model of {data.name}" if data else "From text to a language model",
@@ -165,11 +173,31 @@ def run_demo(
         sentence=expected[:12],
         row=expected[:128],
         tasks=tasks,
+        exchanges=exchanges,
+        one_model=one_model,
         steps=clock.parts,
         next_commands=_next_commands(material, out),
     )
     write_report(report, out / "report.html")
     _show_end(report, out)
+
+
+def _tasks(
+    out: Path, gpt: Trained, clock: Clock, *, quick: bool
+) -> tuple[list[TaskLine], list[OneModelLine], list[Exchange]]:
+    """The GPT tuned to answer, then every task by small methods and by that one model."""
+    write_rows(out, quick=quick)
+    chat = tune_to_answer(
+        out, seconds=QUICK_ANSWER_S if quick else ANSWER_S, say=console.print,
+        tokens_per_s=gpt.result.costs["train_tokens_per_s"],
+    )  # fmt: skip
+    clock.lap("tuning to answer")
+    console.print("\nSeven tasks, in English and Korean, by small methods and by the one model:")
+    seconds = QUICK_TASK_S if quick else TASK_S
+    found = compare_tasks(out, chat, seconds=seconds, quick=quick, say=console.print)
+    clock.lap("seven tasks")
+    lines = [line for one in found if (line := one_model_line(one, ONE))]
+    return [task_line(one) for one in found], lines, ask_before_and_after(out)
 
 
 # ---- material
@@ -391,6 +419,8 @@ def _show_end(report: Report, out: Path) -> None:
         console.print(f"  {visible(position.token)!r:14} loss {position.loss:4.1f}   {likely}", markup=False)
     if report.tasks:
         show_tasks(report.tasks)
+        show_exchanges(report.exchanges)
+        show_one_model(report.one_model)
     console.print(f"\n[bold]The report: {escape(str(out / 'report.html'))}[/]\nTry next:")
     for command in report.next_commands:
         console.print(f"  {command}", markup=False)
@@ -415,6 +445,7 @@ def _task_commands(out: Path) -> list[str]:
         return []
     winner, rows = (quote(str(out / place)) for place in ("tasks/ner/winner", "examples/classification"))
     return [
+        f"malmoi chat {quote(str(out / 'chat'))}",
         f'malmoi predict {winner} "Suji Han opened a bakery on Plum Street on Friday."',
         f"malmoi compare classification --train {rows}/train.jsonl --out my-comparison",
     ]

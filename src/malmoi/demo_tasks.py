@@ -24,7 +24,9 @@ DOCUMENTS, TEST_DOCUMENTS = 3000, 600  # of which a task takes as many rows as i
 ROWS, QUICK_ROWS = 2000, 400
 TEST_ROWS, QUICK_TEST_ROWS = 120, 40
 MEASURE_S = 0.2
-FAMILIES = ("traditional", "recurrent", "transformer")
+FAMILIES = ("traditional", "recurrent", "transformer", "prompted")
+TITLES = {"prompted": "one model"}
+ONE = "prompted"  # the method that asks the model tuned on all tasks
 # What suits networks that have seconds to learn, by the kind of task.
 SMALL: dict[str, dict[str, Any]] = {
     "label": {"vocab_size": 2048, "width": 64},
@@ -43,49 +45,60 @@ SMALL: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 
 
-def compare_tasks(out: Path, *, seconds: float, quick: bool, say: Callable[[str], None]) -> list[TaskLine]:
-    """Compare the methods of every task, each network with so many seconds to learn.
+def compare_tasks(
+    out: Path, one_model: Path, *, seconds: float, quick: bool, say: Callable[[str], None]
+) -> list[Comparison]:
+    """Compare the methods of every task, each network with so many seconds to learn, and the one model.
 
-    Writes out/examples/TASK, the rows in the formats of users' files, and out/tasks/TASK, a comparison.
+    Reads out/examples/TASK (see `write_rows`), writes out/tasks/TASK, a comparison.
     """
-    lines = []
+    found: list[Comparison] = []
     for name in TASKS:
-        _write_rows(out / "examples" / name, name, quick=quick)
-        found = run_comparison(_settings(name, out, seconds, quick), out / "tasks" / name, isolated=False)
-        lines.append(_line(found, f"tasks/{name}/report.html"))
-        say(f"[bold]{name}[/] {escape(found.advice)}")
-    return lines
+        settings = _settings(name, out, one_model, seconds, quick)
+        found.append(run_comparison(settings, out / "tasks" / name, isolated=False))
+        say(f"[bold]{name}[/] {escape(found[-1].advice)}")
+    return found
 
 
 def show_tasks(lines: Sequence[TaskLine]) -> None:
     """One table: a line for each task, a column for each family, the recommended method in bold."""
-    table = Table("task", *FAMILIES, box=None, pad_edge=False)
+    titles = [TITLES.get(family, family) for family in FAMILIES]
+    table = Table("task", *titles, box=None, pad_edge=False)
     for line in lines:
         name = f"{line.task}\n[dim]by {line.metric}[/]"
-        table.add_row(name, *(_shown(line, family) for family in FAMILIES))
+        table.add_row(name, *(_shown(line, title) for title in titles))
     console.print(table)
 
 
-def _write_rows(folder: Path, task: str, *, quick: bool) -> None:
-    """English and Korean by turns; what is measured tells combinations that training never saw."""
+def write_rows(out: Path, *, quick: bool) -> None:
+    """out/examples/TASK, rows in the formats of users' files, English and Korean by turns.
+
+    What is measured tells combinations that training never saw.
+    """
     rows, test_rows = (QUICK_ROWS, QUICK_TEST_ROWS) if quick else (ROWS, TEST_ROWS)
-    write_labelled(folder / "train.jsonl", task, documents(DOCUMENTS), rows)
-    write_labelled(folder / "valid.jsonl", task, documents(TEST_DOCUMENTS, split="valid"), test_rows)
+    for task in TASKS:
+        folder = out / "examples" / task
+        write_labelled(folder / "train.jsonl", task, documents(DOCUMENTS), rows)
+        write_labelled(folder / "valid.jsonl", task, documents(TEST_DOCUMENTS, split="valid"), test_rows)
 
 
-def _settings(name: str, out: Path, seconds: float, quick: bool) -> ComparisonSettings:
+def _settings(name: str, out: Path, one_model: Path, seconds: float, quick: bool) -> ComparisonSettings:
     task, folder = make_task(name), out / "examples" / name
     neural: dict[str, dict[str, Any]] = dict.fromkeys(("lstm", "transformer"), SMALL[task.kind])
     return ComparisonSettings(
         task=name, train=folder / "train.jsonl", valid=folder / "valid.jsonl",
-        methods={method: neural.get(method, {}) for method in methods_for(task)}, budget_seconds=seconds,
+        methods={method: neural.get(method, {}) for method in methods_for(task)} | {
+            ONE: {"model": str(one_model), "shots": 0}
+        },
+        budget_seconds=seconds,
         measure_seconds=MEASURE_S, test_limit=QUICK_TEST_ROWS if quick else TEST_ROWS,
     )  # fmt: skip
 
 
-def _line(found: Comparison, link: str) -> TaskLine:
-    verdict = found.verdict
-    cells = {family: list(_cells(found, family)) for family in FAMILIES}
+def task_line(found: Comparison) -> TaskLine:
+    """What the reports show of one task."""
+    verdict, link = found.verdict, f"tasks/{found.settings.task}/report.html"
+    cells = {TITLES.get(family, family): list(_cells(found, family)) for family in FAMILIES}
     return TaskLine(found.settings.task, verdict.words, cells, found.advice, link)
 
 

@@ -21,6 +21,7 @@ from malmoi.tasks import TASKS, make_task
 from malmoi.tasks.base import Task
 from malmoi.train.fit import Budget
 from malmoi.util.errors import UserError
+from tests.methods.tiny import write_model
 
 TINY = {
     "label": {"vocab_size": 400},
@@ -30,12 +31,24 @@ TINY = {
     "continuation": {"vocab_size": 400, "max_new_tokens": 8, "context": 64},
 }
 SMALL = {"width": 16, "layers": 1}
-CASES = [(task, method) for task in TASKS for method in methods_for(make_task(task), all_known=True)]
+REPLY = {"label": {}, "span": {"max_new_tokens": 8}}  # of the methods that ask a language model
+# of methods that need no server; for "remote" see tests/methods/test_remote.py
+HERE = {task: [m for m in methods_for(make_task(task), all_known=True) if m != "remote"] for task in TASKS}
+CASES = [(task, method) for task in TASKS for method in HERE[task]]
 every_case = pytest.mark.parametrize(("task", "name"), CASES)
 STRANGE = ("", " \n\t", "!", "<|eos|><|pad|> [SEP]", "\u200b", "😀 a\u0301 ㄱㅏ", "a" * 3000, "말 " * 400)
 
 
+@lru_cache
+def language_model() -> str:
+    import tempfile
+
+    return str(write_model(Path(tempfile.mkdtemp())))
+
+
 def options(task: Task[Any, Any], name: str) -> dict[str, Any]:
+    if METHODS[name].needs_model:
+        return {"model": language_model()} | REPLY.get(task.kind, {"max_new_tokens": 12})
     neural = name in {method.name for method in NEURAL}
     heads = {"heads": 2} if name == "transformer" else {}
     return SMALL | heads | TINY[task.kind] if neural else {}
@@ -167,7 +180,7 @@ def test_the_same_data_make_the_same_method(task: str, name: str) -> None:
     assert again.predict(inputs(task)) == fitted(task, name).predict(inputs(task))
 
 
-@pytest.mark.parametrize("name", methods_for(make_task("classification"), all_known=True))
+@pytest.mark.parametrize("name", HERE["classification"])
 def test_one_label_only_is_refused(name: str) -> None:
     task, examples = data("classification")
     same = [Example(example.input, "good") for example in examples]
@@ -175,7 +188,7 @@ def test_one_label_only_is_refused(name: str) -> None:
         make_method(name, task, options(task, name)).fit(same[:50], same[50:])
 
 
-@pytest.mark.parametrize("name", methods_for(make_task("ner"), all_known=True))
+@pytest.mark.parametrize("name", HERE["ner"])
 def test_no_entity_at_all_is_refused(name: str) -> None:
     task, examples = data("ner")
     bare = [Example(example.input, ()) for example in examples]
@@ -202,9 +215,30 @@ def test_options_go_to_the_methods_named() -> None:
     task = make_task("classification")
     assert method_options(task, "tfidf, lstm", {"lstm.width": 64}) == {"tfidf": {}, "lstm": {"width": 64}}
     assert list(method_options(task, "all", {})) == methods_for(task)
+    assert method_options(task, "lstm,lstm:big", {"lstm:big.width": 96}) == {
+        "lstm": {},
+        "lstm:big": {"width": 96},
+    }
     for wrong in ({"gru.width": 1}, {"width": 1}, {"lstm.depth": 1}):
         with pytest.raises(UserError):
             method_options(task, "lstm", wrong)
+
+
+def test_methods_that_need_a_model_come_with_one() -> None:
+    task = make_task("classification")
+    found = method_options(task, "all", {"prompted.shots": 2, "finetuned.model": "b"}, model="a")
+    assert found["prompted"] == {"model": "a", "shots": 2}
+    assert found["finetuned"] == {"model": "b"}
+    assert "prompted" not in method_options(task, "all", {})
+    own = method_options(task, "all", {"prompted:one.model": "a"})
+    assert own["prompted:one"] == {"model": "a"}
+    assert set(own) == {*methods_for(task), "prompted:one"}
+    with pytest.raises(UserError, match="prompted: model: give the folder of a language model: --model DIR"):
+        method_options(task, "tfidf,prompted", {})
+    with pytest.raises(UserError, match="none of tfidf needs a language model"):
+        method_options(task, "tfidf", {}, model="a")
+    with pytest.raises(UserError, match="after the colon"):
+        make_method("lstm:a.b", task)
 
 
 def damaged(folder: Path, name: str) -> None:

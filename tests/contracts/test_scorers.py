@@ -207,6 +207,19 @@ def test_scores_are_sums_of_log_probabilities(name: str) -> None:
 
 
 @every_scorer
+def test_choices_that_share_a_prompt_score_as_alone(name: str) -> None:
+    scorer, engine = SCORERS[name], Engine(SCORERS[name], TOKENIZER, max_rows=2)
+    labels = ["긍정", "긍정적", "부정", "a", "ab", ""]
+    choices = [[TOKENIZER.encode(label) for label in labels], [[9], [9, 10], [9, 10, 11]], [], [[8]]]
+    found = engine.score_choices(PROMPTS[:4], choices)
+    for prompt, of_prompt, scores in zip(PROMPTS, choices, found, strict=False):
+        for rest, score in zip(of_prompt, scores, strict=True):
+            logprobs_TV = read(scorer, prompt + rest).double().log_softmax(-1)
+            total = sum(float(logprobs_TV[len(prompt) - 1 + i, id]) for i, id in enumerate(rest))
+            assert score == pytest.approx(total, rel=1e-4, abs=1e-4)
+
+
+@every_scorer
 @pytest.mark.parametrize(
     ("call", "words"),
     [

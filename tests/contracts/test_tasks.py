@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from malmoi.core import Answer, Entity, Example, Message, Question
+from malmoi.data.readers import Record
 from malmoi.data.splits import split_examples
 from malmoi.tasks import TASKS, make_task
 from malmoi.tasks.words import is_korean
@@ -65,6 +66,22 @@ def test_answers_and_json_come_back(name: str) -> None:
         assert task.from_json(task.to_json(None, example.input)) is None
         given = json.loads(json.dumps(task.input_json(example.input)))
         assert task.input_from(given) == example.input
+
+
+FIELDS = {"classification": {"label": "별점"}, "ner": {"text": "body"}, "translation": {"source": "ko"},
+          "summarization": {"document": "기사"}, "question-answering": {"answers": "답"},
+          "chat": {"messages": "turns"}}  # fmt: skip
+
+
+@each_task
+def test_rows_are_read_back(name: str) -> None:
+    for task in (make_task(name), make_task(name, FIELDS.get(name, {"text": "글"}))):
+        for example in EXAMPLES[name]:
+            row = json.loads(json.dumps(task.row(example)))
+            if name == "completion":  # its files are texts, cut when they are read
+                assert row == {task.field("text"): example.input + example.target}
+                continue
+            assert list(task.examples(Record(row, ""), lambda _: None)) == [example]
 
 
 @each_task

@@ -6,7 +6,8 @@ import pytest
 import torch
 from safetensors import SafetensorError
 
-from malmoi.hub import folder
+from malmoi.hub import weights
+from malmoi.hub.weights import load_weights
 from malmoi.models.build import build_model
 from malmoi.models.config import TransformerConfig
 from malmoi.models.language import LanguageModel
@@ -43,6 +44,30 @@ def test_everything_comes_back(tmp_path: Path) -> None:
     assert torch.equal(torch.rand(3), drawn)
     for ours, theirs in zip(state(model, optimizers), state(other, other_optimizers), strict=True):
         assert torch.equal(ours, theirs)
+
+
+def test_frozen_weights_stay_out_of_it(tmp_path: Path) -> None:
+    models: list[LanguageModel] = []
+    for number in (1, 1, 2):
+        torch.manual_seed(number)
+        models.append(build_model(CONFIG))
+        models[-1].blocks.requires_grad_(False)  # type: ignore[union-attr]
+    first, same_base, other_base = models
+    optimizers = [
+        make_optimizers(model, "adamw", lr=0.1, weight_decay=0.1, betas=(0.9, 0.95)) for model in models
+    ]
+    for parameter in first.parameters():
+        parameter.grad = torch.ones_like(parameter) if parameter.requires_grad else None
+    optimizers[0][0].step()
+    folder = save_checkpoint(tmp_path, 1, first, optimizers[0])
+    assert not any("blocks" in name for name in load_weights(folder / checkpoint.TENSORS))
+    load_checkpoint(tmp_path, same_base, optimizers[1], pytest.fail)
+    load_checkpoint(tmp_path, other_base, optimizers[2], pytest.fail)
+    for name, parameter in first.named_parameters():
+        assert torch.equal(same_base.get_parameter(name), parameter)
+        assert torch.equal(other_base.get_parameter(name), parameter) == (
+            "blocks" not in name or "norm" in name
+        )
 
 
 def test_the_newest_two_are_kept(tmp_path: Path) -> None:
@@ -82,7 +107,7 @@ def test_a_full_disk_leaves_the_old_one(tmp_path: Path, monkeypatch: pytest.Monk
         path.write_bytes(b"part")
         raise SafetensorError("I/O error: No space left on device")
 
-    monkeypatch.setattr(folder, "save_file", full)
+    monkeypatch.setattr(weights, "save_file", full)
     with pytest.raises(OSError, match="No space"):
         save_checkpoint(tmp_path, 2, model, optimizers)
     assert [path.name for path in tmp_path.iterdir()] == ["step-00000001"]

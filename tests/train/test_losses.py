@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ from torch.nn import functional
 from malmoi.core import IGNORE, TokenBatch
 from malmoi.models.build import build_model
 from malmoi.models.config import TransformerConfig
+from malmoi.models.output import target_log_probabilities
 from malmoi.train import losses
 from malmoi.train.losses import LinearCrossEntropy, next_token_loss
 
@@ -34,6 +36,19 @@ def test_equals_torch_with_its_gradients(
     torch.testing.assert_close(total, wanted_total)
     for ours, theirs in zip(found, wanted, strict=True):
         torch.testing.assert_close(ours, theirs)
+
+
+@pytest.mark.parametrize("function", [LinearCrossEntropy.apply, target_log_probabilities])
+def test_a_frozen_matrix_gets_no_gradient_and_x_the_same(function: Any) -> None:
+    torch.manual_seed(0)
+    x, weight, targets = torch.randn(9, 4), torch.randn(7, 4), torch.randint(0, 7, (9,))
+    found: list[torch.Tensor | None] = []
+    for frozen in (False, True):
+        x, weight = x.detach().requires_grad_(), weight.detach().requires_grad_(not frozen)
+        (2 * function(x, weight, targets).sum()).backward()
+        found.append(x.grad)
+        assert (weight.grad is None) == frozen
+    torch.testing.assert_close(found[0], found[1])
 
 
 def test_one_set_of_ignored_targets_costs_nothing() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,10 +12,11 @@ from markupsafe import Markup
 
 from malmoi.compare.contrast import Confusion, Contrast
 from malmoi.compare.page import render
-from malmoi.compare.plots import loss_curves, quality_against_cost
+from malmoi.compare.plots import COLOURS, Points, measured_curves, quality_against_cost
 from malmoi.compare.settings import ComparisonSettings, Material
 from malmoi.compare.verdict import Row, Verdict, show
 from malmoi.core import Metric
+from malmoi.methods.base import FAMILIES
 from malmoi.methods.use import WINNER
 from malmoi.util.files import write_text
 
@@ -33,6 +35,7 @@ class Comparison:
     verdict: Verdict
     advice: str
     curve: dict[str, list[tuple[int, Metric]]]  # method -> training examples and the metric after them
+    shots_curve: dict[str, list[tuple[int, Metric]]]  # method -> shots and the metric with them
     contrasts: list[Contrast]
     confusions: dict[str, Confusion]  # of every method, for tasks of kind `label`
     machine: str
@@ -63,7 +66,9 @@ def write_comparison(comparison: Comparison, path: Path) -> None:
         "comparison": comparison, "verdict": verdict, "material": comparison.material,
         "settings": comparison.settings, "show": show, "shade": shade, "command": command, "snippet": snippet,
         "columns": list(dict.fromkeys(name for row in verdict.ranking for name in row.metrics)),
-        "picture": Markup(_picture(comparison)), "curves": Markup(_curves(comparison)),
+        "picture": Markup(_picture(comparison)),
+        "curves": Markup(_curves(comparison, comparison.curve, "training examples")),
+        "shots_curves": Markup(_curves(comparison, comparison.shots_curve, "shots")),
         "shown_settings": {name: json.dumps(value, ensure_ascii=False) for name, value in settings.items()},
     }  # fmt: skip
     write_text(path, render("comparison.html", values))
@@ -79,16 +84,15 @@ def _picture(comparison: Comparison) -> str:
     points = {row.name: (row.cost, row.metrics[verdict.metric]) for row in verdict.ranking}
     x_label = f"cost of 1,000 predictions ({comparison.cost_unit})".removesuffix(" ()")
     front = [row.name for row in verdict.front]
-    return quality_against_cost(points, front, x_label=x_label, y_label=verdict.words) if points else ""
+    of_family = dict(zip(map(str, FAMILIES), COLOURS, strict=True))
+    colours = {row.name: of_family[row.family] for row in verdict.ranking}
+    words = verdict.words
+    return quality_against_cost(points, colours, front, x_label=x_label, y_label=words) if points else ""
 
 
-def _curves(comparison: Comparison) -> str:
-    curves = [
-        (name, [count for count, _ in points], [metric.value for _, metric in points])
-        for name, points in comparison.curve.items() if len(points) > 1
-    ]  # fmt: skip
-    label, words = "training examples", comparison.verdict.words
-    return loss_curves(curves, x_label=label, y_label=words, bottom=None) if curves else ""
+def _curves(comparison: Comparison, found: Mapping[str, Points], x_label: str) -> str:
+    curves = {name: points for name, points in found.items() if len(points) > 1}
+    return measured_curves(curves, x_label=x_label, y_label=comparison.verdict.words) if curves else ""
 
 
 def _usage(comparison: Comparison) -> tuple[str, str]:

@@ -22,16 +22,15 @@ if TYPE_CHECKING:
     from malmoi.text.compare import TokenizerRow
 
 COLOURS = ("#4c8df6", "#e8743b", "#35a77c", "#b45fd1", "#c9a227", "#d6455d")  # legible on light and dark
+_MARKERS = "osD^vPX"
 _INK = "#010203"  # stands for the page's text colour until the SVG is in the page
 
 Curve = tuple[str, Sequence[float], Sequence[float]]  # name, x, y
+Points = Sequence[tuple[int, Metric]]
 
 
-def loss_curves(curves: Sequence[Curve], *, x_label: str, y_label: str, bottom: float | None = 0) -> str:
-    """An SVG of lines; a curve of one point is drawn as a horizontal line (a model without steps).
-
-    bottom: where the y axis starts; None: below the lowest point.
-    """
+def loss_curves(curves: Sequence[Curve], *, x_label: str, y_label: str) -> str:
+    """An SVG of lines; a curve of one point is drawn as a horizontal line (a model without steps)."""
     figure = Figure(figsize=(9.0, 3.8), layout="constrained")
     axes = figure.add_subplot()
     for (name, x, y), colour in zip(curves, cycle(COLOURS), strict=False):
@@ -42,14 +41,33 @@ def loss_curves(curves: Sequence[Curve], *, x_label: str, y_label: str, bottom: 
     axes.set_xlabel(x_label)
     axes.xaxis.set_major_formatter(lambda value, _: human_count(value))
     axes.set_ylabel(y_label)
-    axes.set_ylim(bottom=bottom)
+    axes.set_ylim(bottom=0)
+    axes.legend(frameon=False)
+    return _svg(figure)
+
+
+def measured_curves(curves: Mapping[str, Points], *, x_label: str, y_label: str) -> str:
+    """An SVG of a metric against a count for each method, in a band that is its interval."""
+    figure = Figure(figsize=(9.0, 3.8), layout="constrained")
+    axes = figure.add_subplot()
+    for (name, points), colour, marker in zip(curves.items(), cycle(COLOURS), cycle(_MARKERS), strict=False):
+        counts, metrics = zip(*points, strict=True)
+        values = [metric.value for metric in metrics]
+        lows, highs = zip(*(metric.interval or (metric.value,) * 2 for metric in metrics), strict=True)
+        axes.fill_between(counts, lows, highs, color=colour, alpha=0.13, linewidth=0)
+        axes.plot(counts, values, color=colour, linewidth=2.2, marker=marker, markersize=5, label=name)
+    axes.set_xticks(sorted({count for points in curves.values() for count, _ in points}))
+    axes.xaxis.set_major_formatter(lambda value, _: human_count(value))
+    axes.set_xlabel(x_label)
+    axes.set_ylabel(y_label)
     axes.legend(frameon=False)
     return _svg(figure)
 
 
 def quality_against_cost(
-    points: Mapping[str, tuple[float, Metric]], front: Sequence[str], *, x_label: str, y_label: str
-) -> str:
+    points: Mapping[str, tuple[float, Metric]], colours: Mapping[str, str], front: Sequence[str],
+    *, x_label: str, y_label: str,
+) -> str:  # fmt: skip
     """An SVG of methods by cost (log) and quality with its interval; a line joins the Pareto front."""
     figure = Figure(figsize=(9.0, 4.2), layout="constrained")
     axes = figure.add_subplot()
@@ -57,13 +75,11 @@ def quality_against_cost(
         [points[name][0] for name in front], [points[name][1].value for name in front],
         where="post", color="#8a8f98", linestyle="--", linewidth=1.4, zorder=1, label="not beaten in both",
     )  # fmt: skip
-    for (name, (cost, metric)), colour, marker in zip(
-        points.items(), cycle(COLOURS), cycle("osD^vPX"), strict=False
-    ):
+    for (name, (cost, metric)), marker in zip(points.items(), cycle(_MARKERS), strict=False):
         low, high = metric.interval or (metric.value, metric.value)
         around = [[max(0.0, metric.value - low)], [max(0.0, high - metric.value)]]
         axes.errorbar(
-            cost, metric.value, yerr=around, color=colour, marker=marker, markersize=8, capsize=4,
+            cost, metric.value, yerr=around, color=colours[name], marker=marker, markersize=8, capsize=4,
             linewidth=1.6, linestyle="none", label=name,
         )  # fmt: skip
     axes.set_xscale("log")

@@ -40,6 +40,28 @@ class TaskLine:
 
 
 @dataclass(frozen=True, slots=True)
+class Exchange:
+    """One question to the same model before it was tuned (it completes) and after (it answers)."""
+
+    question: str
+    before: str
+    after: str
+
+
+@dataclass(frozen=True, slots=True)
+class OneModelLine:
+    """One task: the best small model against the one model of all tasks, which is also told by language."""
+
+    task: str
+    metric: str
+    small: str
+    small_quality: str
+    quality: str
+    english: str
+    korean: str
+
+
+@dataclass(frozen=True, slots=True)
 class Report:
     """What a demo found, in the order in which the page tells it."""
 
@@ -53,6 +75,8 @@ class Report:
     sentence: Sequence[Prediction]
     row: Sequence[Prediction]
     tasks: Sequence[TaskLine]  # none where the text is the user's own, without labels
+    exchanges: Sequence[Exchange]
+    one_model: Sequence[OneModelLine]
     steps: Sequence[tuple[str, float]]  # what took how many seconds
     next_commands: Sequence[str]
 

@@ -11,6 +11,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
@@ -21,11 +22,11 @@ from malmoi.compare.comparison import Comparison, write_comparison
 from malmoi.compare.contrast import confusions, contrasts
 from malmoi.compare.settings import ComparisonSettings, Material, load_material
 from malmoi.compare.verdict import Row, Verdict, advice, judge
-from malmoi.compare.worker import FIT, QUESTIONS, RECORD, RESULT, Job, attempt
+from malmoi.compare.worker import FIT, QUESTIONS, RECORD, RESULT, Job, attempt, keep
 from malmoi.core import Metric
 from malmoi.data.labelled import summary
 from malmoi.methods.base import Json, Method, Say, silent
-from malmoi.methods.registry import make_method
+from malmoi.methods.registry import make_method, settled_options
 from malmoi.metrics import Statistic
 from malmoi.util.errors import UserError, nearest
 from malmoi.util.files import read_json, write_json
@@ -34,34 +35,43 @@ from malmoi.util.hardware import cpu_name, pick_device
 WORKER = ("-m", "malmoi.compare.worker")
 SHARES = (0.1, 0.3)  # of the training examples, for the learning curve
 PARTS = ("train", "valid", "test")
-FREE = {*PARTS, "methods", "good_enough", "price_per_hour", "currency", "curve"}  # settings that may change
+FREE = {*PARTS, "methods", "good_enough", "price_per_hour", "currency", "curve", "shots_curve"}  # may change
 PACKAGES = ("malmoi", "torch", "numpy", "tokenizers", "scikit-learn", "python-crfsuite", "sacrebleu")
 
 
 def run_comparison(
-    settings: ComparisonSettings, out: Path, say: Say = silent, isolated: bool = True
-) -> Comparison:
+    settings: ComparisonSettings, out: Path, say: Say = silent, isolated: bool = True,
+    fitted: Mapping[str, Method] | None = None,
+) -> Comparison:  # fmt: skip
     """Compare; writes results.json, report.html and winner/ into `out` and goes on where it stopped.
 
-    isolated: False trains in this process, where peak memory is everyone's. Raises UserError for data,
-    options or metrics that cannot be, and for a folder that holds something else.
+    isolated: False trains in this process, where peak memory is everyone's. fitted: of the methods in the
+    settings, those that have learned already and are only measured. Raises UserError for data, options or
+    metrics that cannot be, and for a folder that holds something else.
     """
     material = load_material(settings)
     methods = {name: make_method(name, material.task, options) for name, options in settings.methods.items()}
     metric, wanted = settings.good_enough or (material.task.primary, None)
     _check_metric(metric, material)
+    _check_currencies(methods, settings)
+    if settings.shots_curve and not any(method.family == "prompted" for method in methods.values()):
+        raise UserError("--shots-curve is of the prompted method, which is not compared; give --model DIR")
     _claim(out, settings, material)
     for note in material.notes:
         say(note)
     if material.findings:
         say(summary(material.findings, material.task.name))
+    for name, method in (fitted or {}).items():
+        if not ((job := Job(out, name)).folder / FIT).exists():
+            keep(job, method, 0, {"train_seconds": 0.0, "train_peak_bytes": 0.0})
     found = {name: _measure(Job(out, name), say, isolated) for name in methods}
-    price_per_s = (settings.price_per_hour or 3600) / 3600
-    rows = [_row(methods[name], found[name], material, price_per_s) for name in found]
+    price = settings.price_per_hour
+    rows = [_row(name, methods[name].family, found[name], material, price) for name in found]
     verdict = judge(rows, metric, wanted)
     comparison = Comparison(
         settings, out, material, verdict, advice(verdict, len(material.test)),
         _curve(verdict, material, out, say, isolated) if settings.curve else {},
+        _shots_curve(verdict, found, material, settings.shots_curve, out, say, isolated),
         contrasts(verdict, material), confusions(verdict, material),
         f"{cpu_name()}, {torch.get_num_threads()} threads, {pick_device()}",
         {"python": platform.python_version()} | {name: version(name) for name in PACKAGES}, isolated,
@@ -79,6 +89,15 @@ def _check_metric(name: str, material: Material) -> None:
     known = material.task.statistics([example.target for example in few], few, likelihoods)
     if name not in known:
         raise UserError(f"{material.task.name} has no metric {name!r}; {nearest(name, known)}")
+
+
+def _check_currencies(methods: Mapping[str, Method], settings: ComparisonSettings) -> None:
+    """What is paid for answers must be in the money that this machine is paid in, where that has a price."""
+    for name, method in methods.items():
+        paid_in = getattr(method.options, "currency", settings.currency)
+        if settings.price_per_hour and paid_in != settings.currency:
+            here = f"this machine in {settings.currency or 'no currency'}"
+            raise UserError(f"{name} is paid in {paid_in or 'no currency'}, {here}; give the same to both")
 
 
 def _claim(out: Path, settings: ComparisonSettings, material: Material) -> None:
@@ -103,13 +122,16 @@ def _changed(old: Json, new: Json) -> list[str]:
     after, before = new["settings"], old["settings"]
     found = [name for name in after if name not in FREE and after[name] != before.get(name)]
     methods = before["methods"] | after["methods"]
-    found += [f"options of {name}" for name, it in before["methods"].items() if methods[name] != it]
+    found += [
+        f"options of {name}" for name, it in before["methods"].items()
+        if settled_options(name, methods[name]) != settled_options(name, it)
+    ]  # fmt: skip
     return [*found, *(f"{part} data" for part in PARTS if new["data"][part] != old["data"][part])]
 
 
 def _measure(job: Job, say: Say, isolated: bool) -> Json:
     """Train and measure one method, as far as that is not done yet. A failure is {"error": reason}."""
-    result, name = job.folder / RESULT, job.folder.name
+    result, name = job.folder / RESULT, job.title
     if result.exists() and "error" not in (found := read_json(result)):
         say(f"{name}: measured before")
         return found
@@ -129,7 +151,8 @@ def _in_process(job: Job, stage: str, say: Say) -> None:
     """`attempt` in a new process, which may be killed. Its standard error goes to a log."""
     log = job.out / "logs" / f"{job.folder.name}-{stage}.txt"
     log.parent.mkdir(parents=True, exist_ok=True)
-    command = [sys.executable, *WORKER, str(job.out), job.name, str(job.share), stage]
+    shots = "" if job.shots is None else str(job.shots)
+    command = [sys.executable, *WORKER, str(job.out), job.name, str(job.share), shots, stage]
     with log.open("w") as errors:
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, encoding="utf-8")
         with process:
@@ -147,14 +170,17 @@ def _end(code: int, log: Path) -> str:
     return f"its process was killed ({name}{', most often for want of memory' if name == 'SIGKILL' else ''})"
 
 
-def _row(method: Method, found: Json, material: Material, price_per_s: float) -> Row:
+def _row(name: str, family: str, found: Json, material: Material, price_per_hour: float | None) -> Row:
+    """What is known of a method. One that is paid for its answers costs that, where the others cost money."""
     if "error" in found:
-        return Row(method.name, method.family, found["error"])
+        return Row(name, family, found["error"])
     statistics, costs = _statistics(found, material), found["costs"]
-    metrics = {name: statistic.metric() for name, statistic in statistics.items()}
-    costs["cost_per_1000"] = 1000 / costs["predictions_per_s"] * price_per_s
+    metrics = {metric: statistic.metric() for metric, statistic in statistics.items()}
+    seconds, paid = 1000 / costs["predictions_per_s"], costs.get("price_per_1000")
+    costs["cost_per_1000"] = paid if paid and price_per_hour else seconds * (price_per_hour or 3600) / 3600
     predictions = [material.task.from_json(value) for value in found["predictions"]]
-    return Row(method.name, method.family, "", statistics, metrics, costs, predictions)
+    note = found["report"].get("note", "")
+    return Row(name, family, "", statistics, metrics, costs, predictions, note)
 
 
 def _statistics(found: Json, material: Material) -> dict[str, Statistic]:
@@ -170,11 +196,32 @@ def _curve(
     for row in verdict.ranking:
         measured = [_measure(Job(out, row.name, share), say, isolated) for share in SHARES]
         curve[row.name] = [
-            (found["num_train"], _statistics(found, material)[verdict.metric].metric())
+            (found["num_train"], _metric(verdict, found, material))
             for found in measured if "error" not in found
         ]  # fmt: skip
         curve[row.name].append((len(material.parts["train"]), row.metrics[verdict.metric]))
     return curve
+
+
+def _shots_curve(
+    verdict: Verdict, found: Mapping[str, Json], material: Material, shots: Sequence[int], out: Path,
+    say: Say, isolated: bool,
+) -> dict[str, list[tuple[int, Metric]]]:  # fmt: skip
+    """The metric of each prompted method when it is shown so many solved examples."""
+    curve: dict[str, list[tuple[int, Metric]]] = {}
+    for name in (row.name for row in verdict.ranking if shots and row.family == "prompted"):
+        measured = [
+            found[name] if found[name]["report"]["shots"] == count
+            else _measure(Job(out, name, shots=count), say, isolated)
+            for count in shots
+        ]  # fmt: skip
+        points = zip(shots, measured, strict=True)
+        curve[name] = [(count, _metric(verdict, it, material)) for count, it in points if "error" not in it]
+    return curve
+
+
+def _metric(verdict: Verdict, found: Json, material: Material) -> Metric:
+    return _statistics(found, material)[verdict.metric].metric()
 
 
 def _keep_winner(comparison: Comparison) -> None:
@@ -187,14 +234,18 @@ def _keep_winner(comparison: Comparison) -> None:
 def _results(comparison: Comparison, found: dict[str, Json]) -> Json:
     """The content of results.json. "behind": how much better the best, and the one before it, are."""
     verdict, material = comparison.verdict, comparison.material
-    curve = {name: [(count, asdict(it)) for count, it in points] for name, points in comparison.curve.items()}
+    curve, shots_curve = (
+        {name: [(count, asdict(it)) for count, it in points] for name, points in curves.items()}
+        for curves in (comparison.curve, comparison.shots_curve)
+    )
     return {
         "advice": comparison.advice, "winner": verdict.winner.name if verdict.winner else None,
         "metric": verdict.metric, "front": [row.name for row in verdict.front],
         "methods": {row.name: _measures(row) | found[row.name] for row in comparison.rows},
         "lead_of_the_best": {name: asdict(lead) for name, lead in verdict.against_best.items()},
         "lead_over_the_next": {name: asdict(lead) for name, lead in verdict.against_next.items()},
-        "curve": curve, "cost_unit": comparison.cost_unit, "hashes": material.hashes(),
+        "curve": curve, "shots_curve": shots_curve,
+        "cost_unit": comparison.cost_unit, "hashes": material.hashes(),
         "sizes": {name: len(part) for name, part in material.parts.items()}, "notes": material.notes,
         "findings": [asdict(finding) for finding in material.findings],
         "settings": comparison.settings.model_dump(mode="json"), "machine": comparison.machine,

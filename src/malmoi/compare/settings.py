@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field, PositiveFloat, PositiveInt
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 
 from malmoi.core import Example
 from malmoi.data.check import Finding
@@ -38,6 +38,7 @@ class ComparisonSettings(StrictModel):
     price_per_hour: PositiveFloat | None = None
     currency: str = ""
     curve: bool = False  # also train on 10% and 30% of the training examples
+    shots_curve: tuple[NonNegativeInt, ...] = ()  # also measure prompted methods with so many shots
     test_limit: PositiveInt | None = None  # measure on at most so many examples, drawn by the seed
     measure_seconds: PositiveFloat = 10.0  # that timing one prediction at a time may take, for each method
     seed: int = 0
@@ -51,6 +52,14 @@ def parse_good_enough(text: str) -> tuple[str, float]:
         return name.strip(), float(number.removesuffix("%")) / (100 if number.endswith("%") else 1)
     except ValueError:
         raise UserError(f"--good-enough {text!r} is not METRIC=VALUE; for example accuracy=0.85") from None
+
+
+def parse_shots(text: str) -> tuple[int, ...]:
+    """`0,1,2,4` in order, each once. Raises UserError."""
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part.isascii() and part.isdigit() for part in parts):
+        raise UserError(f"--shots-curve {text!r} is not numbers with commas between; for example 0,1,2,4,8")
+    return tuple(sorted(set(map(int, parts))))
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from rich.console import Group
+from collections.abc import Iterator
+
+from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
 from malmoi.compare.comparison import Comparison
 from malmoi.compare.page import latency
-from malmoi.compare.verdict import Row
+from malmoi.compare.verdict import Row, show
 from malmoi.util.units import human_bytes, human_count, human_seconds
 
 WIDE = 100  # columns of a terminal
@@ -31,7 +33,23 @@ def show_comparison(comparison: Comparison, width: int = WIDE) -> Group:
         table.add_row(*map(Text, cells), style=style)
     ready = f"the winner is in {comparison.winner_folder}; " if verdict.winner else ""
     where = f"{ready}figures and errors side by side: {comparison.out / 'report.html'}"
-    return Group(table, Text(f"\n{comparison.advice}", "bold green"), Text(where, "dim"))
+    told = Text(f"\n{comparison.advice}", "bold green"), Text(where, "dim")
+    return Group(table, *_shots(comparison), *told)
+
+
+def _shots(comparison: Comparison) -> Iterator[RenderableType]:
+    """A table of the metric by the number of shots, where that was measured."""
+    if not comparison.shots_curve:
+        return
+    verdict = comparison.verdict
+    table = Table(f"{verdict.words} with shots", box=None, pad_edge=False)
+    for count in comparison.settings.shots_curve:
+        table.add_column(str(count), justify="right")
+    for name, points in comparison.shots_curve.items():
+        found = {count: show(verdict.metric, metric) for count, metric in points}
+        table.add_row(name, *(found.get(count, "failed") for count in comparison.settings.shots_curve))
+    yield Text()
+    yield table
 
 
 def _chance(row: Row, comparison: Comparison) -> str:

@@ -29,6 +29,7 @@ class Row:
     metrics: dict[str, Metric] = field(default_factory=dict)
     costs: dict[str, float] = field(default_factory=dict)
     predictions: list[Any] = field(default_factory=list)
+    note: str = ""  # what a reader of the figures should know
 
     @property
     def cost(self) -> float:

@@ -1,7 +1,7 @@
 """One method's part of a comparison, each stage in a process of its own.
 
-`python -m malmoi.compare.worker OUT NAME SHARE fit` trains and saves, `... predict` loads what was saved and
-measures it as it will be used: without training data in memory and without seeing a target.
+`python -m malmoi.compare.worker OUT NAME SHARE SHOTS fit` trains and saves, `... predict` loads what was
+saved and measures it as it will be used: without training data in memory and without seeing a target.
 """
 
 from __future__ import annotations
@@ -32,17 +32,35 @@ SINGLES = 200  # single predictions timed at most
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """A method to train on a share of the training examples, for the comparison in the folder `out`."""
+    """A method to train on a share of the training examples, for the comparison in the folder `out`.
+
+    shots: how many to show it, instead of what its options say.
+    """
 
     out: Path
     name: str
     share: float = 1.0
+    shots: int | None = None
+
+    @property
+    def whole(self) -> bool:
+        """Whether this is the method itself, and no point of a curve."""
+        return self.share == 1 and self.shots is None
+
+    @property
+    def title(self) -> str:
+        """What to call it."""
+        how = f"-{self.share:.0%}" if self.shots is None else f"-{self.shots}-shots"
+        return self.name if self.whole else f"{self.name}{how}"
 
     @property
     def folder(self) -> Path:
         """Where the fitted method goes."""
-        whole = self.share == 1
-        return self.out / (f"methods/{self.name}" if whole else f"curve/{self.name}-{self.share:.0%}")
+        return self.out / ("methods" if self.whole else "curve") / self.title.replace(":", "-")
+
+    def options(self, settings: ComparisonSettings) -> dict[str, Any]:
+        """What the method is made with."""
+        return settings.methods[self.name] | ({} if self.shots is None else {"shots": self.shots})
 
     @property
     def steps(self) -> Path:
@@ -54,7 +72,7 @@ def fit(job: Job, say: Say) -> None:
     """Train and save one method, with what that took in FIT."""
     settings = ComparisonSettings.model_validate(read_json(job.out / RECORD)["settings"])
     material = load_material(settings)
-    method = make_method(job.name, material.task, settings.methods[job.name])
+    method = make_method(job.name, material.task, job.options(settings))
     whole = material.parts["train"]
     train = sample(whole, max(1, round(job.share * len(whole))), settings.seed)
     method.report |= read_json(job.steps) if job.steps.exists() else {}
@@ -70,9 +88,14 @@ def fit(job: Job, say: Say) -> None:
     method.fit(train, material.parts["valid"], budget, told)
     costs = {"train_seconds": time.perf_counter() - start_s, "train_peak_bytes": peak_bytes()}
     _keep_steps(job, method)
+    keep(job, method, len(train), costs)
+
+
+def keep(job: Job, method: Method, num_train: int, costs: dict[str, float]) -> None:
+    """Save a fitted method, with what fitting took in FIT."""
     save_method(job.folder, method)
     costs["disk_bytes"] = sum(path.stat().st_size for path in job.folder.iterdir())
-    write_json(job.folder / FIT, {"num_train": len(train), "costs": costs, "report": method.report})
+    write_json(job.folder / FIT, {"num_train": num_train, "costs": costs, "report": method.report})
 
 
 def _keep_steps(job: Job, method: Method) -> None:
@@ -83,15 +106,19 @@ def _keep_steps(job: Job, method: Method) -> None:
 def predict(job: Job, say: Say) -> None:
     """Measure a saved method on the test inputs; everything known of it goes to RESULT."""
     asked, found = read_json(job.out / QUESTIONS), read_json(job.folder / FIT)
-    method = load_method(job.folder)
+    settings = ComparisonSettings.model_validate(read_json(job.out / RECORD)["settings"])
+    method = load_method(job.folder, job.options(settings))
     inputs = [method.task.input_from(value) for value in asked["inputs"]]
     say(f"measuring on {len(inputs):,} examples")
     method.predict(inputs[:1])  # warm-up
-    most_s = ComparisonSettings.model_validate(read_json(job.out / RECORD)["settings"]).measure_seconds
-    costs = _latency(method, inputs, most_s) if job.share == 1 else {}
+    most_s = settings.measure_seconds
+    costs = _latency(method, inputs, most_s) if job.whole else {}
     predictions, costs["predictions_per_s"] = _throughput(method, inputs, most_s / 20)
     costs["predict_peak_bytes"] = peak_bytes()
-    found["costs"] |= costs
+    found["costs"] |= costs | (method.costs() if job.whole else {})
+    found["report"] = method.report
+    if note := method.report.get("note"):
+        say(note)
     found["predictions"] = [method.task.to_json(y, x) for y, x in zip(predictions, inputs, strict=True)]
     found["log_likelihoods"] = method.log_likelihood(inputs, asked["texts"]) if asked["texts"] else None
     write_json(job.folder / RESULT, found)
@@ -142,9 +169,10 @@ def attempt(job: Job, stage: str, say: Say) -> None:
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Run one stage: OUT NAME SHARE STAGE."""
-    out, name, share, stage = arguments
-    attempt(Job(Path(out), name, float(share)), stage, lambda line: print(line, flush=True))
+    """Run one stage: OUT NAME SHARE SHOTS STAGE, where SHOTS may be empty."""
+    out, name, share, shots, stage = arguments
+    job = Job(Path(out), name, float(share), int(shots) if shots else None)
+    attempt(job, stage, lambda line: print(line, flush=True))
 
 
 if __name__ == "__main__":

@@ -60,7 +60,7 @@ def _messages(values: Mapping[str, Any]) -> Messages:
         if values.get(names[0]) is not None and values.get(names[2]) is not None:
             asked, more, answer = (values.get(name) for name in names)
             return (
-                _turns(asked, "user") + _turns(answer, "assistant")
+                turns_of(asked, "user") + turns_of(answer, "assistant")
                 if isinstance(asked, list)
                 else exchange(asked, more, answer)
             )
@@ -68,7 +68,8 @@ def _messages(values: Mapping[str, Any]) -> Messages:
     raise BadRow(f"no {known} among {', '.join(values) or 'no fields'}")
 
 
-def _turns(value: Any, role: str) -> Messages:
+def turns_of(value: Any, role: str) -> Messages:
+    """A list of messages, or the text of one by `role`. Raises BadRow."""
     return messages_from(value if isinstance(value, list) else [{"role": role, "content": value}])
 
 

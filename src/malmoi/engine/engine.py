@@ -9,22 +9,27 @@ Shape letters: B rows, T positions, V vocabulary.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
+from itertools import accumulate, chain, pairwise
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from malmoi.engine.constraints import Constrainer, constrained
 from malmoi.engine.request import Completion, Request, Row, Sampling, TokenEvent, TopLogprobs
 from malmoi.engine.sampler import sample
+from malmoi.engine.scoring import Read, add_logprobs, batches, shared_reads
 from malmoi.models.state import Scorer, State
 from malmoi.text.tokenizer import Tokenizer
 from malmoi.util.errors import UserError
 
 CHUNK_TOKENS = 1024  # a longer prompt is read alone and in pieces, which bounds the memory of activations
-LOGITS_NUMBERS = 1 << 26  # at most this many logits at once while scoring: 256 MiB
+LOGITS_NUMBERS = 1 << 24  # at most this many logits at once while scoring: 64 MiB
+STATE_BYTES = 1 << 26  # for the copies of prompts' states while scoring; max_rows of them may take more
 RESERVED_TOKENS = 512  # cache room made in advance for the answer; caches grow beyond it by themselves
 PRIMING_TOKENS = 16  # how much of a prompt's end the text decoder sees: it may begin a character or a word
 
@@ -59,8 +64,7 @@ class Engine:
             raise UserError(f"engine: max_rows is {max_rows}; it must be 1 or more")
         self.scorer, self.tokenizer = scorer, tokenizer
         self.max_rows, self.deterministic = max_rows, deterministic
-        # a special is never text, so whichever one a model gives, its answer is over
-        self._ends = tokenizer.specials.ids - {tokenizer.specials.unk}
+        self._ends = tokenizer.specials.ends
         self._waiting: deque[Request] = deque()
         self._tiles: list[Tile] = []
         self._notices: list[TokenEvent] = []  # of cancelled samples; the next step returns them
@@ -86,7 +90,8 @@ class Engine:
     def submit(self, ids: Sequence[int], params: Sampling) -> int:
         """Queue a prompt (ids as they are: nothing is prepended); returns the request's number.
 
-        Raises UserError where it is empty, has unknown ids, exceeds the context or asks for too many rows.
+        Raises UserError where it is empty, has unknown ids, exceeds the context, asks for too many rows or
+        has a constraint that the tokenizer cannot follow.
         """
         self._check(ids, params)
         self._submitted += 1
@@ -109,26 +114,34 @@ class Engine:
         """End a request; the next step reports its samples as cancelled. A finished one stays as it is."""
         for waiting in [w for w in self._waiting if w.number == request]:
             self._waiting.remove(waiting)
-            self._notices += [row.cancelled() for row in self._new_rows(waiting)]
+            self._notices += [row.ended("cancelled") for row in self._new_rows(waiting)]
         for tile in self._tiles:
-            self._notices += [row.cancelled() for row in tile.rows if row.request == request]
+            self._notices += [row.ended("cancelled") for row in tile.rows if row.request == request]
             tile.keep([b for b, row in enumerate(tile.rows) if row.request != request])
         self._tiles = [tile for tile in self._tiles if tile.rows]
 
-    def generate(self, prompts: Sequence[Prompt], params: Sampling | None = None) -> list[Completion]:
-        """Complete texts or token ids: n completions of the first prompt, then n of the second, and so on."""
+    def generate(
+        self, prompts: Sequence[Prompt], params: Sampling | Sequence[Sampling] | None = None
+    ) -> list[Completion]:
+        """Complete texts or token ids: n completions of the first prompt, then n of the second, and so on.
+
+        params: one for all prompts, or one for each.
+        """
         params = params or Sampling()
-        prompts_ids = [self._checked_ids(prompt, params) for prompt in prompts]
-        with self._submitted_requests(prompts_ids, params) as requests:
+        each = [params] * len(prompts) if isinstance(params, Sampling) else params
+        prompts_ids = [self._checked_ids(prompt, one) for prompt, one in zip(prompts, each, strict=True)]
+        with self._submitted_requests(prompts_ids, each) as requests:
             events: dict[tuple[int, int], list[TokenEvent]] = {
-                (request, index): [] for request in requests for index in range(params.n)
+                (request, index): []
+                for request, one in zip(requests, each, strict=True)
+                for index in range(one.n)
             }
             for event in self._events(requests, len(events)):
                 events[event.request, event.index].append(event)
         lengths = dict(zip(requests, map(len, prompts_ids), strict=True))
         return [Completion.of(of_sample, lengths[key[0]]) for key, of_sample in events.items()]
 
-    def stream(self, prompt: Prompt, params: Sampling | None = None) -> Iterator[TokenEvent]:
+    def stream(self, prompt: Prompt, params: Sampling | None = None) -> Generator[TokenEvent]:
         """The events of one prompt as they come. Streams may interleave; closing one cancels its request."""
         params = params or Sampling()
         return self._stream(self._checked_ids(prompt, params), params)
@@ -140,23 +153,35 @@ class Engine:
         The two texts are encoded apart, so that the boundary between them is the same for every continuation.
         Raises UserError for an empty prompt or where both together exceed the context.
         """
-        encode = self.tokenizer.encode
-        pairs = [
-            (self._ids(prompt), encode(rest) if isinstance(rest, str) else list(rest))
-            for prompt, rest in zip(prompts, continuations, strict=True)
-        ]
-        for prompt_ids, rest_ids in pairs:
-            self._check_ids(prompt_ids, rest_ids)
-        totals = [0.0] * len(pairs)
-        for group in self._groups([len(prompt_ids) for prompt_ids, _ in pairs]):
-            for i, total in zip(group, self._score_group([pairs[i] for i in group]), strict=True):
-                totals[i] = total
+        scores = self.score_choices(prompts, [[rest] for rest in continuations])
+        return [score for (score,) in scores]
+
+    @torch.inference_mode()
+    def score_choices(
+        self, prompts: Sequence[Prompt], choices: Sequence[Sequence[Prompt]]
+    ) -> list[list[float]]:
+        """Summed log-probability (nats) of each of a prompt's choices; the prompt is read once for them all.
+
+        Encoded as, and raises as, `score`.
+        """
+        prompts_ids = [self._ids(prompt) for prompt in prompts]
+        choices_ids = [[self._rest_ids(choice) for choice in one] for one in choices]
+        for prompt, rests in zip(prompts_ids, choices_ids, strict=True):
+            self._check_ids(prompt, rests)
+        totals: list[list[float]] = [[] for _ in prompts]
+        for group in self._groups([len(ids) for ids in prompts_ids]):
+            scores = self._score_group([prompts_ids[i] for i in group], [choices_ids[i] for i in group])
+            for i, of_prompt in zip(group, scores, strict=True):
+                totals[i] = of_prompt
         return totals
 
     # --- requests in and out
 
     def _ids(self, prompt: Prompt) -> list[int]:
         return self.encode_prompt(prompt) if isinstance(prompt, str) else list(prompt)
+
+    def _rest_ids(self, rest: Prompt) -> list[int]:
+        return self.tokenizer.encode(rest) if isinstance(rest, str) else list(rest)
 
     def _checked_ids(self, prompt: Prompt, params: Sampling) -> list[int]:
         ids = self._ids(prompt)
@@ -167,28 +192,36 @@ class Engine:
         self._check_ids(ids)
         if params.n > self.max_rows:
             raise UserError(f"n is {params.n}, but the engine runs {self.max_rows} samples; lower n")
+        if params.constraint is not None:
+            _ = self._constrainer  # or it says what cannot be done
 
-    def _check_ids(self, prompt: Sequence[int], rest: Sequence[int] = ()) -> None:
-        """All of a prompt is read; of what follows, all but the last token."""
+    @cached_property
+    def _constrainer(self) -> Constrainer:
+        return Constrainer(self.tokenizer)
+
+    def _check_ids(self, prompt: Sequence[int], rests: Sequence[Sequence[int]] = ()) -> None:
+        """All of a prompt is read; of what may follow, all but the last token."""
         context = self.scorer.context
         if not prompt:
             raise UserError("the prompt is empty; give it at least one token")
-        length = len(prompt) + max(len(rest) - 1, 0)
+        length = len(prompt) + max((len(rest) - 1 for rest in rests if rest), default=0)
         if context is not None and length > context:
             raise UserError(
                 f"the prompt is {length} tokens, but the model's context is {context}; shorten the prompt "
                 f"by {length - context} tokens or use a model with a longer context"
             )
-        ids = [*prompt, *rest]
+        ids = [*prompt, *chain(*rests)]
         if not 0 <= min(ids) <= max(ids) < self.scorer.vocab_size:
             raise UserError(
                 f"the prompt has an id outside 0..{self.scorer.vocab_size - 1}; use the model's own tokenizer"
             )
 
     @contextmanager
-    def _submitted_requests(self, prompts: Sequence[list[int]], params: Sampling) -> Iterator[list[int]]:
+    def _submitted_requests(
+        self, prompts: Sequence[list[int]], params: Sequence[Sampling]
+    ) -> Iterator[list[int]]:
         """Requests whose events are kept for us whoever calls `step`, and which end with us."""
-        requests = [self.submit(ids, params) for ids in prompts]
+        requests = [self.submit(ids, one) for ids, one in zip(prompts, params, strict=True)]
         self._inboxes |= {request: deque() for request in requests}
         try:
             yield requests
@@ -207,8 +240,8 @@ class Engine:
                     running -= inbox[0].finished is not None
                     yield inbox.popleft()
 
-    def _stream(self, ids: list[int], params: Sampling) -> Iterator[TokenEvent]:
-        with self._submitted_requests([ids], params) as requests:
+    def _stream(self, ids: list[int], params: Sampling) -> Generator[TokenEvent]:
+        with self._submitted_requests([ids], [params]) as requests:
             yield from self._events(requests, params.n)
 
     def _new_rows(self, request: Request) -> list[Row]:
@@ -267,6 +300,9 @@ class Engine:
         logits_RV, state = self._read_prompts([request.ids for request in requests], room)
         repeats = [r for r, request in enumerate(requests) for _ in range(request.params.n)]
         rows = [row for request in requests for row in self._new_rows(request)]
+        for row in rows:
+            if row.params.constraint is not None:
+                row.matcher = self._constrainer.matcher(row.params.constraint)
         tiles = [[b] for b in range(len(rows))] if self.deterministic else [list(range(len(rows)))]
         for tile in tiles:
             self._tiles.append(Tile([rows[b] for b in tile], state.select([repeats[b] for b in tile])))
@@ -295,13 +331,14 @@ class Engine:
         params = [row.params for row in rows]
         logprobs_BV = logits_BV.float().log_softmax(dim=-1)
         logits_BV = logits_BV[:, : self.tokenizer.vocab_size]  # some models pad their vocabulary
+        logits_BV, stuck = constrained(logits_BV, [row.matcher for row in rows])
         uniforms = [row.random.random() for row in rows]
         ids = sample(logits_BV, params, [row.ids for row in rows], uniforms)
         logprobs = logprobs_BV[torch.arange(len(ids)), ids].tolist()
         tops = top_logprobs(logprobs_BV, params)
         events = [
-            row.take(id, logprob, top, self._reason(row, id))
-            for row, id, logprob, top in zip(rows, ids, logprobs, tops, strict=True)
+            row.ended("stop") if b in stuck else row.take(id, logprob, top, self._reason(row, id))
+            for b, (row, id, logprob, top) in enumerate(zip(rows, ids, logprobs, tops, strict=True))
         ]
         self._drop({(event.request, event.index) for event in events if event.finished})
         return events
@@ -320,22 +357,32 @@ class Engine:
 
     # --- scoring
 
-    def _score_group(self, pairs: Sequence[tuple[list[int], list[int]]]) -> list[float]:
-        """Summed log-probabilities; a row whose continuation has ended leaves the batch."""
-        rest = [rest_ids for _, rest_ids in pairs]
-        logits_BV, state = self._read_prompts([prompt_ids for prompt_ids, _ in pairs], max(map(len, rest)))
-        totals = [sum_logprobs(logits_BV[b : b + 1], ids[:1]) for b, ids in enumerate(rest)]
-        width = max(1, LOGITS_NUMBERS // (self.scorer.vocab_size * len(pairs)))
-        rows = list(range(len(pairs)))
-        for start in range(0, max(map(len, rest)) - 1, width):
-            left = [b for b, row in enumerate(rows) if len(rest[row]) - 1 > start]
-            state = state if len(left) == len(rows) else state.select(left)
-            rows = [rows[b] for b in left]
-            ids_BT, counts_B = padded([rest[row][start:-1][:width] for row in rows])
+    def _score_group(
+        self, prompts: Sequence[list[int]], choices: Sequence[Sequence[list[int]]]
+    ) -> list[list[float]]:
+        """Summed log-probabilities of each prompt's choices; the rows to read are copies of its state."""
+        starts = [0, *accumulate(map(len, choices))]
+        reads = [
+            read for r, rests in enumerate(choices) for read in shared_reads(rests, r, first_number=starts[r])
+        ]
+        logits_RV, state = self._read_prompts(prompts, max((len(read.ids) for read in reads), default=0))
+        totals_C = torch.zeros(starts[-1], dtype=torch.float64)
+        firsts = [(read.prompt, 0, ids[0], c) for read in reads for c, ids in read.choices if ids]
+        add_logprobs(totals_C, logits_RV[:, None], firsts)
+        most_rows = max(self.max_rows, STATE_BYTES * len(prompts) // max(1, state.nbytes))
+        most_rows = 1 if self.deterministic else most_rows
+        for batch in batches(reads, most_rows, max(1, LOGITS_NUMBERS // self.scorer.vocab_size)):
+            self._score_batch(totals_C, batch, state.select([read.prompt for read in batch]))
+        return [totals_C[start:stop].tolist() for start, stop in pairwise(starts)]
+
+    def _score_batch(self, totals_C: Tensor, batch: Sequence[Read], state: State) -> None:
+        """Add what these reads tell, a single long one in pieces."""
+        width = max(1, LOGITS_NUMBERS // (self.scorer.vocab_size * len(batch)))
+        for start in range(0, len(batch[-1].ids), width):
+            ids_BT, counts_B = padded([read.ids[start : start + width] for read in batch])
             logits_BTV = self.scorer.step(ids_BT, counts_B, state)
-            for row, logits_TV in zip(rows, logits_BTV, strict=True):
-                totals[row] += sum_logprobs(logits_TV, rest[row][start + 1 :][:width])
-        return totals
+            wanted = [one for b, read in enumerate(batch) for one in read.wanted(b, start, start + width)]
+            add_logprobs(totals_C, logits_BTV, wanted)
 
 
 def padded(rows: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
@@ -343,13 +390,6 @@ def padded(rows: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
     counts = [len(row) for row in rows]
     filled = [[*row, *[0] * (max(counts) - len(row))] for row in rows]
     return torch.tensor(filled, dtype=torch.int64), torch.tensor(counts)
-
-
-def sum_logprobs(logits_TV: Tensor, ids: Sequence[int]) -> float:
-    """Log-probability of `ids`, the i-th by the i-th row of logits; further rows are padding."""
-    logprobs_TV = logits_TV[: len(ids)].float().log_softmax(dim=-1)
-    targets_T = torch.tensor(ids, dtype=torch.int64, device=logits_TV.device)
-    return float(logprobs_TV.gather(1, targets_T[:, None]).double().sum())
 
 
 def top_logprobs(logprobs_BV: Tensor, params: Sequence[Sampling]) -> list[TopLogprobs]:

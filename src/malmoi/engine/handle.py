@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from malmoi.core import Message
+from malmoi.engine.chat import as_messages, check_one_reply
 from malmoi.engine.engine import Engine
 from malmoi.engine.request import Completion, Sampling, TokenEvent
 from malmoi.hub.folder import load_model
 from malmoi.models.language import LanguageModel
+from malmoi.text.chat import ChatFormat
 from malmoi.text.tokenizer import Tokenizer
 from malmoi.util.errors import UserError
 
@@ -38,6 +41,22 @@ class Loaded:
     def stream(self, prompt: str, **options: Any) -> Iterator[TokenEvent]:
         """The completion of one prompt, token by token."""
         return Engine(self.model, self.tokenizer).stream(prompt, Sampling(**options))
+
+    def chat(self, messages: str | Sequence[Message | Mapping[str, str]], **options: Any) -> str:
+        """The reply to one text, or to turns as {"role", "content"}, oldest first.
+
+        Raises UserError for a model without a chat template, turns out of order, or more than fits; nothing
+        is dropped (`malmoi.engine.chat.ChatSession` keeps a history and drops the oldest turns).
+        """
+        check_one_reply(Sampling(**options))
+        return "".join(event.text for event in self.chat_stream(messages, **options))
+
+    def chat_stream(
+        self, messages: str | Sequence[Message | Mapping[str, str]], **options: Any
+    ) -> Iterator[TokenEvent]:
+        """As `chat`, token by token."""
+        ids = ChatFormat.of(self.tokenizer).prompt_ids(as_messages(messages))
+        return Engine(self.model, self.tokenizer).stream(ids, Sampling(**options))
 
     def logits(self, ids_BT: Tensor) -> Tensor:
         """Next-token logits_BTV at every position, fp32."""

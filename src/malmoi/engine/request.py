@@ -9,6 +9,7 @@ from typing import Literal, Self
 
 import numpy as np
 
+from malmoi.engine.constraints import Grammar, Matcher
 from malmoi.util.errors import UserError
 
 FinishReason = Literal["stop", "length", "cancelled"]
@@ -23,6 +24,7 @@ class Sampling:
     what is less probable than min_p times the best (Nguyen et al. 2024), 0 is off. repetition_penalty: CTRL's
     (Keskar et al. 2019), 1 is off. seed: None draws a fresh one. stop: strings that end the text and are not
     shown. n: samples of one prompt. logprobs: how many of the best alternatives to report at each token.
+    constraint: what the answer may be (`malmoi.engine.constraints`); max_tokens may cut it.
     """
 
     max_tokens: int = 128
@@ -35,6 +37,7 @@ class Sampling:
     stop: tuple[str, ...] = ()
     n: int = 1
     logprobs: int = 0
+    constraint: Grammar | None = None
 
     def __post_init__(self) -> None:
         self._require("max_tokens", self.max_tokens >= 1, "1 or more")
@@ -61,8 +64,9 @@ class TokenEvent:
     """One token of one sample.
 
     index: which of the request's n samples. id: the token, an ending special included; None where a sample
-    was cancelled. text: what became readable with it ('' inside a character or a possible stop string).
-    logprob: of the model's own distribution (temperature 1, unfiltered). top: the best (id, logprob)s.
+    was cancelled or no token can spell what its constraint wants. text: what became readable with it (''
+    inside a character or a possible stop string). logprob: of the model's own distribution (temperature 1,
+    unfiltered, unconstrained). top: the best (id, logprob)s.
     """
 
     request: int
@@ -149,6 +153,7 @@ class Row:
     num_prompt: int
     random: np.random.Generator  # its own, so that the batch never changes a sample
     decode: Callable[[int | None], str]
+    matcher: Matcher | None = None  # where it stands in its constraint
     stop_text: StopText = field(init=False)
 
     def __post_init__(self) -> None:
@@ -157,6 +162,9 @@ class Row:
     def take(self, id: int, logprob: float, top: TopLogprobs, reason: FinishReason | None) -> TokenEvent:
         """Append a sampled token. `reason` is why it must be the last one, if it must."""
         self.ids.append(id)
+        if self.matcher is not None and reason != "stop":
+            self.matcher.consume(id)
+            reason = "stop" if self.matcher.finished else reason
         if reason is None and len(self.ids) - self.num_prompt >= self.params.max_tokens:
             reason = "length"
         text, stopped = self.stop_text.push(self.decode(id) + (self.decode(None) if reason else ""))
@@ -166,6 +174,6 @@ class Row:
             text += self.stop_text.flush()
         return TokenEvent(self.request, self.index, id, text, logprob, top, reason)
 
-    def cancelled(self) -> TokenEvent:
-        """The last event of a sample that nobody waits for."""
-        return TokenEvent(self.request, self.index, None, self.stop_text.flush(), 0.0, (), "cancelled")
+    def ended(self, reason: FinishReason) -> TokenEvent:
+        """The last event of a sample that takes no further token."""
+        return TokenEvent(self.request, self.index, None, self.stop_text.flush(), 0.0, (), reason)

@@ -6,20 +6,22 @@ the same shape with a `model_type` that begins with `malmoi_`.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
 from pydantic import ValidationError
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from malmoi.hub.adapter import base_of, is_adapter, load_adapter
 from malmoi.hub.architectures import ARCHITECTURES, architecture_of, obstacle
 from malmoi.hub.outside import Json
+from malmoi.hub.weights import load_weights, save_weights
 from malmoi.models.build import build_model
 from malmoi.models.config import TransformerConfig, model_config_adapter
 from malmoi.models.language import LanguageModel
+from malmoi.models.lora import lora_layers, merge_lora
 from malmoi.models.ngram import KneserNey
 from malmoi.text.tokenizer import TOKENIZER_FILE, Tokenizer
 from malmoi.util import files
@@ -38,11 +40,17 @@ class ModelFolder(NamedTuple):
 
 
 def save_model(
-    folder: Path, model: LanguageModel | KneserNey, tokenizer: Tokenizer | None, card: str = ""
+    folder: Path,
+    model: LanguageModel | KneserNey,
+    tokenizer: Tokenizer | None,
+    card: str = "",
+    *,
+    ends: Sequence[int] = (),
 ) -> str:
     """Write the files of a model folder, each whole or absent; weights come last, so they vouch for the rest.
 
-    folder: made if missing; other files in it stay. card: the text of README.md.
+    folder: made if missing; other files in it stay. card: the text of README.md. ends: ids that end a reply,
+    beside the end of a text.
     Returns '', or which choices keep a decoder from being a folder for other libraries, too.
     """
     folder.mkdir(parents=True, exist_ok=True)
@@ -55,7 +63,8 @@ def save_model(
             "pad_token_id": tokenizer.specials.pad,
         }
         config |= ids
-        files.write_json(folder / "generation_config.json", ids | {"do_sample": True})
+        stops = {"eos_token_id": [ids["eos_token_id"], *ends]} if ends else {}
+        files.write_json(folder / "generation_config.json", ids | stops | {"do_sample": True})
     files.write_json(folder / CONFIG, config)
     if card:
         files.write_text(folder / "README.md", card)
@@ -63,36 +72,15 @@ def save_model(
     return obstacle(model.config) if isinstance(model.config, TransformerConfig) else ""
 
 
-def save_weights(path: Path, tensors: dict[str, Tensor]) -> None:
-    """Write one safetensors file, whole or absent. Raises OSError where the disk does not take it."""
-    temporary = path.with_name(f".{path.name}.part")
-    try:
-        save_file(
-            {name: t.detach().cpu().contiguous() for name, t in tensors.items()}, temporary, {"format": "pt"}
-        )
-        files.sync_file(temporary)
-        temporary.replace(path)
-    except BaseException as error:
-        temporary.unlink(missing_ok=True)
-        if isinstance(error, SafetensorError):
-            raise OSError(f"{path} cannot be written ({error})") from None
-        raise
-
-
-def load_weights(path: Path) -> dict[str, Tensor]:
-    """Read one safetensors file. Raises UserError where it is missing or damaged."""
-    try:
-        return load_file(path)
-    except FileNotFoundError:
-        raise UserError(f"{path} does not exist; is {path.parent} a finished model folder?") from None
-    except (SafetensorError, OSError) as error:
-        raise UserError(f"{path} cannot be read ({error}); train or copy it again") from None
-
-
 def load_model(folder: Path, *, device: torch.device | str = "cpu") -> ModelFolder:
-    """Read a model folder. Raises UserError with the mend where a part is missing or does not fit."""
+    """Read a model folder, or an adapter's: its base with the adapter merged into it.
+
+    Raises UserError with the mend where a part is missing or does not fit.
+    """
     if not folder.is_dir():
         raise UserError(f"{folder} is not a folder; give the --out folder of a finished run")
+    if is_adapter(folder) and not (folder / CONFIG).exists():
+        return _load_adapted(folder, device)
     if not (folder / CONFIG).exists():
         raise UserError(
             f"{folder} has no {CONFIG}: not a finished model folder (an unfinished run goes on with --resume)"
@@ -107,9 +95,20 @@ def load_model(folder: Path, *, device: torch.device | str = "cpu") -> ModelFold
     return ModelFolder(model, tokenizer)
 
 
+def _load_adapted(folder: Path, device: torch.device | str) -> ModelFolder:
+    base = load_model(base_of(folder), device=device)
+    if not isinstance(base.model, LanguageModel):
+        raise UserError(f"{folder} is an adapter for an n-gram model, which has no layers to adapt")
+    load_adapter(folder, base.model)
+    merge_lora(base.model)
+    own = Tokenizer.load(folder) if (folder / TOKENIZER_FILE).exists() else None
+    return ModelFolder(base.model, own or base.tokenizer)
+
+
 def _export(model: LanguageModel | KneserNey) -> tuple[Json, dict[str, Tensor]]:
     if isinstance(model, KneserNey):
         return {"model_type": f"{OWN_PREFIX}ngram"} | model.config, model.tensors()
+    assert not lora_layers(model), "merge_lora, or save_adapter"
     weights = dict(model.state_dict())
     architecture = architecture_of(model.config) if isinstance(model.config, TransformerConfig) else None
     if architecture is not None:

@@ -28,6 +28,7 @@ class GPT2:
     """The architecture `gpt2` of the Hugging Face libraries."""
 
     model_type = "gpt2"
+    fan_in_fan_out = True  # its matrices are stored (in, out)
 
     def obstacles(self, config: TransformerConfig) -> list[str]:
         """The choices of `config` that this architecture cannot express."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -21,6 +22,7 @@ class LlamaFamily:
     has_window: bool = False
     has_qk_norm: bool = False
     has_bias: bool = False
+    fan_in_fan_out: ClassVar = False
 
     def obstacles(self, config: TransformerConfig) -> list[str]:
         """The choices of `config` that this architecture cannot express."""

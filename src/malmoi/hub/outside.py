@@ -18,8 +18,8 @@ def differing(config: TransformerConfig, fixed: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def require(found: Json, name: str, *known: Any) -> None:
+def require(found: Json, name: str, *known: Any, file: str = "config.json") -> None:
     """Raise UserError where an outside config asks for a value that would otherwise be ignored."""
     if name in found and found[name] not in known:
         allowed = " or ".join(map(repr, known))
-        raise UserError(f"config.json has {name} = {found[name]!r}; only {allowed} is supported here")
+        raise UserError(f"{file} has {name} = {found[name]!r}; only {allowed} is supported here")

@@ -9,7 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal, Self, get_args
 
 import torch
 from torch import Tensor
@@ -22,6 +22,7 @@ from malmoi.train.fit import Budget
 Json = dict[str, Any]
 Say = Callable[[str], None]
 Family = Literal["traditional", "recurrent", "transformer", "prompted", "fine-tuned", "remote"]
+FAMILIES: tuple[Family, ...] = get_args(Family)
 
 
 def silent(_: str) -> None:
@@ -40,14 +41,17 @@ class Parts:
 class Method(ABC):
     """One way to do a task. `options` are checked against `Options`; after `fit` or `restore` it predicts.
 
-    report: what fitting found worth telling (steps, curve, chosen constants), JSON.
+    report: what fitting found worth telling (steps, curve, chosen constants), JSON. "note": a line for people
+    about what predictions suffered from (requests that failed, prompts that were cut).
     """
 
     name: ClassVar[str]
     family: ClassVar[Family]
     kinds: ClassVar[frozenset[Kind]]
     only: ClassVar[frozenset[str]] = frozenset()  # names of tasks; empty: every task of these kinds
+    needs_model: ClassVar[bool] = False  # whether its option `model` must name a language model's folder
     Options: ClassVar[type[StrictModel]] = StrictModel
+    free: ClassVar[frozenset[str]] = frozenset()  # options that change no prediction, so they may change
 
     def __init__(self, task: Task[Any, Any], options: Mapping[str, Any] | None = None) -> None:
         """`options` must be valid (see `malmoi.methods.registry:make_method`)."""
@@ -100,6 +104,14 @@ class Method(ABC):
         """
         del inputs, targets
         return None
+
+    def costs(self) -> dict[str, float]:
+        """What is better known of the predictions so far than a stopwatch tells, by the names of a report.
+
+        latency_p50_s, latency_p95_s, predictions_per_s; disk_bytes of what lies outside of its folder, too;
+        price_per_1000, in money, where others are paid.
+        """
+        return {}
 
     @abstractmethod
     def parts(self) -> Parts:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
-from malmoi.hub.folder import CONFIG, OWN_PREFIX, WEIGHTS, load_weights, save_weights
+from malmoi.hub.folder import CONFIG, OWN_PREFIX, WEIGHTS
+from malmoi.hub.weights import load_weights, save_weights
 from malmoi.methods.base import Method, Parts
 from malmoi.methods.registry import METHODS, make_method
 from malmoi.tasks import make_task
@@ -51,8 +53,11 @@ def is_method(folder: Path) -> bool:
     )
 
 
-def load_method(folder: Path) -> Method:
-    """Read a method's folder. Raises UserError where it is none, damaged, or of another version."""
+def load_method(folder: Path, options: Mapping[str, Any] | None = None) -> Method:
+    """Read a method's folder. options: instead of its own, where they differ in `Method.free` ones only.
+
+    Raises UserError where it is none, damaged, or of another version.
+    """
     if not is_method(folder):
         raise UserError(f"{folder} is not a fitted method's folder; make one with: malmoi fit TASK --out DIR")
     if reason := files.damage(folder):
@@ -67,7 +72,7 @@ def load_method(folder: Path) -> Method:
         name = found["model_type"].removeprefix(OWN_PREFIX)
         if name not in METHODS:
             raise UserError(f"unknown model_type {found['model_type']!r}; it needs a newer malmoi")
-        method = make_method(name, task, found["options"])
+        method = make_method(name, task, found["options"] if options is None else options)
         extra = {p.name: p.read_bytes() for p in folder.iterdir() if p.is_file() and p.name not in _OURS}
         method.restore(Parts(found["config"], load_weights(folder / WEIGHTS), extra))
     except (UserError, KeyError, TypeError, RuntimeError, ValidationError) as error:

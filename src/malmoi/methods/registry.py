@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
 from pydantic import ValidationError
 
 from malmoi.methods.base import Method
+from malmoi.methods.llm.finetuned import FineTuned
+from malmoi.methods.llm.prompted import Prompted
+from malmoi.methods.llm.remote import Remote
 from malmoi.methods.neural import GRU, LSTM, RNN, TransformerMethod
 from malmoi.methods.traditional import TRADITIONAL
 from malmoi.models.config import StrictModel
@@ -15,48 +19,88 @@ from malmoi.tasks.base import Task
 from malmoi.util.errors import UserError, nearest
 
 METHODS: dict[str, type[Method]] = {
-    method.name: method for method in (*TRADITIONAL, RNN, GRU, LSTM, TransformerMethod)
+    method.name: method
+    for method in (*TRADITIONAL, RNN, GRU, LSTM, TransformerMethod, Prompted, FineTuned, Remote)
 }
-ON_REQUEST = {"rnn", "gru"}  # left out of "all": an LSTM stands for the recurrent family
+ON_REQUEST = {"rnn", "gru", "remote"}  # left out of "all": an LSTM stands for the recurrent family, and
+# nothing leaves this machine unasked
+_VARIANT = re.compile(r"[\w-]+")
 
 
-def methods_for(task: Task[Any, Any], *, all_known: bool = False) -> list[str]:
-    """The names of the methods that can do a task, the simplest first; all_known: those on request too."""
+def method_class(name: str) -> type[Method] | None:
+    """The class behind a name; "prompted:one" is a variant of "prompted", with options of its own."""
+    return METHODS.get(name.partition(":")[0])
+
+
+def settled_options(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of a method's options that its predictions depend on."""
+    method = method_class(name)
+    return {option: it for option, it in options.items() if method is None or option not in method.free}
+
+
+def methods_for(task: Task[Any, Any], *, all_known: bool = False, with_model: bool = False) -> list[str]:
+    """The names of the methods that can do a task, the simplest first.
+
+    with_model: also those that need a language model to begin with. all_known: those on request, too.
+    """
     return [
         name
         for name, method in METHODS.items()
-        if method.suits(task) and (all_known or name not in ON_REQUEST)
+        if method.suits(task)
+        and (all_known or (name not in ON_REQUEST and (with_model or not method.needs_model)))
     ]
 
 
 def make_method(name: str, task: Task[Any, Any], options: Mapping[str, Any] | None = None) -> Method:
     """A method to fit. Raises UserError, with the nearest valid name, for a wrong name or option."""
-    known = methods_for(task, all_known=True)
-    if name not in known:
-        raise UserError(f"no method {name!r} for {task.name}; {nearest(name, known)}")
+    known, (base, colon, variant) = methods_for(task, all_known=True), name.partition(":")
+    if base not in known:
+        raise UserError(f"no method {base!r} for {task.name}; {nearest(base, known)}")
+    if colon and not _VARIANT.fullmatch(variant):
+        raise UserError(f"{name!r}: after the colon letters, digits, - and _ name a variant of {base}")
+    method = METHODS[base]
     try:
-        return METHODS[name](task, options)
+        return method(task, options)
     except ValidationError as error:
-        raise UserError(_option_error(error, name, METHODS[name].options_for(task))) from None
+        raise UserError(_option_error(error, name, method.options_for(task))) from None
 
 
 def method_options(
-    task: Task[Any, Any], names: str, settings: Mapping[str, Any]
+    task: Task[Any, Any], names: str, settings: Mapping[str, Any], model: str | None = None
 ) -> dict[str, dict[str, Any]]:
     """The methods named ("all", or with commas between), each with its options out of METHOD.OPTION=VALUE.
 
-    Raises UserError for an unknown method or option, and for an option of a method that is not named.
+    model: of every method that needs one and is given no other. "all" has these methods only where there is a
+    model, or an option of theirs. Raises UserError for an unknown method or option, and for an option of a
+    method that is not named.
     """
-    wanted = methods_for(task) if names == "all" else [name.strip() for name in names.split(",")]
-    found: dict[str, dict[str, Any]] = {name: {} for name in wanted}
+    found: dict[str, dict[str, Any]] = {name: {} for name in _wanted(task, names, settings, model)}
     for setting, value in settings.items():
         name, _, option = setting.partition(".")
         if name not in found or not option:
             raise UserError(f"--set {setting} is not METHOD.OPTION=VALUE for one of {', '.join(found)}")
         found[name][option] = value
+    asking = [name for name in found if needs_model(name)]
+    if model and not asking:
+        raise UserError(f"--model {model}: none of {', '.join(found)} needs a language model; leave it out")
+    for name in asking if model else ():
+        found[name] = {"model": model} | found[name]
     for name, options in found.items():
         make_method(name, task, options)
     return found
+
+
+def needs_model(name: str) -> bool:
+    """Whether the method of that name asks or tunes a language model."""
+    method = method_class(name)
+    return method is not None and method.needs_model
+
+
+def _wanted(task: Task[Any, Any], names: str, settings: Mapping[str, Any], model: str | None) -> list[str]:
+    if names != "all":
+        return [name.strip() for name in names.split(",")]
+    asking = [name for setting in settings if needs_model(name := setting.partition(".")[0])]
+    return list(dict.fromkeys([*methods_for(task, with_model=model is not None), *asking]))
 
 
 def _option_error(error: ValidationError, name: str, options: type[StrictModel]) -> str:

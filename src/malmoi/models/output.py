@@ -23,28 +23,33 @@ class TargetLogProbability(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x_ND: Tensor, weight_VD: Tensor, targets_N: Tensor) -> Tensor:
         multiplied_VD = weight_VD.to(x_ND.dtype)
-        p_NV = x_ND.new_empty(len(x_ND), len(weight_VD))
+        keep = any(ctx.needs_input_grad)
+        p_NV = x_ND.new_empty(len(x_ND) if keep else 0, len(weight_VD))
         logp_N = x_ND.new_empty(len(x_ND), dtype=torch.float32)
         rows = max(64, _CHUNK_NUMBERS // len(weight_VD))
         for start in range(0, len(x_ND), rows):
             part = slice(start, start + rows)
             exact_CV = torch.matmul(x_ND[part], multiplied_VD.T).softmax(1, dtype=torch.float32)
             logp_N[part] = exact_CV.gather(1, targets_N[part, None])[:, 0].clamp(min=_TINY).log()
-            p_NV[part] = exact_CV
+            if keep:
+                p_NV[part] = exact_CV
         ctx.save_for_backward(x_ND, weight_VD, targets_N, p_NV)
         return logp_N
 
     @staticmethod
-    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, Tensor, None]:
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, Tensor | None, None]:
         x_ND, weight_VD, targets_N, p_NV = ctx.saved_tensors
         grad_N1 = grad_outputs[0].to(x_ND.dtype)[:, None]
         grad_NV = (p_NV * -grad_N1).scatter_add_(1, targets_N[:, None], grad_N1)
-        return grad_NV @ weight_VD.to(x_ND.dtype), (grad_NV.T @ x_ND).to(weight_VD.dtype), None
+        grad_VD = (grad_NV.T @ x_ND).to(weight_VD.dtype) if ctx.needs_input_grad[1] else None
+        return grad_NV @ weight_VD.to(x_ND.dtype), grad_VD, None
 
 
 def target_log_probabilities(x_ND: Tensor, weight_VD: Tensor, targets_N: Tensor) -> Tensor:
     """fp32 log-probability (nats) of each target under softmax(x W^T)."""
     kind = x_ND.device.type
+    if not torch.is_grad_enabled():
+        weight_VD = weight_VD.detach()
     if torch.is_autocast_enabled(kind):
         x_ND = x_ND.to(torch.get_autocast_dtype(kind))
     with torch.autocast(kind, enabled=False):

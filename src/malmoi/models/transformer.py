@@ -17,6 +17,7 @@ from malmoi.models.blocks import Positions, Rotary, make_feed_forward, make_norm
 from malmoi.models.config import TransformerConfig
 from malmoi.models.language import LanguageModel
 from malmoi.models.state import KVState, State
+from malmoi.util.errors import UserError
 
 
 class Block(nn.Module):
@@ -52,7 +53,7 @@ class Transformer(LanguageModel):
 
     def __init__(self, config: TransformerConfig, block: type[Block] = Block) -> None:
         super().__init__()
-        self.config: TransformerConfig = config  # pyright: ignore[reportIncompatibleVariableOverride] (never reassigned)
+        self.config: TransformerConfig = config  # pyright: ignore[reportIncompatibleVariableOverride]
         self.embed = nn.Embedding(config.vocab_size, config.width)
         learned = config.position == "learned"
         self.positions = nn.Embedding(config.context, config.width) if learned else None
@@ -64,6 +65,16 @@ class Transformer(LanguageModel):
         initialise(self, config.layers)
         if config.tied:
             self.head.weight = self.embed.weight
+
+    def extend(self, context: int) -> None:
+        """Let rows have so many positions, to be tuned on them. Raises UserError for learned positions."""
+        if self.positions is not None:
+            raise UserError(f"learned positions end at {self.config.context}; {context} need another model")
+        self.config = self.config.model_copy(  # pyright: ignore[reportIncompatibleVariableOverride]
+            update={"context": context}
+        )
+        rotary = Rotary(self.config.size_of_head, self.config.rope_theta, context)
+        self.rotary = rotary.to(self.head.weight.device)
 
     def new_state(self, rows: int, capacity: int = 0) -> KVState:
         c = self.config

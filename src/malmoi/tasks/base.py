@@ -70,6 +70,15 @@ class Task(ABC, Generic[X, Y]):
         """The examples of one row. Raises BadRow for one that cannot be used."""
         raise NotImplementedError
 
+    def row(self, example: Example[X, Y]) -> dict[str, Any]:
+        """The inverse of `examples`: a row, with the names of `fields`; here for two texts."""
+        before, after = self.roles
+        return {self.field(before): example.input, self.field(after): example.target}
+
+    def field(self, role: str) -> str:
+        """What a row calls `role`."""
+        return self.fields.get(role, role)
+
     def find(self, values: Mapping[str, Any], role: str) -> Any:
         """What a row has for `role`, under the name in `fields` or a usual one, or None."""
         names = [self.fields[role]] if role in self.fields else [role, *self.roles[role]]

@@ -49,6 +49,11 @@ class Chat(Task[Messages, str]):
         self.value(values, "instruction")  # the usual error, with the field that is missing
         return exchange(*(self.find(values, role) for role in ("instruction", "input", "output")))
 
+    def row(self, example: Example[Messages, str]) -> dict[str, Any]:
+        """The conversation up to and with the reply; read again, earlier replies are examples, too."""
+        whole = (*example.input, Message("assistant", example.target))
+        return {self.field(name): turns for name, turns in self.input_json(whole).items()}
+
     def input_from(self, value: Any) -> Messages:
         """One message of the user, or {"messages": [...]}. Raises UserError for anything else."""
         if isinstance(value, str):

@@ -6,7 +6,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from malmoi.core import Example
 from malmoi.data.labelled import Report, reading
@@ -47,6 +47,10 @@ class Completion(Task[str, str]):
         rows = read_rows(find_files(path), errors="strict", field=field, report=how.report)
         pieces = ((piece, row.where) for row in rows for piece in pieces_of(row.text))
         return [_example(piece, where) for piece, where in pieces]
+
+    def row(self, example: Example[str, str]) -> dict[str, Any]:
+        """The whole text, which is cut anew when it is read."""
+        return {self.field("text"): example.input + example.target}
 
     def parse(self, reply: str, value: str) -> str | None:
         """The reply, as it is."""

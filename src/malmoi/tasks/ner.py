@@ -79,6 +79,11 @@ class NamedEntities(Task[str, Entities]):
             raise BadRow(f"{bad[0][0]} and {bad[0][1]} overlap")
         yield Example(text, entities, record.where)
 
+    def row(self, example: Example[str, Entities]) -> dict[str, Any]:
+        """Text and spans."""
+        spans = self.to_json(example.target, example.input)
+        return {self.field("text"): example.input, self.field("entities"): spans}
+
     def to_json(self, target: Entities | None, value: str) -> Any:
         """[{"start", "end", "label", "text"}]."""
         spans = target if target is not None else ()

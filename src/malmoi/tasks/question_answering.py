@@ -74,6 +74,12 @@ class QuestionAnswering(Task[Question, Answer]):
             raise UserError(f"{self.name} takes {form}, neither empty, found {short(value)}")
         return Question(question, context)
 
+    def row(self, example: Example[Question, Answer]) -> dict[str, Any]:
+        """Question, context and every right answer."""
+        answers = [{"text": one.text, "answer_start": one.start} for one in example.references]
+        values = self.input_json(example.input) | {"answers": answers}
+        return {self.field(role): value for role, value in values.items()}
+
     def input_json(self, value: Question) -> Any:
         """{"question", "context"}."""
         return {"question": value.question, "context": value.context}

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from malmoi.core import Example
 from malmoi.data.labelled import Report
@@ -42,6 +42,11 @@ class Summarization(Task[str, str]):
         several = found if isinstance(found, list) and found else [found]
         first, *others = (self.text({"summary": one}, "summary").strip() for one in several)
         yield Example(self.text(record.values, "document"), first, record.where, tuple(others))
+
+    def row(self, example: Example[str, str]) -> dict[str, Any]:
+        """Document and summary, a list where there are several."""
+        found = list(example.references) if example.others else example.target
+        return {self.field("document"): example.input, self.field("summary"): found}
 
     def statistics(self, predictions: Found, examples: Examples, log_likelihoods: Nats = None) -> Scores:
         """rouge_l, rouge_1 and rouge_2."""

@@ -71,6 +71,11 @@ class Specials:
     turns: Mapping[str, int] = field(default_factory=dict)
     ids: frozenset[int] = frozenset()
 
+    @property
+    def ends(self) -> frozenset[int]:
+        """The ids that are never text, so that whichever one a model gives, its answer is over."""
+        return self.ids - {self.unk} | {self.eos}  # some name one token for both
+
 
 class Tokenizer:
     """Text <-> ids. Make one with `train_tokenizer` or `Tokenizer.load`."""
@@ -179,13 +184,17 @@ class Tokenizer:
             return self._names.get(id, "")
         return self._pieces[id].decode("utf-8", "backslashreplace")
 
+    def token_bytes(self, id: int) -> bytes:
+        """The bytes that an id adds to a text that has already begun; none for a special."""
+        return self._pieces.get(id, b"")
+
     @cached_property
     def _pieces(self) -> dict[int, bytes]:
         """The bytes that each id but the specials adds to a text that has already begun."""
         return {id: self._piece(token) for id, token in self._names.items() if id not in self.specials.ids}
 
     def _piece(self, token: str) -> bytes:
-        if self._is_byte_level:
+        if self.is_byte_level:
             return _unmap(token)
         if self._falls_back_to_bytes and (byte := _byte_token(token)):
             return byte
@@ -194,7 +203,7 @@ class Tokenizer:
 
     def _first_piece(self, id: int) -> bytes:
         token = self._names[id]
-        if self._is_byte_level or (self._falls_back_to_bytes and _byte_token(token)):
+        if self.is_byte_level or (self._falls_back_to_bytes and _byte_token(token)):
             return self._pieces[id]
         return self._join([token]).encode()
 
@@ -203,7 +212,8 @@ class Tokenizer:
         return decoder.decode(tokens) if decoder else " ".join(tokens)
 
     @cached_property
-    def _is_byte_level(self) -> bool:
+    def is_byte_level(self) -> bool:
+        """Whether every piece is plain bytes, in GPT-2's way, wherever it stands."""
         return _mentions(self._backend.decoder, "ByteLevel")
 
     @cached_property

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 from torch.optim import Optimizer
 
-from malmoi.hub.folder import save_weights
+from malmoi.hub.weights import save_weights
 from malmoi.models.language import LanguageModel
 from malmoi.util.files import damage, new_folder, read_json, write_json
 
@@ -67,7 +67,8 @@ def _restore(tensors: dict[str, Tensor], model: LanguageModel, optimizers: list[
 
 
 def _weights(model: LanguageModel) -> dict[str, Tensor]:
-    return dict(model.named_parameters())  # names a shared matrix once
+    """What training changes: frozen weights are those of the model that training began with."""
+    return {name: p for name, p in model.named_parameters() if p.requires_grad}  # a shared matrix once
 
 
 def _folders(root: Path) -> list[Path]:

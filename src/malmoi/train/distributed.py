@@ -15,6 +15,8 @@ import torch
 from torch import Tensor, distributed
 from torch._utils import _flatten_dense_tensors, _unflatten_dense_tensors
 
+from malmoi.util.errors import UserError
+
 _PATIENCE = timedelta(hours=12)  # the others wait while the first process cuts a large text into tokens
 
 
@@ -32,7 +34,9 @@ class Group:
         return self.rank == 0
 
     def share(self, rows: int) -> tuple[int, int]:
-        """This process's rows of a global batch: (first, end)."""
+        """This process's rows of a global batch: (first, end). Raises UserError where it would have none."""
+        if rows < self.size:
+            raise UserError(f"train.batch={rows} is less than the {self.size} processes that share it")
         return rows * self.rank // self.size, rows * (self.rank + 1) // self.size
 
     def sum_over_processes(self, *values: float) -> list[float]:

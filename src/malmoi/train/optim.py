@@ -17,6 +17,7 @@ from torch.optim import AdamW, Optimizer
 from malmoi.models.attention import Attention, CrossAttention
 from malmoi.models.blocks import SwiGLU
 from malmoi.models.crf import CRF
+from malmoi.models.lora import LoRALinear
 
 _STACKED_NUMBERS = 1 << 22  # in one stack of matrices: enough to keep a processor busy, and 50 MB at most
 
@@ -90,10 +91,11 @@ def make_optimizers(
 ) -> list[Optimizer]:  # fmt: skip
     """One optimizer for `adamw`, two for `muon`. Vectors (norms, biases) are not decayed.
 
+    Frozen parameters are in none of them.
     dtype: in which Muon orthogonalises; weights and momentum are fp32 always.
     """
     matrices = _inner_matrices(model) if kind == "muon" else {}
-    rest = [parameter for parameter in model.parameters() if parameter not in matrices]
+    rest = [p for p in model.parameters() if p.requires_grad and p not in matrices]
     groups = [
         {"params": [p for p in rest if p.ndim >= 2], "weight_decay": weight_decay},
         {"params": [p for p in rest if p.ndim < 2], "weight_decay": 0.0},
@@ -108,12 +110,13 @@ def make_optimizers(
 def _inner_matrices(model: nn.Module) -> dict[Tensor, tuple[int, ...]]:
     """The matrices that Muon takes, each with the rows of its fused parts.
 
-    All but embeddings, what a module named `head` holds (the output) and the scores of a CRF.
+    All but embeddings, what a module named `head` holds (the output), the scores of a CRF, LoRA's thin
+    matrices (which are no map of their own, only their product is) and what is frozen.
     """
     outer = {
         parameter
         for name, module in model.named_modules()
-        if isinstance(module, nn.Embedding | CRF) or name.rpartition(".")[2] == "head"
+        if isinstance(module, nn.Embedding | CRF | LoRALinear) or name.rpartition(".")[2] == "head"
         for parameter in module.parameters()
     }
     found: dict[Tensor, tuple[int, ...]] = {
@@ -131,4 +134,4 @@ def _inner_matrices(model: nn.Module) -> dict[Tensor, tuple[int, ...]]:
             for name, parameter in module.named_parameters():
                 if name.startswith("weight"):
                     found[parameter] = (module.hidden_size,) * (len(parameter) // module.hidden_size)
-    return found
+    return {matrix: parts for matrix, parts in found.items() if matrix.requires_grad}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import platform
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,26 +17,25 @@ from malmoi.data.batches import fit_context
 from malmoi.data.readers import Corpus, open_corpus
 from malmoi.data.shards import TokenFile, write_shards
 from malmoi.hub.architectures import obstacle
-from malmoi.hub.folder import WEIGHTS, save_model
+from malmoi.hub.folder import save_model
 from malmoi.models.build import build_model
 from malmoi.models.config import TransformerConfig
 from malmoi.models.language import LanguageModel
 from malmoi.models.ngram import KneserNey
 from malmoi.text.tokenizer import TOKENIZER_FILE, Tokenizer, train_tokenizer
 from malmoi.train.distributed import Group, join_group
+from malmoi.train.record import SOURCE, describe, started_run
 from malmoi.train.run import NGramSpec, RunConfig, TrainSpec
 from malmoi.train.running import run_training
 from malmoi.train.trainer import NextToken, StepReport, Trainer
 from malmoi.train.trial import Trial, try_step
 from malmoi.util import files
-from malmoi.util.errors import UserError
 from malmoi.util.hardware import pick_device
 from malmoi.util.heap import keep_heap
 from malmoi.util.units import human_count
 from malmoi.util.version import VERSION
 
 Say = Callable[[str], None]
-SOURCE = "source.json"  # beside the token files: what they were made from
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,15 +105,12 @@ def prepare(
     where the run to resume is finished. Raises UserError for a folder that holds another run, or other files.
     """
     keep_heap()
-    started = _started(config, folder, resume=resume, say=say)
+    started = started_run(config, folder, resume=resume, say=say)
     if started is None:
         return None
     config, record = started
     group = join_group()
-    if config.train.batch < group.size:
-        raise UserError(
-            f"train.batch={config.train.batch} is less than the {group.size} processes that share it"
-        )
+    first, end = group.share(config.train.batch)
     say = say if group.first else _silent
     text = _shared(group, lambda: prepare_text(config, data, folder, say, begun=bool(record)))
     if record and record["data"] != text.hashes:
@@ -128,7 +123,6 @@ def prepare(
     model.to(pick_device(device, group.local_rank))
     if (reason := _not_outside(model)) and not record:
         say(reason)
-    first, end = group.share(config.train.batch)
     objective = NextToken(text.train, text.valid, config.train, context)
     trial = try_step(model, objective, config.train, end - first)
     config = config.model_copy(update={"train": trial.spec})
@@ -147,7 +141,7 @@ def count_ngrams(
 
     Returns None where the run is finished already; an unfinished one is counted again, which takes seconds.
     """
-    started = _started(config, folder, resume=resume, say=say)
+    started = started_run(config, folder, resume=resume, say=say)
     if started is None:
         return None
     text = prepare_text(config, data, folder, say)
@@ -203,67 +197,6 @@ def _keep_only_tokens_of(folder: Path, source: dict[str, Any]) -> None:
     shutil.rmtree(folder / "tokens", ignore_errors=True)
     (folder / TOKENIZER_FILE).unlink(missing_ok=True)
     files.write_json(note, source)
-
-
-def describe(config: RunConfig, hashes: dict[str, str]) -> dict[str, object]:
-    """What reproduces a run: configuration, versions, hashes of the text."""
-    versions = {"malmoi": VERSION, "torch": torch.__version__, "python": platform.python_version()}
-    return {
-        "config": config.model_dump(mode="json"), "versions": versions, "data": hashes,
-        "threads": torch.get_num_threads(),
-    }  # fmt: skip
-
-
-def _started(
-    config: RunConfig, folder: Path, *, resume: bool, say: Say
-) -> tuple[RunConfig, dict[str, Any]] | None:
-    """The configuration to use and the record of the run to resume (empty: a fresh run). None: finished."""
-    record = folder / files.RUN_RECORD
-    if record.exists() and not resume:
-        raise UserError(f"{folder} already holds a run; go on with --resume or choose another --out")
-    if record.exists():
-        found = files.read_json(record)
-        config = _recorded(config, found, say)
-        return None if (folder / WEIGHTS).exists() else (config, found)
-    if (folder / WEIGHTS).exists():
-        raise UserError(f"{folder} already holds a model; choose another --out")
-    if folder.is_dir() and any(folder.iterdir()) and not (folder / "tokens" / SOURCE).exists():
-        raise UserError(f"{folder} holds files that are not a run's; choose a new folder for --out")
-    if resume:
-        say(f"{folder} has no run to resume, so this one starts fresh")
-    return config, {}
-
-
-def _recorded(asked: RunConfig, record: dict[str, Any], say: Say) -> RunConfig:
-    """The recorded configuration; anything else asked for is an error, for a resume must be exact.
-
-    Only the micro-batch may change, for a machine with less memory; the result then differs by rounding.
-    """
-    recorded = RunConfig.model_validate(record["config"])
-    if (rows := asked.train.micro_batch) not in (None, recorded.train.micro_batch):
-        say("another micro-batch than before: the result will differ from an unbroken run's by rounding")
-        recorded = recorded.model_copy(
-            update={"train": recorded.train.model_copy(update={"micro_batch": rows})}
-        )
-    settled = {name: getattr(recorded.train, name) for name in ("micro_batch", "dtype")}
-    chosen = {name: value for name, value in settled.items() if getattr(asked.train, name) in (None, "auto")}
-    same = asked.model_copy(update={"train": asked.train.model_copy(update=chosen)})
-    if same != recorded:
-        old, new = _flat(recorded.model_dump()), _flat(same.model_dump())
-        differing = sorted(key for key in old.keys() | new.keys() if old.get(key) != new.get(key))
-        raise UserError(
-            f"the run to resume has other settings: {', '.join(differing)}; "
-            f"give the same ones, or another --out for a new run"
-        )
-    return recorded
-
-
-def _flat(value: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """{"a": {"b": 1}} -> {"a.b": 1}."""
-    found: dict[str, Any] = {}
-    for key, inner in value.items():
-        found |= _flat(inner, f"{prefix}{key}.") if isinstance(inner, dict) else {f"{prefix}{key}": inner}
-    return found
 
 
 def _not_outside(model: LanguageModel) -> str:

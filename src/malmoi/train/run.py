@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from importlib.resources import files
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import yaml
 from pydantic import (
@@ -67,7 +67,13 @@ class NGramSpec(StrictModel):
     order: PositiveInt = 5
 
 
-class RunConfig(StrictModel):
+class AnyRun(StrictModel):
+    """What the configuration of every run has."""
+
+    train: LoopSpec
+
+
+class RunConfig(AnyRun):
     """Everything that decides a run, except the text. `model` lacks vocab_size and context."""
 
     name: str
@@ -75,7 +81,7 @@ class RunConfig(StrictModel):
     model: Json
     tokenizer: TokenizerSpec = TokenizerSpec()
     data: DataSpec = DataSpec()
-    train: TrainSpec = TrainSpec()
+    train: TrainSpec = TrainSpec()  # pyright: ignore[reportIncompatibleVariableOverride]  (frozen)
 
     @property
     def is_ngram(self) -> bool:
@@ -117,7 +123,7 @@ def load_run(recipe: str, settings: Sequence[str] = (), size: str | None = None)
     elif "size" in value:
         value = _merged(_derived(value["size"], value), value)
     for setting in settings:
-        _set(value, setting)
+        apply_setting(value, setting)
     run = checked(TypeAdapter(RunConfig), value | {"name": recipe}, "")
     run.check_model()  # a wrong key fails before any work
     for setting in settings:
@@ -155,7 +161,8 @@ def as_setting(path: str, value: str) -> str:
     return f"{path}={json.dumps(value, ensure_ascii=False)}"
 
 
-def _set(value: Json, setting: str) -> None:
+def apply_setting(value: Json, setting: str) -> None:
+    """Put `a.b=c` into nested keys; c is YAML. Raises UserError for anything else."""
     path, equals, text = setting.partition("=")
     if not equals:
         raise UserError(f"--set {setting!r} is not of the form a.b=c, for example train.steps=200")
@@ -182,8 +189,11 @@ def _refuse_without_effect(run: RunConfig, path: str) -> None:
         raise UserError(f"--set {path}: tokenizer.path names a finished tokenizer; leave one of them out")
 
 
-def checked(adapter: TypeAdapter[Any], value: Json, place: str) -> Any:
-    """Validate; turn pydantic's first finding into one line with the nearest valid name."""
+def checked(adapter: TypeAdapter[Any], value: Json, place: str, root: type[BaseModel] | None = None) -> Any:
+    """Validate; turn pydantic's first finding into one line with the nearest valid name.
+
+    root: what `value` is, where it is no `RunConfig`.
+    """
     try:
         return adapter.validate_python(value)
     except ValidationError as error:
@@ -195,20 +205,18 @@ def checked(adapter: TypeAdapter[Any], value: Json, place: str) -> Any:
         where = ".".join(path) or place
         if first["type"] == "extra_forbidden":
             raise UserError(
-                f"unknown key {where!r}; {nearest(path[-1], _known(value, path, place))}"
+                f"unknown key {where!r}; {nearest(path[-1], _known(value, path, place, root or RunConfig))}"
             ) from None
         raise UserError(f"{where or 'configuration'}: {first['msg'].removeprefix('Value error, ')}") from None
 
 
-def _known(value: Json, path: Sequence[str], place: str) -> list[str]:
+def _known(value: Json, path: Sequence[str], place: str, root: type[BaseModel]) -> list[str]:
     """The field names valid where `path` points."""
     if place:
         families = {"transformer": TransformerConfig, "ngram": NGramSpec}
         return list(families.get(str(value.get("family")), RecurrentConfig).model_fields)
-    model: type[BaseModel] = RunConfig
     for part in path[:-1]:
-        annotation = model.model_fields[part].annotation
-        assert isinstance(annotation, type)
-        assert issubclass(annotation, BaseModel)
-        model = annotation
-    return list(model.model_fields)
+        annotation = root.model_fields[part].annotation
+        root = next(it for it in (annotation, *get_args(annotation)) if isinstance(it, type))
+        assert issubclass(root, BaseModel)
+    return list(root.model_fields)

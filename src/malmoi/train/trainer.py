@@ -181,8 +181,8 @@ class Trainer(Generic[Part]):
         """One optimizer step over the global batch."""
         spec = self.spec
         self.model.train()
-        if self.model.config.dropout:  # a function of seed and step, like the batches, and of the process
-            torch.manual_seed(mixed(spec.seed, self.step, self.group.rank))
+        # what dropout drops is a function of seed and step, like the batches, and of the process
+        torch.manual_seed(mixed(spec.seed, self.step, self.group.rank))
         return update(
             self.model,
             self.optimizers,

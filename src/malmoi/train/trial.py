@@ -29,7 +29,7 @@ Spec = TypeVar("Spec", bound=LoopSpec)
 
 _MEMORY_SHARE = 0.6  # of what is free; the rest is for temporaries, the evaluation and other programs
 _CPU_TOKENS = 8192  # rows of a CPU's micro-batch: more tokens are no faster, they only leave the caches
-_BYTES_PER_PARAMETER = 16  # weight, gradient and AdamW's two moments in fp32
+_BYTES_OF_WEIGHT, _BYTES_OF_TRAINING = 4, 12  # in fp32: the weight; its gradient and AdamW's two moments
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +63,7 @@ def try_step(
     dtype, context = _precision(model, spec), objective.context
     once, twice = (_saved_bytes(model, objective, count, dtype) for count in (1, 2))
     fixed_bytes, bytes_per_row = max(0, 2 * once - twice), twice - once
-    fixed_bytes += _BYTES_PER_PARAMETER * model.num_parameters()
+    fixed_bytes += _BYTES_OF_WEIGHT * model.num_parameters() + _BYTES_OF_TRAINING * _num_trained(model)
     candidates = (
         [spec.micro_batch] if spec.micro_batch else _fitting(model, fixed_bytes, bytes_per_row, rows, context)
     )
@@ -73,6 +73,10 @@ def try_step(
     settled = spec.model_copy(update={"micro_batch": micro_rows, "dtype": dtype})
     memory = fixed_bytes + micro_rows * bytes_per_row
     return Trial(settled, micro_rows * context / seconds, memory, flops)
+
+
+def _num_trained(model: LanguageModel) -> int:
+    return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
 
 
 def _precision(model: LanguageModel, spec: LoopSpec) -> Literal["fp32", "bf16"]:
@@ -119,7 +123,7 @@ def _first_that_runs(
 ) -> tuple[int, float]:
     """The first micro-batch that fits, and the seconds that its second trial took."""
     *larger, smallest = candidates
-    moments = torch.empty(2 * model.num_parameters(), device=model.device)  # AdamW will hold as much
+    moments = torch.empty(2 * _num_trained(model), device=model.device)  # AdamW will hold as much
     for micro_rows in larger:
         try:
             return micro_rows, _seconds(model, objective, micro_rows, dtype)

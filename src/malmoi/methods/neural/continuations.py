@@ -5,7 +5,7 @@ Shape letters: B rows, T positions.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -63,10 +63,7 @@ class ContinuationForm(Form[list[int], LanguageModel]):
 
     def rows(self, examples: Sequence[Example[Any, Any]]) -> list[list[int]]:
         """Each token but a row's first is learned; the last of a row begins the next one of its text."""
-        eos, most = self.tokenizer.specials.eos, self.options.context
-        texts = self.tokenizer.encode_batch([_text(example) for example in examples])
-        rows = [[eos, *ids, eos] for ids in texts]
-        return [row[start : start + most + 1] for row in rows for start in range(0, len(row) - 1, most)]
+        return text_rows(self.tokenizer, [_text(example) for example in examples], self.options.context)
 
     def length(self, row: list[int]) -> int:
         return len(row) - 1
@@ -90,23 +87,7 @@ class ContinuationForm(Form[list[int], LanguageModel]):
     ) -> list[float]:
         """Of the target's tokens after the input's; what exceeds the context is scored in further parts."""
         pairs = [(self._prompt(x), self.tokenizer.encode(y)) for x, y in zip(inputs, targets, strict=True)]
-        parts = [(n, *part) for n, pair in enumerate(pairs) for part in self._scored_parts(*pair)]
-        totals = [0.0] * len(pairs)
-        scores = self._engine(model).score([p for _, p, _ in parts], [rest for _, _, rest in parts])
-        for (n, _, _), score in zip(parts, scores, strict=True):
-            totals[n] += score
-        return totals
-
-    def _scored_parts(self, prompt: list[int], rest: list[int]) -> list[tuple[list[int], list[int]]]:
-        """(prompt, continuation)s within the context; later parts see half a context of what came before."""
-        context = self.options.context
-        found, done = [], 0
-        while done < len(rest):
-            before = (prompt + rest[:done])[-context // 2 :]
-            part = rest[done : done + context - len(before) + 1]
-            found.append((before, part))
-            done += len(part)
-        return found
+        return scored(self._engine(model), pairs, self.options.context)
 
     def _prompt(self, text: str) -> list[int]:
         """A start of a text that leaves room to go on."""
@@ -121,6 +102,37 @@ class ContinuationForm(Form[list[int], LanguageModel]):
 
     def restore(self, parts: Parts) -> None:
         self.tokenizer = Tokenizer.from_json(parts.files[TOKENIZER_FILE].decode())
+
+
+def text_rows(tokenizer: Tokenizer, texts: Sequence[str], most: int) -> list[list[int]]:
+    """Each text between two eos ids, in pieces of `most` tokens and one more, which begins the next one."""
+    eos = tokenizer.specials.eos
+    rows = [[eos, *ids, eos] for ids in tokenizer.encode_batch(texts)]
+    return [row[start : start + most + 1] for row in rows for start in range(0, len(row) - 1, most)]
+
+
+def scored(engine: Engine, pairs: Sequence[tuple[list[int], list[int]]], context: int | None) -> list[float]:
+    """Log-probability (nats) of the second ids of each pair after the first, however long they are.
+
+    What exceeds the context is scored in further parts, which see half a context of what came before.
+    """
+    parts = [(n, *part) for n, pair in enumerate(pairs) for part in _within(*pair, context)]
+    totals = [0.0] * len(pairs)
+    scores = engine.score([before for _, before, _ in parts], [rest for _, _, rest in parts])
+    for (n, _, _), score in zip(parts, scores, strict=True):
+        totals[n] += score
+    return totals
+
+
+def _within(before: list[int], rest: list[int], context: int | None) -> Iterator[tuple[list[int], list[int]]]:
+    """(prompt, continuation)s of at most `context` tokens; the last one need not be read."""
+    whole, done = before + rest, len(before)
+    context = context or len(whole)
+    while done < len(whole):
+        end = done + context - len(before) + 1
+        yield before, whole[done:end]
+        done = min(end, len(whole))
+        before = whole[:done][-context // 2 :]
 
 
 def _text(example: Example[Any, Any]) -> str:

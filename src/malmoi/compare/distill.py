@@ -1,0 +1,364 @@
+"""Distillation: a teacher labels what nobody has labelled, and a small student learns from it.
+
+The student learns the teacher's answers, not its probabilities, so that teacher and student may be of any
+kind (Kim & Rush 2016, sequence-level distillation). Afterwards both are measured side by side.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import Field, PositiveFloat
+
+from malmoi.compare.comparison import Comparison, write_comparison
+from malmoi.compare.kept import sentence
+from malmoi.compare.run import run_comparison
+from malmoi.compare.settings import ComparisonSettings
+from malmoi.compare.worker import FIT, RESULT, Job
+from malmoi.core import Example
+from malmoi.data.check import Finding
+from malmoi.data.labelled import RECORD_EXTENSIONS, SKIPPED, BadRow, Report, read_lines, read_records
+from malmoi.data.readers import Record, extension, find_files
+from malmoi.hub.folder import CONFIG
+from malmoi.methods.base import Json, Method, Say, silent
+from malmoi.methods.folder import is_method, load_method
+from malmoi.methods.registry import make_method, settled_options
+from malmoi.methods.use import COMPARISON, load, method_folder
+from malmoi.models.config import StrictModel
+from malmoi.tasks import make_task
+from malmoi.tasks.base import Task
+from malmoi.util.errors import UserError
+from malmoi.util.files import MANIFEST, read_json, sha256, write_json, write_text
+
+RECORD, ANSWERS, LABELLED, TRAIN, TEST = (
+    "distill.json", "answers.jsonl", "labelled.jsonl", "train.jsonl", "test.jsonl",
+)  # fmt: skip
+REPORT, STUDENT = "comparison", "student"  # folders
+CHUNK = 64  # inputs labelled between two writes
+SAY_EVERY_S = 10.0
+INPUT_EXTENSIONS = (".txt", *RECORD_EXTENSIONS)
+
+Examples = list[Example[Any, Any]]
+
+
+class DistillSettings(StrictModel):
+    """One distillation.
+
+    teacher: the folder of a fitted method, of a comparison or of a language model, or "remote". labels: what
+    a teacher that is asked in words may choose from, where no labelled examples say it. train, test:
+    examples labelled by people, to learn from as well and to measure on. keep_above: leave out labels that
+    the teacher is less sure of.
+    """
+
+    task: str
+    teacher: str
+    student: str
+    unlabelled: Path
+    train: Path | None = None
+    test: Path | None = None
+    teacher_options: dict[str, Any] = Field(default_factory=dict)
+    student_options: dict[str, Any] = Field(default_factory=dict)
+    labels: tuple[str, ...] = ()
+    keep_above: Annotated[float | None, Field(ge=0, le=1)] = None
+    fields: dict[str, str] = Field(default_factory=dict)
+    budget_seconds: PositiveFloat | None = None
+    price_per_hour: PositiveFloat | None = None
+    currency: str = ""
+    measure_seconds: PositiveFloat = 10.0
+    seed: int = 0
+    allow_skips: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Distilled:
+    """What came of it. sentence: what the student has kept and what it costs."""
+
+    comparison: Comparison
+    sentence: str
+    num_labelled: int
+    student: Path  # ready to use, where it did not fail
+
+
+@dataclass(frozen=True, slots=True)
+class _Material:
+    """Inputs to label, examples labelled by people to learn from, and to measure on (none: by agreement)."""
+
+    inputs: list[Any]
+    people: Examples
+    test: Examples
+    notes: list[str]
+
+
+def distill(settings: DistillSettings, out: Path, say: Say = silent, isolated: bool = True) -> Distilled:
+    """Label, learn, compare; everything goes into `out`, and it goes on where it stopped.
+
+    isolated: see `malmoi.compare.run:run_comparison`. Raises UserError for data, a teacher or options that
+    cannot be, and for a folder that holds something else.
+    """
+    task = make_task(settings.task, settings.fields)
+    make_method(settings.student, task, settings.student_options)
+    material = _gather(task, settings, say)
+    teacher, origin = _teacher(task, settings, material)
+    if settings.keep_above is not None and teacher.probabilities(material.inputs[:1]) is None:
+        raise UserError(f"--keep-above: {teacher.name} gives no probabilities for {task.name}; leave it out")
+    _claim(out, _record(settings, teacher, origin, material.inputs))
+    answers = _answers(out / ANSWERS, teacher, material.inputs, say)
+    rows, notes = _rows(task, material.inputs, answers, settings.keep_above)
+    _write_rows(out / LABELLED, rows)
+    if material.people:
+        _write_rows(out / TRAIN, [*map(task.row, material.people), *rows])
+    if material.test and not settings.test:
+        _write_rows(out / TEST, map(task.row, material.test))
+    say(f"{len(rows):,} examples labelled by {teacher.name}: {out / LABELLED}")
+    wanted, name = _comparison(settings, teacher, material, out), _name(teacher)
+    found = run_comparison(wanted, out / REPORT, say, isolated, {name: teacher})
+    told = sentence(found, name, settings.student, by_people=bool(material.test))
+    return _told(found, told, [*material.notes, *notes], len(rows), settings.student, out)
+
+
+# ---- what there is
+
+
+def _gather(task: Task[Any, Any], settings: DistillSettings, say: Say) -> _Material:
+    """Without --test a part of --train is held out; what people have labelled is not labelled again."""
+    inputs = read_inputs(task, settings.unlabelled, allow_skips=settings.allow_skips, say=say)
+    paths = {"train": settings.train, "test": settings.test}
+    parts = load(task, paths, allow_skips=settings.allow_skips, say=say)
+    people, test, notes = list(parts.get("train", ())), list(parts.get("test", ())), list[str]()
+    if people and not test:
+        splits = task.split(people, seed=settings.seed)
+        people, test = splits.train + splits.valid, splits.test
+        notes.append(f"report: {len(test):,} of the examples labelled by people, held out by hash")
+        if settings.teacher != "remote":
+            notes.append("a teacher that has learned from these very examples looks better than it is")
+    asked = {task.key(example.input) for example in test}
+    people = [example for example in people if task.key(example.input) not in asked]
+    known = asked | {task.key(example.input) for example in people}
+    new = [value for value in inputs if task.key(value) not in known]
+    if not new:
+        raise UserError(f"people have labelled every input of {settings.unlabelled}; nothing is left to do")
+    if dropped := len(inputs) - len(new):
+        notes.append(f"{dropped:,} inputs were labelled by people already")
+    return _Material(new, people, test, notes)
+
+
+def read_inputs(
+    task: Task[Any, Any], path: Path, *, allow_skips: bool = False, say: Say = silent
+) -> list[Any]:
+    """The different inputs of a file or folder: a text on each line of .txt, or rows (labels are not read).
+
+    Raises UserError where there are none, or more than 1% of the rows are wrong (unless allow_skips).
+    """
+    errors: list[Finding] = []
+    found: dict[str, Any] = {}
+    for file in find_files(path, INPUT_EXTENSIONS):
+        for value, where in _values(file, errors.append):
+            try:
+                one = task.input_from(value)
+            except UserError as error:
+                errors.append(Finding("error", where, str(error)))
+                continue
+            if task.key(one).strip():
+                found.setdefault(task.key(one), one)
+    first = f"{errors[0].where}: {errors[0].message}" if errors else "it is empty"
+    if not found:
+        raise UserError(f"{path} holds no input for {task.name}; {first}")
+    if errors and len(errors) > SKIPPED * (len(found) + len(errors)) and not allow_skips:
+        raise UserError(f"{path}: {len(errors)} rows are wrong; the first, {first}; --allow-skips goes on")
+    if errors:
+        say(f"{path}: {len(errors)} rows are left out; the first, {first}")
+    return list(found.values())
+
+
+def _values(file: Path, report: Report) -> Iterable[tuple[Any, str]]:
+    if extension(file) == ".txt":
+        return ((line, f"{file}:{number}") for number, line in enumerate(read_lines(file, report), 1))
+    return ((record.values, record.where) for record in read_records(file, report))
+
+
+def _teacher(task: Task[Any, Any], settings: DistillSettings, material: _Material) -> tuple[Method, Any]:
+    """A fitted method as it lies there, or a language model that is asked in words; and what tells it apart.
+
+    Raises UserError where it is neither, or cannot do the task.
+    """
+    name, options = settings.teacher, settings.teacher_options
+    folder = Path(name)
+    remote = name == "remote"
+    if not remote and (is_method(folder) or (folder / COMPARISON).exists()):
+        return _fitted(task, settings, method_folder(folder))
+    if not remote and not (folder / CONFIG).exists():
+        raise UserError(f"--teacher {name} is neither the folder of a method or a model, nor 'remote'")
+    if task.kind in ("label", "tags") and not (material.people or settings.labels):
+        raise UserError(f"the teacher must know the labels of {task.name}: give --labels A,B or --train")
+    asked = make_task(task.name, task.fields)
+    asked.labels = settings.labels
+    options = options if remote else {"model": name, "shots": 0} | options
+    method = make_method("remote" if remote else "prompted", asked, options).fit(material.people, ())
+    return method, method.parts().config
+
+
+def _fitted(task: Task[Any, Any], settings: DistillSettings, folder: Path) -> tuple[Method, str]:
+    if settings.teacher_options or settings.labels:
+        raise UserError(f"--teacher {folder} is fitted, so it takes no --set teacher... and no --labels")
+    method = load_method(folder)
+    if method.task.name != task.name:
+        raise UserError(f"--teacher {folder} does {method.task.name}, not {task.name}; name another")
+    return method, sha256(folder / MANIFEST)
+
+
+def _name(teacher: Method) -> str:
+    return f"{teacher.name}:teacher"
+
+
+def _options(teacher: Method) -> Json:
+    return teacher.options.model_dump(mode="json", exclude_unset=True)
+
+
+# ---- what it labels
+
+
+def _record(settings: DistillSettings, teacher: Method, origin: Any, inputs: Sequence[Any]) -> Json:
+    """What labels depend on."""
+    options = settled_options(teacher.name, _options(teacher))
+    keys = repr([teacher.task.key(value) for value in inputs])
+    return {
+        "task": settings.task,
+        "teacher": {"name": teacher.name, "options": options, "origin": origin},
+        "unlabelled": {"inputs": len(inputs), "sha256": hashlib.sha256(keys.encode()).hexdigest()},
+    }
+
+
+def _claim(out: Path, record: Json) -> None:
+    """Raises UserError where `out` holds something else."""
+    record = json.loads(json.dumps(record))  # lists for tuples, as they are read
+    if (out / RECORD).exists():
+        old = read_json(out / RECORD)
+        if changed := [name for name in record if record[name] != old.get(name)]:
+            raise UserError(f"{out} was made with other {', '.join(changed)}; choose another --out")
+    elif out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UserError(f"{out} holds something else than a distillation; choose another --out")
+    write_json(out / RECORD, record)
+
+
+def _answers(path: Path, teacher: Method, inputs: Sequence[Any], say: Say) -> list[Json]:
+    """{"answer": JSON, "sure": the teacher's probability or null} of each input, in order.
+
+    They are appended as they come; a line that an interruption has cut is asked for again.
+    """
+    found = _whole_lines(path)
+    if found:
+        say(f"{len(found):,} of {len(inputs):,} inputs were labelled before")
+    _write_rows(path, found)
+    said_s = time.monotonic()
+    with path.open("a", encoding="utf-8") as file:
+        while len(found) < len(inputs):
+            new = _labels(teacher, inputs[len(found) : len(found) + CHUNK])
+            found += new
+            file.write(_lines(new))
+            file.flush()
+            if time.monotonic() - said_s > SAY_EVERY_S:
+                said_s = time.monotonic()
+                say(f"labelled {len(found):,} of {len(inputs):,}")
+    return found
+
+
+def _whole_lines(path: Path) -> list[Json]:
+    found: list[Json] = []
+    for line in path.read_text(encoding="utf-8").split("\n") if path.exists() else ():
+        try:
+            found += [json.loads(line)] if line else []
+        except ValueError:
+            break
+    return found
+
+
+def _labels(teacher: Method, inputs: Sequence[Any]) -> list[Json]:
+    shares = teacher.probabilities(inputs)
+    if shares is None:
+        answers = zip(inputs, teacher.predict(inputs), strict=True)
+        return [{"answer": teacher.task.to_json(target, value), "sure": None} for value, target in answers]
+    best = [max(share.items(), key=lambda item: item[1]) for share in shares]
+    return [{"answer": label, "sure": probability} for label, probability in best]
+
+
+def _rows(
+    task: Task[Any, Any], inputs: Sequence[Any], answers: Sequence[Json], keep_above: float | None
+) -> tuple[list[Json], list[str]]:
+    """The rows that a student can learn from, and what became of the others. Raises UserError for none."""
+    sure = [answer for answer in answers if keep_above is None or answer["sure"] > keep_above]
+    rows = [
+        row for value, answer in zip(inputs, answers, strict=True)
+        if (keep_above is None or answer["sure"] > keep_above) and (row := _row(task, value, answer))
+    ]  # fmt: skip
+    notes = [f"labelled by the teacher: {len(rows):,} of {len(answers):,} inputs"]
+    if unsure := len(answers) - len(sure):
+        notes.append(
+            f"left out: {unsure:,} inputs of which the teacher is not more than {keep_above:.0%} sure"
+        )
+    if unusable := len(sure) - len(rows):
+        notes.append(f"left out: {unusable:,} inputs that the teacher has no usable answer to")
+    if not rows:
+        raise UserError(f"the teacher labelled nothing that could be learned from; {'; '.join(notes[1:])}")
+    return rows, notes
+
+
+def _row(task: Task[Any, Any], value: Any, answer: Json) -> Json | None:
+    """The row, where the task can read it back."""
+    target = task.from_json(answer["answer"])
+    if target is None:
+        return None
+    row = task.row(Example(value, target))
+    if task.kind == "continuation":  # of texts, whatever they are
+        return row if target.strip() else None
+    try:
+        return row if list(task.examples(Record(row, ""), lambda _: None)) else None
+    except BadRow:
+        return None
+
+
+def _write_rows(path: Path, rows: Iterable[Json]) -> None:
+    write_text(path, _lines(rows))
+
+
+def _lines(rows: Iterable[Json]) -> str:
+    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+
+
+# ---- what is kept
+
+
+def _comparison(
+    settings: DistillSettings, teacher: Method, material: _Material, out: Path
+) -> ComparisonSettings:
+    return ComparisonSettings(
+        task=settings.task, fields=settings.fields, train=out / (TRAIN if material.people else LABELLED),
+        test=settings.test or (out / TEST if material.test else None),
+        methods={_name(teacher): _options(teacher), settings.student: settings.student_options},
+        budget_seconds=settings.budget_seconds, price_per_hour=settings.price_per_hour,
+        currency=settings.currency, seed=settings.seed, allow_skips=settings.allow_skips,
+        measure_seconds=settings.measure_seconds,
+    )  # fmt: skip
+
+
+def _told(
+    found: Comparison, told: str, notes: list[str], num_labelled: int, student: str, out: Path
+) -> Distilled:
+    """The report begins with what was kept; the student's folder is ready to use."""
+    material = replace(found.material, notes=[*notes, *found.material.notes])
+    found = replace(found, advice=f"{told} {found.advice}", material=material)
+    write_comparison(found, found.out / "report.html")
+    results = found.out / "results.json"
+    write_json(results, read_json(results) | {"advice": found.advice, "notes": material.notes})
+    row = next(row for row in found.rows if row.name == student)
+    shutil.rmtree(out / STUDENT, ignore_errors=True)
+    if not row.error:
+        ignored = shutil.ignore_patterns(FIT, RESULT)
+        shutil.copytree(Job(found.out, student).folder, out / STUDENT, ignore=ignored)
+    return Distilled(found, told, num_labelled, out / STUDENT)

@@ -1,0 +1,254 @@
+"""What a reply may be: a grammar, and where one reply stands in it, over the `llguidance` library.
+
+A grammar is checked when it is made, so that what a model answers under one is in its language or was cut by
+the token limit. Tokens are matched by their bytes, which needs a byte-level vocabulary; with any other, score
+the choices instead (`Engine.score_choices`).
+
+Shape letters: B rows, V vocabulary, E ends.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache, lru_cache
+from typing import Any
+
+import numpy as np
+import torch
+from llguidance import LLMatcher, LLParserLimits, LLTokenizer, TokenizerWrapper, regex_to_lark
+from torch import Tensor
+
+from malmoi.text.tokenizer import Tokenizer
+from malmoi.util.errors import UserError
+
+# Enough to quote from 200,000 characters, which takes a second to compile; the library stops at fewer.
+_LIMITS = LLParserLimits(initial_lexer_fuel=100_000_000, step_lexer_fuel=10_000_000, verbose_errors=False)
+_JSON_SPACING = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}  # json.dumps's
+_PLACE = re.compile(r"^(at \d+\(\d+\): )?(failed to compile JSON schema: )?")  # where the user never looked
+
+
+@dataclass(frozen=True, slots=True)
+class Grammar:
+    """What a reply may be. source: as llguidance takes it. kind: what to call it in an error.
+
+    Raises UserError where the source is wrong or no reply can be in the language (as far as the library can
+    tell before the first token).
+    """
+
+    source: str
+    kind: str
+
+    def __post_init__(self) -> None:
+        probe = LLMatcher(_byte_tokenizer(), self.source, log_level=0, limits=_LIMITS)
+        if probe.is_error():
+            raise UserError(f"this {self.kind} cannot be used: {_reason(probe)}; mend it")
+        probe.compute_logit_bias()
+        if probe.is_error():
+            raise UserError(f"no reply can ever satisfy this {self.kind}; loosen it")
+
+
+def choice(options: Sequence[str]) -> Grammar:
+    """One of the options, as it is. Raises UserError where there is none or one is empty."""
+    if not options or not all(options):
+        raise UserError("a choice needs options of at least one character each; give at least one")
+    return _grammar("choice", f"start: CHOICE\nCHOICE: {_any_of(options)}")
+
+
+def regex(pattern: str) -> Grammar:
+    r"""A whole match of the pattern, in the syntax of Rust's `regex` crate (no look-around, no \1)."""
+    _checked_characters(pattern)
+    if (len(pattern) - len(pattern.rstrip("\\"))) % 2:  # the library would drop it
+        raise UserError("this regular expression cannot be used: it ends in a lone backslash; mend it")
+    return _grammar("regular expression", f"start: PATTERN\nPATTERN: /(?:{regex_to_lark(pattern, '')})/")
+
+
+def json_schema(schema: Mapping[str, Any] | str) -> Grammar:
+    """JSON that fits the schema, with the spacing of `json.dumps`.
+
+    Raises UserError for a keyword that cannot be enforced, too.
+    """
+    try:
+        value = json.loads(schema) if isinstance(schema, str) else schema
+        _checked_characters(json.dumps(value, ensure_ascii=False, allow_nan=False))
+    except (TypeError, ValueError, RecursionError) as error:
+        raise UserError(f"this JSON schema is not JSON: {error}") from None
+    if not isinstance(value, Mapping):
+        raise UserError('a JSON schema must be an object, such as {"type": "object"}')
+    return _grammar("JSON schema", f"start: %json {json.dumps({**value, 'x-guidance': _JSON_SPACING})}")
+
+
+def json_object() -> Grammar:
+    """Any JSON object."""
+    return json_schema({"type": "object"})
+
+
+def substring(text: str, end: str = "") -> Grammar:
+    """A non-empty part of the text, character for character, then `end`. UserError for an empty text."""
+    _checked_characters(text)
+    if not text:
+        raise UserError("nothing can be quoted from an empty text; give at least one character")
+    last = json.dumps(end) if end else ""
+    return _grammar("substring", f"start: PART {last}\n{_part_of(list(text))}")
+
+
+def entity_list(text: str, labels: Sequence[str]) -> Grammar:
+    """`[{"text": "PART", "label": "LABEL"}, ...]`, spaced as `NamedEntities.answer` writes it.
+
+    Every PART stands in the text; a second or later place may be said by "nth". Raises UserError where there
+    is no label.
+    """
+    _checked_characters(text)
+    if not labels:
+        raise UserError("entities need at least one label; give it")
+    if not text:
+        return _grammar("entity list", 'start: "[]"')
+    most = max(Counter(text).values())  # no part comes more often than its letters
+    digits = "[2-9]" if most < 10 else f"[2-9]|[1-9][0-9]{{1,{len(str(most)) - 1}}}"
+    nth = f'(", \\"nth\\": " /{digits}/)?' if most > 1 else ""
+    source = f"""start: "[]" | "[" entity (", " entity)* "]"
+entity: "{{\\"text\\": \\"" PART "\\", \\"label\\": " LABEL {nth} "}}"
+LABEL: {_any_of([_quoted(label) for label in labels])}
+{_part_of([_quoted(character)[1:-1] for character in text])}"""
+    return _grammar("entity list", source)
+
+
+def _grammar(kind: str, lark: str) -> Grammar:
+    """Every token that fits is allowed: the library would force the only way on, in tokens of its own choice,
+    but a model must be free to say what it learned to say.
+    """
+    return Grammar(f'%llguidance {{"no_forcing": true}}\n{lark}', kind)
+
+
+def _any_of(texts: Sequence[str]) -> str:
+    """A terminal's alternatives; the library reads JSON's escapes."""
+    _checked_characters("".join(texts))
+    return " | ".join(map(json.dumps, dict.fromkeys(texts)))
+
+
+def _part_of(chunks: Sequence[str]) -> str:
+    """A terminal PART: one or more chunks in a row, none of them cut."""
+    return f'PART: CHUNKS & /(?s:.)+/\nCHUNKS: %regex {{"substring_chunks": {json.dumps(chunks)}}}\n'
+
+
+def _quoted(text: str) -> str:
+    return json.dumps(text, ensure_ascii=False)
+
+
+def _checked_characters(text: str) -> None:
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise UserError(
+            f"character {error.start} of a constraint is half a character (a lone surrogate); replace it"
+        ) from None
+
+
+def _reason(matcher: LLMatcher) -> str:
+    """The library's words for what is wrong, in one line."""
+    lines = matcher.get_error().strip().splitlines()
+    errors = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
+    return _PLACE.sub("", [*errors, *lines][0])
+
+
+# --- where a reply stands
+
+
+class Matcher:
+    """Where one reply stands in its grammar. Made by `Constrainer.matcher`."""
+
+    def __init__(self, inner: LLMatcher, ends_E: Tensor) -> None:
+        self._inner, self._ends_E = inner, ends_E
+
+    @property
+    def accepting(self) -> bool:
+        """Whether the reply may end here."""
+        return self._inner.is_accepting()
+
+    @property
+    def finished(self) -> bool:
+        """Whether nothing can follow: the reply is whole, or its grammar was too much for the library."""
+        return self._inner.is_stopped()
+
+    def mask(self) -> Tensor:
+        """A bool tensor (V,) of the ids that may come next; the ends where the grammar accepts.
+
+        None is allowed where the vocabulary cannot spell what the grammar wants.
+        """
+        allowed_V = torch.from_numpy(np.frombuffer(self._inner.compute_logit_bias(), np.uint8) != 0)
+        allowed_V[self._ends_E] = self.accepting
+        return allowed_V
+
+    def consume(self, id: int) -> None:
+        """Go on by a token that the mask allows, an end apart."""
+        self._inner.consume_token(id)
+
+
+class Constrainer:
+    """Makes matchers for one tokenizer. Raises UserError where its vocabulary is not byte-level."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        if not tokenizer.is_byte_level:
+            raise UserError(
+                f"a {tokenizer.kind} tokenizer that is not byte-level cannot constrain a reply; score the "
+                "choices instead (Engine.score_choices), or use a byte or bpe tokenizer"
+            )
+        self.tokenizer = tokenizer
+        self._ends_E = torch.tensor(sorted(tokenizer.specials.ends))
+
+    def matcher(self, grammar: Grammar) -> Matcher:
+        """A matcher at the start of a reply."""
+        return Matcher(_compiled(self.tokenizer, grammar).deep_copy(), self._ends_E)
+
+
+def constrained(logits_BV: Tensor, matchers: Sequence[Matcher | None]) -> tuple[Tensor, set[int]]:
+    """Logits with -inf for what a row's matcher forbids, and the rows for which that leaves nothing.
+
+    The logits of those stay as they are.
+    """
+    stuck: set[int] = set()
+    held = [(b, matcher) for b, matcher in enumerate(matchers) if matcher is not None]
+    logits_BV = logits_BV.clone() if held else logits_BV
+    for b, matcher in held:
+        allowed_V = matcher.mask()[: logits_BV.shape[1]].to(logits_BV.device)
+        logits_V = logits_BV[b].masked_fill(~allowed_V, float("-inf"))
+        if bool(logits_V.amax() > float("-inf")):
+            logits_BV[b] = logits_V
+        else:
+            stuck.add(b)
+    return logits_BV, stuck
+
+
+class _Vocabulary:
+    """A tokenizer as the library's wrapper wants it."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self.eos_token_id, self.bos_token_id = tokenizer.specials.eos, None
+        self.special_token_ids = sorted(tokenizer.specials.ids)
+        self.tokens = [
+            tokenizer.token_bytes(id) or tokenizer.token_text(id).encode()
+            for id in range(tokenizer.vocab_size)
+        ]
+        self._encode = tokenizer.encode
+
+    def __call__(self, text: str) -> list[int]:
+        return self._encode(text)
+
+
+@cache
+def _byte_tokenizer() -> LLTokenizer:
+    """One token for each byte, whose id it is: enough to check a grammar."""
+    return LLTokenizer("byte")
+
+
+@lru_cache(maxsize=4)  # making one takes up to a second, and each holds its vocabulary
+def _library_tokenizer(tokenizer: Tokenizer) -> LLTokenizer:
+    return LLTokenizer(TokenizerWrapper(_Vocabulary(tokenizer)))
+
+
+@lru_cache(maxsize=8)  # the samples of a prompt, and prompts with the same labels, share one
+def _compiled(tokenizer: Tokenizer, grammar: Grammar) -> LLMatcher:
+    return LLMatcher(_library_tokenizer(tokenizer), grammar.source, log_level=0, limits=_LIMITS)

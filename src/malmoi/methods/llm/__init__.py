@@ -1,0 +1,1 @@
+"""Methods that ask a language model: shots, prompting, tuning, remote endpoints."""

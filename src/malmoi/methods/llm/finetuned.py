@@ -1,0 +1,200 @@
+"""The fine-tuned method: a language model that goes on learning, from one task's examples only.
+
+Shape letters: B rows, T positions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from pydantic import PositiveFloat, PositiveInt, model_validator
+
+from malmoi.core import Answer, Example, Loss
+from malmoi.data.buckets import Buckets, within
+from malmoi.data.packing import Packed
+from malmoi.methods.base import Json, Parts, Say, silent
+from malmoi.methods.llm.asking import Asker, LanguageMethod, Manner, open_model
+from malmoi.methods.llm.prompted import ModelPath
+from malmoi.methods.neural.continuations import text_rows
+from malmoi.methods.neural.form import PART_TOKENS
+from malmoi.models.build import build_model
+from malmoi.models.config import StrictModel, model_config_adapter
+from malmoi.models.language import LanguageModel
+from malmoi.models.lora import LoRASpec, add_lora, merge_lora
+from malmoi.tasks.base import Task
+from malmoi.text.chat import ChatFormat, ChatRow
+from malmoi.text.tokenizer import TOKENIZER_FILE, Tokenizer
+from malmoi.train.finetune import FULL_LR, LORA_LR
+from malmoi.train.fit import Budget, FitSpec, fit, planned_steps
+from malmoi.train.losses import next_token_loss
+from malmoi.train.optim import OptimizerKind
+from malmoi.train.trainer import mean
+from malmoi.util.errors import UserError
+from malmoi.util.hardware import bf16_pays, pick_device
+
+MOST_CHOSEN_BY = 500  # validation examples looked at during a fit
+ROW_TOKENS = 512  # of a piece of a longer text, where the model's context has no limit
+
+
+class FineTunedOptions(FitSpec):
+    """model: the folder of the language model to begin with. lora: train thin matrices beside its own, which
+    takes less memory, and merge them at the end. Otherwise as every fit."""
+
+    model: ModelPath = ""
+    lora: bool = False
+    optimizer: OptimizerKind = "muon"
+    lr: PositiveFloat = FULL_LR
+    warmup_steps: int = 20
+    weight_decay: float = 0.0
+    batch: PositiveInt = 16
+    epochs: PositiveFloat = 4.0
+
+    @model_validator(mode="before")
+    @classmethod
+    def _lora_learns_faster(cls, given: Json) -> Json:
+        return {"lr": LORA_LR, **given} if given.get("lora") else given
+
+
+class FineTunedReplyOptions(FineTunedOptions):
+    """max_new_tokens: of a reply; None: a little more than the longest answer in training takes."""
+
+    max_new_tokens: PositiveInt | None = None
+
+
+class FineTuned(LanguageMethod):
+    """Learns the answers (of a completion the whole text) in the words that it is asked in later."""
+
+    name, family = "finetuned", "fine-tuned"
+
+    @classmethod
+    def options_for(cls, task: Task[Any, Any]) -> type[StrictModel]:
+        return FineTunedOptions if task.kind == "label" else FineTunedReplyOptions
+
+    def fit(
+        self,
+        train: Sequence[Example[Any, Any]],
+        valid: Sequence[Example[Any, Any]],
+        budget: Budget = Budget(),
+        say: Say = silent,
+    ) -> Self:
+        o = self.options
+        model, tokenizer = open_model(Path(o.model))
+        if not isinstance(model, LanguageModel):
+            raise UserError(f"{o.model} is an n-gram model, which only counts; tune a GPT or an LSTM")
+        goes_on = self.task.kind == "continuation"
+        manner = Manner.learn(
+            self.task, train, tokenizer, None if goes_on else ChatFormat.for_tuning(tokenizer).template,
+            goes_on=goes_on, reply_tokens=getattr(o, "max_new_tokens", None), context=model.context,
+        )  # fmt: skip
+        self.asker = Asker(model, tokenizer, self.task, manner)
+        learned, judged = self.rows(train), self.rows(valid[:MOST_CHOSEN_BY])
+        if note := self._note(len(train), len(learned), valid):
+            self.report["note"] = note
+            say(note)
+        torch.manual_seed(o.seed)
+        if o.lora:
+            add_lora(model, LoRASpec())
+        self._train(model, learned, judged, budget, say)
+        merge_lora(model)
+        self.report["parameters"] = model.num_parameters()
+        return self
+
+    def _note(self, num_given: int, num_learned: int, valid: Sequence[Example[Any, Any]]) -> str:
+        """What is not as one might think, or ''."""
+        notes = [self.asker.note([example.input for example in valid[:MOST_CHOSEN_BY]])]
+        if not self.asker.manner.goes_on and num_learned < num_given:
+            notes.append(f"{num_given - num_learned} of {num_given} training examples do not fit the context")
+        return "; ".join(filter(None, notes))
+
+    def rows(self, examples: Sequence[Example[Any, Any]]) -> list[ChatRow]:
+        """What is learned: the question, then the trained answer and its end; too long ones are left out."""
+        tokenizer, context = self.asker.tokenizer, self.asker.scorer.context
+        if self.asker.manner.goes_on:
+            texts = [example.input + example.target for example in examples]
+            pieces = text_rows(tokenizer, texts, context or ROW_TOKENS)
+            return [ChatRow(ids, [True] * len(ids)) for ids in pieces]
+        rows = (self._row(example) for example in examples)
+        return [row for row in rows if row and len(row.ids) <= (context or len(row.ids)) + 1]
+
+    def _row(self, example: Example[Any, Any]) -> ChatRow | None:
+        """None where the answer lies in what was cut off."""
+        asker, task = self.asker, self.asker.task
+        asked = asker.ask(example.input)
+        target = example.target
+        if task.kind == "tags":
+            target = tuple(entity for entity in target if entity.end <= len(asked.value))
+        if isinstance(target, Answer) and target.text not in asked.value.context:
+            return None
+        answer_ids = asker.tokenizer.encode(task.answer(target, asked.value)) + asker.format.end_ids
+        told = [False] * len(asked.ids) + [True] * len(answer_ids)
+        return ChatRow(asked.ids + answer_ids, told)
+
+    def _train(
+        self, model: LanguageModel, learned: list[ChatRow], judged: list[ChatRow], budget: Budget, say: Say
+    ) -> None:
+        o = self.options
+        if not learned or not judged:
+            raise UserError(f"{self.name} needs examples to learn from and some to stop by; give more data")
+        dtype = o.dtype
+        if dtype == "auto":
+            dtype = "bf16" if bf16_pays(model.device, model.config.width) else "fp32"
+        problem = _Tuning(model, learned, judged, o, dtype)
+        self.report["steps"] = steps = planned_steps(problem, o, budget)
+        how = "LoRA" if o.lora else "all weights"
+        say(f"{steps} steps of {o.batch} rows, {how}, {dtype}")
+        self.report |= {"dtype": dtype, "fit": fit(problem, o, steps, say).as_json()}
+
+    def parts(self) -> Parts:
+        model, tokenizer = self.asker.scorer, self.asker.tokenizer
+        assert isinstance(model, LanguageModel)
+        config = {
+            "model": model.config.model_dump(), "manner": self.asker.manner.model_dump(),
+            "tokenizer": tokenizer.config,
+        }  # fmt: skip
+        files = {TOKENIZER_FILE: tokenizer.to_json().encode()}
+        return Parts(config, dict(model.named_parameters()), files)  # shared ones once
+
+    def restore(self, parts: Parts) -> None:
+        tokenizer = Tokenizer.from_json(parts.files[TOKENIZER_FILE].decode(), parts.config["tokenizer"])
+        model = build_model(model_config_adapter.validate_python(parts.config["model"])).to(pick_device())
+        with torch.no_grad():
+            for name, parameter in model.named_parameters():
+                parameter.copy_(parts.tensors[name])
+        manner = Manner.model_validate(parts.config["manner"])
+        self.asker = Asker(model.eval(), tokenizer, self.task, manner)
+
+
+class _Tuning:
+    """Rows of like length in a batch, for `malmoi.train.fit:fit`."""
+
+    def __init__(
+        self, model: LanguageModel, learned: list[ChatRow], judged: list[ChatRow], options: Any, dtype: str
+    ) -> None:
+        self.model: Any = model
+        self.dtype = dtype
+        judged = sorted(judged, key=lambda row: len(row.ids))
+        longest = max(len(row.ids) for row in (*learned, *judged))
+        self.learned, self.judged = (
+            Packed(rows, longest, seed=options.seed, together=False) for rows in (learned, judged)
+        )
+        self.buckets = Buckets([len(row.ids) for row in learned], options.batch, options.seed)
+        self.steps_per_epoch = self.buckets.steps_per_epoch
+
+    def losses(self, step: int) -> Iterator[Loss]:
+        return self._losses(self.learned, self.buckets.batch(step).tolist())
+
+    @torch.no_grad()
+    def validate(self) -> float:
+        """The mean log-probability of what is to be said."""
+        return -mean(self._losses(self.judged, range(len(self.judged.rows))))
+
+    def _losses(self, packed: Packed, numbers: Sequence[int]) -> Iterator[Loss]:
+        """Of these rows, sorted by length, as many at once as go through the model."""
+        for part in within([len(packed.rows[i].ids) for i in numbers], PART_TOKENS):
+            batch = packed.token_batch([[i] for i in numbers[part]]).to(self.model.device)
+            with torch.autocast(self.model.device.type, torch.bfloat16, enabled=self.dtype == "bf16"):
+                loss = next_token_loss(self.model, batch)
+            yield loss

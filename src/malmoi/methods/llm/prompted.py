@@ -1,0 +1,194 @@
+"""The prompted method: a language model as it is, asked with a few solved examples or none."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Self
+
+import numpy as np
+from pydantic import AfterValidator, Field, NonNegativeInt, PositiveInt
+
+from malmoi.core import Example
+from malmoi.methods.base import Parts, Say, silent
+from malmoi.methods.llm.asking import (
+    Asker,
+    Floats,
+    LanguageMethod,
+    Manner,
+    calibrated,
+    open_model,
+    softmax,
+)
+from malmoi.methods.llm.shots import How, Shots, read_shots_file, shots_file
+from malmoi.models.config import StrictModel
+from malmoi.models.state import Scorer
+from malmoi.tasks.base import Task
+from malmoi.tasks.words import is_korean
+from malmoi.text.chat import chat_template
+from malmoi.text.tokenizer import Tokenizer
+from malmoi.train.finetune import weights_hash
+from malmoi.train.fit import Budget
+from malmoi.util.errors import UserError
+
+FOUNDATION_SHOTS = 4  # by default; a chat model knows what a question is
+CALIBRATED_BY, COUNTED_OVER = 64, 200  # validation examples
+SHOTS_FILE = "shots.jsonl"
+
+
+def _given(model: str) -> str:
+    if not model:
+        raise ValueError("give the folder of a language model: --model DIR")
+    return model
+
+
+ModelPath = Annotated[str, AfterValidator(_given), Field(validate_default=True)]
+
+
+class PromptedOptions(StrictModel):
+    """model: a language model's folder. shots: how many solved examples are shown (None: 4 to a foundation
+    model, none to a chat model), chosen at random (the same for all) or similar to the input."""
+
+    model: ModelPath = ""
+    shots: NonNegativeInt | None = None
+    choose: How = "random"
+    seed: NonNegativeInt = 0
+
+
+class PromptedLabelOptions(PromptedOptions):
+    """calibrate: divide by what a label gets for an input without content; None: if that helps in
+    validation."""
+
+    calibrate: bool | None = None
+
+
+class PromptedReplyOptions(PromptedOptions):
+    """max_new_tokens: of a reply; None: a little more than the longest answer in training takes."""
+
+    max_new_tokens: PositiveInt | None = None
+
+
+class Settled(StrictModel):
+    """What fitting settles. model: its absolute path; weights: their SHA-256."""
+
+    model: str
+    weights: str
+    manner: Manner
+    shots: int
+    calibrate: bool = False
+
+
+class Prompted(LanguageMethod):
+    """Asks a model that stays where it is: the folder of the method keeps its path and the shots."""
+
+    name, family = "prompted", "prompted"
+    settled: Settled
+    shots: Shots[Any, Any]
+
+    @classmethod
+    def options_for(cls, task: Task[Any, Any]) -> type[StrictModel]:
+        return PromptedLabelOptions if task.kind == "label" else PromptedReplyOptions
+
+    def fit(
+        self,
+        train: Sequence[Example[Any, Any]],
+        valid: Sequence[Example[Any, Any]],
+        budget: Budget = Budget(),
+        say: Say = silent,
+    ) -> Self:
+        """Choose the shots; see whether calibration helps. Nothing is trained."""
+        del budget
+        folder = Path(self.options.model).resolve()
+        scorer, tokenizer = open_model(folder)
+        template = chat_template(tokenizer)
+        goes_on = self.task.kind == "continuation" and template is None
+        manner = Manner.learn(
+            self.task, train, tokenizer, template, goes_on=goes_on, context=scorer.context,
+            reply_tokens=getattr(self.options, "max_new_tokens", None),
+        )  # fmt: skip
+        settled = Settled(
+            model=str(folder), weights=weights_hash(folder), manner=manner,
+            shots=self._num_shots(template is not None, goes_on),
+        )  # fmt: skip
+        self._settle(settled, scorer, tokenizer, train)
+        self.settled = settled.model_copy(update={"calibrate": self._calibration(valid[:CALIBRATED_BY])})
+        self._tell(valid or train, say)
+        return self
+
+    def _num_shots(self, is_chat: bool, goes_on: bool) -> int:
+        asked = self.options.shots
+        if goes_on and asked:
+            raise UserError(f"{self.name}: a foundation model goes on with a text as it is; leave shots out")
+        return asked if asked is not None else 0 if is_chat or goes_on else FOUNDATION_SHOTS
+
+    def _settle(
+        self, settled: Settled, scorer: Scorer, tokenizer: Tokenizer, examples: Sequence[Example[Any, Any]]
+    ) -> None:
+        o = self.options
+        self.settled = settled
+        self.shots = Shots(examples, settled.shots, o.choose, o.seed, self.task.key)
+        self.asker = Asker(scorer, tokenizer, self.task, settled.manner, self.shots.pick)
+
+    def _calibration(self, valid: Sequence[Example[Any, Any]]) -> bool:
+        """Whether to calibrate: as told, else if more of the validation examples are right with it."""
+        if self.task.kind != "label" or self.options.calibrate is not None or not valid:
+            return bool(getattr(self.options, "calibrate", False))
+        inputs = [example.input for example in valid]
+        targets = np.array([example.target for example in valid])
+        labels = np.array(self.settled.manner.labels)
+        scores_NL = self.asker.label_scores(inputs)
+        plain, better = (
+            float((labels[found_NL.argmax(1)] == targets).mean())
+            for found_NL in (scores_NL, self._calibrated(inputs, scores_NL))
+        )
+        self.report["calibration"] = {"examples": len(valid), "without": plain, "with": better}
+        return better > plain
+
+    def _tell(self, examples: Sequence[Example[Any, Any]], say: Say) -> None:
+        """What was found, for the report."""
+        settled, is_chat = self.settled, self.settled.manner.template is not None
+        self.report |= {
+            "model": settled.model, "chat": is_chat, "shots": settled.shots, "calibrated": settled.calibrate,
+            "reply_tokens": settled.manner.reply_tokens,
+        }  # fmt: skip
+        say(f"a {'chat' if is_chat else 'foundation'} model, asked with {settled.shots} shots")
+        if note := self.asker.note([example.input for example in examples[:COUNTED_OVER]]):
+            self.report["note"] = note
+            say(note)
+
+    def costs(self) -> dict[str, float]:
+        """On disk it takes what its model takes."""
+        folder = Path(self.settled.model)
+        return {"disk_bytes": sum(path.stat().st_size for path in folder.iterdir() if path.is_file())}
+
+    def label_probabilities(self, inputs: Sequence[str]) -> Floats:
+        scores_NL = self.asker.label_scores(inputs)
+        return self._calibrated(inputs, scores_NL) if self.settled.calibrate else softmax(scores_NL)
+
+    def _calibrated(self, inputs: Sequence[str], scores_NL: Floats) -> Floats:
+        """Each by the content-free questions in its own language."""
+        found_NL = np.empty_like(scores_NL)
+        korean_N = np.array([is_korean(self.task.key(value)) for value in inputs], dtype=bool)
+        for korean in set(korean_N.tolist()):
+            rows = korean_N == korean
+            found_NL[rows] = calibrated(scores_NL[rows], self.asker.free_scores(korean))
+        return found_NL
+
+    def parts(self) -> Parts:
+        return Parts(self.settled.model_dump(), files={SHOTS_FILE: shots_file(self.task, self.shots)})
+
+    def restore(self, parts: Parts) -> None:
+        """Raises UserError where the model is gone, or is another one now."""
+        settled = Settled.model_validate(parts.config)
+        scorer, tokenizer = open_model(self._model_folder(settled))
+        self._settle(settled, scorer, tokenizer, read_shots_file(self.task, parts.files[SHOTS_FILE]))
+
+    def _model_folder(self, settled: Settled) -> Path:
+        """Where it was, or where the options say, seen from here."""
+        there = [place for place in map(Path, (settled.model, self.options.model)) if place.is_dir()]
+        if not there:
+            raise UserError(f"its language model {settled.model} is gone; put it back, or fit again")
+        for place in there:
+            if weights_hash(place) == settled.weights:
+                return place
+        raise UserError(f"its language model {there[0]} has other weights now; fit again, or put them back")

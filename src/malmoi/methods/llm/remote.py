@@ -1,0 +1,76 @@
+"""A hosted language model as a method: asked in words, answers read back, with its price."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Self
+
+from pydantic import NonNegativeInt
+
+from malmoi.core import Answer
+from malmoi.methods.base import Budget, Method, Parts, Say, silent
+from malmoi.methods.llm.asking import REPLY_TOKENS, labels_of
+from malmoi.methods.llm.endpoint import Endpoint, EndpointOptions, Failure, Reply
+from malmoi.methods.llm.shots import How, Shots, read_shots_file, shots_file
+from malmoi.methods.traditional.choice import Examples
+
+SHOTS_FILE = "shots.jsonl"
+
+
+class Remote(Method):
+    """Any OpenAI-compatible chat endpoint, zero-shot or with shots.
+
+    Learns nothing but the labels and which examples to show. What is asked leaves this machine. The folder
+    holds no key.
+    """
+
+    name, family = "remote", "remote"
+    kinds = frozenset({"label", "tags", "span", "text", "continuation"})
+    free = EndpointOptions.free
+
+    class Options(EndpointOptions):
+        """shots: how many solved examples are shown. choose: which ones, see `malmoi.methods.llm.shots`."""
+
+        shots: NonNegativeInt = 0
+        choose: How = "random"
+
+    def fit(self, train: Examples, valid: Examples, budget: Budget = Budget(), say: Say = silent) -> Self:
+        """See `Method.fit`; without examples the task must know its labels. No request is made."""
+        del valid, budget, say
+        self.task.labels = labels_of(self.task, train)
+        self._begin(train)
+        return self
+
+    def _begin(self, candidates: Examples) -> None:
+        options = self.options
+        self._shots = Shots(candidates, options.shots, options.choose, options.seed, self.task.key)
+        self._endpoint = Endpoint(options, options.max_new_tokens or REPLY_TOKENS[self.task.kind])
+
+    def predict(self, inputs: Sequence[Any]) -> list[Any | None]:
+        """See `Method.predict`; the report counts requests, tokens, money and failures (which are None).
+
+        Raises UserError as `malmoi.methods.llm.endpoint:Endpoint.ask`.
+        """
+        replies = self._endpoint.ask([self.task.prompt(value, self._shots.pick(value)) for value in inputs])
+        self.report = self._endpoint.report()
+        return [self._read(reply, value) for reply, value in zip(replies, inputs, strict=True)]
+
+    def _read(self, reply: Reply | Failure, value: Any) -> Any | None:
+        """The prediction in a reply; an answer that does not stand in its context is none."""
+        if isinstance(reply, Failure) or not reply.text.strip():
+            return None
+        found = self.task.parse(reply.text, value)
+        return None if isinstance(found, Answer) and found.start < 0 else found
+
+    def costs(self) -> dict[str, float]:
+        """See `Method.costs`."""
+        return self._endpoint.costs()
+
+    def parts(self) -> Parts:
+        """See `Method.parts`."""
+        return Parts({"labels": list(self.task.labels)}, {}, {SHOTS_FILE: shots_file(self.task, self._shots)})
+
+    def restore(self, parts: Parts) -> None:
+        """See `Method.restore`."""
+        self.task.labels = parts.config["labels"]
+        self._begin(read_shots_file(self.task, parts.files[SHOTS_FILE]))

@@ -1,0 +1,106 @@
+"""LoRA (Hu et al. 2021): frozen matrices learn a change of low rank, the product of two thin matrices.
+
+Fused matrices (query-key-value, gate-up) share one A; outside they come apart with A copied, which is the
+same function. Shape letters: I inputs, O outputs, R rank.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from pydantic import PositiveFloat, PositiveInt
+from torch import Tensor, nn
+from torch.nn import functional
+
+from malmoi.models.config import Dropout, StrictModel
+from malmoi.models.language import LanguageModel
+from malmoi.util.errors import UserError, nearest
+
+
+class LoRASpec(StrictModel):
+    """The change is alpha / rank times B A. targets: as "attention.qkv"; None: all matrices inside blocks."""
+
+    rank: PositiveInt = 8
+    alpha: PositiveFloat = 16.0
+    dropout: Dropout = 0.0
+    targets: tuple[str, ...] | None = None
+
+
+class LoRALinear(nn.Linear):
+    """y = x W^T + bias + scale (x A^T) B^T. W and the bias are frozen; B is zero at first."""
+
+    def __init__(self, linear: nn.Linear, rank: int, scale: float, dropout: float = 0.0) -> None:
+        """Takes over the linear layer's own parameters; A comes from torch's global generator."""
+        super().__init__(linear.in_features, linear.out_features, bias=False, device="meta")
+        self.weight, self.bias = linear.requires_grad_(False).weight, linear.bias
+        self.scale = scale
+        self.dropout = nn.Dropout(dropout) if dropout else nn.Identity()
+        self.a_RI = nn.Parameter(linear.weight.new_empty(rank, linear.in_features))
+        self.b_OR = nn.Parameter(linear.weight.new_zeros(linear.out_features, rank))
+        nn.init.kaiming_uniform_(self.a_RI, a=math.sqrt(5))
+
+    def forward(self, input: Tensor) -> Tensor:
+        thin = functional.linear(self.dropout(input), self.a_RI) * self.scale
+        return super().forward(input) + functional.linear(thin, self.b_OR)
+
+    @torch.no_grad()
+    def merged(self) -> nn.Linear:
+        """A plain layer with W + scale B A, in the place of W."""
+        self.weight.addmm_(self.b_OR, self.a_RI, alpha=self.scale)
+        plain = nn.Linear(self.in_features, self.out_features, bias=False, device="meta")
+        plain.weight, plain.bias = self.weight, self.bias
+        return plain
+
+
+def inner_layers(model: LanguageModel) -> dict[str, nn.Linear]:
+    """The linear layers that LoRA can change, by the names of their modules; the output is not one."""
+    return {
+        name: module
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear) and module is not model.head
+    }
+
+
+def lora_layers(model: nn.Module) -> dict[str, LoRALinear]:
+    """The layers that `add_lora` has made."""
+    return {name: module for name, module in model.named_modules() if isinstance(module, LoRALinear)}
+
+
+def add_lora(model: LanguageModel, spec: LoRASpec) -> None:
+    """Make the targets LoRA layers, in place, and freeze everything else.
+
+    Raises UserError for a target that the model does not have, and for a model that has none.
+    """
+    layers = inner_layers(model)
+    known = {_target(name) for name in layers}
+    if not known:
+        raise UserError(
+            f"LoRA changes a Transformer's linear layers; an {model.config.family} has none: tune all of it"
+        )
+    wanted = known if spec.targets is None else set(spec.targets)
+    if not wanted or not wanted <= known:
+        unknown = min(wanted - known, default="")
+        raise UserError(f"LoRA target {unknown!r} is not in this model; {nearest(unknown, known)}")
+    model.requires_grad_(False)
+    for name, layer in layers.items():
+        if _target(name) in wanted:
+            put_layer(model, name, LoRALinear(layer, spec.rank, spec.alpha / spec.rank, spec.dropout))
+
+
+def merge_lora(model: LanguageModel) -> None:
+    """Make LoRA layers plain ones that do the same, in place; everything may be trained again."""
+    for name, layer in lora_layers(model).items():
+        put_layer(model, name, layer.merged())
+    model.requires_grad_(True)
+
+
+def put_layer(model: nn.Module, name: str, layer: nn.Module) -> None:
+    """Replace the module of that name; training or evaluation mode stays."""
+    parent, _, last = name.rpartition(".")
+    setattr(model.get_submodule(parent), last, layer.train(model.training))
+
+
+def _target(name: str) -> str:
+    """blocks.3.attention.qkv -> attention.qkv."""
+    return ".".join(name.split(".")[-2:])

@@ -1,0 +1,90 @@
+"""What a run was begun with: `run.json`, written before the work, and what a resume makes of it."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from pydantic import ValidationError
+
+from malmoi.hub.folder import WEIGHTS
+from malmoi.train.run import AnyRun
+from malmoi.util import files
+from malmoi.util.errors import UserError
+from malmoi.util.version import VERSION
+
+Say = Callable[[str], None]
+Config = TypeVar("Config", bound=AnyRun)
+# what a run decides where it is not asked for
+_SETTLED = ("micro_batch", "dtype", "steps", "eval_every", "checkpoint_every", "warmup_steps")
+SOURCE = "source.json"  # beside token files: what they were made from
+
+
+def describe(config: AnyRun, hashes: dict[str, str]) -> dict[str, object]:
+    """What reproduces a run: configuration, versions, hashes of the text."""
+    versions = {"malmoi": VERSION, "torch": torch.__version__, "python": platform.python_version()}
+    return {
+        "config": config.model_dump(mode="json"), "versions": versions, "data": hashes,
+        "threads": torch.get_num_threads(),
+    }  # fmt: skip
+
+
+def started_run(
+    config: Config, folder: Path, *, resume: bool, say: Say
+) -> tuple[Config, dict[str, Any]] | None:
+    """The configuration to use and the record of the run to resume (empty: a fresh run). None: finished."""
+    record = folder / files.RUN_RECORD
+    if record.exists() and not resume:
+        raise UserError(f"{folder} already holds a run; go on with --resume or choose another --out")
+    if record.exists():
+        found = files.read_json(record)
+        config = _recorded(config, found, say)
+        return None if (folder / WEIGHTS).exists() else (config, found)
+    if (folder / WEIGHTS).exists():
+        raise UserError(f"{folder} already holds a model; choose another --out")
+    if folder.is_dir() and any(folder.iterdir()) and not (folder / "tokens" / SOURCE).exists():
+        raise UserError(f"{folder} holds files that are not a run's; choose a new folder for --out")
+    if resume:
+        say(f"{folder} has no run to resume, so this one starts fresh")
+    return config, {}
+
+
+def _recorded(asked: Config, record: dict[str, Any], say: Say) -> Config:
+    """The recorded configuration; anything else asked for is an error, for a resume must be exact.
+
+    Only the micro-batch may change, for a machine with less memory; the result then differs by rounding.
+    """
+    try:
+        recorded = type(asked).model_validate(record["config"])
+    except ValidationError:
+        raise UserError("the folder holds another kind of run; choose another --out") from None
+    if (rows := asked.train.micro_batch) not in (None, recorded.train.micro_batch):
+        say("another micro-batch than before: the result will differ from an unbroken run's by rounding")
+        recorded = recorded.model_copy(
+            update={"train": recorded.train.model_copy(update={"micro_batch": rows})}
+        )
+    left_open = [
+        name for name in _SETTLED
+        if name not in asked.train.model_fields_set or getattr(asked.train, name) in (None, "auto")
+    ]  # fmt: skip
+    chosen = {name: getattr(recorded.train, name) for name in left_open}
+    same = asked.model_copy(update={"train": asked.train.model_copy(update=chosen)})
+    if same != recorded:
+        old, new = _flat(recorded.model_dump()), _flat(same.model_dump())
+        differing = sorted(key for key in old.keys() | new.keys() if old.get(key) != new.get(key))
+        raise UserError(
+            f"the run to resume has other settings: {', '.join(differing)}; "
+            f"give the same ones, or another --out for a new run"
+        )
+    return recorded
+
+
+def _flat(value: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """{"a": {"b": 1}} -> {"a.b": 1}."""
+    found: dict[str, Any] = {}
+    for key, inner in value.items():
+        found |= _flat(inner, f"{prefix}{key}.") if isinstance(inner, dict) else {f"{prefix}{key}": inner}
+    return found
