@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import json
 import re
 import shlex
 import sys
@@ -38,12 +39,17 @@ QUICK = {  # what keeps a command of the README short in a test
     "pretrain": ["--set", "train.steps=4", "--set", "train.batch=2", "--set", "train.eval_tokens=512"],
     "demo": ["--quick"],
     "compare": ["--methods", "tfidf,lexicon", "--test-limit", "20"],
+    "compare --model": ["--methods", "tfidf,prompted", "--test-limit", "8"],
+    "finetune": ["--set", "train.steps=2", "--set", "train.batch=2"],
+    "align": ["--set", "train.steps=2", "--set", "train.batch=2"],
+    "chat": ["--max-tokens", "8"],
 }
 QUICKER = (  # than --quick, for a test need not learn anything
     (demo, "QUICK_BUDGET_S", 4.0),
     (demo, "SETTINGS", (*demo.SETTINGS, "train.eval_tokens=2048")),
     (demo, "FINAL_EVAL_TOKENS", 2048),
     (demo, "QUICK_TASK_S", 0.3),
+    (demo, "QUICK_ANSWER_S", 1.0),
     (demo_tasks, "QUICK_ROWS", 120),
     (demo_tasks, "QUICK_TEST_ROWS", 12),
 )
@@ -126,6 +132,16 @@ def write_a_readers_files(folder: Path) -> None:
     write_labelled(folder / "YOUR_REVIEWS.jsonl", "classification", documents(2000), 200)
     write_labelled(folder / "MORE_REVIEWS.jsonl", "classification", documents(500, split="valid"), 40)
     write_labelled(folder / "YOUR_NAMES.jsonl", "ner", documents(60))
+    write_labelled(folder / "YOUR_CHATS.jsonl", "chat", documents(300), 60)
+    unlabelled = [document.text for document in documents(1000, split="test") if document.sentiment]
+    (folder / "YOUR_UNLABELLED.txt").write_text("\n".join(unlabelled[:60]), encoding="utf-8")
+    pairs = [
+        {"prompt": asked.question, "chosen": asked.answer, "rejected": "?"}
+        for document in documents(40)
+        for asked in document.questions
+    ]
+    lines = (json.dumps(pair, ensure_ascii=False) for pair in pairs)
+    (folder / "YOUR_PREFERENCES.jsonl").write_text("\n".join(lines), encoding="utf-8")
 
 
 def test_the_readmes_commands_and_python_work(
@@ -144,11 +160,13 @@ def test_the_readmes_commands_and_python_work(
         if words[0] != "malmoi":
             assert words[0] in ("git", "cd", "pip", ".", "source"), command
             continue
-        short = [] if "ngram" in words else QUICK.get(words[1], [])
+        verb = " ".join(words[1:2] + (["--model"] if "--model" in words else []))
+        short = [] if "ngram" in words else QUICK.get(verb, [])
         monkeypatch.setattr(sys, "argv", [*words, *short])
         assert exit_code() == 0, (command, capsys.readouterr().err)
         ran.add(words[1])
     assert ran >= {"demo", "pretrain", "complete", "fit", "predict", "evaluate", "compare"}
+    assert ran >= {"finetune", "align", "chat", "distill"}
     for page in ("demo", "my-comparison"):
         assert "<svg" in (tmp_path / page / "report.html").read_text(encoding="utf-8")
     blocks = re.findall(r"```python\n(.*?)```", README, re.DOTALL)

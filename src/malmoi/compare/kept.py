@@ -6,7 +6,7 @@ import numpy as np
 
 from malmoi.compare.comparison import Comparison
 from malmoi.compare.page import latency
-from malmoi.compare.verdict import Row, saving, show
+from malmoi.compare.verdict import Row, saving, show, two_digits
 from malmoi.util.units import human_bytes
 
 
@@ -52,7 +52,7 @@ def kept(old: Row, new: Row, metric: str) -> str:
 def _costs(old: Row, new: Row, unit: str, paid_in: str) -> str:
     a, b = new.costs, old.costs
     times = b["latency_p50_s"] / a["latency_p50_s"]
-    speed = f"{times:.3g}x faster" if times >= 1 else f"{1 / times:.3g}x slower"
+    speed = f"{two_digits(times)}x faster" if times >= 1 else f"{two_digits(1 / times)}x slower"
     here, there = (human_bytes(costs["predict_peak_bytes"]) for costs in (a, b))
     cost = f"{new.cost:.3g} {unit} instead of {old.cost:.3g} {unit}"
     cost += f" ({saving(new, old)})" if new.cost < old.cost else ""

@@ -164,4 +164,9 @@ def _enough(verdict: Verdict, best: Row, winner: Row | None) -> str:
 def saving(cheap: Row, dear: Row) -> str:
     """How much cheaper, to two digits."""
     times = dear.cost / cheap.cost
-    return "about as cheap" if times < 1.05 else f"{round(times, 1 - floor(log10(times))):,.15g}x cheaper"
+    return "about as cheap" if times < 1.05 else f"{two_digits(times)}x cheaper"
+
+
+def two_digits(number: float) -> str:
+    """1234.5 -> '1,200'."""
+    return f"{round(number, 1 - floor(log10(number))):,.15g}"

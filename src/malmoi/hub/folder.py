@@ -88,6 +88,8 @@ def load_model(folder: Path, *, device: torch.device | str = "cpu") -> ModelFold
     config = files.read_json(folder / CONFIG)
     if not isinstance(config, dict):
         raise UserError(f"{folder / CONFIG} is not a JSON object; restore it or make the folder again")
+    if isinstance(config.get("task"), dict):
+        raise UserError(f"{folder} is a fitted method for one task, not a language model")
     model = _import(config, load_weights(folder / WEIGHTS), folder)
     tokenizer = Tokenizer.load(folder) if (folder / TOKENIZER_FILE).exists() else None
     if isinstance(model, LanguageModel):

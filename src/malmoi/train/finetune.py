@@ -315,9 +315,10 @@ def spread(rows: Sequence[Row], count: int) -> list[Row]:
 
 def questions(judged: Sequence[Rendered], form: ChatFormat, context: int | None) -> Iterator[list[int]]:
     """The prompts up to the first reply that leave room for one."""
-    for _, one in judged:
-        first = next(at for at, message in enumerate(one.messages) if message.role == "assistant")
-        ids = form.prompt_ids(one.messages[:first])
+    for one in judged:
+        messages = one.conversation.messages
+        first = next(at for at, message in enumerate(messages) if message.role == "assistant")
+        ids = form.prompt_ids(messages[:first])
         if context is None or len(ids) + _reply_tokens(context) <= context:
             yield ids
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import compress, zip_longest
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -49,10 +50,11 @@ class Source:
 
 
 class Rendered(NamedTuple):
-    """A conversation and the ids that it is learned as."""
+    """A conversation, the ids that it is learned as, and what keeps it on one side of a split with others."""
 
     row: ChatRow
     conversation: Conversation
+    group: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +97,7 @@ def make_material(
     judged: list[Rendered] = []
     for number, source in enumerate(train):
         found = reader.read(source, number)
-        kept = [] if valid else held_out(found, seed)
+        kept = [] if valid else held_out(found, seed, lambda one: one.group)
         chosen = set(map(id, kept))
         learned = [one.row for one in found if id(one) not in chosen]
         judged, rows, weights = judged + kept, rows + learned, weights + [source.weight] * len(learned)
@@ -119,16 +121,21 @@ class _Reader:
 
     def read(self, source: Source, number: int, *, judging: bool = False) -> list[Rendered]:
         """All of a source that can be used; the rest are findings. Raises UserError where that is much."""
+        groups: Iterable[str]
         if source.task:
-            conversations = self._examples(source, number, judging=judging)
+            conversations, groups = self._examples(source, number, judging=judging)
         else:
             findings: list[Finding] = []
             conversations = read_conversations(source.path, findings.append)
             raise_when_many(findings, len(conversations), source.path, "chat", allow_skips=self.allow_skips)
             self.findings += findings
-        return self._rendered(conversations, source.path)
+            groups = (make_task("chat").group(one.messages) for one in conversations)
+        return self._rendered(list(zip(conversations, groups, strict=True)), source.path)
 
-    def _examples(self, source: Source, number: int, *, judging: bool) -> list[Conversation]:
+    def _examples(
+        self, source: Source, number: int, *, judging: bool
+    ) -> tuple[list[Conversation], list[str]]:
+        """A task's examples and their groups, without those that are the beginning of the next."""
         roles = TASKS[source.task].roles
         task = make_task(source.task, {role: name for role, name in self.fields.items() if role in roles})
         examples = task.load(source.path, allow_skips=self.allow_skips, report=self.findings.append)
@@ -137,14 +144,17 @@ class _Reader:
         if not judging:
             shown |= own
         variants = np.random.default_rng(mixed(self.seed, number)).integers(1 << 16, size=len(examples))
-        return [conversation_of(task, *pair) for pair in zip(examples, variants.tolist(), strict=True)]
+        found = [conversation_of(task, *pair) for pair in zip(examples, variants.tolist(), strict=True)]
+        whole = [not _begins(one, after) for one, after in zip_longest(found, found[1:])]
+        groups = [task.group(example.input) for example in examples]
+        return list(compress(found, whole)), list(compress(groups, whole))
 
-    def _rendered(self, conversations: Sequence[Conversation], path: Path) -> list[Rendered]:
+    def _rendered(self, conversations: Sequence[tuple[Conversation, str]], path: Path) -> list[Rendered]:
         found: list[Rendered] = []
         wrong: list[Finding] = []
-        for one in conversations:
+        for one, group in conversations:
             try:
-                found.append(Rendered(self._row(one), one))
+                found.append(Rendered(self._row(one), one, group))
             except UserError as error:
                 wrong.append(Finding("error", one.source, str(error)))
         if len(wrong) > SKIPPED * len(conversations) and not self.allow_skips:
@@ -178,8 +188,20 @@ def _known(fields: Mapping[str, str], sources: Sequence[Source]) -> Mapping[str,
     return fields
 
 
-def held_out(found: Sequence[Row], seed: int) -> list[Row]:
-    """A few of the rows, in order, to judge by; of one row none."""
-    count = min(MOST_HELD_OUT, max(1, round(HELD_OUT * len(found)))) if len(found) > 1 else 0
-    chosen = np.random.default_rng(seed).choice(len(found), size=count, replace=False)
-    return [found[i] for i in sorted(chosen.tolist())]
+def _begins(one: Conversation, other: Conversation | None) -> bool:
+    """Whether the other one goes on from where this one ends: then it teaches all that this one does."""
+    return other is not None and one.messages == other.messages[: len(one.messages)]
+
+
+def held_out(found: Sequence[Row], seed: int, group: Callable[[Row], object] = id) -> list[Row]:
+    """A few of the rows, in order, to judge by; those of one group are in it together, or not at all."""
+    groups: dict[object, list[int]] = {}
+    for at, row in enumerate(found):
+        groups.setdefault(group(row), []).append(at)
+    if len(groups) < 2:
+        return []
+    wanted = min(MOST_HELD_OUT, max(1, round(HELD_OUT * len(found))))
+    sets, chosen = list(groups.values()), list[int]()
+    for at in np.random.default_rng(seed).permutation(len(sets)):
+        chosen += sets[at] if len(chosen) + len(sets[at]) <= wanted else []
+    return [found[i] for i in sorted(chosen or min(sets, key=len))]

@@ -1,0 +1,200 @@
+"""Tuning a language model to one task: what is learned, for how long, and what is saved."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from malmoi.core import Example, Message, Question
+from malmoi.hub.folder import load_model, save_model
+from malmoi.methods.base import Method
+from malmoi.methods.folder import load_method, save_method
+from malmoi.methods.llm.finetuned import FineTuned
+from malmoi.methods.registry import make_method
+from malmoi.models.language import LanguageModel
+from malmoi.models.lora import lora_layers
+from malmoi.models.ngram import KneserNey
+from malmoi.tasks import TASKS, make_task
+from malmoi.text.chat import TEMPLATE, ChatFormat
+from malmoi.text.tokenizer import Tokenizer
+from malmoi.train.fit import Budget
+from malmoi.util.errors import UserError
+from malmoi.util.files import sha256
+from tests.methods.tiny import tokenizer_of, world, write_model
+
+GOOD, BAD = ("lovely", "훌륭한"), ("dull", "지루한")
+REVIEWS = [
+    Example(f"{n}: a {(GOOD, BAD)[n % 2][n // 2 % 2]} thing", ("good", "나쁨")[n % 2]) for n in range(120)
+]
+WORDS = {"goose": "거위", "snow": "눈", "mill": "방앗간", "cat": "고양이"}
+PAIRS = [Example(word, WORDS[word]) for word in WORDS for _ in range(8)]
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_model(tmp_path_factory.mktemp("base") / "lm")
+
+
+def finetuned(task: str, model: Path, examples: Any = None, steps: int = 3, **options: Any) -> Method:
+    made = make_task(task)
+    examples = examples or world(task)[1]
+    method = make_method("finetuned", made, {"model": str(model), "batch": 8} | options)
+    return method.fit(examples[:50], examples[50:60] or examples[:10], Budget(steps=steps))
+
+
+def test_it_learns_labels_in_both_languages(model: Path) -> None:
+    method = finetuned("classification", model, REVIEWS, steps=80, lr=1e-2)
+    inputs = [example.input for example in REVIEWS[60:]]
+    assert method.predict(inputs) == [example.target for example in REVIEWS[60:]]
+    found = method.probabilities(inputs[:2]) or []
+    assert all(max(one.values()) > 0.9 for one in found)
+    assert method.report["fit"]["best"] > -0.1
+
+
+@pytest.mark.parametrize("lora", [False, True])
+def test_it_learns_to_answer_and_to_stop(model: Path, lora: bool, tmp_path: Path) -> None:
+    before = sha256(model / "model.safetensors")
+    method = finetuned(
+        "translation", model, PAIRS, steps=150 if lora else 60, lora=lora, lr=2e-2 if lora else 1e-2
+    )
+    assert method.predict(list(WORDS)) == list(WORDS.values())
+    likely = method.log_likelihood(["goose", "goose"], ["거위", "거위 눈"]) or []
+    assert likely[0] > -1 > likely[1]
+    assert isinstance(method, FineTuned)
+    scorer = method.asker.scorer
+    assert isinstance(scorer, LanguageModel)
+    assert not lora_layers(scorer)
+    assert sha256(model / "model.safetensors") == before
+    save_method(tmp_path / "saved", method)
+    assert load_method(tmp_path / "saved").predict(list(WORDS)) == list(WORDS.values())
+
+
+def test_lora_learns_faster_unless_told(model: Path) -> None:
+    task = make_task("translation")
+    rates = [
+        make_method("finetuned", task, {"model": str(model)} | options).options.lr
+        for options in ({}, {"lora": True}, {"lora": True, "lr": 0.5}, {"lr": 0.5})
+    ]
+    assert rates[0] < rates[1]
+    assert rates[2:] == [0.5, 0.5]
+
+
+def test_its_folder_needs_no_other(tmp_path: Path) -> None:
+    base = write_model(tmp_path / "base")
+    method = finetuned("chat", base, max_new_tokens=8)
+    save_method(tmp_path / "saved", method)
+    shutil.rmtree(base)
+    values = [example.input for example in world("chat")[1][60:64]]
+    loaded = load_method(tmp_path / "saved")
+    assert loaded.predict(values) == method.predict(values)
+    assert loaded.log_likelihood(values, ["네"] * 4) == pytest.approx(
+        method.log_likelihood(values, ["네"] * 4)
+    )
+
+
+def test_a_budget_becomes_steps_and_steps_are_replayed(model: Path) -> None:
+    made, examples = world("translation")
+    options = {"model": str(model), "batch": 4, "max_new_tokens": 6}
+    first = make_method("finetuned", made, options).fit(examples[:50], examples[50:60], Budget(seconds=2))
+    steps = first.report["steps"]
+    assert 1 <= steps <= 4 * 13
+    again = make_method("finetuned", made, options).fit(examples[:50], examples[50:60], Budget(steps=steps))
+    values = [example.input for example in examples[60:]]
+    assert again.report["steps"] == steps
+    assert again.log_likelihood(values, ["네"] * len(values)) == first.log_likelihood(
+        values, ["네"] * len(values)
+    )
+    assert 0 < first.report["fit"]["best_step"] <= steps
+
+
+@pytest.mark.parametrize("task", [task for task in TASKS if task != "completion"])
+def test_rows_are_the_formats_own(task: str, model: Path) -> None:
+    method = finetuned(task, model, **({} if task == "classification" else {"max_new_tokens": 200}))
+    assert isinstance(method, FineTuned)
+    made, examples = world(task)
+    made = method.asker.task
+    form = ChatFormat(Tokenizer.load(model), TEMPLATE)
+    fit = 0
+    for example in examples:
+        answer = Message("assistant", made.answer(example.target, example.input))
+        whole = form.training_row([*made.prompt(example.input), answer])
+        last = [*[False] * (len(whole.ids) - sum(method.rows([example])[0].trained)), *method.rows([example])[0].trained] if (
+            method.rows([example])
+        ) else None  # fmt: skip
+        if last is not None and method.asker.ask(example.input).value == example.input:
+            row = method.rows([example])[0]
+            assert row.ids == whole.ids
+            assert all(told for told, mine in zip(whole.trained, row.trained, strict=True) if mine)
+            fit += 1
+    assert fit > len(examples) // 2
+
+
+def test_what_was_cut_off_is_not_learned(tmp_path: Path) -> None:
+    small = write_model(tmp_path / "small", context=200)
+    songs = [Example(Question("who?", f"Ann{n} 노래 " * (1 + 30 * (n % 2))), None) for n in range(60)]
+    songs = [
+        Example(it.input, make_task("question-answering").parse(it.input.context[-7:].split()[0], it.input))
+        for it in songs
+    ]
+    far = [Example(Question("who?", "말 " * 300 + f"Zoe{n}"), make_task("question-answering").parse(f"Zoe{n}", Question("who?", "말 " * 300 + f"Zoe{n}"))) for n in range(5)]  # fmt: skip
+    method = finetuned("question-answering", small, [*far, *songs], max_new_tokens=8)
+    assert isinstance(method, FineTuned)
+    assert method.rows(far) == []
+    assert "5 of 50 training examples do not fit the context" in method.report["note"]
+    assert method.rows(songs[1:2])
+    task, examples = world("ner")
+    wide = finetuned("ner", write_model(tmp_path / "wide"), max_new_tokens=120)
+    assert isinstance(wide, FineTuned)
+    text, kept = examples[0].input, [entity for entity in examples[0].target]
+    long = Example(text + " 말" * 900, (*kept,))
+    (row,) = wide.rows([long])
+    answer = wide.asker.tokenizer.decode([id for id, told in zip(row.ids, row.trained, strict=True) if told])
+    seen = wide.asker.ask(long.input).value
+    assert task.parse(answer, seen) == tuple(entity for entity in kept if entity.end <= len(seen))
+
+
+def test_completion_reads_plain_text(model: Path) -> None:
+    method = finetuned("completion", model)
+    assert isinstance(method, FineTuned)
+    example = world("completion")[1][0]
+    rows = method.rows([example])
+    tokenizer = Tokenizer.load(model)
+    assert rows[0].ids[0] == rows[-1].ids[-1] == tokenizer.specials.eos
+    assert tokenizer.decode(rows[0].ids[1:]).startswith((example.input + example.target)[:50])
+    assert all(all(row.trained) for row in rows)
+    before, after = (make.log_likelihood([example.input], [example.target]) or [0.0] for make in (
+        make_method("prompted", make_task("completion"), {"model": str(model)}).fit([example], []),
+        finetuned("completion", model, steps=20),
+    ))  # fmt: skip
+    assert after[0] > before[0]
+
+
+def test_a_recurrent_model_can_be_tuned_but_no_counted_one(tmp_path: Path) -> None:
+    lstm = write_model(tmp_path / "lstm", family="lstm")
+    assert len(finetuned("translation", lstm, max_new_tokens=4).predict(["거위", "goose"])) == 2
+    with pytest.raises(UserError, match="LoRA changes a Transformer's linear layers"):
+        finetuned("translation", lstm, lora=True)
+    tokenizer = Tokenizer.from_json(tokenizer_of("bpe"))
+    counted = KneserNey.fit(np.array(tokenizer.encode("거위 goose " * 9)), tokenizer.vocab_size, order=2)
+    save_model(tmp_path / "ngram", counted, tokenizer)
+    with pytest.raises(UserError, match="only counts"):
+        finetuned("translation", tmp_path / "ngram")
+
+
+def test_a_tuned_model_keeps_its_own_template(tmp_path: Path) -> None:
+    chat = write_model(tmp_path / "chat", chat=True)
+    method = finetuned("translation", chat)
+    assert isinstance(method, FineTuned)
+    assert method.asker.manner.template == TEMPLATE
+    assert isinstance(load_model(chat).model, LanguageModel)
+
+
+def test_too_little_is_refused(model: Path) -> None:
+    made, examples = world("translation")
+    for train, valid in ((examples[:5], []), ([], examples[:5])):
+        with pytest.raises(UserError, match="give more data"):
+            make_method("finetuned", made, {"model": str(model)}).fit(train, valid)
