@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
+from itertools import accumulate
 from pathlib import Path
 from typing import Any, ClassVar, Generic, Self, TypeVar
 
@@ -38,6 +39,7 @@ FORMS: dict[Kind, type[Form[Any, Any]]] = {
     "continuation": ContinuationForm,
 }
 MOST_CHOSEN_BY = 2000  # validation examples looked at during a fit
+MOST_CHOSEN_TOKENS = 65_536  # and tokens, where the loss is looked at: more would take longer than learning
 WARM_UP_SHARE = 0.3  # of a time budget, where there is unlabelled text
 HIDDEN_SHARE = 0.15  # of the tokens in masked-token pre-training (Devlin et al. 2019)
 
@@ -191,7 +193,13 @@ class _Fitting(_Rows[Any]):
     ) -> None:  # fmt: skip
         super().__init__(form, form.rows(train), options, dtype)
         self.model, self.valid = model, valid
-        self.valid_rows = [] if form.by_metric else sorted(form.rows(valid), key=form.length)
+        self.valid_rows = [] if form.by_metric else self._few(form.rows(valid))
+
+    def _few(self, rows: list[Any]) -> list[Any]:
+        """The first rows of at most MOST_CHOSEN_TOKENS (one at least), the shortest first."""
+        ends = accumulate(self.form.length(row) for row in rows)
+        count = sum(end <= MOST_CHOSEN_TOKENS for end in ends)
+        return sorted(rows[: max(1, count)], key=self.form.length)
 
     def losses(self, step: int) -> Iterator[Loss]:
         for rows, random in self.parts(step):
