@@ -29,12 +29,11 @@ def test_a_preview_makes_nothing(run: Run, base: Path, tmp_path: Path) -> None:
     long = {"prompt": "긴 " * 80, "completion": "short"}
     data = write(tmp_path / "rows.jsonl", [*rows(), long])
     command = ("finetune", base, "--data", data, "--out", tmp_path / "out")
-    error = fails(run(*command, "--preview"))
-    assert f"{data}:37: the conversation takes" in error
+    fails(run(*command, "--preview"), f"{data}:37: the conversation takes", "--allow-skips")
     code, out, _ = run(*command, "--preview", "--allow-skips")
     assert code == 0
     assert "<|user|>say goose<|end|><|assistant|>goose<|end|>" in out
-    assert "말해" in out
+    assert "바다" in out
     assert "34 conversations of" in out
     assert "1 left out" in out
     assert not (tmp_path / "out").exists()
@@ -72,7 +71,7 @@ def test_it_tunes_and_says_what_it_does(run: Run, base: Path, tmp_path: Path, lo
     assert len(read_json(out / "run.json")["data"]) == 2
     code, said, _ = run(*command, "--resume")
     assert (code, "is finished" in said) == (0, True)
-    assert "already holds a run" in fails(run(*command))
+    fails(run(*command), "already holds a run")
 
 
 def test_few_ended_turns_are_warned_of(
@@ -124,5 +123,5 @@ def test_a_mistake_is_one_line(
     content: list[Any], options: tuple[str, ...], said: str, run: Run, base: Path, tmp_path: Path
 ) -> None:
     data = write(tmp_path / "rows.jsonl", content)
-    assert said in fails(run("finetune", base, "--data", data, "--out", tmp_path / "out", *options))
+    fails(run("finetune", base, "--data", data, "--out", tmp_path / "out", *options), said)
     assert not (tmp_path / "out").exists()

@@ -20,6 +20,7 @@ from malmoi.tasks import TASKS, make_task
 from malmoi.train.fit import Budget
 from malmoi.util.errors import UserError
 from tests.methods.chat_server import ChatServer, error, serving
+from tests.methods.tiny import write_model
 
 Rows = list[dict[str, Any]]
 INPUTS = {"classification": "text", "ner": "text", "summarization": "document"}
@@ -268,6 +269,23 @@ def test_every_task_is_written_as_it_is_read(task: str, tmp_path: Path) -> None:
     assert found.num_labelled == 30
     assert not [row.error for row in found.comparison.rows if row.family == "remote" and row.error]
     assert len(make_task(task).load(tmp_path / "out" / "labelled.jsonl")) == 30
+
+
+def test_a_language_model_is_asked_without_any_example(tmp_path: Path) -> None:
+    model = str(write_model(tmp_path / "model", chat=True))
+    unlabelled(tmp_path, "classification", 14)
+    found = run(tmp_path, "classification", "lexicon", teacher=model, labels=("bad", "good"), keep_above=0.5)
+    record = json.loads((tmp_path / "out" / "distill.json").read_text(encoding="utf-8"))
+    assert record["teacher"]["origin"]["manner"]["labels"] == ["bad", "good"]
+    assert record["teacher"]["options"]["shots"] == 0
+    assert {row.name for row in found.comparison.rows} == {"prompted:teacher", "lexicon"}
+    assert found.num_labelled == 14
+
+
+def test_a_teacher_that_says_nothing_is_told(tmp_path: Path) -> None:
+    unlabelled(tmp_path, "summarization", 14)
+    with serving(lambda *_: " ") as server, pytest.raises(UserError, match="nothing that could be learned"):
+        run(tmp_path, "summarization", "lead", **remote(server, tmp_path))
 
 
 # ---- bad input

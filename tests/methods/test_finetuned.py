@@ -9,14 +9,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from malmoi.core import Example, Message, Question
+from malmoi.core import Answer, Entity, Example, Message, Question
 from malmoi.hub.folder import load_model, save_model
 from malmoi.methods.base import Method
 from malmoi.methods.folder import load_method, save_method
 from malmoi.methods.llm.finetuned import FineTuned
 from malmoi.methods.registry import make_method
 from malmoi.models.language import LanguageModel
-from malmoi.models.lora import lora_layers
+from malmoi.models.lora import inner_layers, lora_layers
 from malmoi.models.ngram import KneserNey
 from malmoi.tasks import TASKS, make_task
 from malmoi.text.chat import TEMPLATE, ChatFormat
@@ -31,7 +31,7 @@ REVIEWS = [
     Example(f"{n}: a {(GOOD, BAD)[n % 2][n // 2 % 2]} thing", ("good", "나쁨")[n % 2]) for n in range(120)
 ]
 WORDS = {"goose": "거위", "snow": "눈", "mill": "방앗간", "cat": "고양이"}
-PAIRS = [Example(word, WORDS[word]) for word in WORDS for _ in range(8)]
+PAIRS = [Example(word, WORDS[word]) for _ in range(8) for word in WORDS]
 
 
 @pytest.fixture(scope="module")
@@ -55,22 +55,32 @@ def test_it_learns_labels_in_both_languages(model: Path) -> None:
     assert method.report["fit"]["best"] > -0.1
 
 
-@pytest.mark.parametrize("lora", [False, True])
-def test_it_learns_to_answer_and_to_stop(model: Path, lora: bool, tmp_path: Path) -> None:
-    before = sha256(model / "model.safetensors")
-    method = finetuned(
-        "translation", model, PAIRS, steps=150 if lora else 60, lora=lora, lr=2e-2 if lora else 1e-2
-    )
+def test_it_learns_to_answer_and_to_stop(model: Path, tmp_path: Path) -> None:
+    method = finetuned("translation", model, PAIRS, steps=100, lr=1e-2)
     assert method.predict(list(WORDS)) == list(WORDS.values())
     likely = method.log_likelihood(["goose", "goose"], ["거위", "거위 눈"]) or []
     assert likely[0] > -1 > likely[1]
-    assert isinstance(method, FineTuned)
-    scorer = method.asker.scorer
-    assert isinstance(scorer, LanguageModel)
-    assert not lora_layers(scorer)
-    assert sha256(model / "model.safetensors") == before
     save_method(tmp_path / "saved", method)
     assert load_method(tmp_path / "saved").predict(list(WORDS)) == list(WORDS.values())
+
+
+def test_lora_is_merged_and_the_base_stays(model: Path) -> None:
+    before = sha256(model / "model.safetensors")
+    method = finetuned("translation", model, PAIRS, steps=60, lora=True)
+    assert isinstance(method, FineTuned)
+    first, last = (value for _, _, value in method.report["fit"]["curve"])
+    assert last > first
+    tuned, base = method.asker.scorer, load_model(model).model
+    assert isinstance(tuned, LanguageModel)
+    assert isinstance(base, LanguageModel)
+    assert not lora_layers(tuned)
+    changed = {
+        name.rpartition(".")[0]
+        for (name, weight), (_, old) in zip(tuned.named_parameters(), base.named_parameters(), strict=True)
+        if not weight.equal(old)
+    }
+    assert changed == set(inner_layers(base))
+    assert sha256(model / "model.safetensors") == before
 
 
 def test_lora_learns_faster_unless_told(model: Path) -> None:
@@ -115,46 +125,43 @@ def test_a_budget_becomes_steps_and_steps_are_replayed(model: Path) -> None:
 def test_rows_are_the_formats_own(task: str, model: Path) -> None:
     method = finetuned(task, model, **({} if task == "classification" else {"max_new_tokens": 200}))
     assert isinstance(method, FineTuned)
-    made, examples = world(task)
-    made = method.asker.task
-    form = ChatFormat(Tokenizer.load(model), TEMPLATE)
-    fit = 0
-    for example in examples:
+    made, form = method.asker.task, ChatFormat(Tokenizer.load(model), TEMPLATE)
+    examples = [one for one in world(task)[1] if method.asker.ask(one.input).value == one.input]
+    whole = [example for example in examples if method.rows([example])]
+    assert len(whole) > 30
+    for example, row in zip(whole, method.rows(whole), strict=True):
         answer = Message("assistant", made.answer(example.target, example.input))
-        whole = form.training_row([*made.prompt(example.input), answer])
-        last = [*[False] * (len(whole.ids) - sum(method.rows([example])[0].trained)), *method.rows([example])[0].trained] if (
-            method.rows([example])
-        ) else None  # fmt: skip
-        if last is not None and method.asker.ask(example.input).value == example.input:
-            row = method.rows([example])[0]
-            assert row.ids == whole.ids
-            assert all(told for told, mine in zip(whole.trained, row.trained, strict=True) if mine)
-            fit += 1
-    assert fit > len(examples) // 2
+        same = form.training_row([*made.prompt(example.input), answer])
+        assert row.ids == same.ids
+        first = row.trained.index(True)
+        assert row.trained[first:] == same.trained[first:] == [True] * (len(row.ids) - first)
 
 
-def test_what_was_cut_off_is_not_learned(tmp_path: Path) -> None:
+def test_an_answer_that_was_cut_off_is_not_learned(tmp_path: Path) -> None:
     small = write_model(tmp_path / "small", context=200)
-    songs = [Example(Question("who?", f"Ann{n} 노래 " * (1 + 30 * (n % 2))), None) for n in range(60)]
-    songs = [
-        Example(it.input, make_task("question-answering").parse(it.input.context[-7:].split()[0], it.input))
-        for it in songs
-    ]
-    far = [Example(Question("who?", "말 " * 300 + f"Zoe{n}"), make_task("question-answering").parse(f"Zoe{n}", Question("who?", "말 " * 300 + f"Zoe{n}"))) for n in range(5)]  # fmt: skip
-    method = finetuned("question-answering", small, [*far, *songs], max_new_tokens=8)
+    near = [song(f"Ann{n} 노래 ", f"Ann{n}", 30 * (n % 2)) for n in range(60)]
+    far = [song("말 ", f"Zoe{n}", 300, last=True) for n in range(5)]
+    method = finetuned("question-answering", small, [*far, *near], max_new_tokens=8)
     assert isinstance(method, FineTuned)
     assert method.rows(far) == []
+    assert len(method.rows(near)) == 60
     assert "5 of 50 training examples do not fit the context" in method.report["note"]
-    assert method.rows(songs[1:2])
-    task, examples = world("ner")
-    wide = finetuned("ner", write_model(tmp_path / "wide"), max_new_tokens=120)
-    assert isinstance(wide, FineTuned)
-    text, kept = examples[0].input, [entity for entity in examples[0].target]
-    long = Example(text + " 말" * 900, (*kept,))
-    (row,) = wide.rows([long])
-    answer = wide.asker.tokenizer.decode([id for id, told in zip(row.ids, row.trained, strict=True) if told])
-    seen = wide.asker.ask(long.input).value
-    assert task.parse(answer, seen) == tuple(entity for entity in kept if entity.end <= len(seen))
+
+
+def song(text: str, answer: str, times: int, *, last: bool = False) -> Example[Question, Answer]:
+    context = text * times + answer if last else answer + text * times
+    return Example(Question("who?", context), Answer(answer, context.index(answer)))
+
+
+def test_names_that_were_cut_off_are_not_learned(model: Path) -> None:
+    text = "수지 met Ann." + " 말" * 900 + " Zoe"
+    names = [Entity(0, 2, "PER"), Entity(7, 10, "PER"), Entity(len(text) - 3, len(text), "PER")]
+    example = Example(text, tuple(names))
+    method = finetuned("ner", model, [example] * 12)
+    assert isinstance(method, FineTuned)
+    (row,) = method.rows([example])
+    told = [id for id, trained in zip(row.ids, row.trained, strict=True) if trained]
+    assert method.task.parse(method.asker.tokenizer.decode(told), text) == tuple(names[:2])
 
 
 def test_completion_reads_plain_text(model: Path) -> None:

@@ -28,8 +28,8 @@ from malmoi.train.preference import (
 from malmoi.train.trainer import Trainer, compute_loss
 
 WORDS = (
-    "goose", "river", "stone", "cloud", "paper", "house", "table", "apple", "bread", "light", "water", "green",
-    "plate", "chair", "spoon", "north",
+    "goose", "river", "stone", "cloud", "paper", "house", "table", "apple", "bread", "light", "water",
+    "green", "plate", "chair", "spoon", "north",
 )  # fmt: skip
 LEARNED = 12
 CONTEXT = 64

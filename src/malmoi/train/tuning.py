@@ -190,7 +190,8 @@ def _known(fields: Mapping[str, str], sources: Sequence[Source]) -> Mapping[str,
 
 def _begins(one: Conversation, other: Conversation | None) -> bool:
     """Whether the other one goes on from where this one ends: then it teaches all that this one does."""
-    return other is not None and one.messages == other.messages[: len(one.messages)]
+    length = len(one.messages)
+    return other is not None and length < len(other.messages) and one.messages == other.messages[:length]
 
 
 def held_out(found: Sequence[Row], seed: int, group: Callable[[Row], object] = id) -> list[Row]:
