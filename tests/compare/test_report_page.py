@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from malmoi.compare.report import Report, TaskCell, TaskLine, write_report
+from malmoi.compare.report import Exchange, OneModelLine, Report, TaskCell, TaskLine, write_report
 from malmoi.core import Metric, Result
 from malmoi.inside.predictions import Prediction
 from malmoi.inside.tokens import Cut
@@ -42,6 +42,8 @@ def page_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
         sentence=[prediction] * 3,
         row=[prediction] * 50,
         tasks=[TaskLine("ner", HOSTILE, cells, HOSTILE, "tasks/ner/report.html")],
+        exchanges=[Exchange(f"{HOSTILE} 누가 왔나요?", "거위가 " * 30, HOSTILE)],
+        one_model=[OneModelLine("ner", HOSTILE, "crf", "93.4%", "87.0%", "88.1%", "86.0%")],
         steps=[("tokens", 1.0)],
         next_commands=[f"malmoi complete demo/gpt {HOSTILE}"],
     )
