@@ -28,6 +28,8 @@ from malmoi.train.finetune import load_tuning, prepare_tuning
 
 BATCH, CONTEXT = 8, 512
 LR = 0.006
+# How often an epoch shows a row: a label is a token or two to learn from, a continuation a hundred.
+WEIGHTS = {"classification": 4, "ner": 0.5, "translation": 2, "completion": 0.2}
 REPLY_TOKENS = 40
 
 
@@ -37,10 +39,10 @@ def tune_to_answer(out: Path, *, seconds: float, tokens_per_s: float, say: Calla
     tokens_per_s: how fast the model was pre-trained, from which the number of steps is planned.
     """
     steps = max(10, math.ceil(seconds * tokens_per_s / (BATCH * CONTEXT)))
-    data = [f"{task}={out / 'examples' / task / 'train.jsonl'}" for task in TASKS]
+    data = [f"{task}={out / 'examples' / task / 'train.jsonl'}@{WEIGHTS.get(task, 1)}" for task in TASKS]
     valid = [f"{task}={out / 'examples' / task / 'valid.jsonl'}" for task in TASKS]
     settings = [
-        f"train.steps={steps}", f"train.eval_every={max(1, steps // 4)}", f"train.checkpoint_every={steps}",
+        f"train.steps={steps}", f"train.eval_every={math.ceil(steps / 4)}", f"train.checkpoint_every={steps}",
         f"train.batch={BATCH}", f"train.context={CONTEXT}", f"train.lr={LR}",
     ]  # fmt: skip
     config = load_tuning(out / "gpt", data, valid, settings, allow_skips=True)

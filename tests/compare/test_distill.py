@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
+from malmoi.cli import app
 from malmoi.compare.distill import Distilled, DistillSettings, distill, read_inputs
 from malmoi.data.world import documents
 from malmoi.data.world.labelled import labelled
@@ -315,6 +317,27 @@ def test_bad_input_is_told(reviews: Path, tmp_path: Path) -> None:
         given = {"teacher": name, "task": "classification", "student": "lexicon"} | change
         with pytest.raises(UserError, match=says):
             run(reviews, **given)
+
+
+def test_the_command_line_says_it_all(reviews: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[DistillSettings] = []
+
+    def here(settings: DistillSettings, out: Path, say: Any) -> Distilled:
+        asked.append(settings)
+        return distill(settings.model_copy(update={"measure_seconds": 0.01}), out, say, isolated=False)
+
+    monkeypatch.setattr("malmoi.compare.distill.distill", here)
+    command = [
+        "distill", "classification", "--teacher", str(reviews / "teacher"), "--student", "tfidf",
+        "--unlabelled", str(reviews / "raw.jsonl"), "--out", str(reviews / "out"),
+    ]  # fmt: skip
+    shown = CliRunner().invoke(app, [*command, "--keep-above", "0.2", "--set", "student.max_features=500"])
+    assert shown.exit_code == 0, shown.output
+    assert "tfidf agrees with tfidf:teacher by accuracy" in " ".join(shown.output.split())
+    assert f"malmoi predict {reviews / 'out' / 'student'}" in shown.output
+    assert (asked[0].keep_above, asked[0].student_options) == (0.2, {"max_features": 500})
+    for wrong in (["--set", "lexicon.x=1"], ["--currency", "USD"]):
+        assert isinstance(CliRunner().invoke(app, [*command, *wrong]).exception, UserError)
 
 
 def test_other_folders_are_left_alone(reviews: Path) -> None:

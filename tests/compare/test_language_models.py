@@ -15,9 +15,12 @@ from malmoi.compare.settings import ComparisonSettings, parse_shots
 from malmoi.compare.terminal import show_comparison
 from malmoi.methods.folder import load_method
 from malmoi.util.errors import UserError
+from tests import test_cli
 from tests.compare.fakes import write_reviews
 from tests.methods.tiny import write_model
+from tests.test_cli import Run, fails
 
+run = test_cli.run
 FAST = {"epochs": 0.2, "evaluations": 1}
 
 
@@ -116,3 +119,24 @@ def test_a_missing_model_is_a_row_with_its_reason(folder: Path) -> None:
     found = run_comparison(settings, folder / "missing", isolated=False)
     assert "nowhere is not a folder" in found.rows[-1].error
     assert found.shots_curve == {}
+
+
+def test_fitting_and_asking_from_the_terminal(run: Run, folder: Path) -> None:
+    fit = ("fit", "classification", "--train", folder / "reviews.jsonl", "--out", folder / "asked")
+    code, out, errors = run(*fit, "--method", "prompted", "--model", folder / "chat", "--set", "shots=1")
+    assert code == 0, errors
+    assert "a chat model, asked with 1 shots" in out
+    code, out, _ = run("predict", folder / "asked", "따뜻한 의자")
+    assert out.split()[0] in ("positive", "negative")
+
+
+def test_wrong_commands_are_one_line(run: Run, folder: Path) -> None:
+    data = ("--train", folder / "reviews.jsonl", "--out", folder / "wrong")
+    fit, compare = ("fit", "classification", *data), ("compare", "classification", *data)
+    fails(run(*fit, "--method", "prompted"), "give the folder of a language model: --model DIR")
+    fails(run(*fit, "--method", "tfidf", "--model", folder / "lm"), "none of tfidf needs a language model")
+    fails(run(*fit, "--method", "all", "--model", folder / "lm"), "no method 'all'")
+    fails(run(*compare, "--methods", "tfidf", "--shots-curve", "0,1"), "give --model DIR")
+    fails(run(*compare, "--shots-curve", "many"), "0,1,2,4,8")
+    fails(run(*compare, "--methods", "prompted:a b"), "after the colon")
+    assert not (folder / "wrong").exists()

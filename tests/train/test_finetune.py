@@ -27,7 +27,16 @@ from malmoi.models.ngram import KneserNey
 from malmoi.tasks import make_task
 from malmoi.text.chat import TEMPLATE, ChatFormat, chat_template
 from malmoi.text.tokenizer import Tokenizer, train_tokenizer
-from malmoi.train.finetune import Tuning, load_tuning, prepare_tuning, preview
+from malmoi.train.finetune import (
+    FULL_LR,
+    LORA_LR,
+    TuneSpec,
+    Tuning,
+    load_tuning,
+    prepare_tuning,
+    preview,
+    with_lr,
+)
 from malmoi.train.running import Stopped
 from malmoi.train.trainer import StepReport
 from malmoi.util.errors import UserError
@@ -238,6 +247,19 @@ def test_steps_follow_from_epochs_or_a_budget(base: Path, data: Path, tmp_path: 
     assert again.trial.spec == run.trial.spec, "a resume keeps what was planned"
     with pytest.raises(UserError, match=r"--budget and train\.steps"):
         load_tuning(base, [str(data)], [], TINY, budget_seconds=2.0)
+
+
+def test_wide_models_are_moved_in_smaller_steps(base: Path, data: Path, tmp_path: Path) -> None:
+    model = opened(base)[0]
+    for lora, lr in ((False, FULL_LR), (True, LORA_LR)):
+        config = load_tuning(base, [str(data)], [], [], lora=lora)
+        run = prepare_tuning(config, tmp_path / str(lora), resume=False, say=pytest.fail)
+        assert run is not None
+        assert run.trial.spec.lr == lr
+        assert prepare_tuning(config, tmp_path / str(lora), resume=True, say=pytest.fail) is not None
+        model.config = model.config.model_copy(update={"width": 1024})
+        assert with_lr(TuneSpec(), model, lora=lora).lr == lr / 4
+        assert with_lr(TuneSpec(lr=0.5), model, lora=lora).lr == 0.5
 
 
 def test_a_resume_is_of_the_same_data_and_settings(base: Path, tmp_path: Path) -> None:

@@ -119,6 +119,8 @@ def test_what_belongs_together_is_held_out_together(form: ChatFormat, tmp_path: 
         path = write(tmp_path / "chat.jsonl", [{"messages": turns}, *told(20)])
         found = material(form, [source.format(path)])
         assert len(found.train) + len(found.valid) == 21, "a conversation is one row, of all its turns"
+    twice = write(tmp_path / "twice.jsonl", told(20) + told(20))
+    assert len(material(form, [f"chat={twice}"]).train) == 38, "what is said twice is learned twice"
     with pytest.raises(UserError, match="too little"):
         material(form, [str(write(tmp_path / "same.jsonl", told(1) * 30))])
 

@@ -24,7 +24,7 @@ from malmoi.models.recurrent import Recurrent
 from malmoi.models.transformer import Transformer
 from malmoi.text.chat import ChatFormat, ChatRow
 from malmoi.text.tokenizer import Tokenizer
-from malmoi.train.distributed import join_group
+from malmoi.train.distributed import Group, join_group
 from malmoi.train.losses import next_token_loss
 from malmoi.train.optim import OptimizerKind
 from malmoi.train.record import Say, describe, started_run
@@ -45,6 +45,7 @@ Row = TypeVar("Row")
 Spec = TypeVar("Spec", bound="TuneSpec")
 ADAPTER = "adapter"  # in the folder of a model that was tuned with LoRA
 FULL_LR, LORA_LR = 2e-3, 3e-3  # of Muon on all weights of a small model, of AdamW on LoRA's
+SMALL_WIDTH = 256  # of the widest small model; wider ones are moved in smaller steps
 ASKED, REPLY_TOKENS = 20, 128  # how many are asked, and how long they may answer, to see if replies end
 FEW_ENDED = 0.8
 EVALUATIONS = 5  # on the way, the last step's included
@@ -54,7 +55,7 @@ class TuneSpec(LoopSpec):
     """How to tune. A window has `context` tokens (None: as many as the model's, at most 512); more than the
     model was made for are learned where its positions are rotary.
 
-    epochs: how often each row is seen, unless `steps` are given.
+    epochs: how often each row is seen, unless `steps` are given. lr: unless given it is less for wide models.
     """
 
     optimizer: OptimizerKind = "muon"
@@ -72,7 +73,7 @@ class TuneConfig(AnyRun):
     budget_seconds: there are at most as many steps as it affords, going by a trial step.
     """
 
-    with_lora: ClassVar[Json] = {"optimizer": "adamw", "lr": LORA_LR}  # what is usual there
+    with_lora: ClassVar[Json] = {"optimizer": "adamw"}  # what is usual there
 
     model: str
     weights: str  # their SHA-256
@@ -212,7 +213,8 @@ def prepare_tuning(
     group = join_group()
     model, form = load_tunable(Path(config.model))
     model.to(pick_device(device, group.local_rank))
-    spec, context = config.train, context_of(model, config.train)
+    spec = with_lr(config.train, model, lora=config.lora is not None)
+    context = context_of(model, spec)
     material = _material(config, form, context)
     paths = [path for text in (*config.data, *config.valid) for path in files_of(Source.parse(text).path)]
     hashes = {str(path): files.sha256(path) for path in paths}
@@ -224,7 +226,7 @@ def prepare_tuning(
     objective = make_objective(model, material, spec, context, form.tokenizer)
     first, end = group.share(spec.batch)
     trial = try_step(model, objective, spec, end - first)
-    most = None if record else affordable_steps(objective, trial, config.budget_seconds)
+    most = None if record else affordable_steps(objective, trial, config.budget_seconds, group)
     trial = replace(trial, spec=with_steps(trial.spec, objective.train.windows_per_epoch, most))
     config = config.model_copy(update={"train": trial.spec})
     if not record and group.first:
@@ -276,13 +278,22 @@ def make_objective(
     return Conversations(learned, judged, spec.batch, tokenizer)
 
 
-def affordable_steps(objective: Conversations, trial: Trial[Spec], seconds: float | None) -> int | None:
+def with_lr(spec: TuneSpec, model: LanguageModel, *, lora: bool) -> TuneSpec:
+    """The spec with the usual learning rate, unless one is given."""
+    lr = (LORA_LR if lora else FULL_LR) * min(1, SMALL_WIDTH / model.config.width)
+    return spec if "lr" in spec.model_fields_set else spec.model_copy(update={"lr": lr})
+
+
+def affordable_steps(
+    objective: Conversations, trial: Trial[Spec], seconds: float | None, group: Group
+) -> int | None:
     """How many steps, with their evaluations, a trial's speed allows; None where there is no budget."""
     if seconds is None:
         return None
-    judging = (EVALUATIONS + 1) / 3 * objective.valid.windows_per_epoch  # no backward pass: a third of a step
-    windows = seconds * trial.tokens_per_s / objective.context - judging
-    return max(1, int(windows / trial.spec.batch))
+    # without a backward pass it takes a third of a step, and every process judges by all rows
+    judging = (EVALUATIONS + 1) / 3 * objective.valid.windows_per_epoch * group.size
+    tokens_per_s = group.sum_over_processes(trial.tokens_per_s)[0]
+    return max(1, int((seconds * tokens_per_s / objective.context - judging) / trial.spec.batch))
 
 
 def with_steps(spec: Spec, per_epoch: int, most: int | None = None) -> Spec:

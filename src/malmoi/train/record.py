@@ -19,7 +19,7 @@ from malmoi.util.version import VERSION
 Say = Callable[[str], None]
 Config = TypeVar("Config", bound=AnyRun)
 # what a run decides where it is not asked for
-_SETTLED = ("micro_batch", "dtype", "steps", "eval_every", "checkpoint_every", "warmup_steps")
+_SETTLED = ("micro_batch", "dtype", "lr", "steps", "eval_every", "checkpoint_every", "warmup_steps")
 SOURCE = "source.json"  # beside token files: what they were made from
 
 

@@ -73,12 +73,14 @@ class Manner(StrictModel):
         Without examples, labels are those that the task knows. Half of the context is for the prompt in any
         case. Raises UserError where the labels leave nothing to decide.
         """
+        labels = labels_of(task, train)
         answers = [task.answer(example.target, example.input) for example in train]
-        lengths = [len(ids) for ids in tokenizer.encode_batch(answers)] or [REPLY_TOKENS[task.kind]]
-        usual = float(np.percentile(lengths, USUAL))
+        told = labels if task.kind == "label" else answers
+        lengths = [len(ids) for ids in tokenizer.encode_batch(told)] or [REPLY_TOKENS[task.kind]]
+        usual = float(np.percentile(lengths, 100 if task.kind == "label" else USUAL))
         wanted = reply_tokens or (CONTINUED_TOKENS if task.kind == "continuation" else int(usual * 1.25) + 8)
         return cls(
-            template=template, goes_on=goes_on, labels=labels_of(task, train),
+            template=template, goes_on=goes_on, labels=labels,
             one_line=not any("\n" in answer.strip() for answer in answers),
             reply_tokens=min(wanted, max(1, (context or sys.maxsize) // 2)),
         )  # fmt: skip

@@ -180,7 +180,9 @@ class Prompted(LanguageMethod):
     def restore(self, parts: Parts) -> None:
         """Raises UserError where the model is gone, or is another one now."""
         settled = Settled.model_validate(parts.config)
-        scorer, tokenizer = open_model(self._model_folder(settled))
+        folder = self._model_folder(settled)
+        scorer, tokenizer = open_model(folder)
+        settled = settled.model_copy(update={"model": str(folder.resolve())})
         self._settle(settled, scorer, tokenizer, read_shots_file(self.task, parts.files[SHOTS_FILE]))
 
     def _model_folder(self, settled: Settled) -> Path:
