@@ -1,6 +1,6 @@
 """Tuning speed and memory beside pre-training, in tokens/s and as ratios of one run.
 
-    python bench/tune.py [SHAPE ...] [--repeats 7]      shapes: those of bench/train.py that have attention
+    python bench/tune.py [SHAPE ...] [--repeats 7]      shapes: demo, 8m, 23m
 
 Each contender is a process of its own, so that its peak memory is its own. They take turns, one optimizer
 step each, so that a change of the machine's load meets all of them. A figure is the median over the repeats,
@@ -40,6 +40,7 @@ from malmoi.util.units import human_bytes
 
 SHAPES = {  # vocabulary, layers, width, heads, context, batch
     "demo": (2560, 4, 128, 4, 256, 16),
+    "8m": (8192, 6, 256, 4, 512, 16),
     "23m": (8192, 6, 512, 8, 512, 16),
 }
 CONTENDERS = ("pre-training", "tuning, packed", "tuning, one conversation a row", "LoRA, packed")
