@@ -5,7 +5,8 @@
 Each contender is a process of its own, so that its peak memory is its own. They take turns, one optimizer
 step each, so that a change of the machine's load meets all of them. A figure is the median over the repeats,
 a ratio the median of the repeats' own ratios to pre-training. Tokens are positions that hold one: padding is
-not counted. "fp32" and "bf16" are as malmoi chooses. Conversations are as long as short chats are.
+not counted. "fp32" and "bf16" are as malmoi chooses. Conversations are as long as short chats are. A batch
+goes through in four parts, as where memory is short; memory is the peak above what the empty process holds.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ from malmoi.train.finetune import Conversations, TuneSpec
 from malmoi.train.run import TrainSpec
 from malmoi.train.trainer import NextToken, Trainer
 from malmoi.train.trial import try_step
-from malmoi.util.hardware import cpu_name, peak_memory_bytes
+from malmoi.util.hardware import cpu_name, current_memory_bytes, peak_memory_bytes
 from malmoi.util.heap import keep_heap
 from malmoi.util.units import human_bytes
 
@@ -43,6 +44,7 @@ SHAPES = {  # vocabulary, layers, width, heads, context, batch
     "8m": (8192, 6, 256, 4, 512, 16),
     "23m": (8192, 6, 512, 8, 512, 16),
 }
+PARTS = 4  # of a batch
 CONTENDERS = ("pre-training", "tuning, packed", "tuning, one conversation a row", "LoRA, packed")
 BYTES = range(7, 263)  # ids of a byte tokenizer
 NEVER = 1_000_000
@@ -74,7 +76,7 @@ def compare(name: str, repeats: int) -> None:
         )
         for contender in CONTENDERS
     }  # fmt: skip
-    settled = {contender: ask(process) for contender, process in processes.items()}  # the first step
+    settled = {contender: ask(process) for contender, process in processes.items()}
     speeds: dict[str, list[float]] = {contender: [] for contender in processes}
     for _ in range(repeats):
         for contender, process in processes.items():
@@ -105,6 +107,7 @@ def work(contender: str, *shape: int) -> None:
     """A contender's process: for each line "step" on standard input one step; tells tokens/s, fill, dtype."""
     keep_heap()
     torch.manual_seed(0)
+    empty_bytes = current_memory_bytes()
     vocab_size, layers, width, heads, context, batch = shape
     model: Any = build_model(
         TransformerConfig(
@@ -114,9 +117,10 @@ def work(contender: str, *shape: int) -> None:
     if contender.startswith("LoRA"):
         add_lora(model, LoRASpec())
     step, fill, dtype = made(contender, model, context, batch)
+    step()
     for line in sys.stdin:
         if line == "memory\n":
-            print(peak_memory_bytes())
+            print(peak_memory_bytes() - empty_bytes)
             return
         start_s = time.perf_counter()
         step()
@@ -127,7 +131,7 @@ def made(contender: str, model: Any, context: int, batch: int) -> tuple[Callable
     """A step as malmoi's verbs take it, the share of positions that are no padding, the precision."""
     wanted: dict[str, Any] = {
         "batch": batch, "context": context, "steps": NEVER, "eval_every": NEVER, "checkpoint_every": NEVER,
-        "optimizer": "adamw" if contender.startswith("LoRA") else "muon",
+        "optimizer": "adamw" if contender.startswith("LoRA") else "muon", "micro_batch": batch // PARTS,
     }  # fmt: skip
     spec: Any
     objective: Any

@@ -203,7 +203,8 @@ class Watch:
         length = max(1, min(40, run.trainer.context // 2))
         sampling = Sampling(max_tokens=length, temperature=0.8, top_k=50, seed=0)
         text = Engine(run.model, run.tokenizer).generate([prompt], sampling)[0].text
-        return f"  | {run.tokenizer.decode(prompt)}{text}".replace("\n", "\n  | ")
+        asked = "\n" if prompt[-1] in run.tokenizer.specials.ids else ""  # a reply begins with a new line
+        return f"  | {run.tokenizer.decode(prompt)}{asked}{text}".replace("\n", "\n  | ")
 
 
 def _judged(report: StepReport) -> str:

@@ -81,6 +81,7 @@ def test_the_curve_is_of_the_prompted_methods(found: Comparison) -> None:
     value = saved["shots_curve"]["prompted"][0][1]
     assert value["interval"][0] <= value["value"] <= value["interval"][1]
     assert load_method(found.out / "curve" / "prompted-1-shots").report["shots"] == 1
+    assert saved["shots_notes"] == []  # all shots fit
 
 
 def test_the_curve_is_shown(found: Comparison) -> None:
@@ -140,3 +141,13 @@ def test_wrong_commands_are_one_line(run: Run, folder: Path) -> None:
     fails(run(*compare, "--shots-curve", "many"), "0,1,2,4,8")
     fails(run(*compare, "--methods", "prompted:a b"), "after the colon")
     assert not (folder / "wrong").exists()
+
+
+def test_shots_that_do_not_fit_are_told(folder: Path) -> None:
+    write_model(folder / "short", context=160)
+    methods = {"prompted": {"model": str(folder / "short"), "shots": 0, "calibrate": False}}
+    settings = settings_for(folder, methods=methods, shots_curve=(0, 6))
+    found = run_comparison(settings, folder / "cut", isolated=False)
+    (note,) = found.shots_notes
+    assert note.startswith("prompted with 6 shots: to fit into ")
+    assert note in (folder / "cut" / "report.html").read_text(encoding="utf-8")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import tempfile
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -40,15 +41,16 @@ STRANGE = ("", " \n\t", "!", "<|eos|><|pad|> [SEP]", "\u200b", "😀 a\u0301 ㄱ
 
 
 @lru_cache
-def language_model() -> str:
-    import tempfile
-
-    return str(write_model(Path(tempfile.mkdtemp())))
+def language_model() -> tempfile.TemporaryDirectory[str]:
+    """A folder that is there as long as this module."""
+    folder = tempfile.TemporaryDirectory()
+    write_model(Path(folder.name))
+    return folder
 
 
 def options(task: Task[Any, Any], name: str) -> dict[str, Any]:
     if METHODS[name].needs_model:
-        return {"model": language_model()} | REPLY.get(task.kind, {"max_new_tokens": 12})
+        return {"model": language_model().name} | REPLY.get(task.kind, {"max_new_tokens": 12})
     neural = name in {method.name for method in NEURAL}
     heads = {"heads": 2} if name == "transformer" else {}
     return SMALL | heads | TINY[task.kind] if neural else {}
@@ -57,8 +59,6 @@ def options(task: Task[Any, Any], name: str) -> dict[str, Any]:
 @lru_cache
 def data(task: str) -> tuple[Task[Any, Any], list[Example[Any, Any]]]:
     """Fifty examples or so, half of them Korean."""
-    import tempfile
-
     made = make_task(task)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "world.jsonl"

@@ -36,6 +36,7 @@ class Comparison:
     advice: str
     curve: dict[str, list[tuple[int, Metric]]]  # method -> training examples and the metric after them
     shots_curve: dict[str, list[tuple[int, Metric]]]  # method -> shots and the metric with them
+    shots_notes: list[str]
     contrasts: list[Contrast]
     confusions: dict[str, Confusion]  # of every method, for tasks of kind `label`
     machine: str

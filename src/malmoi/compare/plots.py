@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from malmoi.text.compare import TokenizerRow
 
 COLOURS = ("#4c8df6", "#e8743b", "#35a77c", "#b45fd1", "#c9a227", "#d6455d")  # legible on light and dark
+MOST_BANDS = 3  # more of them hide each other
 _MARKERS = "osD^vPX"
 _INK = "#010203"  # stands for the page's text colour until the SVG is in the page
 
@@ -47,20 +48,21 @@ def loss_curves(curves: Sequence[Curve], *, x_label: str, y_label: str) -> str:
 
 
 def measured_curves(curves: Mapping[str, Points], *, x_label: str, y_label: str) -> str:
-    """An SVG of a metric against a count for each method, in a band that is its interval."""
+    """An SVG of a metric against a count for each method; a few have their interval as a band."""
     figure = Figure(figsize=(9.0, 3.8), layout="constrained")
     axes = figure.add_subplot()
     for (name, points), colour, marker in zip(curves.items(), cycle(COLOURS), cycle(_MARKERS), strict=False):
         counts, metrics = zip(*points, strict=True)
         values = [metric.value for metric in metrics]
         lows, highs = zip(*(metric.interval or (metric.value,) * 2 for metric in metrics), strict=True)
-        axes.fill_between(counts, lows, highs, color=colour, alpha=0.13, linewidth=0)
+        if len(curves) <= MOST_BANDS:
+            axes.fill_between(counts, lows, highs, color=colour, alpha=0.13, linewidth=0)
         axes.plot(counts, values, color=colour, linewidth=2.2, marker=marker, markersize=5, label=name)
     axes.set_xticks(sorted({count for points in curves.values() for count, _ in points}))
     axes.xaxis.set_major_formatter(lambda value, _: human_count(value))
     axes.set_xlabel(x_label)
     axes.set_ylabel(y_label)
-    axes.legend(frameon=False)
+    figure.legend(*axes.get_legend_handles_labels(), frameon=False, loc="outside right upper")
     return _svg(figure)
 
 

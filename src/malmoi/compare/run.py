@@ -71,7 +71,7 @@ def run_comparison(
     comparison = Comparison(
         settings, out, material, verdict, advice(verdict, len(material.test)),
         _curve(verdict, material, out, say, isolated) if settings.curve else {},
-        _shots_curve(verdict, found, material, settings.shots_curve, out, say, isolated),
+        *_shots_curve(verdict, found, material, settings.shots_curve, out, say, isolated),
         contrasts(verdict, material), confusions(verdict, material),
         f"{cpu_name()}, {torch.get_num_threads()} threads, {pick_device()}",
         {"python": platform.python_version()} | {name: version(name) for name in PACKAGES}, isolated,
@@ -206,18 +206,21 @@ def _curve(
 def _shots_curve(
     verdict: Verdict, found: Mapping[str, Json], material: Material, shots: Sequence[int], out: Path,
     say: Say, isolated: bool,
-) -> dict[str, list[tuple[int, Metric]]]:  # fmt: skip
-    """The metric of each prompted method when it is shown so many solved examples."""
+) -> tuple[dict[str, list[tuple[int, Metric]]], list[str]]:  # fmt: skip
+    """The metric of each prompted method when it is shown so many solved examples; what to know of these."""
     curve: dict[str, list[tuple[int, Metric]]] = {}
+    notes: list[str] = []
     for name in (row.name for row in verdict.ranking if shots and row.family == "prompted"):
         measured = [
             found[name] if found[name]["report"]["shots"] == count
             else _measure(Job(out, name, shots=count), say, isolated)
             for count in shots
         ]  # fmt: skip
-        points = zip(shots, measured, strict=True)
-        curve[name] = [(count, _metric(verdict, it, material)) for count, it in points if "error" not in it]
-    return curve
+        points = [pair for pair in zip(shots, measured, strict=True) if "error" not in pair[1]]
+        curve[name] = [(count, _metric(verdict, it, material)) for count, it in points]
+        told = [(count, note) for count, it in points if (note := it["report"].get("note"))]
+        notes += [f"{name} with {count} shots: {note}" for count, note in told]
+    return curve, notes
 
 
 def _metric(verdict: Verdict, found: Json, material: Material) -> Metric:
@@ -244,7 +247,7 @@ def _results(comparison: Comparison, found: dict[str, Json]) -> Json:
         "methods": {row.name: _measures(row) | found[row.name] for row in comparison.rows},
         "lead_of_the_best": {name: asdict(lead) for name, lead in verdict.against_best.items()},
         "lead_over_the_next": {name: asdict(lead) for name, lead in verdict.against_next.items()},
-        "curve": curve, "shots_curve": shots_curve,
+        "curve": curve, "shots_curve": shots_curve, "shots_notes": comparison.shots_notes,
         "cost_unit": comparison.cost_unit, "hashes": material.hashes(),
         "sizes": {name: len(part) for name, part in material.parts.items()}, "notes": material.notes,
         "findings": [asdict(finding) for finding in material.findings],

@@ -116,9 +116,9 @@ def predict(job: Job, say: Say) -> None:
     predictions, costs["predictions_per_s"] = _throughput(method, inputs, most_s / 20)
     costs["predict_peak_bytes"] = peak_bytes()
     found["costs"] |= costs | (method.costs() if job.whole else {})
-    found["report"] = method.report
-    if note := method.report.get("note"):
+    if (note := method.report.get("note")) and note != found["report"].get("note"):
         say(note)
+    found["report"] = method.report
     found["predictions"] = [method.task.to_json(y, x) for y, x in zip(predictions, inputs, strict=True)]
     found["log_likelihoods"] = method.log_likelihood(inputs, asked["texts"]) if asked["texts"] else None
     write_json(job.folder / RESULT, found)

@@ -155,8 +155,8 @@ class Asker:
         cut = sum(one.value != value for one, value in zip(asked, values, strict=True))
         if dropped or cut:
             found.append(
-                f"of {len(values)} inputs {dropped} were asked with fewer exchanges before them and "
-                f"{cut} were cut, to fit into {self.most} tokens"
+                f"to fit into {self.most} tokens, {dropped} of {len(values)} prompts lost their oldest shots "
+                f"or turns, and {cut} a part of their input"
             )
         return "; ".join(found)
 
