@@ -28,7 +28,7 @@ test: lint
 	$(BIN)/pytest
 
 test-all: lint
-	$(BIN)/pytest -m ""
+	$(BIN)/pytest -m "" --hypothesis-profile=random
 
 clean:
 	rm -rf .venv build dist

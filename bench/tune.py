@@ -45,7 +45,13 @@ SHAPES = {  # vocabulary, layers, width, heads, context, batch
     "23m": (8192, 6, 512, 8, 512, 16),
 }
 PARTS = 4  # of a batch
-CONTENDERS = ("pre-training", "tuning, packed", "tuning, one conversation a row", "LoRA, packed")
+CONTENDERS = (
+    "pre-training",
+    "tuning, packed",
+    "tuning, one conversation a row",
+    "LoRA, packed",
+    "LoRA and turn markers, packed",
+)
 BYTES = range(7, 263)  # ids of a byte tokenizer
 NEVER = 1_000_000
 
@@ -115,7 +121,7 @@ def work(contender: str, *shape: int) -> None:
         )
     )
     if contender.startswith("LoRA"):
-        add_lora(model, LoRASpec())
+        add_lora(model, LoRASpec(), [3, 4, 5, 6] if "markers" in contender else [])
     step, fill, dtype = made(contender, model, context, batch)
     step()
     for line in sys.stdin:

@@ -284,12 +284,12 @@ class Terminal:
 
     def interrupt(self, words: str) -> str:
         """Ctrl-C until these words come: Python loses one that falls just before it waits for a key."""
-        for _ in range(5):
+        for _ in range(10):
             time.sleep(0.3)
             self.type("\x03")
             with contextlib.suppress(AssertionError):
                 return self.until(words, 10)
-        raise AssertionError(f"no {words!r} after five times Ctrl-C")
+        raise AssertionError(f"no {words!r} after ten times Ctrl-C")
 
     def until(self, words: str, timeout_s: float = 60) -> str:
         """What comes up to these words. Raises AssertionError where they do not come."""

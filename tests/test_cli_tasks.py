@@ -469,7 +469,7 @@ def test_a_comparison_in_which_all_fail(
     train, out = write("one.jsonl", [row | {"label": "good"} for row in GEESE]), tmp_path / "c"
     code, said, _ = run("compare", "classification", "--train", train, "--methods", "lexicon", "--out", out)
     assert code == 1
-    assert "lexicon: failed: the training data has 1 labels" in said
+    assert "lexicon: failed: there is only the label 'good'" in said
     assert "all training examples have the label 'good'" in said
     fails(run("predict", out, "goose"), "without a winner")
 

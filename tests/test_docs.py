@@ -6,18 +6,26 @@ import importlib
 import json
 import re
 import shlex
+import socket
 import sys
+import time
 import tomllib
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import httpx
 import pytest
 
 from malmoi import cli, demo, demo_tasks
 from malmoi.data.check import Finding
 from malmoi.data.world import documents
 from malmoi.data.world.labelled import write_labelled
-from malmoi.methods.registry import METHODS, ON_REQUEST, methods_for
+from malmoi.inside import bench
+from malmoi.methods.registry import METHODS, methods_for
+from malmoi.serve.run import Server
 from malmoi.tasks import TASKS, make_task
+
+from .methods.tiny import write_model
 
 ROOT = Path(__file__).parents[1]
 SYMBOLS = sorted(
@@ -43,6 +51,8 @@ QUICK = {  # what keeps a command of the README short in a test
     "finetune": ["--set", "train.steps=2", "--set", "train.batch=2"],
     "align": ["--set", "train.steps=2", "--set", "train.batch=2"],
     "chat": ["--max-tokens", "8"],
+    "serve": ["--port", "0", "--no-page"],
+    "probe": ["--count", "4"],
 }
 QUICKER = (  # than --quick, for a test need not learn anything
     (demo, "QUICK_BUDGET_S", 4.0),
@@ -52,6 +62,7 @@ QUICKER = (  # than --quick, for a test need not learn anything
     (demo, "QUICK_ANSWER_S", 1.0),
     (demo_tasks, "QUICK_ROWS", 120),
     (demo_tasks, "QUICK_TEST_ROWS", 12),
+    (bench, "QUICK", bench.Size((32, 64), recall_steps=2, read_steps=2, documents=20)),
 )
 
 
@@ -97,7 +108,7 @@ def test_the_readmes_methods_are_the_tasks(name: str) -> None:
     task = make_task(name)
     listed = ", ".join(f"`{method}`" for method in methods_for(task))
     assert f"| `{name}` | {listed} | `{task.primary}` |" in README
-    assert all(METHODS[method].suits(task) for method in ON_REQUEST)
+    assert all(METHODS[method].suits(task) for method in ("rnn", "gru"))
 
 
 @pytest.mark.parametrize("name", TASKS)
@@ -141,7 +152,32 @@ def write_a_readers_files(folder: Path) -> None:
         for asked in document.questions
     ]
     lines = (json.dumps(pair, ensure_ascii=False) for pair in pairs)
+    write_model(folder / "YOUR_MODEL", chat=False)
     (folder / "YOUR_PREFERENCES.jsonl").write_text("\n".join(lines), encoding="utf-8")
+
+
+def serve_for_a_moment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let `malmoi serve` stop once it has answered."""
+    run = Server.run
+
+    def visited(server: Server, sockets: list[socket.socket]) -> None:
+        host, port = sockets[0].getsockname()[:2]
+
+        def visit() -> None:
+            try:
+                while not server.started:
+                    time.sleep(0.05)
+                found = httpx.get(f"http://{host}:{port}/v1/models", timeout=60).raise_for_status()
+                assert found.json()["data"]
+            finally:
+                server.stop()
+
+        visitor = ThreadPoolExecutor(1)
+        done = visitor.submit(visit)
+        run(server, sockets=sockets)
+        done.result()
+
+    monkeypatch.setattr(Server, "run", visited)
 
 
 def test_the_readmes_commands_and_python_work(
@@ -152,6 +188,7 @@ def test_the_readmes_commands_and_python_work(
     for module, name, value in QUICKER:
         monkeypatch.setattr(module, name, value)
     write_a_readers_files(tmp_path)
+    serve_for_a_moment(monkeypatch)
     ran: set[str] = set()
     for command in COMMANDS:
         words = shlex.split(command, comments=True)
@@ -166,7 +203,7 @@ def test_the_readmes_commands_and_python_work(
         assert exit_code() == 0, (command, capsys.readouterr().err)
         ran.add(words[1])
     assert ran >= {"demo", "pretrain", "complete", "fit", "predict", "evaluate", "compare"}
-    assert ran >= {"finetune", "align", "chat", "distill"}
+    assert ran >= {"finetune", "align", "chat", "distill", "serve", "inside", "probe", "import", "export"}
     for page in ("demo", "my-comparison"):
         assert "<svg" in (tmp_path / page / "report.html").read_text(encoding="utf-8")
     blocks = re.findall(r"```python\n(.*?)```", README, re.DOTALL)

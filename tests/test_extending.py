@@ -121,5 +121,5 @@ def test_mistakes_are_told(task: Task[Any, Any], tmp_path: Path) -> None:
         UserError, match=r"bad.jsonl:1: \"urgency\" must be one of now, today, later, found 'soon'"
     ):
         task.load(path)
-    with pytest.raises(UserError, match="1 labels leave nothing to choose"):
+    with pytest.raises(UserError, match="there is only the label"):
         make_method("majority", task).fit([Example("Come!", "now")] * 3, [])

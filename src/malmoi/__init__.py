@@ -15,16 +15,22 @@ if TYPE_CHECKING:
 __all__ = ["__version__", "load"]
 
 
-def load(folder: str | Path, *, device: str = "cpu") -> Loaded | LoadedMethod:
+def load(
+    folder: str | Path, *, device: str = "cpu", dtype: str = "fp32", quantize: str | None = None
+) -> Loaded | LoadedMethod:
     """Open a trained model's folder, a fitted method's, or a comparison's (its winner).
 
-    A language model completes; a method predicts. Raises UserError with the mend where it is none of them.
+    A language model completes; a method predicts. dtype (fp32, bf16, fp16) and quantize (int8) are for
+    language models. Raises UserError with the mend where it is none of them.
     """
     # heavy: `malmoi --help` must not wait for torch
     from malmoi.engine.handle import Loaded
     from malmoi.methods.folder import is_method
     from malmoi.methods.use import LoadedMethod, method_folder
+    from malmoi.util.errors import UserError
 
     if is_method(method_folder(Path(folder))):
+        if quantize or dtype != "fp32":
+            raise UserError(f"{folder} is a method for one task; dtype and quantize are for language models")
         return LoadedMethod(folder, device=device)
-    return Loaded(folder, device=device)
+    return Loaded(folder, device=device, dtype=dtype, quantize=quantize)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 import malmoi
-from malmoi import cli_chat, cli_distill, cli_tasks, cli_tune
+from malmoi import cli_chat, cli_distill, cli_hub, cli_inside, cli_probe, cli_serve, cli_tasks, cli_tune
 from malmoi.util.errors import UserError
 
 if TYPE_CHECKING:
@@ -25,9 +25,10 @@ data_app = typer.Typer(no_args_is_help=True, help="Look at a text or labelled ex
 tokenizer_app = typer.Typer(no_args_is_help=True, help="Make and compare tokenizers.")
 app.add_typer(data_app, name="data")
 app.add_typer(tokenizer_app, name="tokenizer")
-for verb in (*cli_tasks.VERBS, *cli_tune.VERBS, cli_distill.distill):
+app.add_typer(cli_inside.bench_app, name="bench")
+VERBS = (cli_tasks, cli_tune, cli_distill, cli_chat, cli_hub, cli_probe, cli_inside, cli_serve)
+for verb in [verb for module in VERBS for verb in module.VERBS]:
     app.command()(verb)
-app.command()(cli_chat.chat)
 
 Errors = Annotated[
     Literal["strict", "replace"], typer.Option(help="Bytes that are not UTF-8: stop, or replace and go on.")
@@ -109,6 +110,7 @@ def pretrain(
     errors: Errors = "strict",
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the newest checkpoint.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and stop.")] = False,
+    licence: cli_tasks.Licence = None,
 ) -> None:
     """Train a language model on your own text."""
     from malmoi import console
@@ -118,6 +120,7 @@ def pretrain(
 
     chosen = [*(settings or ()), *([as_setting("data.errors", errors)] if errors == "replace" else [])]
     chosen += [as_setting("data.field", field)] if field else []
+    chosen += [as_setting("licence", licence)] if licence else []
     config = load_run(recipe, chosen, size)
     finished = f'{out} is finished; complete text with: malmoi complete {out} "..."'
     if config.is_ngram:

@@ -264,3 +264,6 @@ def _from_lines(stream: Iterable[bytes]) -> Read:
         return None
 
     return read
+
+
+VERBS = (chat,)

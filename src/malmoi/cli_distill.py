@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from malmoi.cli_tasks import AllowSkips, BudgetSeconds, Fields, TaskName, pairs
+from malmoi.cli_tasks import AllowSkips, BudgetSeconds, Fields, Licence, TaskName, pairs
 from malmoi.util.errors import UserError
 
 
@@ -45,6 +45,7 @@ def distill(
         typer.Option("--set", help="teacher.OPTION=VALUE or student.OPTION=VALUE; may be repeated."),
     ] = None,
     allow_skips: AllowSkips = False,
+    licence: Licence = None,
 ) -> None:
     """Let a large model label your texts, and train a small one on that."""
     from malmoi.compare.distill import DistillSettings
@@ -67,6 +68,7 @@ def distill(
             labels=tuple(name.strip() for name in labels.split(",")) if labels else (),
             keep_above=keep_above, fields=pairs(fields, "--fields"), budget_seconds=budget,
             price_per_hour=price_per_hour, currency=currency, seed=seed, allow_skips=allow_skips,
+            licence=licence,
         ),
         out,
         typer.echo,
@@ -75,3 +77,6 @@ def distill(
     if found.student.exists():
         folder = shlex.quote(str(found.student))
         typer.echo(f'the student is in {found.student}; try: malmoi predict {folder} "..."')
+
+
+VERBS = (distill,)

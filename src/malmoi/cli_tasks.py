@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from malmoi.data.check import Finding
     from malmoi.tasks.base import Task
 
-LINES, TABLES = (".txt", ".jsonl"), (".csv", ".tsv", ".parquet", ".json")  # files of inputs, and others
+# files of inputs, and others
+LINES, TABLES = (".txt", ".jsonl"), (".csv", ".tsv", ".parquet", ".arrow", ".feather", ".json")
 TaskName = Annotated[
     str,
     typer.Argument(
@@ -40,6 +41,10 @@ Settings = Annotated[
 BudgetSeconds = Annotated[
     float | None, typer.Option("--budget", min=1.0, help="Seconds that a method may train at most.")
 ]
+Licence = Annotated[
+    str | None,
+    typer.Option(help="Of the data, for the model card; without it a LICENSE beside the data is looked for."),
+]
 AllowSkips = Annotated[
     bool, typer.Option("--allow-skips", help="Go on where more than 1% of the rows are wrong.")
 ]
@@ -56,6 +61,7 @@ def fit(
     settings: Settings = None,
     budget: BudgetSeconds = None,
     allow_skips: AllowSkips = False,
+    licence: Licence = None,
 ) -> None:
     """Fit one method to a task's examples, measure it, and save it."""
     from malmoi import console
@@ -70,7 +76,7 @@ def fit(
     options = method_options(made, method, given, _text(model)).get(method, {})
     found = fit_method(
         made, method, train, valid, out, options=options,
-        budget=Budget(budget), allow_skips=allow_skips, say=typer.echo,
+        budget=Budget(budget), allow_skips=allow_skips, say=typer.echo, licence=licence,
     )  # fmt: skip
     console.show_metrics(found.metrics, found.num_examples)
     more = ' --context "..."' if found.method.task.kind == "span" else ""
@@ -155,6 +161,7 @@ def compare(
         list[str] | None, typer.Option("--set", help="METHOD.OPTION=VALUE; may be repeated.")
     ] = None,
     allow_skips: AllowSkips = False,
+    licence: Licence = None,
 ) -> None:
     """Train every method on the same data, and report which one to use."""
     from malmoi.compare.run import run_comparison
@@ -174,7 +181,7 @@ def compare(
             shots_curve=parse_shots(shots_curve) if shots_curve else (),
             good_enough=parse_good_enough(good_enough) if good_enough else None,
             budget_seconds=budget, price_per_hour=price_per_hour, currency=currency, curve=curve,
-            test_limit=test_limit, seed=seed, allow_skips=allow_skips,
+            test_limit=test_limit, seed=seed, allow_skips=allow_skips, licence=licence,
         ),
         out,
         typer.echo,

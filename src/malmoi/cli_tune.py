@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from malmoi.cli_tasks import AllowSkips, Fields, pairs
+from malmoi.cli_tasks import AllowSkips, Fields, Licence, pairs
 
 Settings = Annotated[
     list[str] | None,
@@ -43,6 +43,7 @@ def finetune(
     ] = None,
     resume: Resume = False,
     allow_skips: AllowSkips = False,
+    licence: Licence = None,
 ) -> None:
     """Tune a language model to answer: on conversations, on tasks, or on a mixture of them."""
     from malmoi import console
@@ -50,7 +51,7 @@ def finetune(
 
     config = tuning.load_tuning(
         model, data, valid or (), settings or (), lora=lora, fields=pairs(fields, "--fields"),
-        allow_skips=allow_skips, budget_seconds=budget,
+        allow_skips=allow_skips, budget_seconds=budget, licence=licence,
     )  # fmt: skip
     if preview:
         console.show_rows(*tuning.preview(config))
@@ -91,12 +92,15 @@ def align(
     settings: Settings = None,
     resume: Resume = False,
     allow_skips: AllowSkips = False,
+    licence: Licence = None,
 ) -> None:
     """Tune a chat model to preferences: of two answers, it learns which one is better (DPO)."""
     from malmoi import console
     from malmoi.train.align import load_alignment, prepare_alignment
 
-    config = load_alignment(model, data, valid, settings or (), beta=beta, lora=lora, allow_skips=allow_skips)
+    config = load_alignment(
+        model, data, valid, settings or (), beta=beta, lora=lora, allow_skips=allow_skips, licence=licence
+    )
     run = prepare_alignment(config, out, resume=resume, say=typer.echo)
     talk = f"talk with it: malmoi chat {shlex.quote(str(out))}"
     if run is None:

@@ -15,6 +15,7 @@ from rich.text import Text
 from malmoi.engine.engine import Engine
 from malmoi.engine.request import Sampling
 from malmoi.models.config import TransformerConfig
+from malmoi.models.lora import trained_parameters
 from malmoi.train.pretrain import Pretraining
 from malmoi.train.size import derived
 from malmoi.train.trainer import StepReport
@@ -98,8 +99,7 @@ def announce_alignment(run: Alignment) -> None:
 
 def _announce(run: Tuning | Alignment, data: str, rows: str) -> None:
     spec, trainer, trial, config = run.trial.spec, run.trainer, run.trial, run.config
-    parameters = run.model.parameters()
-    trained = sum(parameter.numel() for parameter in parameters if parameter.requires_grad)
+    trained = sum(parameter.numel() for parameter in trained_parameters(run.model).values())
     lora = f" (LoRA of rank {config.lora.rank})" if config.lora else ""
     shown = {
         "model": f"{config.model}, {human_count(trained)} of {human_count(run.model.num_parameters())} "

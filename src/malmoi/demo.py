@@ -6,7 +6,7 @@ import json
 import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from shlex import quote
 from tempfile import TemporaryDirectory
@@ -30,9 +30,10 @@ from malmoi.demo_answers import (
     show_one_model,
     tune_to_answer,
 )
-from malmoi.demo_tasks import ONE, compare_tasks, show_tasks, task_line, write_rows
+from malmoi.demo_tasks import ONE, WORLD_LICENCE, compare_tasks, show_tasks, task_line, write_rows
 from malmoi.engine.engine import Engine
 from malmoi.engine.request import Sampling
+from malmoi.evaluate.world import grammar_and_logic
 from malmoi.hub.folder import WEIGHTS, save_model
 from malmoi.inside.predictions import predictions
 from malmoi.inside.tokens import Cut, cut
@@ -66,6 +67,7 @@ LEAST_CHARACTERS = 4000  # of the user's own text
 BUDGET_S, QUICK_BUDGET_S = 105.0, 20.0  # of training time for the LSTM and the GPT together
 TASK_S, QUICK_TASK_S = 9.0, 1.0  # of training time for each network of each task
 ANSWER_S, QUICK_ANSWER_S = 150.0, 10.0  # of tuning the GPT to answer
+PAIRS, QUICK_PAIRS = 100, 24  # of sentences, in each language for each score
 VOCAB_SIZE = 2560
 SAMPLE_DOCUMENTS = 1500  # enough to learn a vocabulary of the sample world
 BATCH, CONTEXT = 8, 256
@@ -156,6 +158,9 @@ def run_demo(
     )
     models = [_count(material, out, steps, clock)]
     models += [_train(name, material, out, steps, clock) for name in RECIPES]
+    if not data:
+        models = [_probed(model, quick=quick) for model in models]
+        clock.lap("grammar and logic")
     tasks: list[TaskLine] = []
     one_model: list[OneModelLine] = []
     exchanges: list[Exchange] = []
@@ -228,6 +233,7 @@ def _write_world(material: Material, tokenizer: Tokenizer, num_tokens: int) -> N
     _write_texts(material.data / "train.jsonl", (document.retold() for document in documents(count)))
     valid = (document.retold() for document in documents(400, split="valid"))
     _write_texts(material.data / "valid.jsonl", valid)
+    files.write_text(material.data / "LICENSE", WORLD_LICENCE)
 
 
 def _write_texts(path: Path, texts: Iterable[str]) -> None:
@@ -355,6 +361,14 @@ def _train(name: str, material: Material, out: Path, steps: int, clock: Clock) -
     return Trained(result, (name, x, y), growth, run.model.eval(), run.tokenizer)
 
 
+def _probed(trained: Trained, *, quick: bool) -> Trained:
+    """With two more metrics: how often it prefers the right grammar, and what follows from two facts."""
+    count = QUICK_PAIRS if quick else PAIRS
+    found = grammar_and_logic(Engine(trained.model, trained.tokenizer), count=count)
+    metrics = trained.result.metrics | {name: found[name] for name in ("grammar", "logic")}
+    return replace(trained, result=replace(trained.result, metrics=metrics))
+
+
 def _complete(model: LanguageModel, tokenizer: Tokenizer, prompts: Sequence[str]) -> list[str]:
     model.eval()
     sampling = Sampling(max_tokens=32, temperature=0.7, top_k=40, seed=7)
@@ -408,6 +422,10 @@ def _show_end(report: Report, out: Path) -> None:
         "on disk": lambda result: human_bytes(result.costs["disk_bytes"]),
         f"memory of {CONTEXT} tokens": lambda result: human_bytes(result.costs["state_bytes"]),
     }
+    if "logic" in report.results[0].metrics:
+        rows["grammar, logic"] = lambda result: ", ".join(
+            f"{result.metrics[name].value:.0%}" for name in ("grammar", "logic")
+        )
     for name, shown in rows.items():
         table.add_row(name, *(shown(result) for result in report.results))
     console.print(table)
@@ -430,6 +448,7 @@ def _next_commands(material: Material, out: Path) -> list[str]:
     folder, gpt, tokenizer = (quote(str(path)) for path in (material.data, out / "gpt", out / "tokenizer"))
     first, last = (quote(one_line(material.prompts[number])) for number in (0, -1))
     return [
+        f"malmoi serve {quote(str(out))}",
         f"malmoi complete {gpt} {first} --temperature 0.7",
         f"malmoi complete {gpt} {last} -n 3 --logprobs 3",
         *_task_commands(out),

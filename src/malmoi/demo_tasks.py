@@ -19,6 +19,7 @@ from malmoi.data.world import documents
 from malmoi.data.world.labelled import write_labelled
 from malmoi.methods.registry import methods_for
 from malmoi.tasks import TASKS, make_task
+from malmoi.util.files import write_text
 
 DOCUMENTS, TEST_DOCUMENTS = 3000, 600  # of which a task takes as many rows as it needs
 ROWS, QUICK_ROWS = 2000, 400
@@ -70,6 +71,9 @@ def show_tasks(lines: Sequence[TaskLine]) -> None:
     console.print(table)
 
 
+WORLD_LICENCE = "SPDX-License-Identifier: Apache-2.0\n"  # of the sample world, for the cards of its models
+
+
 def write_rows(out: Path, *, quick: bool) -> None:
     """out/examples/TASK, rows in the formats of users' files, English and Korean by turns.
 
@@ -80,6 +84,7 @@ def write_rows(out: Path, *, quick: bool) -> None:
         folder = out / "examples" / task
         write_labelled(folder / "train.jsonl", task, documents(DOCUMENTS), rows)
         write_labelled(folder / "valid.jsonl", task, documents(TEST_DOCUMENTS, split="valid"), test_rows)
+    write_text(out / "examples" / "LICENSE", WORLD_LICENCE)
 
 
 def _settings(name: str, out: Path, one_model: Path, seconds: float, quick: bool) -> ComparisonSettings:

@@ -1,14 +1,10 @@
-"""A comparison of fakes, made once, and a browser."""
+"""A comparison of fakes, made once."""
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
-from playwright.sync_api import sync_playwright
 
 from malmoi.compare.comparison import Comparison
 from malmoi.compare.run import run_comparison
@@ -48,15 +44,3 @@ def compared(tmp_path_factory: pytest.TempPathFactory) -> Comparison:
             price_per_hour=1200, currency="원", measure_seconds=0.001,
         )  # fmt: skip
         return run_comparison(settings, folder / "out", isolated=False)
-
-
-@pytest.fixture(scope="session")
-def browser() -> Iterator[Any]:
-    path = shutil.which("chromium") or shutil.which("google-chrome")
-    if path is None:
-        pytest.skip("no Chromium on the path: the report was not looked at in a browser")
-    with sync_playwright() as playwright:
-        flags = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking"]
-        browser = playwright.chromium.launch(executable_path=path, args=flags)
-        yield browser
-        browser.close()

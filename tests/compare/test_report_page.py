@@ -15,6 +15,7 @@ from tests.compare.browser import checked_page
 
 pytestmark = pytest.mark.browser
 HOSTILE = "<script>document.title = 'forged'</script> & \"거위\""
+METRICS = {"bits_per_byte": Metric(1.0), "grammar": Metric(0.98), "logic": Metric(0.47)}
 COSTS = (
     "parameters",
     "train_seconds",
@@ -38,7 +39,7 @@ def page_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
         growth=[("0%", ["거위", HOSTILE]), ("100%", ["거위가 노래한다. " * 20, "x" * 300])],
         prompts=["토요일에", "On Monday,"],
         curves=[("GPT", [0.0, 10.0], [3.0, 1.0]), ("5-gram", [10.0], [2.0])],
-        results=[Result(name, {"bits_per_byte": Metric(1.0)}, dict.fromkeys(COSTS, 1e6)) for name in "AB"],
+        results=[Result(name, METRICS, dict.fromkeys(COSTS, 1e6)) for name in "AB"],
         sentence=[prediction] * 3,
         row=[prediction] * 50,
         tasks=[TaskLine("ner", HOSTILE, cells, HOSTILE, "tasks/ner/report.html")],
@@ -58,5 +59,6 @@ def test_it_reads_well_and_fetches_nothing(browser: Any, page_path: Path, scheme
     assert page.title() == "From text to a language model"
     assert page.locator("svg").count() == 1
     assert "거위가 노래한다" in page.inner_text("body")
+    assert "47%" in page.inner_text("body")
     assert page.inner_text("body").count("<script>") >= 8
     page.close()

@@ -22,6 +22,7 @@ from malmoi.tasks import TASKS, make_task
 from malmoi.tasks.base import Task
 from malmoi.train.fit import Budget
 from malmoi.util.errors import UserError
+from tests.hub.tiny_encoder import write_encoder
 from tests.methods.tiny import write_model
 
 TINY = {
@@ -48,7 +49,17 @@ def language_model() -> tempfile.TemporaryDirectory[str]:
     return folder
 
 
+@lru_cache
+def encoder() -> tempfile.TemporaryDirectory[str]:
+    """As `language_model`, of an untrained encoder."""
+    folder = tempfile.TemporaryDirectory()
+    write_encoder(Path(folder.name))
+    return folder
+
+
 def options(task: Task[Any, Any], name: str) -> dict[str, Any]:
+    if name == "pretrained":
+        return {"encoder": encoder().name}
     if METHODS[name].needs_model:
         return {"model": language_model().name} | REPLY.get(task.kind, {"max_new_tokens": 12})
     neural = name in {method.name for method in NEURAL}

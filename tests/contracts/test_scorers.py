@@ -120,6 +120,39 @@ def test_join_puts_rows_side_by_side(name: str) -> None:
 
 
 @every_scorer
+def test_rows_leave_and_join_in_place(name: str) -> None:
+    scorer, ids_BT = SCORERS[name], ids(4, 9)
+    state = scorer.new_state(4, 9)
+    scorer.step(ids_BT, torch.tensor([9, 4, 1, 6]), state)
+    state.keep([0, 3])  # row 3 takes the place of row 1
+    late = scorer.new_state(2)
+    scorer.step(ids(2, 20, seed=3), torch.tensor([20, 2]), late)
+    state = state.join([late])
+    histories = [ids_BT[0], ids_BT[3, :6], ids(2, 20, seed=3)[0], ids(2, 20, seed=3)[1, :2]]
+    assert state.lengths_B.tolist() == [9, 6, 20, 2]
+    next_B1 = ids(4, 1, seed=5)
+    logits_B1V = scorer.step(next_B1, torch.ones(4, dtype=torch.int64), state)
+    for b, history in enumerate(histories):
+        near(logits_B1V[b, 0], read(scorer, torch.cat((history, next_B1[b])))[-1])
+
+
+@every_scorer
+def test_a_prefix_is_a_row_as_it_was(name: str) -> None:
+    scorer, ids_BT = SCORERS[name], ids(2, 12)
+    state = scorer.new_state(2)
+    scorer.step(ids_BT, torch.tensor([12, 7]), state)
+    whole, part = state.prefix(0, 12), state.prefix(0, 5)
+    assert whole is not None
+    assert (part is None) == (name not in TRANSFORMERS), "only a cache can be cut"
+    scorer.step(ids(2, 3, seed=1), torch.tensor([3, 3]), state)  # changes neither
+    for copy, length in ((whole, 12), (part, 5)):
+        if copy is not None:
+            assert copy.lengths_B.tolist() == [length]
+            logits_1TV = scorer.step(ids(1, 2, seed=2), torch.tensor([2]), copy)
+            near(logits_1TV[0], read(scorer, torch.cat((ids_BT[0, :length], ids(1, 2, seed=2)[0])))[-2:])
+
+
+@every_scorer
 def test_a_snapshot_is_not_changed_by_later_steps(name: str) -> None:
     scorer, one = SCORERS[name], torch.ones(2, dtype=torch.int64)
     state = scorer.new_state(2, 12)

@@ -96,6 +96,19 @@ def test_bad_rows_are_told_and_the_rest_is_read(
     assert "--errors" not in findings[0].message  # an option of pre-training
 
 
+def test_an_id_that_comes_again_is_told(tmp_path: Path) -> None:
+    lines = [
+        {"id": id, "text": text} for id, text in (("a", "x"), ("b", "y"), ("a", "z"), ("", "v"), ("", "w"))
+    ]
+    path = tmp_path / "a.jsonl"
+    path.write_text("\n".join(map(json.dumps, lines)), encoding="utf-8")
+    findings: list[Finding] = []
+    assert len(list(read_records(path, findings.append))) == len(lines)
+    assert findings == [Finding("warning", f"{path}:3", f"the id 'a' stands at {path}:1 already")]
+    assert len(list(read_records(path, findings.append, tell_ids=False))) == len(lines)
+    assert len(findings) == 1
+
+
 def test_a_file_in_another_encoding_is_not_half_used(tmp_path: Path) -> None:
     path = tmp_path / "a.csv"
     path.write_bytes("text,label\n비가 온다,날씨\n눈이 온다,날씨\n".encode("cp949"))

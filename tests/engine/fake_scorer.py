@@ -30,11 +30,17 @@ class Histories:
     def select(self, rows: Sequence[int]) -> Histories:
         return Histories([list(self.rows[b]) for b in rows])
 
+    def keep(self, rows: Sequence[int]) -> None:
+        self.rows = [self.rows[b] for b in rows]
+
     def join(self, others: Sequence[Histories]) -> Histories:
         return Histories([list(row) for state in [self, *others] for row in state.rows])
 
     def snapshot(self) -> Histories:
         return self.select(range(len(self.rows)))
+
+    def prefix(self, row: int, length: int) -> Histories | None:
+        return Histories([self.rows[row][:length]])
 
 
 class FakeScorer:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from transformers.generation import logits_process as theirs
 
 from malmoi.engine import Sampling
-from malmoi.engine.sampler import draw, filtered, penalised, sample
+from malmoi.engine.sampler import biased, draw, filtered, sample
 
 PARAMS = st.builds(
     Sampling,
@@ -41,7 +41,7 @@ def test_equals_transformers_in_a_mixed_batch(params: list[Sampling], seed: int)
     torch.manual_seed(seed)
     logits_BV = 3 * torch.randn(len(params), 50, dtype=torch.float64)
     histories = [torch.randint(50, (7,)).tolist() for _ in params]
-    ours_BV = filtered(penalised(logits_BV, params, histories), params).softmax(dim=-1)
+    ours_BV = filtered(biased(logits_BV, params, histories, [7] * len(params)), params).softmax(dim=-1)
     theirs_BV = [reference(*row) for row in zip(logits_BV, params, histories, strict=True)]
     torch.testing.assert_close(ours_BV, torch.stack(theirs_BV), rtol=1e-9, atol=1e-12)
 
@@ -64,16 +64,24 @@ def test_draws_follow_the_probabilities() -> None:
 def test_temperature_zero_is_greedy_beside_rows_that_sample() -> None:
     logits_BV = torch.tensor([[0.0, 5.0, 4.9], [0.0, 5.0, 4.9]])
     params = [Sampling(temperature=0), Sampling(temperature=2.0)]
-    assert sample(logits_BV, params, [[], []], [0.999, 0.999]) == [1, 2]
+    assert sample(logits_BV, params, [[], []], [0, 0], [0.999, 0.999]) == [1, 2]
 
 
 def test_the_penalty_is_for_seen_tokens_and_leaves_the_models_logits_alone() -> None:
     logits_BV = torch.tensor([[2.0, -2.0, 1.0]])
-    ours_BV = penalised(logits_BV, [Sampling(repetition_penalty=2.0)], [[0, 1, 0]])
+    ours_BV = biased(logits_BV, [Sampling(repetition_penalty=2.0)], [[0, 1, 0]], [3])
     assert ours_BV.tolist() == [[1.0, -4.0, 1.0]]
     assert logits_BV.tolist() == [[2.0, -2.0, 1.0]]
 
 
 def test_a_tiny_temperature_does_not_overflow() -> None:
     logits_BV = torch.tensor([[88.0, 87.0]])
-    assert sample(logits_BV, [Sampling(temperature=1e-300)], [[]], [0.9]) == [0]
+    assert sample(logits_BV, [Sampling(temperature=1e-300)], [[]], [0], [0.9]) == [0]
+
+
+def test_openai_penalties_count_sampled_tokens_and_a_bias_is_added() -> None:
+    params = Sampling(presence_penalty=0.5, frequency_penalty=0.25, logit_bias=((4, 2.0), (1, -1.0)))
+    logits_BV = torch.zeros(2, 6)
+    found_BV = biased(logits_BV, [params, Sampling()], [[0, 1, 2, 2, 3], [5]], [2, 0])
+    assert found_BV.tolist() == [[0.0, -1.0, -1.0, -0.75, 2.0, 0.0], [0.0] * 6]
+    assert not logits_BV.any(), "the caller's logits stay as they were"

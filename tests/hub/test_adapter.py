@@ -16,7 +16,7 @@ from malmoi.hub.adapter import ADAPTER_CONFIG, ADAPTER_WEIGHTS, load_adapter, sa
 from malmoi.hub.folder import load_model, save_model
 from malmoi.hub.weights import load_weights, save_weights
 from malmoi.models.language import LanguageModel
-from malmoi.models.lora import LoRASpec, add_lora, lora_layers
+from malmoi.models.lora import LoRASpec, add_lora, lora_layers, token_rows
 from malmoi.text.tokenizer import train_tokenizer
 from malmoi.util.errors import UserError
 from malmoi.util.files import read_json
@@ -59,6 +59,33 @@ def test_peft_reads_our_adapter(name: str, tmp_path: Path) -> None:
     torch.testing.assert_close(their_logits(theirs), our_logits(model), atol=1e-4, rtol=1e-4)
     again: Any = peft.AutoPeftModelForCausalLM.from_pretrained(str(tmp_path / "adapter"))
     assert torch.equal(their_logits(again), their_logits(theirs))
+
+
+@pytest.mark.parametrize("name", ["llama-gqa", "llama-mqa-tied", "gpt2", "gpt2-untied"])
+def test_tokens_that_learned_go_with_it(name: str, tmp_path: Path) -> None:
+    model = make_model(name)
+    save_model(tmp_path / "base", model, None)
+    before = our_logits(model)
+    tokens = [int(IDS_BT[0, 3]), 5, 6]
+    add_lora(model, LoRASpec(), tokens)
+    with torch.no_grad():
+        for rows in token_rows(model).values():
+            for row in rows.rows:
+                row.normal_()
+    found = our_logits(model)
+    assert (found - before).abs().max() > 0.1
+    save_adapter(tmp_path / "adapter", model, tmp_path / "base")
+    base = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "base")
+    theirs: Any = peft.PeftModel.from_pretrained(base, str(tmp_path / "adapter"))
+    torch.testing.assert_close(their_logits(theirs), found, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(
+        our_logits(load_model(tmp_path / "adapter").model), found, atol=1e-4, rtol=1e-4
+    )
+    theirs.save_pretrained(str(tmp_path / "again"))
+    torch.testing.assert_close(our_logits(load_model(tmp_path / "again").model), found, atol=1e-4, rtol=1e-4)
+    change_config(tmp_path / "again", trainable_token_indices={"lm_head": tokens})
+    with pytest.raises(UserError, match="no trainable_token_indices that fit"):
+        load_model(tmp_path / "again")
 
 
 @pytest.mark.parametrize("name", [*NAMES, "window-and-qk-norm"])
@@ -118,7 +145,7 @@ def test_an_adapter_of_an_adapter(tmp_path: Path) -> None:
 
 
 def test_a_tokenizer_in_the_adapter_wins(tmp_path: Path) -> None:
-    tokenizer = train_tokenizer(["말모이는 말을 모읍니다. we gather words"] * 9, "byte", 300)
+    tokenizer = train_tokenizer(["말모이는 말을 모읍니다. we gather words"] * 9, "character", 40)
     model = make_model("llama")
     save_model(tmp_path / "base", model, tokenizer)
     add_lora(model, LoRASpec())

@@ -1,4 +1,4 @@
-"""Our folders in `transformers`, and theirs here: the same logits. Shape letters: B rows, T positions."""
+"""Our folders in `transformers`, and theirs here: the same numbers (see parity.py)."""
 
 from __future__ import annotations
 
@@ -10,81 +10,58 @@ import torch
 import transformers
 from torch import Tensor
 
-from malmoi.core import TokenBatch
+from malmoi.hub.architectures import ARCHITECTURES
+from malmoi.hub.bert import ENCODERS
 from malmoi.hub.folder import load_model, save_model
 from malmoi.models.language import LanguageModel
 from malmoi.text.tokenizer import train_tokenizer
-from malmoi.util.files import read_json
-from tests.models.variants import TRANSFORMERS, VOCAB, make_model, random_ids
+from malmoi.util.errors import UserError
+from malmoi.util.files import read_json, write_json
+from tests.hub import parity
+from tests.models.variants import TRANSFORMERS, make_model, random_ids
 
-HUB_VARIANTS = {
-    name: name.split("-")[0]
-    for name in TRANSFORMERS
-    if name.startswith(("llama", "mistral", "qwen3", "gpt2"))
-}
+OWN = ("window-and-qk-norm", "learned-rms", "gelu-rotary")  # what no outside architecture can say
 IDS_BT = random_ids(2, 24)
-SIZES = {"vocab_size": VOCAB, "bos_token_id": 1, "eos_token_id": 2}
-LLAMA_SIZES = SIZES | {
-    "max_position_embeddings": 48, "hidden_size": 32, "intermediate_size": 40, "num_hidden_layers": 2,
-    "num_attention_heads": 4, "num_key_value_heads": 2,
-}  # fmt: skip
-THEIRS: dict[str, transformers.PretrainedConfig] = {
-    "gpt2": transformers.GPT2Config(**SIZES, n_positions=48, n_embd=40, n_layer=2, n_head=4),
-    "gpt2-untied": transformers.GPT2Config(
-        **SIZES, n_positions=48, n_embd=32, n_layer=2, n_head=4, n_inner=48, tie_word_embeddings=False
-    ),
-    "llama": transformers.LlamaConfig(**LLAMA_SIZES),
-    "llama-tied": transformers.LlamaConfig(
-        **LLAMA_SIZES, tie_word_embeddings=True, attention_bias=True, mlp_bias=True
-    ),
-    "llama-theta": transformers.LlamaConfig(**LLAMA_SIZES, rope_theta=5e5, head_dim=16),
-    "mistral": transformers.MistralConfig(**LLAMA_SIZES, sliding_window=6, head_dim=8),
-    "mistral-full": transformers.MistralConfig(**LLAMA_SIZES, sliding_window=None),
-    "qwen3": transformers.Qwen3Config(**LLAMA_SIZES, head_dim=16),
-}
+CELLS = {f"{row.name}: {column}": check for row in parity.ROWS for column, check in row.checks.items()}
 
 
-def assert_near(ours_BTV: Tensor, theirs_BTV: Tensor) -> None:
-    assert theirs_BTV.std() > 0.05, "logits near zero would hide differences"
-    assert bool(((ours_BTV - theirs_BTV).abs() <= 1e-4 * theirs_BTV.abs().clamp(min=1)).all())
+@pytest.mark.parametrize("cell", CELLS)
+def test_cell_of_the_matrix(cell: str) -> None:
+    CELLS[cell]()
 
 
-@torch.inference_mode()
+def test_the_table_in_the_document_is_what_the_tests_cover() -> None:
+    assert parity.written_table() == parity.table(set()), "run python -m tests.hub.parity"
+
+
+def test_every_architecture_has_a_row() -> None:
+    covered = {config.model_type for config in parity.DECODERS.values()}
+    assert covered == set(ARCHITECTURES)
+    assert set(parity.ENCODER_FAMILIES.values()) == set(ENCODERS)
+
+
+def test_a_cell_that_differs_is_shown() -> None:
+    name = next(iter(parity.DECODERS))
+    assert "**no**" in parity.table({(name, "forward")})
+
+
 def our_logits(model: object) -> Tensor:
     assert isinstance(model, LanguageModel)
-    return model.logits(model.hidden(TokenBatch(IDS_BT)))
+    return parity.our_logits(model, IDS_BT)
 
 
-@torch.inference_mode()
-def their_logits(model: Any) -> Tensor:
-    return model.eval()(IDS_BT).logits.float()
-
-
-@pytest.mark.parametrize("name", HUB_VARIANTS)
+@pytest.mark.parametrize("name", [name for name in TRANSFORMERS if name not in OWN])
 def test_transformers_reads_our_folder(name: str, tmp_path: Path) -> None:
     model = make_model(name)
     assert save_model(tmp_path, model, None) == ""
-    theirs, info = transformers.AutoModelForCausalLM.from_pretrained(tmp_path, output_loading_info=True)
+    theirs, info = transformers.AutoModelForCausalLM.from_pretrained(
+        tmp_path, output_loading_info=True, attn_implementation="eager"
+    )
     assert not info["missing_keys"]
     assert not info["unexpected_keys"]
-    assert theirs.config.model_type == HUB_VARIANTS[name]
-    assert_near(our_logits(model), their_logits(theirs))
+    assert theirs.config.model_type == {"gemma3": "gemma3_text"}.get(name, name.partition("-")[0])
+    parity.assert_near(our_logits(model), parity.their_logits(theirs.eval(), IDS_BT))
     assert torch.equal(our_logits(load_model(tmp_path).model), our_logits(model))
-
-
-@pytest.mark.parametrize("name", THEIRS)
-def test_we_read_a_folder_of_transformers(name: str, tmp_path: Path) -> None:
-    torch.manual_seed(0)
-    theirs = transformers.AutoModelForCausalLM.from_config(THEIRS[name])
-    with torch.no_grad():
-        for parameter in theirs.parameters():
-            parameter.mul_(4) if parameter.ndim > 1 else parameter.add_(0.3 * torch.randn_like(parameter))
-    theirs.save_pretrained(tmp_path / "theirs")
-    model = load_model(tmp_path / "theirs").model
-    assert_near(our_logits(model), their_logits(theirs))
-    save_model(tmp_path / "ours", model, None)
-    again = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "ours")
-    assert torch.equal(their_logits(again), their_logits(theirs))
 
 
 @pytest.mark.parametrize("kind", ["bpe", "byte", "word", "character", "unigram", "wordpiece"])
@@ -104,13 +81,103 @@ def test_the_tokenizer_of_the_folder_gives_the_same_ids_there(kind: str, tmp_pat
     assert (config["bos_token_id"], config["eos_token_id"], config["pad_token_id"]) == ours
 
 
-def test_transformers_generates_the_same_tokens(tmp_path: Path) -> None:
-    save_model(tmp_path, make_model("llama-gqa"), None)
-    theirs: Any = transformers.AutoModelForCausalLM.from_pretrained(tmp_path)
-    ids_BT = theirs.generate(
-        IDS_BT[:1, :5], max_new_tokens=8, do_sample=False, attention_mask=torch.ones(1, 5)
-    )
-    model = load_model(tmp_path).model
-    state = model.new_state(1)
-    logits_BTV = model.step(ids_BT[:, :-1], torch.tensor([12]), state)
-    assert logits_BTV[0, 4:].argmax(-1).tolist() == ids_BT[0, 5:].tolist()
+# ---- what config.json may say
+
+
+def saved(folder: Path, name: str) -> dict[str, Any]:
+    """The config.json of a parity row as `transformers` writes it, beside its weights."""
+    torch.manual_seed(0)
+    transformers.AutoModelForCausalLM.from_config(parity.DECODERS[name]).save_pretrained(folder)
+    return read_json(folder / "config.json")
+
+
+def old_spelling(config: dict[str, Any]) -> dict[str, Any]:
+    """As transformers 4 wrote it."""
+    rope = dict(config.pop("rope_parameters"))
+    local = rope.pop("sliding_attention", None)
+    if local is not None:
+        config["rope_local_base_freq"], rope = local["rope_theta"], rope["full_attention"]
+    config["rope_theta"] = rope.pop("rope_theta")
+    kind = rope.pop("rope_type")
+    config["rope_scaling"] = None if kind == "default" else {"type": kind, **rope}
+    return config
+
+
+@pytest.mark.parametrize("name", [name for name in parity.DECODERS if "rope" in name or name == "Qwen2"])
+def test_both_spellings_of_rope_mean_the_same(name: str, tmp_path: Path) -> None:
+    config = saved(tmp_path, name)
+    new = load_model(tmp_path).model
+    write_json(tmp_path / "config.json", old_spelling(config))
+    old = load_model(tmp_path).model
+    assert isinstance(new, LanguageModel)
+    assert isinstance(old, LanguageModel)
+    assert old.config == new.config
+
+
+BAD: dict[str, tuple[str, dict[str, Any], str]] = {
+    "unknown architecture": ("Llama 2", {"model_type": "lama"}, "llama"),
+    "pictures, too": (
+        "Gemma 3", {"model_type": "gemma3", "text_config": {"model_type": "gemma3_text"}}, "(gemma3_text)",
+    ),
+    "activation": ("Llama 2", {"hidden_act": "relu"}, "hidden_act = 'relu'"),
+    "rope type": ("Llama 2", {"rope_parameters": {"rope_type": "proportional"}}, "'proportional'"),
+    "rope option": (
+        "Llama 2", {"rope_scaling": {"type": "linear", "factor": 2.0, "speed": 3}}, "speed",
+    ),
+    "rope without its factor": ("Llama 2", {"rope_scaling": {"type": "linear"}}, "factor"),
+    "rope turned round": (
+        "Llama 2",
+        {"rope_scaling": {"type": "llama3", "factor": 2, "low_freq_factor": 4, "high_freq_factor": 1}},
+        "high_freq_factor",
+    ),
+    "rope of a part": ("Llama 2", {"partial_rotary_factor": 0.5}, "partial_rotary_factor = 0.5"),
+    "longrope of another width": (
+        "Llama 2",
+        {"rope_scaling": {"type": "longrope", "short_factor": [1.0], "long_factor": [1.0], "factor": 2.0}},
+        "short_factor",
+    ),
+    "biases that are not there": ("Mistral", {"mlp_bias": True}, "mlp_bias = True"),
+    "a window that is not there": ("Llama 2", {"use_sliding_window": True}, "use_sliding_window"),
+    "layer types": ("Qwen3, layer_types", {"layer_types": ["full_attention"]}, "4 layer_types"),
+    "other layer types": ("Gemma 2", {"layer_types": ["chunked_attention"] * 2}, "2 layer_types"),
+    "sliding without a window": ("Gemma 2", {"sliding_window": None}, "no sliding_window"),
+    "both ways": ("Gemma", {"use_bidirectional_attention": True}, "use_bidirectional_attention"),
+    "a cap that is not there": ("Gemma 3", {"attn_logit_softcapping": 9.0}, "attn_logit_softcapping"),
+    "local rope": (
+        "Gemma 3",
+        {"rope_parameters": {"sliding_attention": {"rope_type": "linear", "factor": 2.0}}},
+        "rope_type = 'linear'",
+    ),
+    "flat rope": ("Gemma 3", {"rope_parameters": {"rope_type": "default"}}, "rope_parameters"),
+    "too few rope layers": ("SmolLM3", {"no_rope_layers": [1, 0]}, "4 no_rope_layers"),
+    "heads that do not divide": ("Llama 2", {"num_key_value_heads": 3}, "kv_heads 3"),
+    "a negative size": ("Llama 2", {"hidden_size": -1}, "width"),
+    "more layers than weights": ("Llama 2", {"num_hidden_layers": 3}, "model.layers.2."),
+    "a word for a number": ("Llama 2", {"num_hidden_layers": "two"}, "layers"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_a_config_that_we_cannot_follow_is_refused_in_a_line(case: str, tmp_path: Path) -> None:
+    name, change, words = BAD[case]
+    write_json(tmp_path / "config.json", saved(tmp_path, name) | change)
+    with pytest.raises(UserError) as error:
+        load_model(tmp_path)
+    assert words in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_rows_of_several_lengths_are_refused_where_their_rotation_would_depend_on_the_longest() -> None:
+    model = parity.pair("Llama, rope dynamic").ours
+    assert model.context == parity.CONTEXT
+    state = model.new_state(2)
+    model.step(parity.random_ids(2, 30), torch.tensor([30, 20]), state)
+    model.step(parity.random_ids(2, 9), torch.tensor([1, 9]), state)  # only padding lies beyond
+    with pytest.raises(UserError, match="one row at a time"):
+        model.step(parity.random_ids(2, 5), torch.tensor([5, 5]), state)
+
+
+def test_a_longrope_model_serves_rows_of_its_original_context() -> None:
+    it = parity.pair("Llama, rope longrope")
+    assert it.config.context == parity.CONTEXT
+    assert it.ours.context == 24

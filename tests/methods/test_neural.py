@@ -144,3 +144,15 @@ def test_the_random_state_outside_does_not_matter() -> None:
     first = learned("classification", "lstm", reviews(), 5).probabilities(["The film was warm"])
     torch.manual_seed(2)
     assert learned("classification", "lstm", reviews(), 5).probabilities(["The film was warm"]) == first
+
+
+@pytest.mark.parametrize(("steps", "told"), [(1, "1 step only"), (3, "3 steps only"), (40, "")])
+def test_a_budget_that_was_too_small_is_told(steps: int, told: str) -> None:
+    note = learned("classification", "lstm", reviews(), steps).report.get("note", "")
+    assert told in note
+    assert bool(told) == bool(note)
+
+
+def test_little_data_is_no_small_budget() -> None:
+    method = make_method("lstm", make_task("classification"), {"epochs": 2, "vocab_size": 300, "width": 16})
+    assert "note" not in method.fit(reviews(), reviews()[:4]).report

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
@@ -10,9 +12,10 @@ from torch.nn import functional
 from malmoi.core import TokenBatch
 from malmoi.models.attention import causal_mask
 from malmoi.models.block_attention import BlockAttention, as_bias
-from malmoi.models.blocks import RMSNorm, Rotary, rotate
+from malmoi.models.blocks import RMSNorm, rotate
 from malmoi.models.build import build_model
 from malmoi.models.config import TransformerConfig
+from malmoi.models.rope import Rotary
 from malmoi.train.losses import next_token_loss
 
 
@@ -33,7 +36,7 @@ def test_block_attention_equals_the_fused_kernel(length: int, packed: bool, wind
         documents_BT = torch.stack([here_1T[0] >= length // 3, here_1T[0] >= length // 2])
         mask_B1TT = mask_B1TT & (documents_BT[:, :, None] == documents_BT[:, None])[:, None]
     expected = functional.scaled_dot_product_attention(q, k, v, attn_mask=mask_B1TT)
-    found = BlockAttention.apply(q, k, v, as_bias(mask_B1TT, torch.float32), window)
+    found = BlockAttention.apply(q, k, v, as_bias(mask_B1TT, torch.float32), window, q.shape[-1] ** -0.5)
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
     for ours, theirs in zip(gradients(found, q, k, v), gradients(expected, q, k, v), strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
@@ -63,11 +66,23 @@ def test_rotation_equals_complex_multiplication() -> None:
     torch.testing.assert_close(gradients(found, x), gradients(expected, x))
 
 
-@pytest.mark.parametrize("window", [None, 9])
-def test_bf16_training_agrees_with_fp32(window: int | None) -> None:
+GEMMA = {"norm_offset": True, "post_norm": True, "window": 9, "query_scalar": 20, "logit_softcap": 4.0}
+
+
+@pytest.mark.parametrize(
+    "choices",
+    [
+        {},
+        {"window": 9},
+        {"window": 9, "window_layers": (True, False)},
+        GEMMA | {"window_rope_theta": 100.0, "rope_layers": (True, False)},
+        GEMMA | {"attention_softcap": 1.5, "scaled_embedding": True, "feed_forward": "geglu"},
+    ],
+)
+def test_bf16_training_agrees_with_fp32(choices: dict[str, Any]) -> None:
     torch.manual_seed(0)
     config = TransformerConfig(
-        vocab_size=50, context=40, layers=2, width=32, heads=4, kv_heads=2, window=window, qk_norm=True
+        vocab_size=50, context=40, layers=2, width=32, heads=4, kv_heads=2, qk_norm=True, **choices
     )
     model = build_model(config)
     ids = torch.randint(1, 50, (3, 41))

@@ -8,7 +8,15 @@ from torch import Tensor, nn
 
 from malmoi.core import TokenBatch
 from malmoi.models.language import LanguageModel
-from malmoi.models.lora import LoRALinear, LoRASpec, add_lora, lora_layers, merge_lora
+from malmoi.models.lora import (
+    LoRALinear,
+    LoRASpec,
+    add_lora,
+    lora_layers,
+    merge_lora,
+    token_rows,
+    trained_parameters,
+)
 from malmoi.train.losses import next_token_loss
 from malmoi.train.optim import make_optimizers
 from malmoi.util.errors import UserError
@@ -124,3 +132,36 @@ def test_bf16_learns_too() -> None:
         layer.b_OR.grad is not None and layer.b_OR.grad.isfinite().all()
         for layer in lora_layers(model).values()
     )
+
+
+@pytest.mark.parametrize("kind", ["adamw", "muon"])
+@pytest.mark.parametrize("name", ["llama-gqa", "llama-mqa-tied", "gpt2"])
+def test_only_the_rows_of_new_tokens_learn(name: str, kind: str) -> None:
+    """Their gradients are the whole matrix's, also summed over parts of a batch; nothing else decays."""
+    model, plain = make_model(name), make_model(name)
+    plain.load_state_dict(model.state_dict())
+    tokens = [5, int(IDS_BT[0, 3])]
+    add_lora(model, LoRASpec(rank=2), tokens)
+    for row in range(2):
+        batch = TokenBatch(IDS_BT[row : row + 1], IDS_BT[row : row + 1].roll(-1, 1))
+        next_token_loss(model, batch).sum.backward()
+        next_token_loss(plain, batch).sum.backward()
+    layers = {"embed": plain.embed, "head": plain.head}
+    assert set(token_rows(model)) == ({"embed"} if plain.config.tied else {"embed", "head"})
+    for layer, rows in token_rows(model).items():
+        grad = layers[layer].weight.grad
+        assert grad is not None
+        for token, row in zip(rows.ids, rows.rows, strict=True):
+            torch.testing.assert_close(row.grad, grad[token])
+    assert model.embed.weight.grad is None
+    assert not {"embed.weight", "head.weight"} & trained_parameters(model).keys()
+    for optimizer in make_optimizers(model, kind, lr=0.1, weight_decay=0.1, betas=(0.9, 0.95)):  # type: ignore[arg-type]
+        optimizer.step()
+    learned = logits(model)
+    merge_lora(model)
+    torch.testing.assert_close(logits(model), learned, atol=1e-4, rtol=1e-5)
+    assert model.state_dict().keys() == plain.state_dict().keys()
+    same_V = (model.embed.weight == plain.embed.weight).all(dim=1)
+    assert set((~same_V).nonzero()[:, 0].tolist()) == set(tokens)
+    next_token_loss(model, TokenBatch(IDS_BT, IDS_BT.roll(-1, 1))).sum.backward()
+    assert model.embed.weight.grad is not None, "all of it may be trained again"

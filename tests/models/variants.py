@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from malmoi.models.build import build_model
-from malmoi.models.config import RecurrentConfig, TransformerConfig
+from malmoi.models.config import LinearRope, LongRope, RecurrentConfig, TransformerConfig, YarnRope
 from malmoi.models.language import LanguageModel
 from malmoi.models.ngram import KneserNey
 
@@ -15,6 +15,13 @@ SMALL = TransformerConfig(vocab_size=VOCAB, context=48, layers=2, width=32, head
 GPT2_CHOICES = {
     "norm": "layer", "position": "learned", "feed_forward": "gelu", "bias": True, "tied": True,
 }  # fmt: skip
+GEMMA: dict[str, object] = {
+    "norm_offset": True,
+    "scaled_embedding": True,
+    "feed_forward": "geglu",
+    "head_width": 12,
+    "tied": True,
+}
 TRANSFORMERS = {
     name: SMALL.model_copy(update=update)
     for name, update in {
@@ -28,7 +35,40 @@ TRANSFORMERS = {
         "qwen3": {"qk_norm": True, "kv_heads": 2, "tied": True},
         "gpt2": GPT2_CHOICES,
         "gpt2-untied": GPT2_CHOICES | {"tied": False},
-        "window-and-qk-norm": {"window": 4, "qk_norm": True},
+        "qwen3-window": {"qk_norm": True, "window": 4, "window_layers": (False, True)},
+        "qwen2": {"bias": ("qkv",), "kv_heads": 2},
+        "smollm3": {"rope_layers": (True, False), "bias": ("ff",), "tied": True},
+        "llama-yarn": {"rope": YarnRope(factor=4.0, original_max_position_embeddings=12)},
+        "llama-longrope": {
+            "rope": LongRope(
+                factor=2.0,
+                original_max_position_embeddings=48,
+                short_factor=(1, 1.1, 1.2, 1.3),
+                long_factor=(2, 3, 4, 5),
+            )
+        },
+        "llama-geglu": {"feed_forward": "geglu"},
+        "gemma": GEMMA,
+        "gemma2": GEMMA
+        | {
+            "post_norm": True,
+            "window": 5,
+            "window_layers": (True, False),
+            "query_scalar": 20,
+            "attention_softcap": 1.5,
+            "logit_softcap": 4.0,
+        },
+        "gemma3": GEMMA
+        | {
+            "post_norm": True,
+            "qk_norm": True,
+            "window": 5,
+            "window_layers": (True, False),
+            "rope_theta": 1e6,
+            "rope": LinearRope(factor=3.0),
+            "window_rope_theta": 1e4,
+        },
+        "window-and-qk-norm": {"window": 4, "qk_norm": True, "post_norm": True},
         "learned-rms": {"position": "learned", "window": 7},
         "gelu-rotary": {"feed_forward": "gelu", "bias": True},
     }.items()

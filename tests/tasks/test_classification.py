@@ -41,7 +41,7 @@ def test_fields_are_named_or_usual(tmp_path: Path) -> None:
         ({"text": "a", "label": " "}, "found an empty one"),
         ({"text": "a", "label": 0.5}, "whole number, found 0.5"),
         ({"text": "a", "label": ["x"]}, "whole number"),
-        ({"text": "a", "label": None}, 'no "label"'),
+        ({"text": "a", "label": None}, '"label" is empty (null)'),
     ],
 )
 def test_bad_rows_are_skipped_and_told(row: object, message: str, tmp_path: Path) -> None:

@@ -99,7 +99,11 @@ def test_rows_with_spans(tmp_path: Path) -> None:
         ([{"start": "0", "end": 2, "label": "X"}], "an entity must be"),
         ([[0, 2, ""]], "an entity must be"),
         ("none", "must be a list"),
-        (None, 'no "entities"'),
+        (None, '"entities" is empty (null)'),
+        (
+            [{"start": 1, "end": 3, "label": "X", "text": "ab"}],
+            "is said to be 'ab', but 'bc' stands",
+        ),
     ],
 )
 def test_bad_spans_are_told(entities: object, message: str, tmp_path: Path) -> None:

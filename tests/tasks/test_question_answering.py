@@ -74,7 +74,7 @@ def test_a_wrong_start_is_mended_at_the_nearest_place(tmp_path: Path) -> None:
         ({"answers": [{"answer_start": 11}]}, "must have a text"),
         ({"answers": 7}, "must have a text"),
         ({"question": ""}, "must be a text"),
-        ({"context": None}, 'no "context"'),
+        ({"context": None}, '"context" is empty'),
         ({"id": 5}, "the id 5 stands at"),
     ],
 )

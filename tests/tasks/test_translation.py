@@ -80,10 +80,11 @@ def test_a_missing_side_is_told(folder: Path) -> None:
     found, findings = read(folder / "b.jsonl")
     assert len(found) == 1
     assert [one.where.rpartition(":")[2] for one in findings] == ["2", "3"]
-    (folder / "c.tsv").write_text("a b\tc\nd\n\ne f\tg", encoding="utf-8")
+    (folder / "c.tsv").write_text("a b\tc\nd\n\ne f\tg\nh\ti\tj", encoding="utf-8")
     found, findings = read(folder / "c.tsv")
     assert found == [("a b", "c"), ("e f", "g")]
-    assert [one.where for one in findings] == [f"{folder / 'c.tsv'}:2"]
+    assert [one.where for one in findings] == [f"{folder / 'c.tsv'}:{line}" for line in (2, 5)]
+    assert "expected two cells, found 3" in findings[1].message
 
 
 def test_rows_without_two_texts_and_missing_files(tmp_path: Path) -> None:

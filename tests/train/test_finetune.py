@@ -138,7 +138,7 @@ def test_it_learns_to_answer_and_to_stop(
         assert [reply.text for reply in replies] == ["goose", "거위", "바다"]
     assert all(reply.finish_reason == "stop" for reply in replies)
     card = (out / "README.md").read_text(encoding="utf-8")
-    assert f"{losses[-1]:.4f} nats per token of the assistant" in card
+    assert f"| loss | {losses[-1]:.4f} | " in card
     assert sha256(data) in card
     assert "ended its turn in 2 of 2" in card
 
@@ -182,7 +182,7 @@ def killed_at(step: int) -> Callable[[StepReport], None]:
     ("family", "settings", "lora"),
     [
         ("transformer", (), False),
-        ("transformer", ("lora.dropout=0.2",), True),
+        ("transformer", ("lora.dropout=0.2", "train.weight_decay=0.1"), True),
         ("lstm", ("train.micro_batch=2",), False),
     ],
 )

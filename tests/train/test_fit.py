@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -92,6 +93,16 @@ def test_a_calibration_leaves_no_trace(monkeypatch: pytest.MonkeyPatch) -> None:
     replayed = made()
     fitted(replayed, Budget(steps=60))
     assert torch.equal(problem.model.weight, replayed.model.weight)
+
+
+@pytest.mark.parametrize(("step_s", "tried"), [(0.1, 6), (4.0, 3), (60.0, 2)])
+def test_a_calibration_keeps_to_half_of_the_budget(
+    step_s: float, tried: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    problem = made()
+    monkeypatch.setattr(fit_module, "time", SimpleNamespace(perf_counter=lambda: step_s * len(problem.seen)))
+    affordable_steps(problem, SPEC, seconds=20.0)
+    assert len(problem.seen) == tried
 
 
 def test_a_diverging_fit_says_so() -> None:

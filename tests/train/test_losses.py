@@ -39,6 +39,19 @@ def test_equals_torch_with_its_gradients(
 
 
 @pytest.mark.parametrize("function", [LinearCrossEntropy.apply, target_log_probabilities])
+def test_capped_logits_have_the_gradients_of_torch(function: Any) -> None:
+    torch.manual_seed(0)
+    x, weight = torch.randn(90, 8, requires_grad=True), torch.randn(11, 8, requires_grad=True)
+    targets = torch.randint(0, 11, (90,))
+    sign = 1 if function == LinearCrossEntropy.apply else -1
+    total = sign * function(x, weight, targets, 2.0).sum()
+    wanted_total = functional.cross_entropy(2 * torch.tanh(x @ weight.T / 2), targets, reduction="sum")
+    torch.testing.assert_close(total, wanted_total)
+    wanted = torch.autograd.grad(wanted_total, (x, weight))
+    torch.testing.assert_close(torch.autograd.grad(total, (x, weight)), wanted)
+
+
+@pytest.mark.parametrize("function", [LinearCrossEntropy.apply, target_log_probabilities])
 def test_a_frozen_matrix_gets_no_gradient_and_x_the_same(function: Any) -> None:
     torch.manual_seed(0)
     x, weight, targets = torch.randn(9, 4), torch.randn(7, 4), torch.randint(0, 7, (9,))

@@ -19,9 +19,8 @@ from pydantic import Field, PositiveFloat
 
 from malmoi.compare.comparison import Comparison, write_comparison
 from malmoi.compare.kept import sentence
-from malmoi.compare.run import run_comparison
+from malmoi.compare.run import keep_apart, run_comparison
 from malmoi.compare.settings import ComparisonSettings
-from malmoi.compare.worker import FIT, RESULT, Job
 from malmoi.core import Example
 from malmoi.data.check import Finding
 from malmoi.data.labelled import RECORD_EXTENSIONS, SKIPPED, BadRow, Report, read_lines, read_records
@@ -71,6 +70,7 @@ class DistillSettings(StrictModel):
     budget_seconds: PositiveFloat | None = None
     price_per_hour: PositiveFloat | None = None
     currency: str = ""
+    licence: str | None = None
     measure_seconds: PositiveFloat = 10.0
     seed: int = 0
     allow_skips: bool = False
@@ -342,8 +342,8 @@ def _comparison(
         test=settings.test or (out / TEST if material.test else None),
         methods={_name(teacher): _options(teacher), settings.student: settings.student_options},
         budget_seconds=settings.budget_seconds, price_per_hour=settings.price_per_hour,
-        currency=settings.currency, seed=settings.seed, allow_skips=settings.allow_skips,
-        measure_seconds=settings.measure_seconds,
+        currency=settings.currency, licence=settings.licence, seed=settings.seed,
+        allow_skips=settings.allow_skips, measure_seconds=settings.measure_seconds,
     )  # fmt: skip
 
 
@@ -359,6 +359,5 @@ def _told(
     row = next(row for row in found.rows if row.name == student)
     shutil.rmtree(out / STUDENT, ignore_errors=True)
     if not row.error:
-        ignored = shutil.ignore_patterns(FIT, RESULT)
-        shutil.copytree(Job(found.out, student).folder, out / STUDENT, ignore=ignored)
+        keep_apart(found, row, out / STUDENT)
     return Distilled(found, told, num_labelled, out / STUDENT)

@@ -26,6 +26,8 @@ from malmoi.compare.worker import FIT, QUESTIONS, RECORD, RESULT, Job, attempt, 
 from malmoi.core import Metric
 from malmoi.data.labelled import summary
 from malmoi.methods.base import Json, Method, Say, silent
+from malmoi.methods.cards import method_card, task_files
+from malmoi.methods.folder import write_card
 from malmoi.methods.registry import make_method, settled_options
 from malmoi.metrics import Statistic
 from malmoi.util.errors import UserError, nearest
@@ -35,7 +37,8 @@ from malmoi.util.hardware import cpu_name, pick_device
 WORKER = ("-m", "malmoi.compare.worker")
 SHARES = (0.1, 0.3)  # of the training examples, for the learning curve
 PARTS = ("train", "valid", "test")
-FREE = {*PARTS, "methods", "good_enough", "price_per_hour", "currency", "curve", "shots_curve"}  # may change
+# may change
+FREE = {*PARTS, "methods", "good_enough", "price_per_hour", "currency", "curve", "shots_curve", "licence"}
 PACKAGES = ("malmoi", "torch", "numpy", "tokenizers", "scikit-learn", "python-crfsuite", "sacrebleu")
 
 
@@ -230,8 +233,22 @@ def _metric(verdict: Verdict, found: Json, material: Material) -> Metric:
 def _keep_winner(comparison: Comparison) -> None:
     shutil.rmtree(comparison.winner_folder, ignore_errors=True)
     if winner := comparison.verdict.winner:
-        source = Job(comparison.out, winner.name).folder
-        shutil.copytree(source, comparison.winner_folder, ignore=shutil.ignore_patterns(FIT, RESULT))
+        keep_apart(comparison, winner, comparison.winner_folder)
+
+
+def keep_apart(comparison: Comparison, row: Row, folder: Path) -> None:
+    """Copy the folder of one method, ready to use, with a card that tells what was measured."""
+    settings, material = comparison.settings, comparison.material
+    source = Job(comparison.out, row.name).folder
+    shutil.copytree(source, folder, ignore=shutil.ignore_patterns(FIT, RESULT))
+    paths = (settings.train, settings.valid, settings.test)
+    card = method_card(
+        make_method(row.name, material.task, settings.methods[row.name]), row.metrics,
+        material.parts["train"], folder=folder, data=task_files(paths, settings.licence),
+        measured_on=f"{len(material.test):,} test examples", notes=(comparison.advice,),
+        seconds=row.costs.get("train_seconds"),
+    )  # fmt: skip
+    write_card(folder, card.render())
 
 
 def _results(comparison: Comparison, found: dict[str, Json]) -> Json:

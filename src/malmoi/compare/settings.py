@@ -37,6 +37,7 @@ class ComparisonSettings(StrictModel):
     budget_seconds: PositiveFloat | None = None  # for each method's training
     price_per_hour: PositiveFloat | None = None
     currency: str = ""
+    licence: str | None = None  # of the data, for the winner's card; None: a LICENSE beside them says it
     curve: bool = False  # also train on 10% and 30% of the training examples
     shots_curve: tuple[NonNegativeInt, ...] = ()  # also measure prompted methods with so many shots
     test_limit: PositiveInt | None = None  # measure on at most so many examples, drawn by the seed

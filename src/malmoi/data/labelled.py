@@ -53,20 +53,27 @@ class Tagged(NamedTuple):
     where: str
 
 
-def read_records(path: Path, report: Report) -> Iterator[Record]:
+def read_records(path: Path, report: Report, *, tell_ids: bool = True) -> Iterator[Record]:
     """The rows of a file or folder, each a dict of values with its "file:line" (for .json: item number).
 
     A .json file holds a list of objects, or one object with such a list under "data", or JSON lines. Rows in
-    which characters were lost are reported and skipped.
+    which characters were lost are reported and skipped. tell_ids: report an "id" that comes again.
     """
-    how = reading(report)
+    how, seen = reading(report), dict[str, str]()  # where each id stood first
     files = find_files(path, RECORD_EXTENSIONS)
     readers = RECORD_READERS | {".json": _read_json}
     for record in read_each(files, lambda file: readers[extension(file)](file, how), how.report):
         if _LOST.search(json.dumps(record.values, ensure_ascii=False, default=str)):
             how.report("error", record.where, "characters were lost in a decoding; save the file as UTF-8")
-        else:
-            yield record
+            continue
+        id = record.values.get("id")
+        if (
+            tell_ids
+            and id not in (None, "")
+            and (at := seen.setdefault(str(id), record.where)) != record.where
+        ):
+            how.report("warning", record.where, f"the id {id!r} stands at {at} already")
+        yield record
 
 
 def read_lines(path: Path, report: Report) -> Iterator[str]:

@@ -1,7 +1,8 @@
 """Files to documents, one at a time, so that memory stays small however large the files are.
 
-Formats: .txt and .md (plain text), .jsonl, .csv and .tsv with a header, .parquet, and .gz of each; one file,
-or a folder of them (read in sorted order; hidden, README and LICENSE files are left out).
+Formats: .txt and .md (plain text), .jsonl, .csv and .tsv with a header, .parquet, .arrow and .feather, and
+.gz of each; one file, a folder of them (read in sorted order; hidden, README and LICENSE files are left out),
+or hf://owner/name on the hub of data sets (see `malmoi.data.arrow`).
 
 A plain text file is one document. One longer than a few MiB comes in pieces of about 1 MiB, cut at a blank
 line or a line end, and the pieces joined are the file: a book is not chopped into isolated paragraphs. Keep
@@ -25,6 +26,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, NamedTuple, TypeVar, cast
 
+from malmoi.data import arrow
 from malmoi.data.encodings import likely_encoding
 from malmoi.util.errors import UserError, nearest
 from malmoi.util.files import DEMO_MARK, RUN_RECORD
@@ -111,8 +113,8 @@ def _open(path: Path) -> BinaryIO:
 
 def encoding_of(file: Path) -> str:
     """What the first bytes of a text file are encoded in, as far as they tell."""
-    if extension(file) == ".parquet":
-        return "parquet"
+    if extension(file) in arrow.EXTENSIONS:
+        return extension(file)[1:]
     with suppress(OSError, EOFError, zlib.error), _open(file) as opened:
         sample = opened.read(1 << 16)
         with suppress(UnicodeDecodeError):
@@ -232,25 +234,16 @@ def _cells(table: Any, path: Path, how: How) -> Iterator[tuple[int, list[str]]]:
             how.report("error", f"{path}:{line}", f"broken row{end} ({error})")
 
 
-def _read_parquet(path: Path, how: How) -> Iterator[Record]:
-    import pyarrow
-    from pyarrow import parquet
-
+def _read_arrow(path: Path, how: How) -> Iterator[Record]:
     number = 0
     try:
         with _open(path) as file:
-            table = parquet.ParquetFile(file)
-            names = table.schema_arrow.names
-            if how.field and how.field not in names:
-                return how.missing(names, str(path))
-            wanted = [how.field] if how.field else names
-            for batch in table.iter_batches(batch_size=1024, columns=wanted):
-                for row in zip(*batch.columns, strict=True):
-                    number += 1
-                    values = [cell.as_py() for cell in row]
-                    yield Record(dict(zip(wanted, values, strict=True)), f"{path}:{number}")
-    except (pyarrow.ArrowException, UnicodeDecodeError) as error:
-        message = f"not a readable parquet file ({short(error)}); write it again"
+            for number, values in enumerate(arrow.read_table(file, how.field), 1):
+                yield Record(values, f"{path}:{number}")
+    except arrow.NoColumn as error:
+        how.missing(error.names, str(path))
+    except arrow.Unreadable as error:
+        message = f"not a readable {extension(path)[1:]} file ({short(error)}); write it again"
         how.report("error", f"{path}:{number + 1}", message)
 
 
@@ -259,8 +252,8 @@ RECORD_READERS: dict[str, Callable[[Path, How], Iterator[Record]]] = {
     ".csv": partial(_read_table, dialect={"delimiter": ","}),
     # By its definition (text/tab-separated-values, IANA) a cell of a .tsv holds no tab and nothing is quoted.
     ".tsv": partial(_read_table, dialect={"delimiter": "\t", "quoting": csv.QUOTE_NONE}),
-    ".parquet": _read_parquet,
 }
+RECORD_READERS |= dict.fromkeys(arrow.EXTENSIONS, _read_arrow)
 TEXT_EXTENSIONS = (".txt", ".md")
 EXTENSIONS = (*TEXT_EXTENSIONS, *RECORD_READERS)
 
@@ -276,6 +269,7 @@ def find_files(path: Path, extensions: Sequence[str] = EXTENSIONS) -> list[Path]
 
     Folders inside it that malmoi made (of runs and demos) are left out.
     """
+    path = arrow.local(path)
     known = f"known: {', '.join(extensions)}, and .gz of each"
     if not path.exists():
         raise UserError(f"{path} does not exist; give a text file or a folder of them")
@@ -288,7 +282,10 @@ def find_files(path: Path, extensions: Sequence[str] = EXTENSIONS) -> list[Path]
     files = [
         file
         for file in found
-        if _is_text(file.relative_to(path), extensions) and made.isdisjoint(file.parents) and file.is_file()
+        if _is_text(file.relative_to(path), extensions)
+        and not arrow.is_bookkeeping(file)
+        and made.isdisjoint(file.parents)
+        and file.is_file()
     ]
     if not files:
         raise UserError(f"{path} holds no text file; {known}")
@@ -434,6 +431,7 @@ def open_corpus(
     hash, or, with fewer than 20 or in one plain text file, the end of the text, cut at a line end. Raises
     UserError as `read_documents` does and where nothing is left to train or to validate on.
     """
+    path = arrow.local(path)
     roles: dict[str, list[Path]] = {"train": [], "valid": [], "test": [], "": []}
     for file in find_files(path):
         roles[_role(file.relative_to(path) if path.is_dir() else Path())].append(file)

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from malmoi.engine.constraints import Constrainer, constrained
+from malmoi.engine.prefixes import LEAST_TOKENS, Found, Prefixes
 from malmoi.engine.request import Completion, Request, Row, Sampling, TokenEvent, TopLogprobs
 from malmoi.engine.sampler import sample
 from malmoi.engine.scoring import Read, add_logprobs, batches, shared_reads
@@ -44,27 +45,38 @@ class Tile:
     state: State
 
     def keep(self, kept: Sequence[int]) -> None:
-        """Drop all rows but these."""
+        """Drop all rows but these; the last ones take the places of those that leave."""
         if len(kept) < len(self.rows):
-            self.rows = [self.rows[b] for b in kept]
-            self.state = self.state.select(kept)
+            stay, movers = set(kept), [b for b in kept if b >= len(kept)]
+            order = [b if b in stay else movers.pop() for b in range(len(kept))]
+            self.rows = [self.rows[b] for b in order]
+            self.state.keep(order)
 
 
 class Engine:
     """Generates with and scores by one `scorer`. Not thread-safe: one thread owns it.
 
     max_rows: how many samples run at the same time. deterministic: every row goes through the model alone, so
-    its answer is bit-exact whatever else runs; it costs the speed-up of batching.
+    its answer is bit-exact whatever else runs; it costs the speed-up of batching, and nothing read before is
+    used. prefix_bytes: memory for the states of texts read before, so that prompts that begin like them are
+    read from there on.
     """
 
     def __init__(
-        self, scorer: Scorer, tokenizer: Tokenizer, *, max_rows: int = 16, deterministic: bool = False
+        self,
+        scorer: Scorer,
+        tokenizer: Tokenizer,
+        *,
+        max_rows: int = 16,
+        deterministic: bool = False,
+        prefix_bytes: int = 0,
     ) -> None:
         if max_rows < 1:
             raise UserError(f"engine: max_rows is {max_rows}; it must be 1 or more")
         self.scorer, self.tokenizer = scorer, tokenizer
         self.max_rows, self.deterministic = max_rows, deterministic
         self._ends = tokenizer.specials.ends
+        self._prefixes = Prefixes(0 if deterministic else prefix_bytes)
         self._waiting: deque[Request] = deque()
         self._tiles: list[Tile] = []
         self._notices: list[TokenEvent] = []  # of cancelled samples; the next step returns them
@@ -76,16 +88,31 @@ class Engine:
         """Whether `step` has anything to do."""
         return bool(self._waiting or self._tiles or self._notices)
 
-    def encode_prompt(self, text: str) -> list[int]:
-        """The eos id, then the text's ids.
+    @property
+    def num_running(self) -> int:
+        """How many samples run now."""
+        return sum(len(tile.rows) for tile in self._tiles)
 
-        Pre-training separates documents by eos, so that id is what a model knows as the start of one. Raises
-        UserError for a text without tokens.
+    @property
+    def num_waiting(self) -> int:
+        """How many requests wait for free rows."""
+        return len(self._waiting)
+
+    @property
+    def state_bytes(self) -> int:
+        """Memory of the running samples' states and of those kept of texts read before."""
+        return sum(tile.state.nbytes for tile in self._tiles) + self._prefixes.nbytes
+
+    def encode_prompt(self, text: str) -> list[int]:
+        """The id that begins a text (`Tokenizer.start`), then the text's ids.
+
+        Pre-training here separates documents by eos, so that id is what a model knows as the start of one;
+        other libraries' tokenizers may put bos there. Raises UserError for a text without tokens.
         """
         ids = self.tokenizer.encode(text)
         if not ids:
             raise UserError("the prompt is empty; give it at least one word")
-        return [self.tokenizer.specials.eos, *ids]
+        return [self.tokenizer.start, *ids]
 
     def submit(self, ids: Sequence[int], params: Sampling) -> int:
         """Queue a prompt (ids as they are: nothing is prepended); returns the request's number.
@@ -175,6 +202,23 @@ class Engine:
                 totals[i] = of_prompt
         return totals
 
+    @torch.inference_mode()
+    def token_logprobs(self, ids: Sequence[int], top: int = 0) -> list[tuple[float, TopLogprobs]]:
+        """The log-probability (nats) of every token but the first after those before it, and the best `top`
+        tokens there. Raises UserError as `submit` does."""
+        self._check_ids(ids)
+        state, found = self.scorer.new_state(1, len(ids)), []
+        width = max(1, min(CHUNK_TOKENS, LOGITS_NUMBERS // self.scorer.vocab_size))
+        for start in range(0, len(ids) - 1, width):
+            part = list(ids[start : min(start + width, len(ids) - 1)])
+            logits_1TV = self.scorer.step(torch.tensor([part]), torch.tensor([len(part)]), state)
+            logprobs_TV = logits_1TV[0].float().log_softmax(-1)
+            targets = list(ids[start + 1 : start + 1 + len(part)])
+            own = logprobs_TV[torch.arange(len(part)), targets].tolist()
+            tops = top_logprobs(logprobs_TV, [Sampling(logprobs=top)] * len(part))
+            found += zip(own, tops, strict=True)
+        return found
+
     # --- requests in and out
 
     def _ids(self, prompt: Prompt) -> list[int]:
@@ -192,6 +236,11 @@ class Engine:
         self._check_ids(ids)
         if params.n > self.max_rows:
             raise UserError(f"n is {params.n}, but the engine runs {self.max_rows} samples; lower n")
+        unknown = [id for id, _ in params.logit_bias if id >= self.tokenizer.vocab_size]
+        if unknown:
+            raise UserError(
+                f"logit_bias has the id {unknown[0]}; the tokenizer's are 0..{self.tokenizer.vocab_size - 1}"
+            )
         if params.constraint is not None:
             _ = self._constrainer  # or it says what cannot be done
 
@@ -269,7 +318,7 @@ class Engine:
 
     def _schedule(self) -> list[Request]:
         """Take waiting requests, first come first served, while their samples fit."""
-        free = self.max_rows - sum(len(tile.rows) for tile in self._tiles)
+        free = self.max_rows - self.num_running
         admitted: list[Request] = []
         while self._waiting and self._waiting[0].params.n <= free:
             admitted.append(self._waiting.popleft())
@@ -279,8 +328,10 @@ class Engine:
     def _forward(self, admitted: Sequence[Request]) -> Tensor:
         """logits_BV after the last token of every row of every tile, the admitted requests' included."""
         logits = [self._read([row.ids[-1:] for row in tile.rows], tile.state) for tile in self._tiles]
-        for group in self._groups([len(request.ids) for request in admitted]):
-            logits.append(self._prefill([admitted[i] for i in group]))
+        found = [self._find(request.ids) for request in admitted]
+        lengths = [len(request.ids) - known.length for request, known in zip(admitted, found, strict=True)]
+        for group in self._groups(lengths):
+            logits.append(self._prefill([admitted[i] for i in group], [found[i] for i in group]))
         if not self.deterministic and len(self._tiles) > 1:
             first, *others = self._tiles
             rows = [row for tile in self._tiles for row in tile.rows]
@@ -294,30 +345,56 @@ class Engine:
         groups = [short[start : start + self.max_rows] for start in range(0, len(short), self.max_rows)]
         return groups + [[i] for i in order if i not in set(short)]
 
-    def _prefill(self, requests: Sequence[Request]) -> Tensor:
+    def _find(self, ids: Sequence[int]) -> Found:
+        """What is known of a prompt. Where another text began like it but its state there is forgotten, that
+        beginning is read now and kept."""
+        found = self._prefixes.find(ids)
+        if found.shared < found.length + LEAST_TOKENS:
+            return found
+        beginning = list(ids[: found.shared])
+        _, state = self._read_prompts([beginning], len(ids) - len(beginning), [found])
+        self._prefixes.add(beginning, state, 0)
+        return Found(found.shared, state, found.shared)
+
+    def _prefill(self, requests: Sequence[Request], found: Sequence[Found]) -> Tensor:
         """Read each prompt once, make a row for every sample; logits_BV of these rows."""
         room = max(min(request.params.max_tokens, RESERVED_TOKENS) for request in requests)
-        logits_RV, state = self._read_prompts([request.ids for request in requests], room)
+        logits_RV, state = self._read_prompts([request.ids for request in requests], room, found)
+        for r, request in enumerate(requests):
+            self._prefixes.add(request.ids, state, r)
         repeats = [r for r, request in enumerate(requests) for _ in range(request.params.n)]
         rows = [row for request in requests for row in self._new_rows(request)]
-        for row in rows:
+        for row, r in zip(rows, repeats, strict=True):
+            row.num_cached = found[r].length
             if row.params.constraint is not None:
                 row.matcher = self._constrainer.matcher(row.params.constraint)
-        tiles = [[b] for b in range(len(rows))] if self.deterministic else [list(range(len(rows)))]
-        for tile in tiles:
-            self._tiles.append(Tile([rows[b] for b in tile], state.select([repeats[b] for b in tile])))
+        if not self.deterministic:
+            alike = repeats == list(range(len(requests)))  # one sample each: the state is theirs as it is
+            self._tiles.append(Tile(rows, state if alike else state.select(repeats)))
+        else:
+            self._tiles += [Tile([row], state.select([r])) for row, r in zip(rows, repeats, strict=True)]
         return logits_RV[repeats]
 
-    def _read_prompts(self, prompts: Sequence[Sequence[int]], room: int) -> tuple[Tensor, State]:
-        """logits_BV after each prompt, and a state with room for so many tokens more."""
-        longest = max(map(len, prompts))
+    def _read_prompts(
+        self, prompts: Sequence[Sequence[int]], room: int, found: Sequence[Found] = ()
+    ) -> tuple[Tensor, State]:
+        """logits_BV after each prompt, and a state with room for so many tokens more.
+
+        found: what is known of each prompt; nothing if not given.
+        """
+        longest = max(map(len, prompts)) + room
+        capacity = min(longest, self.scorer.context or longest)
+        if any(known.state for known in found):
+            known = [one.state or self.scorer.new_state(1) for one in found]
+            state = self.scorer.new_state(0, capacity).join(known)
+        else:
+            state = self.scorer.new_state(len(prompts), capacity)
+        left = [ids[length:] for ids, length in zip(prompts, state.lengths_B.tolist(), strict=True)]
+        longest = max(map(len, left))
         assert len(prompts) == 1 or longest <= CHUNK_TOKENS
-        state = self.scorer.new_state(
-            len(prompts), min(longest + room, self.scorer.context or longest + room)
-        )
         logits_BV = torch.empty(0)
         for start in range(0, longest, CHUNK_TOKENS):
-            logits_BV = self._read([ids[start : start + CHUNK_TOKENS] for ids in prompts], state)
+            logits_BV = self._read([ids[start : start + CHUNK_TOKENS] for ids in left], state)
         return logits_BV, state
 
     def _read(self, rows: Sequence[Sequence[int]], state: State) -> Tensor:
@@ -333,7 +410,8 @@ class Engine:
         logits_BV = logits_BV[:, : self.tokenizer.vocab_size]  # some models pad their vocabulary
         logits_BV, stuck = constrained(logits_BV, [row.matcher for row in rows])
         uniforms = [row.random.random() for row in rows]
-        ids = sample(logits_BV, params, [row.ids for row in rows], uniforms)
+        histories, prompt_lengths = [row.ids for row in rows], [row.num_prompt for row in rows]
+        ids = sample(logits_BV, params, histories, prompt_lengths, uniforms)
         logprobs = logprobs_BV[torch.arange(len(ids)), ids].tolist()
         tops = top_logprobs(logprobs_BV, params)
         events = [
@@ -351,7 +429,12 @@ class Engine:
         return "length" if context is not None and len(row.ids) >= context else None
 
     def _drop(self, finished: set[tuple[int, int]]) -> None:
+        """Rows that have ended leave; what they read is kept for a next turn that begins with it."""
         for tile in self._tiles:
+            lengths = tile.state.lengths_B.tolist() if finished else []
+            for b, row in enumerate(tile.rows):
+                if (row.request, row.index) in finished:
+                    self._prefixes.add(row.ids[: lengths[b]], tile.state, b)
             tile.keep([b for b, row in enumerate(tile.rows) if (row.request, row.index) not in finished])
         self._tiles = [tile for tile in self._tiles if tile.rows]
 

@@ -15,17 +15,36 @@ from malmoi.engine.engine import Engine
 from malmoi.engine.request import Completion, Sampling, TokenEvent
 from malmoi.hub.folder import load_model
 from malmoi.models.language import LanguageModel
+from malmoi.models.packed import pack
 from malmoi.text.chat import ChatFormat
 from malmoi.text.tokenizer import Tokenizer
 from malmoi.util.errors import UserError
 
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
 
 class Loaded:
-    """A trained model, ready to use. `options` are the fields of `Sampling`."""
+    """A trained model, ready to answer. `options` are the fields of `Sampling`.
 
-    def __init__(self, folder: str | Path, *, device: str = "cpu") -> None:
+    dtype: what it computes with, fp32, bf16 or fp16. quantize: "int8" to hold its matrices in 8 bits (a
+    processor only, and fp32). On a processor its matrices are packed for speed, so it can not be trained
+    further: `malmoi.hub.folder:load_model` gives a model that can.
+    """
+
+    def __init__(
+        self, folder: str | Path, *, device: str = "cpu", dtype: str = "fp32", quantize: str | None = None
+    ) -> None:
+        """Raises UserError for an option out of range or a folder that cannot be used."""
         self.folder = Path(folder)
-        self.model, self._tokenizer = load_model(self.folder, device=device)
+        if dtype not in DTYPES:
+            raise UserError(f"dtype is {dtype!r}; it can be {', '.join(DTYPES)}")
+        if quantize and dtype != "fp32":
+            raise UserError(f"{quantize} computes in fp32 between its products; leave dtype out")
+        self.model, self._tokenizer = load_model(self.folder, device=device, dtype=DTYPES[dtype])
+        if isinstance(self.model, LanguageModel):
+            pack(self.model, quantize=quantize)
+        elif quantize or dtype != "fp32":
+            raise UserError(f"{self.folder} is an n-gram model: counts, which have no dtype and no int8")
 
     @property
     def tokenizer(self) -> Tokenizer:

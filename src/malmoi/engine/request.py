@@ -22,7 +22,9 @@ class Sampling:
 
     temperature: 0 is greedy. top_k: 0 is off. top_p: nucleus (Holtzman et al. 2020), 1 is off. min_p: drop
     what is less probable than min_p times the best (Nguyen et al. 2024), 0 is off. repetition_penalty: CTRL's
-    (Keskar et al. 2019), 1 is off. seed: None draws a fresh one. stop: strings that end the text and are not
+    (Keskar et al. 2019), 1 is off. presence_penalty, frequency_penalty: what a token's logit loses once,
+    and for each time, that it was sampled; logit_bias: (id, what its logit gains), as in OpenAI's
+    interface. seed: None draws a fresh one. stop: strings that end the text and are not
     shown. n: samples of one prompt. logprobs: how many of the best alternatives to report at each token.
     constraint: what the answer may be (`malmoi.engine.constraints`); max_tokens may cut it.
     """
@@ -33,6 +35,9 @@ class Sampling:
     top_p: float = 1.0
     min_p: float = 0.0
     repetition_penalty: float = 1.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    logit_bias: tuple[tuple[int, float], ...] = ()
     seed: int | None = None
     stop: tuple[str, ...] = ()
     n: int = 1
@@ -48,11 +53,21 @@ class Sampling:
         self._require(
             "repetition_penalty", 0 < self.repetition_penalty < math.inf, "above 0, for example 1.1"
         )
+        for name in ("presence_penalty", "frequency_penalty"):
+            self._require(name, math.isfinite(getattr(self, name)), "a number, for example 0.5")
+        biased = all(id >= 0 and math.isfinite(bias) for id, bias in self.logit_bias)
+        self._require("logit_bias", biased, "pairs of a token's id and a number")
         self._require("seed", self.seed is None or self.seed >= 0, "0 or more, or none")
         stops = not isinstance(self.stop, str) and all(self.stop)  # a lone string would be its letters
         self._require("stop", stops, "a list of strings of at least one character")
         self._require("n", self.n >= 1, "1 or more")
         self._require("logprobs", self.logprobs >= 0, "0 (none) or more")
+
+    @property
+    def changes_logits(self) -> bool:
+        """Whether a bias or a penalty is on."""
+        penalties = (self.presence_penalty, self.frequency_penalty, self.repetition_penalty - 1)
+        return bool(self.logit_bias) or any(penalties)
 
     def _require(self, name: str, holds: bool, allowed: str) -> None:
         if not holds:
@@ -66,7 +81,8 @@ class TokenEvent:
     index: which of the request's n samples. id: the token, an ending special included; None where a sample
     was cancelled or no token can spell what its constraint wants. text: what became readable with it (''
     inside a character or a possible stop string). logprob: of the model's own distribution (temperature 1,
-    unfiltered, unconstrained). top: the best (id, logprob)s.
+    unfiltered, unconstrained). top: the best (id, logprob)s. cached: how many of the prompt's tokens had been
+    read for another request.
     """
 
     request: int
@@ -76,6 +92,7 @@ class TokenEvent:
     logprob: float
     top: TopLogprobs = ()
     finished: FinishReason | None = None
+    cached: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,6 +171,7 @@ class Row:
     random: np.random.Generator  # its own, so that the batch never changes a sample
     decode: Callable[[int | None], str]
     matcher: Matcher | None = None  # where it stands in its constraint
+    num_cached: int = 0  # tokens of the prompt that had been read before
     stop_text: StopText = field(init=False)
 
     def __post_init__(self) -> None:
@@ -172,8 +190,10 @@ class Row:
             reason = "stop"
         elif reason:
             text += self.stop_text.flush()
-        return TokenEvent(self.request, self.index, id, text, logprob, top, reason)
+        return TokenEvent(self.request, self.index, id, text, logprob, top, reason, self.num_cached)
 
     def ended(self, reason: FinishReason) -> TokenEvent:
         """The last event of a sample that takes no further token."""
-        return TokenEvent(self.request, self.index, None, self.stop_text.flush(), 0.0, (), reason)
+        return TokenEvent(
+            self.request, self.index, None, self.stop_text.flush(), 0.0, (), reason, self.num_cached
+        )

@@ -1,4 +1,4 @@
-"""From logits to tokens: penalty, temperature, top-k, top-p, min-p, in Hugging Face's order, then a draw.
+"""From logits to tokens: bias and penalties, then temperature, top-k, top-p, min-p as Hugging Face, a draw.
 
 Everything is a function of the row alone, so neighbours in a batch never change a sample: filters compare
 with a threshold of the row (equal logits are kept or dropped together), and the draw goes through the
@@ -22,13 +22,14 @@ def sample(
     logits_BV: Tensor,
     params: Sequence[Sampling],
     histories: Sequence[Sequence[int]],
+    prompt_lengths: Sequence[int],
     uniforms: Sequence[float],
 ) -> list[int]:
     """One token for each row.
 
-    histories: prompt and generated ids, for the repetition penalty. uniforms: a number in [0, 1) per row.
+    histories: prompt and generated ids, for the penalties. uniforms: a number in [0, 1) per row.
     """
-    logits_BV = penalised(logits_BV, params, histories)
+    logits_BV = biased(logits_BV, params, histories, prompt_lengths)
     greedy_B = torch.tensor([p.temperature == 0 for p in params], device=logits_BV.device)
     best_B = logits_BV.argmax(dim=-1)
     if bool(greedy_B.all()):
@@ -36,15 +37,34 @@ def sample(
     return torch.where(greedy_B, best_B, draw(filtered(logits_BV, params), uniforms)).tolist()
 
 
-def penalised(logits_BV: Tensor, params: Sequence[Sampling], histories: Sequence[Sequence[int]]) -> Tensor:
-    """CTRL's repetition penalty: seen tokens' positive logits are divided by it, negative multiplied."""
-    rows = [b for b, p in enumerate(params) if p.repetition_penalty != 1]
+def biased(
+    logits_BV: Tensor,
+    params: Sequence[Sampling],
+    histories: Sequence[Sequence[int]],
+    prompt_lengths: Sequence[int],
+) -> Tensor:
+    """The logits after the bias and the penalties of each row."""
+    rows = [b for b, p in enumerate(params) if p.changes_logits]
     logits_BV = logits_BV.clone() if rows else logits_BV
     for b in rows:
-        seen = torch.tensor(sorted(set(histories[b])), device=logits_BV.device)
-        logits, penalty = logits_BV[b, seen], params[b].repetition_penalty
-        logits_BV[b, seen] = torch.where(logits > 0, logits / penalty, logits * penalty)
+        if params[b].logit_bias:
+            ids, biases = zip(*params[b].logit_bias, strict=True)
+            logits_BV[b, list(ids)] += torch.tensor(biases, dtype=logits_BV.dtype, device=logits_BV.device)
+        _penalise(logits_BV[b], params[b], histories[b], prompt_lengths[b])
     return logits_BV
+
+
+def _penalise(logits_V: Tensor, params: Sampling, history: Sequence[int], prompt_length: int) -> None:
+    """CTRL's penalty for all tokens seen (positive logits divided, negative multiplied), OpenAI's for sampled
+    ones, in place."""
+    if params.repetition_penalty != 1:
+        seen = torch.tensor(sorted(set(history)), device=logits_V.device)
+        logits, penalty = logits_V[seen], params.repetition_penalty
+        logits_V[seen] = torch.where(logits > 0, logits / penalty, logits * penalty)
+    if params.presence_penalty or params.frequency_penalty:
+        sampled = torch.tensor(history[prompt_length:], dtype=torch.int64, device=logits_V.device)
+        ids, counts = sampled.unique(return_counts=True)
+        logits_V[ids] -= params.presence_penalty + params.frequency_penalty * counts
 
 
 def filtered(logits_BV: Tensor, params: Sequence[Sampling]) -> Tensor:

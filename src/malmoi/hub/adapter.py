@@ -19,13 +19,21 @@ from malmoi.hub.outside import Json, require
 from malmoi.hub.weights import load_weights, save_weights
 from malmoi.models.config import TransformerConfig
 from malmoi.models.language import LanguageModel
-from malmoi.models.lora import LoRALinear, inner_layers, lora_layers, put_layer
+from malmoi.models.lora import (
+    LoRALinear,
+    inner_layers,
+    lora_layers,
+    put_layer,
+    token_layers,
+    token_rows,
+    train_rows,
+)
 from malmoi.text.tokenizer import Tokenizer
 from malmoi.util import files
 from malmoi.util.errors import UserError
 
 ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
-_PREFIX = "base_model.model."
+_PREFIX, _ROWS = "base_model.model.", ".token_adapter.trainable_tokens_delta"
 # what changes an adapter's function without a tensor of its own
 _UNKNOWN = (
     "rank_pattern", "alpha_pattern", "use_dora", "use_qalora", "use_bdlora", "layer_replication",
@@ -59,10 +67,15 @@ def save_adapter(folder: Path, model: LanguageModel, base: Path, tokenizer: Toke
         spare = rank - len(layer.a_RI)  # one rank for all of them: rows and columns of zeros do nothing
         a_RI = nn.functional.pad(layer.a_RI, (0, 0, 0, spare))
         b_OR = nn.functional.pad(layer.b_OR, (0, spare)) * (layer.scale / scale)
-        for outside, rows_O in _outside_rows(model, name, layer).items():
+        for outside, rows_O in _outside_rows(model, name, layer.out_features).items():
             tensors[f"{_PREFIX}{outside}.lora_A.weight"] = a_RI.clone()
             tensors[f"{_PREFIX}{outside}.lora_B.weight"] = b_OR[rows_O]
     targets = {".".join(name.removeprefix(_PREFIX).split(".")[-4:-2]) for name in tensors}
+    learned: dict[str, list[int]] = {}  # tokens that have vectors of their own, by layer
+    for name, rows in token_rows(model).items():
+        (outside,) = _outside_rows(model, name, len(rows.whole[0]))
+        tensors[f"{_PREFIX}{outside}{_ROWS}"] = torch.stack(list(rows.rows))
+        learned[outside.rpartition(".")[2]] = rows.ids
     architecture = _architecture(model)
     folder.mkdir(parents=True, exist_ok=True)
     if tokenizer is not None:
@@ -72,6 +85,7 @@ def save_adapter(folder: Path, model: LanguageModel, base: Path, tokenizer: Toke
         "r": rank, "lora_alpha": scale * rank, "lora_dropout": _dropout(layers), "bias": "none",
         "target_modules": sorted(targets), "inference_mode": True,
         "fan_in_fan_out": architecture is not None and architecture.fan_in_fan_out,
+        **({"trainable_token_indices": learned} if learned else {}),
     })  # fmt: skip
     save_weights(folder / ADAPTER_WEIGHTS, tensors)
     return obstacle(model.config) if isinstance(model.config, TransformerConfig) else ""
@@ -106,15 +120,33 @@ def load_adapter(folder: Path, model: LanguageModel) -> None:
     model.requires_grad_(False)
     for name, layer in inner_layers(model).items():
         found = [
-            thin for outside, rows_O in _outside_rows(model, name, layer).items()
+            thin for outside, rows_O in _outside_rows(model, name, layer.out_features).items()
             if (thin := _taken(tensors, outside, rows_O, layer, folder)) is not None
         ]  # fmt: skip
         if found:
             put_layer(model, name, _joined(layer, found, scale, dropout))
+    _take_rows(config, tensors, model, folder)
     if tensors:
         raise UserError(
             f"{folder / ADAPTER_WEIGHTS} has {min(tensors)}, which has no place in the base model"
         )
+
+
+def _take_rows(config: Json, tensors: dict[str, Tensor], model: LanguageModel, folder: Path) -> None:
+    """Give tokens the vectors that the adapter has for them, which are taken out of `tensors`."""
+    found = config.get("trainable_token_indices") or {}
+    for name in token_layers(model):
+        (outside,) = _outside_rows(model, name, model.vocab_size)
+        rows_KD = tensors.pop(f"{_PREFIX}{outside}{_ROWS}", None)
+        if rows_KD is None:
+            continue
+        ids = found if isinstance(found, list) else found.get(outside.rpartition(".")[2])
+        if not isinstance(ids, list) or rows_KD.shape != (len(ids), model.config.width):
+            raise UserError(f"{folder / ADAPTER_CONFIG} has no trainable_token_indices that fit {outside}")
+        train_rows(model, name, ids)
+        with torch.no_grad():
+            for row, given in zip(token_rows(model)[name].rows, rows_KD, strict=True):
+                row.copy_(given)
 
 
 def _config(folder: Path) -> Json:
@@ -131,9 +163,9 @@ def _architecture(model: LanguageModel) -> Architecture | None:
     return architecture_of(model.config) if isinstance(model.config, TransformerConfig) else None
 
 
-def _outside_rows(model: LanguageModel, name: str, layer: nn.Linear) -> dict[str, Tensor]:
+def _outside_rows(model: LanguageModel, name: str, num_rows: int) -> dict[str, Tensor]:
     """The outside modules that one of our layers is, each with the rows of ours that it has."""
-    rows_O1 = torch.arange(layer.out_features)[:, None]
+    rows_O1 = torch.arange(num_rows)[:, None]
     architecture = _architecture(model)
     if architecture is None:
         return {name: rows_O1[:, 0]}

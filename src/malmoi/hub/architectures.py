@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from malmoi.hub.gemma import GEMMA, GEMMA2, GEMMA3
 from malmoi.hub.gpt2 import GPT2
-from malmoi.hub.llama import LLAMA, MISTRAL, QWEN3, LlamaFamily
+from malmoi.hub.llama import LLAMA, MISTRAL, SMOLLM3, LlamaFamily
+from malmoi.hub.qwen import QWEN2, QWEN3
 from malmoi.models.config import TransformerConfig
 
 Architecture = GPT2 | LlamaFamily
 
-ARCHITECTURES: dict[str, Architecture] = {a.model_type: a for a in (LLAMA, QWEN3, MISTRAL, GPT2())}
+ARCHITECTURES: dict[str, Architecture] = {
+    a.model_type: a for a in (LLAMA, QWEN3, MISTRAL, QWEN2, SMOLLM3, GEMMA, GEMMA2, GEMMA3, GPT2())
+}
 
 
 def architecture_of(config: TransformerConfig) -> Architecture | None:

@@ -6,7 +6,8 @@ the same shape with a `model_type` that begins with `malmoi_`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,21 +16,24 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from malmoi.hub.adapter import base_of, is_adapter, load_adapter
-from malmoi.hub.architectures import ARCHITECTURES, architecture_of, obstacle
+from malmoi.hub.architectures import ARCHITECTURES, Architecture, architecture_of, obstacle
+from malmoi.hub.bert import ENCODERS
+from malmoi.hub.filling import build_unfilled, fill
 from malmoi.hub.outside import Json
-from malmoi.hub.weights import load_weights, save_weights
+from malmoi.hub.weights import WEIGHTS, Checkpoint, open_checkpoint, save_weights
 from malmoi.models.build import build_model
-from malmoi.models.config import TransformerConfig, model_config_adapter
+from malmoi.models.config import RecurrentConfig, TransformerConfig, model_config_adapter
 from malmoi.models.language import LanguageModel
 from malmoi.models.lora import lora_layers, merge_lora
 from malmoi.models.ngram import KneserNey
-from malmoi.text.tokenizer import TOKENIZER_FILE, Tokenizer
+from malmoi.text.tokenizer import Tokenizer
+from malmoi.text.tokenizer_files import has_tokenizer
 from malmoi.util import files
 from malmoi.util.errors import UserError, nearest
 
-WEIGHTS = "model.safetensors"
 CONFIG = "config.json"
 OWN_PREFIX = "malmoi_"
+NGRAM = f"{OWN_PREFIX}ngram"
 
 
 class ModelFolder(NamedTuple):
@@ -72,15 +76,36 @@ def save_model(
     return obstacle(model.config) if isinstance(model.config, TransformerConfig) else ""
 
 
-def load_model(folder: Path, *, device: torch.device | str = "cpu") -> ModelFolder:
-    """Read a model folder, or an adapter's: its base with the adapter merged into it.
+def load_model(
+    folder: Path, *, device: torch.device | str = "cpu", dtype: torch.dtype | None = torch.float32
+) -> ModelFolder:
+    """Read a model folder, ours or another library's, or an adapter's: its base with the adapter merged in.
 
-    Raises UserError with the mend where a part is missing or does not fit.
+    dtype: of the weights in memory; None: as they are stored. Weights are read one by one, so that memory
+    holds them once. Raises UserError with the mend where a part is missing or does not fit.
     """
     if not folder.is_dir():
         raise UserError(f"{folder} is not a folder; give the --out folder of a finished run")
     if is_adapter(folder) and not (folder / CONFIG).exists():
-        return _load_adapted(folder, device)
+        return _load_adapted(folder, device, dtype)
+    model = _import(read_config(folder), open_checkpoint(folder), folder, device, dtype)
+    tokenizer = Tokenizer.load(folder) if has_tokenizer(folder) else None
+    if tokenizer is not None and tokenizer.vocab_size > model.vocab_size:
+        raise UserError(
+            f"{folder}: the tokenizer has {tokenizer.vocab_size} tokens, the model {model.vocab_size}; "
+            "they do not belong together"
+        )
+    return ModelFolder(model, tokenizer)
+
+
+def is_ngram(folder: Path) -> bool:
+    """Whether a model folder holds counts, and no neural network."""
+    found = files.read_json(folder / CONFIG) if (folder / CONFIG).is_file() else None
+    return isinstance(found, dict) and found.get("model_type") == NGRAM
+
+
+def read_config(folder: Path) -> Json:
+    """What a model folder's config.json says. Raises UserError where it is missing, broken or a method's."""
     if not (folder / CONFIG).exists():
         raise UserError(
             f"{folder} has no {CONFIG}: not a finished model folder (an unfinished run goes on with --resume)"
@@ -90,26 +115,34 @@ def load_model(folder: Path, *, device: torch.device | str = "cpu") -> ModelFold
         raise UserError(f"{folder / CONFIG} is not a JSON object; restore it or make the folder again")
     if isinstance(config.get("task"), dict):
         raise UserError(f"{folder} is a fitted method for one task, not a language model")
-    model = _import(config, load_weights(folder / WEIGHTS), folder)
-    tokenizer = Tokenizer.load(folder) if (folder / TOKENIZER_FILE).exists() else None
-    if isinstance(model, LanguageModel):
-        model = model.to(device).eval()
-    return ModelFolder(model, tokenizer)
+    refuse_quantised(config, folder)
+    return config
 
 
-def _load_adapted(folder: Path, device: torch.device | str) -> ModelFolder:
-    base = load_model(base_of(folder), device=device)
+def refuse_quantised(config: Json, folder: Path) -> None:
+    """Raise UserError where a config says that its weights are packed in fewer bits."""
+    how = config.get("quantization_config")
+    if how:
+        kind = how.get("quant_method", "unknown") if isinstance(how, dict) else how
+        raise UserError(
+            f"{folder} is quantised ({kind}), which cannot be read here; "
+            "take the model that it was made from, in float32, float16 or bfloat16"
+        )
+
+
+def _load_adapted(folder: Path, device: torch.device | str, dtype: torch.dtype | None) -> ModelFolder:
+    base = load_model(base_of(folder), device=device, dtype=dtype)
     if not isinstance(base.model, LanguageModel):
         raise UserError(f"{folder} is an adapter for an n-gram model, which has no layers to adapt")
     load_adapter(folder, base.model)
     merge_lora(base.model)
-    own = Tokenizer.load(folder) if (folder / TOKENIZER_FILE).exists() else None
+    own = Tokenizer.load(folder) if has_tokenizer(folder) else None
     return ModelFolder(base.model, own or base.tokenizer)
 
 
 def _export(model: LanguageModel | KneserNey) -> tuple[Json, dict[str, Tensor]]:
     if isinstance(model, KneserNey):
-        return {"model_type": f"{OWN_PREFIX}ngram"} | model.config, model.tensors()
+        return {"model_type": NGRAM} | model.config, model.tensors()
     assert not lora_layers(model), "merge_lora, or save_adapter"
     weights = dict(model.state_dict())
     architecture = architecture_of(model.config) if isinstance(model.config, TransformerConfig) else None
@@ -123,35 +156,78 @@ def _export(model: LanguageModel | KneserNey) -> tuple[Json, dict[str, Tensor]]:
     ), weights
 
 
-def _import(found: Json, tensors: dict[str, Tensor], folder: Path) -> LanguageModel | KneserNey:
+def _import(
+    found: Json,
+    stored: Checkpoint,
+    folder: Path,
+    device: torch.device | str,
+    dtype: torch.dtype | None,
+) -> LanguageModel | KneserNey:
     model_type = str(found.get("model_type"))
     try:
-        if model_type == f"{OWN_PREFIX}ngram":
-            return KneserNey.from_tensors(found, tensors)
-        if model_type.startswith(OWN_PREFIX):
-            known = {
-                name: value
-                for name, value in found.items()
-                if not name.endswith("_token_id") and name != "model_type"
-            }
-            config = model_config_adapter.validate_python(known)
-            if config.tied:
-                tensors["head.weight"] = tensors["embed.weight"]
-        elif model_type in ARCHITECTURES:
-            architecture = ARCHITECTURES[model_type]
-            config = architecture.import_config(found)
-            tensors = architecture.import_weights(tensors, config)
+        if model_type == NGRAM:
+            return KneserNey.from_tensors(found, stored)
+        if stored.quantised:
+            raise UserError(f"{stored.quantised}, no weights of float32, float16 or bfloat16")
+        architecture = None if model_type.startswith(OWN_PREFIX) else _architecture(model_type, found)
+        config = architecture.import_config(found) if architecture is not None else _own_config(found)
+        _check_sizes(config, stored)
+        model = build_unfilled(lambda: build_model(config), device, dtype or stored.dtype)
+        if architecture is not None and isinstance(config, TransformerConfig):
+            outside = partial(_outside, architecture, config)
+            fill(model, architecture.import_weights(stored, config), stored, outside)
         else:
-            raise UserError(f"unknown model_type {model_type!r}; {nearest(model_type, ARCHITECTURES)}")
+            fill(model, stored.items(), stored)
     except (UserError, KeyError, TypeError, IndexError, ValidationError) as error:
         raise UserError(f"{folder} cannot be opened: {_finding(error)}") from None
-    model = build_model(config)
-    try:
-        model.load_state_dict(tensors)
-    except RuntimeError as error:
-        reason = " ".join(str(error).split())[:200]
-        raise UserError(f"{folder / WEIGHTS} does not fit {CONFIG}: {reason}") from None
-    return model
+    return model.to(device).eval()
+
+
+def _check_sizes(config: TransformerConfig | RecurrentConfig, stored: Checkpoint) -> None:
+    """Refuse sizes that no tensor has, before memory is taken for them."""
+    longest = max((max(shape, default=1) for shape in stored.shapes.values()), default=0)
+    for name in ("vocab_size", "width", "heads", "size_of_head", "size_of_ff"):
+        if getattr(config, name, 0) > longest:
+            raise UserError(f"{CONFIG} asks for {name} = {getattr(config, name)}, more than any tensor has")
+    if config.layers > len(stored):
+        raise UserError(f"{CONFIG} has {config.layers} layers, {WEIGHTS} only {len(stored)} tensors")
+
+
+def _architecture(model_type: str, found: Json) -> Architecture:
+    if model_type in ARCHITECTURES:
+        return ARCHITECTURES[model_type]
+    if model_type in ENCODERS:
+        raise UserError(
+            "it is an encoder, which writes no text; use it with --method pretrained --set encoder=DIR"
+        )
+    if isinstance(found.get("text_config"), dict):
+        inner = found["text_config"].get("model_type", "see text_config")
+        raise UserError(
+            f"model_type {model_type!r} reads pictures, too, and only text models work here; save its "
+            f"language model alone ({inner}) with transformers"
+        )
+    own_code = "; code that comes with a model is never run" if "auto_map" in found else ""
+    raise UserError(f"unknown model_type {model_type!r}; {_known(model_type)}{own_code}")
+
+
+def _known(model_type: str) -> str:
+    close = nearest(model_type, ARCHITECTURES)
+    return close if close.startswith("known") else f"{close} (known: {', '.join(sorted(ARCHITECTURES))})"
+
+
+def _own_config(found: Json) -> TransformerConfig | RecurrentConfig:
+    known = {
+        name: value
+        for name, value in found.items()
+        if not name.endswith("_token_id") and name != "model_type"
+    }
+    return model_config_adapter.validate_python(known)
+
+
+def _outside(
+    architecture: Architecture, config: TransformerConfig, ours: Mapping[str, Tensor]
+) -> Mapping[str, Tensor]:
+    return architecture.export_weights(dict(ours), config)
 
 
 def _finding(error: Exception) -> str:

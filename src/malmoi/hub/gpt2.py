@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
+
 from torch import Tensor
 
-from malmoi.hub.outside import Json, differing, require
+from malmoi.hub.outside import Json, choices, require
 from malmoi.models.config import TransformerConfig
 
 _OUTER = {
@@ -34,11 +36,13 @@ class GPT2:
         """The choices of `config` that this architecture cannot express."""
         fixed = {
             "norm": "layer", "position": "learned", "feed_forward": "gelu", "bias": True,
-            "qk_norm": False, "window": None,
-            "kv_heads": config.kv_heads if config.num_kv_heads == config.heads else None,
-            "head_width": config.head_width if config.size_of_head * config.heads == config.width else None,
         }  # fmt: skip
-        return differing(config, fixed)
+        found = choices(config, fixed, {"rope_theta"})  # a base that nothing is turned by
+        if config.num_kv_heads != config.heads:
+            found.append(f"kv_heads = {config.kv_heads}")
+        if config.size_of_head * config.heads != config.width:
+            found.append(f"head_width = {config.head_width}")
+        return found
 
     def export_config(self, config: TransformerConfig) -> Json:
         """`config.json` without the token ids."""
@@ -84,17 +88,18 @@ class GPT2:
             theirs.pop("lm_head.weight", None)
         return theirs
 
-    def import_weights(self, theirs: dict[str, Tensor], config: TransformerConfig) -> dict[str, Tensor]:
-        """The inverse of `export_weights`; the `transformer.` prefix may be missing, as in OpenAI's file."""
-        if "wte.weight" in theirs:
-            theirs = {f"transformer.{name}": tensor for name, tensor in theirs.items()}
-        names = self._names(config)
-        ours = {
-            name: _turned(outside, theirs[outside]) for outside, name in names.items() if outside in theirs
-        }
-        if config.tied:
-            ours["head.weight"] = ours["embed.weight"]
-        return ours
+    def import_weights(
+        self, theirs: Mapping[str, Tensor], config: TransformerConfig
+    ) -> Iterator[tuple[str, Tensor]]:
+        """The inverse of `export_weights`: (name, tensor) one by one, each read only then.
+
+        The `transformer.` prefix may be missing, as in OpenAI's file.
+        """
+        bare = "wte.weight" in theirs
+        for outside, name in self._names(config).items():
+            stored = outside.removeprefix("transformer.") if bare else outside
+            if stored in theirs:
+                yield name, _turned(outside, theirs[stored])
 
     @staticmethod
     def _names(config: TransformerConfig) -> dict[str, str]:

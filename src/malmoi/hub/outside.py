@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from malmoi.models.config import TransformerConfig
@@ -10,12 +10,24 @@ from malmoi.util.errors import UserError
 
 Json = dict[str, Any]
 
+# What every architecture can say, whatever its value.
+_SIZES = frozenset({
+    "family", "vocab_size", "context", "layers", "width", "heads", "kv_heads", "head_width", "ff_width",
+    "tied", "norm_eps", "dropout",
+})  # fmt: skip
 
-def differing(config: TransformerConfig, fixed: Mapping[str, Any]) -> list[str]:
-    """The choices of `config` that are not as `fixed` says, each as "name = value"."""
+
+def choices(config: TransformerConfig, fixed: Mapping[str, Any], free: Collection[str]) -> list[str]:
+    """The choices of `config` that an architecture cannot express, each as "name = value".
+
+    fixed: the choices that it makes. free: those that it leaves to a model. All others are at their defaults,
+    so that a choice which is new here is in no architecture until one says so.
+    """
+    allowed = {name: field.default for name, field in TransformerConfig.model_fields.items()} | dict(fixed)
     return [
-        f"{name} = {getattr(config, name)}" for name, value in fixed.items() if getattr(config, name) != value
-    ]
+        f"{name} = {getattr(config, name)}" for name, value in allowed.items()
+        if name not in _SIZES and name not in free and getattr(config, name) != value
+    ]  # fmt: skip
 
 
 def require(found: Json, name: str, *known: Any, file: str = "config.json") -> None:

@@ -29,7 +29,7 @@ def predictions(model: Scorer, tokenizer: Tokenizer, text: str, *, top: int = 5)
     A text longer than the model's context is cut there.
     """
     ids = tokenizer.encode(text)[: model.context]
-    read = [tokenizer.specials.eos, *ids[:-1]]
+    read = [tokenizer.start, *ids[:-1]]
     counts = torch.tensor([len(read)])
     logits_TV = model.step(torch.tensor([read]), counts, model.new_state(1, len(read)))[0].cpu()
     log_probs_TV = logits_TV.log_softmax(-1)

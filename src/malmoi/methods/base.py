@@ -7,7 +7,7 @@ A method's folder has the shape of every model folder: `config.json` with a `mod
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, Self, get_args
 
@@ -18,6 +18,7 @@ from malmoi.core import Example
 from malmoi.models.config import StrictModel
 from malmoi.tasks.base import Kind, Task
 from malmoi.train.fit import Budget
+from malmoi.util.errors import UserError
 
 Json = dict[str, Any]
 Say = Callable[[str], None]
@@ -27,6 +28,15 @@ FAMILIES: tuple[Family, ...] = get_args(Family)
 
 def silent(_: str) -> None:
     """A `Say` that says nothing."""
+
+
+def two_or_more(labels: Iterable[str]) -> list[str]:
+    """The labels, sorted, each once. Raises UserError where there is nothing to choose between."""
+    found = sorted(set(labels))
+    if len(found) < 2:
+        known = f"only the label {found[0]!r}" if found else "no label"
+        raise UserError(f"there is {known}; give examples of at least two")
+    return found
 
 
 @dataclass(slots=True)

@@ -8,6 +8,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from malmoi.hub.card import CARD
 from malmoi.hub.folder import CONFIG, OWN_PREFIX, WEIGHTS
 from malmoi.hub.weights import load_weights, save_weights
 from malmoi.methods.base import Method, Parts
@@ -16,7 +17,6 @@ from malmoi.tasks import make_task
 from malmoi.util import files
 from malmoi.util.errors import UserError
 
-CARD = "README.md"
 _OURS = {CONFIG, WEIGHTS, CARD, files.MANIFEST}
 
 
@@ -32,6 +32,13 @@ def save_method(folder: Path, method: Method, card: str = "") -> None:
             files.write_bytes(temporary / name, content)
         files.write_json(temporary / CONFIG, describe(method) | {"config": parts.config})
         files.write_text(temporary / CARD, card or f"# {method.name} for {method.task.name}\n")
+
+
+def write_card(folder: Path, card: str) -> None:
+    """Put another card into a method's folder, and its hash into the manifest."""
+    files.write_text(folder / CARD, card)
+    manifest = files.read_json(folder / files.MANIFEST)
+    files.write_json(folder / files.MANIFEST, manifest | {CARD: files.sha256(folder / CARD)})
 
 
 def describe(method: Method) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from malmoi.methods.base import Method
 from malmoi.methods.llm.finetuned import FineTuned
 from malmoi.methods.llm.prompted import Prompted
 from malmoi.methods.llm.remote import Remote
-from malmoi.methods.neural import GRU, LSTM, RNN, TransformerMethod
+from malmoi.methods.neural import GRU, LSTM, RNN, Pretrained, TransformerMethod
 from malmoi.methods.traditional import TRADITIONAL
 from malmoi.models.config import StrictModel
 from malmoi.tasks.base import Task
@@ -20,10 +20,11 @@ from malmoi.util.errors import UserError, nearest
 
 METHODS: dict[str, type[Method]] = {
     method.name: method
-    for method in (*TRADITIONAL, RNN, GRU, LSTM, TransformerMethod, Prompted, FineTuned, Remote)
+    for method in (*TRADITIONAL, RNN, GRU, LSTM, TransformerMethod, Pretrained, Prompted, FineTuned, Remote)
 }
-ON_REQUEST = {"rnn", "gru", "remote"}  # left out of "all": an LSTM stands for the recurrent family, and
-# nothing leaves this machine unasked
+# Left out of "all": an LSTM stands for the recurrent family, a pre-trained encoder must be named, and nothing
+# leaves this machine unasked.
+ON_REQUEST = {"rnn", "gru", "pretrained", "remote"}
 _VARIANT = re.compile(r"[\w-]+")
 
 

@@ -14,8 +14,11 @@ import torch
 from malmoi.core import Example, Metric
 from malmoi.data.check import Finding
 from malmoi.data.labelled import summary
+from malmoi.inside.sources import Source
 from malmoi.methods.base import Method, Say
+from malmoi.methods.cards import method_card, task_files
 from malmoi.methods.folder import is_method, load_method, save_method
+from malmoi.methods.inspect import insides
 from malmoi.methods.registry import make_method
 from malmoi.tasks.base import Task
 from malmoi.train.fit import Budget
@@ -55,6 +58,10 @@ class LoadedMethod:
             return self.method.predict([self.task.input_from(value) for value in inputs])
         return self.predict([inputs])[0]
 
+    def insides(self, text: str) -> tuple[Source, ...]:
+        """What `malmoi.inside` can draw of its reading `text`, which may be the task's input as JSON."""
+        return insides(self.method, text)
+
 
 def method_folder(folder: Path) -> Path:
     """The folder itself, or the winner's where it is the folder of a comparison.
@@ -70,12 +77,13 @@ def method_folder(folder: Path) -> Path:
 
 def fit_method(
     task: Task[Any, Any], name: str, train: Path, valid: Path | None, out: Path, *,
-    options: Mapping[str, Any], budget: Budget, allow_skips: bool, say: Say,
+    options: Mapping[str, Any], budget: Budget, allow_skips: bool, say: Say, licence: str | None = None,
 ) -> Fitted:  # fmt: skip
     """Fit a method to files, save it as `out` and measure it.
 
     With `valid`, choices are made on a part held out of `train` and the method is measured on `valid`;
-    without it, two parts are held out. Raises UserError before any work where `out` is in use.
+    without it, two parts are held out. licence: of the data, for the card. Raises UserError before any work
+    where `out` is in use.
     """
     _check_new(out)
     method = make_method(name, task, options)
@@ -85,10 +93,15 @@ def fit_method(
         say(note)
     start_s = time.perf_counter()
     method.fit(splits.train, splits.valid, budget, say)
-    say(f"fitted to {len(splits.train):,} examples in {human_seconds(time.perf_counter() - start_s)}")
+    seconds = time.perf_counter() - start_s
+    say(f"fitted to {len(splits.train):,} examples in {human_seconds(seconds)}")
     metrics = evaluate(method, splits.test)
     note = splits.notes[0] if splits.notes else ""
-    save_method(out, method, card(method, metrics, len(splits.train), len(splits.test)))
+    card = method_card(
+        method, metrics, splits.train, measured_on=f"{len(splits.test):,} other examples", folder=out,
+        data=task_files((train, valid), licence), seconds=seconds, notes=splits.notes,
+    )  # fmt: skip
+    save_method(out, method, card.render())
     return Fitted(method, metrics, len(splits.test), note)
 
 
@@ -122,15 +135,3 @@ def evaluate(method: Method, examples: Examples) -> dict[str, Metric]:
     if method.task.kind in ("text", "continuation"):
         likelihoods = method.log_likelihood(inputs, [example.target for example in examples])
     return method.task.score(method.predict(inputs), examples, likelihoods)
-
-
-def card(method: Method, metrics: Mapping[str, Metric], num_train: int, num_test: int) -> str:
-    """README.md of a fitted method's folder."""
-    lines = [f"- {name}: {metric}" for name, metric in metrics.items()]
-    return "\n".join(
-        [
-            f"# {method.name} for {method.task.name}", "",
-            f"Fitted by malmoi to {num_train:,} examples; measured on {num_test:,} others:", "",
-            *lines, "", "Use it with `malmoi predict` or `malmoi.load(folder).predict(...)`.", "",
-        ]
-    )  # fmt: skip

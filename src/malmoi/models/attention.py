@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from malmoi.models.block_attention import BlockAttention
-from malmoi.models.blocks import Positions, RMSNorm, rotate
+from malmoi.models.blocks import OffsetRMSNorm, Positions, RMSNorm, rotate
 from malmoi.models.config import TransformerConfig
 from malmoi.models.state import KVState
 
@@ -45,12 +45,13 @@ class Memory:
 
 @dataclass(frozen=True, slots=True)
 class Sight:
-    """What is the same for every layer of one forward pass.
+    """What is the same for every layer of a kind in one forward pass.
 
     mask_B1TS: which keys each query may see (None: all earlier ones, or all where T is 1).
     tables: rotary cos and sin, or None. positions: where new keys go in the cache, if there is one.
     length: how many cached positions to look at. bias_BTT: the mask as `block_attention` wants it, where that
     is how to attend. both_ways: the mask decides alone, nothing is causal. memory: for cross-attention.
+    window: the most keys that a query sees, which the mask says, too.
     """
 
     mask_B1TS: Tensor | None
@@ -60,6 +61,7 @@ class Sight:
     bias_BTT: Tensor | None = None
     both_ways: bool = False
     memory: Memory | None = None
+    window: int | None = None
 
 
 def causal_mask(queries_BT: Tensor, keys_BS: Tensor, window: int | None) -> Tensor:
@@ -82,15 +84,28 @@ def attend_all(q_BHTC: Tensor, k_BHSC: Tensor, v_BHSC: Tensor, mask_B1TS: Tensor
     return torch.matmul(scores_BHTS.softmax(-1), v_BHSC)
 
 
+def attend_capped(
+    q_BHTC: Tensor, k_BHSC: Tensor, v_BHSC: Tensor, mask_B1TS: Tensor | None, scale: float, cap: float
+) -> Tensor:
+    """Attention whose scores s become cap tanh(s / cap): Gemma 2. None as a mask: as `Sight` says."""
+    scores_BHTS = torch.tanh(torch.matmul(q_BHTC, k_BHSC.mT) * (scale / cap)) * cap
+    num_queries, num_keys = scores_BHTS.shape[2:]
+    if mask_B1TS is None and num_queries > 1:
+        mask_B1TS = scores_BHTS.new_ones(num_queries, num_keys, dtype=torch.bool).tril()
+    if mask_B1TS is not None:
+        scores_BHTS = scores_BHTS.masked_fill(~mask_B1TS, float("-inf"))
+    return torch.matmul(scores_BHTS.softmax(-1, dtype=torch.float32).to(v_BHSC.dtype), v_BHSC)
+
+
 class CrossAttention(nn.Module):
     """Multi-head attention of a target's positions to a source's (Vaswani et al. 2017)."""
 
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
         self.head_width, width = config.size_of_head, config.width
-        self.query = nn.Linear(width, config.heads * self.head_width, bias=config.bias)
-        self.kv = nn.Linear(width, 2 * config.heads * self.head_width, bias=config.bias)
-        self.out = nn.Linear(config.heads * self.head_width, width, bias=config.bias)
+        self.query = nn.Linear(width, config.heads * self.head_width, bias=config.has_bias("qkv"))
+        self.kv = nn.Linear(width, 2 * config.heads * self.head_width, bias=config.has_bias("qkv"))
+        self.out = nn.Linear(config.heads * self.head_width, width, bias=config.has_bias("out"))
 
     def forward(self, x_BTD: Tensor, memory: Memory, layer: int) -> Tensor:
         q_BHTC = self.query(x_BTD).unflatten(-1, (-1, self.head_width)).transpose(1, 2)
@@ -107,12 +122,14 @@ class Attention(nn.Module):
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
         self.heads, self.kv_heads, self.head_width = config.heads, config.num_kv_heads, config.size_of_head
-        self.has_qk_norm, self.window = config.qk_norm, config.window
+        self.has_qk_norm, self.softcap = config.qk_norm, config.attention_softcap
+        self.scale = (config.query_scalar or self.head_width) ** -0.5
         self.widths = [self.heads * self.head_width] + 2 * [self.kv_heads * self.head_width]
-        self.qkv = nn.Linear(config.width, sum(self.widths), bias=config.bias)
-        self.out = nn.Linear(self.widths[0], config.width, bias=config.bias)
-        self.q_norm = RMSNorm(self.head_width, eps=config.norm_eps) if config.qk_norm else nn.Identity()
-        self.k_norm = RMSNorm(self.head_width, eps=config.norm_eps) if config.qk_norm else nn.Identity()
+        self.qkv = nn.Linear(config.width, sum(self.widths), bias=config.has_bias("qkv"))
+        self.out = nn.Linear(self.widths[0], config.width, bias=config.has_bias("out"))
+        norm = OffsetRMSNorm if config.norm_offset else RMSNorm
+        self.q_norm = norm(self.head_width, eps=config.norm_eps) if config.qk_norm else nn.Identity()
+        self.k_norm = norm(self.head_width, eps=config.norm_eps) if config.qk_norm else nn.Identity()
 
     def project(self, x_BTD: Tensor, sight: Sight) -> tuple[Tensor, Tensor, Tensor]:
         """Queries q_BHTC and keys, values k_BKTC, v_BKTC, normed and turned by their positions."""
@@ -136,25 +153,33 @@ class Attention(nn.Module):
 
     def _attend(self, q_BHTC: Tensor, k_BKSC: Tensor, v_BKSC: Tensor, sight: Sight) -> Tensor:
         """What each query reads from the keys and values of its group."""
-        attend, groups = functional.scaled_dot_product_attention, self.heads // self.kv_heads
-        mask_B1TS = sight.mask_B1TS
+        groups, mask_B1TS, scale = self.heads // self.kv_heads, sight.mask_B1TS, self.scale
+        if self.softcap is not None:
+            k_BHSC, v_BHSC = (x_BKSC.repeat_interleave(groups, 1) for x_BKSC in (k_BKSC, v_BKSC))
+            return attend_capped(q_BHTC, k_BHSC, v_BHSC, mask_B1TS, scale, self.softcap)
+        attend = functional.scaled_dot_product_attention
         if q_BHTC.shape[2] == 1:  # a group's heads are queries of its one key head: the cache is not copied
             q_BKGC = q_BHTC.reshape(-1, self.kv_heads, groups, self.head_width)
-            return attend(q_BKGC, k_BKSC, v_BKSC, attn_mask=mask_B1TS).reshape(q_BHTC.shape)
+            if groups == 1 and q_BHTC.dtype == torch.bfloat16 and q_BHTC.device.type == "cpu":
+                # two queries take half of one's time
+                q_BKGC = q_BKGC.expand(-1, -1, 2, -1)
+            y_BKGC = attend(q_BKGC, k_BKSC, v_BKSC, attn_mask=mask_B1TS, scale=scale)
+            return y_BKGC[:, :, :groups].reshape(q_BHTC.shape)
         if groups > 1:  # every group's head, materialised: enable_gqa does the same
             k_BKSC, v_BKSC = k_BKSC.repeat_interleave(groups, 1), v_BKSC.repeat_interleave(groups, 1)
         if sight.both_ways and mask_B1TS is not None:
-            return attend_all(q_BHTC, k_BKSC, v_BKSC, mask_B1TS, self.head_width**-0.5)
+            return attend_all(q_BHTC, k_BKSC, v_BKSC, mask_B1TS, scale)
         if sight.bias_BTT is not None:
-            return BlockAttention.apply(q_BHTC, k_BKSC, v_BKSC, sight.bias_BTT, self.window)
-        return attend(q_BHTC, k_BKSC, v_BKSC, attn_mask=mask_B1TS, is_causal=mask_B1TS is None)
+            return BlockAttention.apply(q_BHTC, k_BKSC, v_BKSC, sight.bias_BTT, sight.window, scale)
+        causal = mask_B1TS is None
+        return attend(q_BHTC, k_BKSC, v_BKSC, attn_mask=mask_B1TS, is_causal=causal, scale=scale)
 
     @staticmethod
     def _remember(
         k_BKTC: Tensor, v_BKTC: Tensor, sight: Sight, state: KVState, layer: int
     ) -> tuple[Tensor, Tensor]:
         """Write the new keys and values into the cache; return all that are in sight."""
-        keys_BKSC, values_BKSC = state.keys_LBKSC[layer], state.values_LBKSC[layer]
+        keys_BKSC, values_BKSC = state.layers[layer]
         if isinstance(sight.positions, slice):
             keys_BKSC[:, :, sight.positions] = k_BKTC
             values_BKSC[:, :, sight.positions] = v_BKTC

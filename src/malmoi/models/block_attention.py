@@ -39,11 +39,17 @@ class BlockAttention(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, q_BHTC: Tensor, k_BHTC: Tensor, v_BHTC: Tensor, bias_BTT: Tensor, window: int | None
+        ctx: Any,
+        q_BHTC: Tensor,
+        k_BHTC: Tensor,
+        v_BHTC: Tensor,
+        bias_BTT: Tensor,
+        window: int | None,
+        scale: float,
     ) -> Tensor:
         q_NTC, k_NTC, v_NTC = (x.flatten(0, 1) for x in (q_BHTC, k_BHTC, v_BHTC))
         ctx.save_for_backward(q_NTC, k_NTC, v_NTC, bias_BTT)
-        ctx.window, ctx.scale = window, q_NTC.shape[-1] ** -0.5
+        ctx.window, ctx.scale = window, scale
         y_NTC = torch.empty_like(q_NTC)
         for queries, keys in _blocks(q_NTC.shape[1], window):
             p_NQS = _probabilities(q_NTC[:, queries], k_NTC[:, keys], bias_BTT[:, queries, keys], ctx.scale)
@@ -51,7 +57,7 @@ class BlockAttention(torch.autograd.Function):
         return y_NTC.view(q_BHTC.shape)
 
     @staticmethod
-    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None]:
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None, None]:
         q_NTC, k_NTC, v_NTC, bias_BTT = ctx.saved_tensors
         dy_BHTC = grad_outputs[0]
         dy_NTC = dy_BHTC.flatten(0, 1)
@@ -65,7 +71,7 @@ class BlockAttention(torch.autograd.Function):
             dk_NTC[:, keys].baddbmm_(ds_NQS.mT, q_NQC, alpha=ctx.scale)
             dq_NTC[:, queries] = torch.bmm(ds_NQS, k_NSC)
         shape = dy_BHTC.shape
-        return dq_NTC.mul_(ctx.scale).view(shape), dk_NTC.view(shape), dv_NTC.view(shape), None, None
+        return dq_NTC.mul_(ctx.scale).view(shape), dk_NTC.view(shape), dv_NTC.view(shape), None, None, None
 
 
 def as_bias(mask_B1TT: Tensor, dtype: torch.dtype) -> Tensor:

@@ -1,10 +1,11 @@
-"""The small parts of a Transformer: norms, positions, feed-forward networks.
+"""The small parts of a Transformer: norms, rotation by positions, feed-forward networks.
 
 Shape letters: B rows, T positions, H heads, C head width, D width, F feed-forward width.
 """
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 import torch
@@ -20,19 +21,54 @@ Positions = slice | Tensor
 def make_norm(config: TransformerConfig, width: int) -> nn.Module:
     """RMSNorm (Zhang & Sennrich 2019) or LayerNorm (Ba et al. 2016) over the last dimension."""
     if config.norm == "rms":
-        return RMSNorm(width, eps=config.norm_eps)
-    return nn.LayerNorm(width, eps=config.norm_eps, bias=config.bias)
+        return (OffsetRMSNorm if config.norm_offset else RMSNorm)(width, eps=config.norm_eps)
+    return nn.LayerNorm(width, eps=config.norm_eps, bias=config.has_bias("norm"))
 
 
 class RMSNorm(nn.RMSNorm):
     """weight x / sqrt(mean(x^2) + eps); PyTorch has no fused kernel on processors, so ours trains there."""
 
     def forward(self, x: Tensor) -> Tensor:
-        if x.device.type == "cpu" and torch.is_grad_enabled():
-            normed = RootMeanSquare.apply(x, self.weight, self.eps)
-            assert isinstance(normed, Tensor)
-            return normed
+        if x.device.type == "cpu":
+            return root_mean_square(x, self.weight, self.eps)
         return super().forward(x)
+
+
+class OffsetRMSNorm(RMSNorm):
+    """RMSNorm by 1 + weight, in fp32: Gemma's, whose weights near zero keep their digits in bf16."""
+
+    def reset_parameters(self) -> None:
+        nn.init.zeros_(self.weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        weight, eps = 1 + self.weight.float(), self.eps
+        if x.device.type == "cpu":
+            return root_mean_square(x, weight, eps)
+        return (functional.rms_norm(x.float(), self.normalized_shape, eps=eps) * weight).type_as(x)
+
+
+def root_mean_square(x_ND: Tensor, weight_D: Tensor, eps: float | None) -> Tensor:
+    """RMSNorm in few operations, for processors."""
+    eps = torch.finfo(x_ND.dtype).eps if eps is None else eps
+    if not torch.is_grad_enabled():
+        return _unit(x_ND, eps)[0] * weight_D.to(x_ND.dtype)
+    normed = RootMeanSquare.apply(x_ND, weight_D, eps)
+    assert isinstance(normed, Tensor)
+    return normed
+
+
+def _unit(x_ND: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    """unit_ND = x / sqrt(mean(x^2) + eps), and what x was multiplied by, scale_N1 in fp32."""
+    norm_N1 = torch.linalg.vector_norm(x_ND, dim=-1, keepdim=True, dtype=torch.float32)
+    scale_N1 = torch.addcmul(constant(eps), norm_N1, norm_N1, value=1 / x_ND.shape[-1]).rsqrt_()
+    return x_ND * scale_N1.to(x_ND.dtype), scale_N1
+
+
+@cache
+@torch.inference_mode(False)  # or it could not serve training
+def constant(value: float) -> Tensor:
+    """A number as a tensor, for processors: an operation with a plain one spends as long on making it."""
+    return torch.tensor(value)
 
 
 class RootMeanSquare(torch.autograd.Function):
@@ -40,9 +76,7 @@ class RootMeanSquare(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x_ND: Tensor, weight_D: Tensor, eps: float) -> Tensor:
-        norm_N1 = torch.linalg.vector_norm(x_ND, dim=-1, keepdim=True, dtype=torch.float32)
-        scale_N1 = norm_N1.square_().div_(x_ND.shape[-1]).add_(eps).rsqrt_()
-        unit_ND = x_ND * scale_N1.to(x_ND.dtype)
+        unit_ND, scale_N1 = _unit(x_ND, eps)
         ctx.save_for_backward(unit_ND, scale_N1, weight_D)
         return unit_ND * weight_D.to(x_ND.dtype)
 
@@ -56,41 +90,12 @@ class RootMeanSquare(torch.autograd.Function):
         return dunit_ND.addcmul_(unit_ND, along_N1, value=-1).mul_(scale_N1.to(dy_ND.dtype)), dweight_D, None
 
 
-class Rotary(nn.Module):
-    """Rotary positions (Su et al. 2021): each pair of numbers is turned by an angle that grows with position.
-
-    Pairs are (i, i + C/2), as in Llama's Hugging Face layout.
-    """
-
-    def __init__(self, head_width: int, theta: float, positions: int) -> None:
-        super().__init__()
-        self.head_width, self.theta = head_width, theta
-        self.register_buffer("cos_TC", torch.empty(0), persistent=False)
-        self.register_buffer("sin_TC", torch.empty(0), persistent=False)
-        self.reserve(positions, torch.device("cpu"))
-
-    @torch.inference_mode(False)  # tables grown while generating must serve training afterwards
-    def reserve(self, positions: int, device: torch.device) -> None:
-        """Make the tables long enough for `positions`."""
-        exponents = torch.arange(0, self.head_width, 2, dtype=torch.float32) / self.head_width
-        angles_TC = torch.outer(torch.arange(positions, dtype=torch.float32), self.theta**-exponents).repeat(
-            1, 2
-        )
-        self.cos_TC, sin_TC = angles_TC.cos().to(device), angles_TC.sin()
-        # the sign of the half-turn is kept in the table, which saves a negation in every layer
-        sin_TC[:, : self.head_width // 2] *= -1
-        self.sin_TC = sin_TC.to(device)
-
-    def tables(self, positions: Positions, length: int) -> tuple[Tensor, Tensor]:
-        """cos and sin for positions, all below `length`: shapes broadcast against x_BTHC."""
-        if length > len(self.cos_TC):
-            self.reserve(2 * length, self.cos_TC.device)
-        return self.cos_TC[positions].unsqueeze(-2), self.sin_TC[positions].unsqueeze(-2)
-
-
 def rotate(x_BTHC: Tensor, tables: tuple[Tensor, Tensor]) -> Tensor:
     """Turn each head's vector by its position's angles, in x's precision."""
-    turned = Rotation.apply(x_BTHC, *(table.to(x_BTHC.dtype) for table in tables))
+    cos, sin = (table.to(x_BTHC.dtype) for table in tables)
+    if not torch.is_grad_enabled():
+        return _turned(x_BTHC, cos, sin)
+    turned = Rotation.apply(x_BTHC, cos, sin)
     assert isinstance(turned, Tensor)
     return turned
 
@@ -124,12 +129,23 @@ class SwiGLU(nn.Module):
 
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
-        self.gate_up = nn.Linear(config.width, 2 * config.size_of_ff, bias=config.bias)
-        self.down = nn.Linear(config.size_of_ff, config.width, bias=config.bias)
+        self.gate_up = nn.Linear(config.width, 2 * config.size_of_ff, bias=config.has_bias("ff"))
+        self.down = nn.Linear(config.size_of_ff, config.width, bias=config.has_bias("ff"))
 
     def forward(self, x_BTD: Tensor) -> Tensor:
         gate_BTF, up_BTF = self.gate_up(x_BTD).chunk(2, dim=-1)
-        return self.down(functional.silu(gate_BTF) * up_BTF)
+        return self.down(self.activated(gate_BTF) * up_BTF)
+
+    def activated(self, gate_BTF: Tensor) -> Tensor:
+        """What multiplies the other half."""
+        return functional.silu(gate_BTF)
+
+
+class GEGLU(SwiGLU):
+    """down(gelu(gate(x)) * up(x)) (Shazeer 2020) with the tanh approximation, as in Gemma."""
+
+    def activated(self, gate_BTF: Tensor) -> Tensor:
+        return functional.gelu(gate_BTF, approximate="tanh")
 
 
 class GELU(nn.Module):
@@ -137,8 +153,8 @@ class GELU(nn.Module):
 
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
-        self.up = nn.Linear(config.width, config.size_of_ff, bias=config.bias)
-        self.down = nn.Linear(config.size_of_ff, config.width, bias=config.bias)
+        self.up = nn.Linear(config.width, config.size_of_ff, bias=config.has_bias("ff"))
+        self.down = nn.Linear(config.size_of_ff, config.width, bias=config.has_bias("ff"))
 
     def forward(self, x_BTD: Tensor) -> Tensor:
         return self.down(functional.gelu(self.up(x_BTD), approximate="tanh"))
@@ -146,4 +162,4 @@ class GELU(nn.Module):
 
 def make_feed_forward(config: TransformerConfig) -> nn.Module:
     """The feed-forward part that the configuration names: x_BTD -> x_BTD."""
-    return SwiGLU(config) if config.feed_forward == "swiglu" else GELU(config)
+    return {"swiglu": SwiGLU, "geglu": GEGLU, "gelu": GELU}[config.feed_forward](config)

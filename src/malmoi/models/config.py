@@ -2,17 +2,90 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+from collections.abc import Sequence
+from itertools import cycle, islice
+from typing import Annotated, Literal, NamedTuple, Self
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, TypeAdapter, model_validator
 
 Dropout = Annotated[float, Field(ge=0, lt=1)]
+Part = Literal["qkv", "out", "ff", "norm"]  # what may have biases: attention in and out, feed-forward, norms
 
 
 class StrictModel(BaseModel):
     """A frozen pydantic model in which an unknown key is an error."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class LinearRope(StrictModel):
+    """Positions divided by `factor` (Chen et al. 2023)."""
+
+    rope_type: Literal["linear"] = "linear"
+    factor: PositiveFloat
+
+
+class DynamicRope(StrictModel):
+    """NTK scaling: the base grows with rows that are longer than the model's context."""
+
+    rope_type: Literal["dynamic"] = "dynamic"
+    factor: PositiveFloat
+
+
+class Llama3Rope(StrictModel):
+    """Slow frequencies divided by `factor`, fast ones as they are, a ramp between (Llama 3.1)."""
+
+    rope_type: Literal["llama3"] = "llama3"
+    factor: PositiveFloat
+    low_freq_factor: PositiveFloat
+    high_freq_factor: PositiveFloat
+    original_max_position_embeddings: PositiveInt
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.high_freq_factor <= self.low_freq_factor:
+            raise ValueError("high_freq_factor must be larger than low_freq_factor")
+        return self
+
+
+class YarnRope(StrictModel):
+    """YaRN (Peng et al. 2023): a ramp over dimensions, and sharper attention."""
+
+    rope_type: Literal["yarn"] = "yarn"
+    factor: PositiveFloat
+    original_max_position_embeddings: PositiveInt
+    attention_factor: PositiveFloat | None = None
+    beta_fast: PositiveFloat = 32.0
+    beta_slow: PositiveFloat = 1.0
+    mscale: PositiveFloat | None = None
+    mscale_all_dim: PositiveFloat | None = None
+    truncate: bool = True
+
+
+class LongRope(StrictModel):
+    """LongRoPE (Ding et al. 2024): a divisor for each frequency, another for longer rows."""
+
+    rope_type: Literal["longrope"] = "longrope"
+    factor: PositiveFloat
+    original_max_position_embeddings: Annotated[int, Field(gt=1)]
+    short_factor: tuple[PositiveFloat, ...]
+    long_factor: tuple[PositiveFloat, ...]
+    attention_factor: PositiveFloat | None = None
+
+
+RopeScaling = Annotated[
+    LinearRope | DynamicRope | Llama3Rope | YarnRope | LongRope, Field(discriminator="rope_type")
+]
+rope_scaling_adapter: TypeAdapter[LinearRope | DynamicRope | Llama3Rope | YarnRope | LongRope] = TypeAdapter(
+    RopeScaling
+)
+
+
+class LayerKind(NamedTuple):
+    """How a layer's attention differs from other layers'."""
+
+    has_window: bool
+    has_rope: bool
 
 
 class TransformerConfig(StrictModel):
@@ -26,15 +99,25 @@ class TransformerConfig(StrictModel):
     heads: PositiveInt
     kv_heads: PositiveInt | None = None  # fewer than heads: grouped-query attention; None: as many as heads
     head_width: PositiveInt | None = None  # None: width / heads
-    ff_width: PositiveInt | None = None  # None: 8/3 width (swiglu) or 4 width (gelu), rounded up to 64
+    ff_width: PositiveInt | None = None  # None: 8/3 width (gated) or 4 width (gelu), rounded up to 64
     norm: Literal["rms", "layer"] = "rms"
+    norm_offset: bool = False  # RMSNorm's weights are stored minus one
+    post_norm: bool = False  # what attention and feed-forward give is normed, too
     position: Literal["rotary", "learned"] = "rotary"
-    feed_forward: Literal["swiglu", "gelu"] = "swiglu"
-    bias: bool = False
+    feed_forward: Literal["swiglu", "geglu", "gelu"] = "swiglu"
+    bias: bool | tuple[Part, ...] = False  # everywhere, nowhere, or in these parts
     qk_norm: bool = False
     tied: bool = False  # one matrix for embedding and output
+    scaled_embedding: bool = False  # embeddings times sqrt(width)
+    query_scalar: PositiveInt | None = None  # scores are divided by its root; None: by the head width's
+    attention_softcap: PositiveFloat | None = None  # scores s become cap tanh(s / cap)
+    logit_softcap: PositiveFloat | None = None  # the same for the final logits
     window: PositiveInt | None = None  # each position sees at most this many, itself included
+    window_layers: tuple[bool, ...] | None = None  # a pattern, repeated over the layers; None: all have it
     rope_theta: PositiveFloat = 10_000.0
+    rope: RopeScaling | None = None  # how rotary positions reach further; None: they do not
+    rope_layers: tuple[bool, ...] | None = None  # a pattern; None: all layers turn by position
+    window_rope_theta: PositiveFloat | None = None  # layers with a window: this base, unscaled; None: as all
     norm_eps: PositiveFloat = 1e-5
     dropout: Dropout = 0.0  # on embeddings and residual branches, never inside attention
 
@@ -46,7 +129,44 @@ class TransformerConfig(StrictModel):
             raise ValueError(f"heads {self.heads} is not a multiple of kv_heads {self.kv_heads}")
         if self.position == "rotary" and self.size_of_head % 2:
             raise ValueError(f"rotary positions need an even head width, not {self.size_of_head}")
+        if self.norm_offset and self.norm != "rms":
+            raise ValueError("norm_offset is for norm rms only")
+        self._check_layers()
         return self
+
+    def _check_layers(self) -> None:
+        for name in ("window_layers", "rope_layers"):
+            pattern = getattr(self, name)
+            if pattern is not None and not 1 <= len(pattern) <= self.layers:
+                raise ValueError(f"{name} has {len(pattern)} entries for {self.layers} layers")
+        if self.window is None and (self.window_layers or self.window_rope_theta):
+            raise ValueError("window_layers and window_rope_theta need a window")
+        if self.position != "rotary" and (self.rope or self.rope_layers or self.window_rope_theta):
+            raise ValueError("rope, rope_layers and window_rope_theta are for rotary positions")
+        if isinstance(self.rope, LongRope):
+            for name in ("short_factor", "long_factor"):
+                if len(getattr(self.rope, name)) != self.size_of_head // 2:
+                    raise ValueError(f"rope.{name} needs half of the head width, {self.size_of_head // 2}")
+
+    @property
+    def layer_kinds(self) -> tuple[LayerKind, ...]:
+        """Each layer's kind."""
+        windows = _repeated(self.window_layers or (True,), self.layers)
+        ropes = _repeated(self.rope_layers or (True,), self.layers)
+        return tuple(
+            LayerKind(self.window is not None and window, self.position == "rotary" and rope)
+            for window, rope in zip(windows, ropes, strict=True)
+        )
+
+    @property
+    def steady_context(self) -> int:
+        """The longest row up to which a token's rotation does not depend on its row's length."""
+        if isinstance(self.rope, LongRope):
+            return min(self.context, self.rope.original_max_position_embeddings)
+        return self.context
+
+    def has_bias(self, part: Part) -> bool:
+        return self.bias if isinstance(self.bias, bool) else part in self.bias
 
     @property
     def num_kv_heads(self) -> int:
@@ -58,8 +178,12 @@ class TransformerConfig(StrictModel):
 
     @property
     def size_of_ff(self) -> int:
-        wanted = self.width * 8 / 3 if self.feed_forward == "swiglu" else self.width * 4
+        wanted = self.width * 4 if self.feed_forward == "gelu" else self.width * 8 / 3
         return self.ff_width or -(-int(wanted) // 64) * 64
+
+
+def _repeated(pattern: Sequence[bool], length: int) -> tuple[bool, ...]:
+    return tuple(islice(cycle(pattern), length))
 
 
 class RecurrentConfig(StrictModel):

@@ -11,9 +11,10 @@ from pydantic import NonNegativeInt, PositiveInt
 from torch import Tensor, nn
 
 from malmoi.models.attention import Sight
-from malmoi.models.blocks import Rotary, make_norm
+from malmoi.models.blocks import make_norm
 from malmoi.models.config import ReaderConfig
 from malmoi.models.recurrent import CELLS, open_forget_gates
+from malmoi.models.rope import Rotary
 from malmoi.models.transformer import Block, initialise
 
 

@@ -16,11 +16,13 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from malmoi.core import IGNORE, Loss
+from malmoi.models.bert import BertEncoder
 from malmoi.models.crf import CRF, bio_rules
 from malmoi.models.encoder import Encoder
 from malmoi.models.output import target_log_probabilities
 
-Pooling = Literal["mean", "last", "attention", "max"]
+AnyEncoder = Encoder | BertEncoder
+Pooling = Literal["mean", "last", "first", "attention", "max"]
 NUM_FEATURES = 4  # of a unit of a question and its context: 2 * in the context + in the question as well
 
 
@@ -47,7 +49,7 @@ class EncoderBatch(NamedTuple):
 class Head(nn.Module):
     """An encoder and a final layer, `head`, with the encoder's dropout between."""
 
-    def __init__(self, encoder: Encoder, head: nn.Linear) -> None:
+    def __init__(self, encoder: AnyEncoder, head: nn.Linear) -> None:
         super().__init__()
         self.encoder, self.head = encoder, head
         self.dropout = nn.Dropout(encoder.config.dropout) if encoder.config.dropout else nn.Identity()
@@ -58,16 +60,24 @@ class Head(nn.Module):
 
 
 class Classifier(Head):
-    """One label for each row, from all of its positions pooled into one vector."""
+    """One label for each row, from all of its positions pooled into one vector (of length one, if asked)."""
 
-    def __init__(self, encoder: Encoder, num_labels: int, pooling: Pooling = "mean") -> None:
+    def __init__(
+        self, encoder: AnyEncoder, num_labels: int, pooling: Pooling = "mean", *, unit_length: bool = False
+    ) -> None:
         super().__init__(encoder, nn.Linear(encoder.width, num_labels))
         self.pooling: Pooling = pooling
+        self.unit_length = unit_length
         self.attention = nn.Linear(encoder.width, 1) if pooling == "attention" else None
 
     def forward(self, batch: EncoderBatch) -> Tensor:
         """logits_BL in fp32."""
-        return self.head(self._pooled(self.encoded(batch), batch.mask_BT)).float()
+        return self.head(self.vectors(batch)).float()
+
+    def vectors(self, batch: EncoderBatch) -> Tensor:
+        """x_BD of whole rows, as the final layer reads them."""
+        x_BD = self._pooled(self.encoded(batch), batch.mask_BT)
+        return functional.normalize(x_BD, dim=-1) if self.unit_length else x_BD
 
     def loss(
         self, batch: EncoderBatch, weights_L: Tensor | None = None, label_smoothing: float = 0.0
@@ -87,6 +97,8 @@ class Classifier(Head):
         """x_BD; padding takes no part."""
         if self.pooling == "last":
             return self.encoder.ends(x_BTD, mask_BT)
+        if self.pooling == "first":
+            return x_BTD[:, 0]
         if self.pooling == "max":
             return x_BTD.masked_fill(~mask_BT[..., None], float("-inf")).amax(1)
         if self.attention is not None:
@@ -100,7 +112,7 @@ class Tagger(Head):
     tags: how many there are; or their BIO names, and then no decoded row breaks the rules of BIO.
     """
 
-    def __init__(self, encoder: Encoder, tags: int | Sequence[str], crf: bool) -> None:
+    def __init__(self, encoder: AnyEncoder, tags: int | Sequence[str], crf: bool) -> None:
         num_tags = tags if isinstance(tags, int) else len(tags)
         super().__init__(encoder, nn.Linear(encoder.width, num_tags))
         self.crf = CRF(num_tags, None if isinstance(tags, int) else bio_rules(tags)).requires_grad_(crf)
@@ -132,7 +144,7 @@ class SpanReader(Head):
     DrQA (Chen et al. 2017).
     """
 
-    def __init__(self, encoder: Encoder) -> None:
+    def __init__(self, encoder: AnyEncoder) -> None:
         super().__init__(encoder, nn.Linear(2 * encoder.width, 2))
         encoder.add_features(NUM_FEATURES)
         self.attention = nn.Linear(encoder.width, 1)

@@ -15,12 +15,18 @@ from malmoi.models.config import RecurrentConfig, TransformerConfig
 from malmoi.models.state import State, last_positions
 
 
+def capped(logits: Tensor, cap: float | None) -> Tensor:
+    """cap tanh(logits / cap), or the logits where there is no cap: Gemma 2."""
+    return logits if cap is None else torch.tanh(logits / cap) * cap
+
+
 class LanguageModel(nn.Module, ABC):
     """Token ids to hidden vectors to next-token logits."""
 
     config: TransformerConfig | RecurrentConfig
     embed: nn.Embedding
     head: nn.Linear  # without bias; shares its weight with `embed` where the config says tied
+    softcap: float | None = None  # logits s become cap tanh(s / cap)
 
     @property
     def vocab_size(self) -> int:
@@ -32,7 +38,11 @@ class LanguageModel(nn.Module, ABC):
 
     @property
     def device(self) -> torch.device:
-        return self.head.weight.device
+        return next(self.parameters()).device  # of a packed model, too, whose matrices are no parameters
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return next(self.parameters()).dtype
 
     @abstractmethod
     def hidden(self, batch: TokenBatch, state: State | None = None) -> Tensor:
@@ -47,7 +57,7 @@ class LanguageModel(nn.Module, ABC):
 
     def logits(self, x_BTD: Tensor) -> Tensor:
         """logits_BTV in fp32."""
-        return self.head(x_BTD).float()
+        return capped(self.head(x_BTD).float(), self.softcap)
 
     @torch.inference_mode()
     def step(self, ids_BT: Tensor, counts_B: Tensor, state: State, *, last_only: bool = False) -> Tensor:

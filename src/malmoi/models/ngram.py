@@ -110,6 +110,9 @@ class NGramState:
         index = torch.as_tensor(rows, dtype=torch.int64)
         return NGramState(self.contexts_BO[index], self.lengths_B[index])
 
+    def keep(self, rows: Sequence[int]) -> None:
+        self.contexts_BO, self.lengths_B = self.contexts_BO[list(rows)], self.lengths_B[list(rows)]
+
     def join(self, others: Sequence[NGramState]) -> NGramState:
         states = [self, *others]
         contexts_BO = torch.cat([state.contexts_BO for state in states])
@@ -117,6 +120,9 @@ class NGramState:
 
     def snapshot(self) -> NGramState:
         return NGramState(self.contexts_BO.clone(), self.lengths_B.clone())
+
+    def prefix(self, row: int, length: int) -> NGramState | None:
+        return self.select([row]) if int(self.lengths_B[row]) == length else None
 
 
 class KneserNey:

@@ -12,16 +12,19 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from malmoi.models.attention import Memory
+from malmoi.models.language import capped
 
 _TINY = torch.finfo(torch.float32).tiny
 _CHUNK_NUMBERS = 1 << 22  # fp32 probabilities at once: 16 MiB, near a processor's cache
 
 
 class TargetLogProbability(torch.autograd.Function):
-    """log softmax(x_n W^T)[target_n]; only the probabilities are kept, in the precision of x."""
+    """log softmax(capped(x_n W^T))[target_n]; only the probabilities are kept, in the precision of x."""
 
     @staticmethod
-    def forward(ctx: Any, x_ND: Tensor, weight_VD: Tensor, targets_N: Tensor) -> Tensor:
+    def forward(
+        ctx: Any, x_ND: Tensor, weight_VD: Tensor, targets_N: Tensor, softcap: float | None = None
+    ) -> Tensor:
         multiplied_VD = weight_VD.to(x_ND.dtype)
         keep = any(ctx.needs_input_grad)
         p_NV = x_ND.new_empty(len(x_ND) if keep else 0, len(weight_VD))
@@ -29,31 +32,38 @@ class TargetLogProbability(torch.autograd.Function):
         rows = max(64, _CHUNK_NUMBERS // len(weight_VD))
         for start in range(0, len(x_ND), rows):
             part = slice(start, start + rows)
-            exact_CV = torch.matmul(x_ND[part], multiplied_VD.T).softmax(1, dtype=torch.float32)
+            logits_CV = capped(torch.matmul(x_ND[part], multiplied_VD.T), softcap)
+            exact_CV = logits_CV.softmax(1, dtype=torch.float32)
             logp_N[part] = exact_CV.gather(1, targets_N[part, None])[:, 0].clamp(min=_TINY).log()
             if keep:
                 p_NV[part] = exact_CV
+        ctx.softcap = softcap
         ctx.save_for_backward(x_ND, weight_VD, targets_N, p_NV)
         return logp_N
 
     @staticmethod
-    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, Tensor | None, None]:
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, Tensor | None, None, None]:
         x_ND, weight_VD, targets_N, p_NV = ctx.saved_tensors
         grad_N1 = grad_outputs[0].to(x_ND.dtype)[:, None]
         grad_NV = (p_NV * -grad_N1).scatter_add_(1, targets_N[:, None], grad_N1)
+        if ctx.softcap is not None:  # what the cap let through, from the logits once more
+            logits_NV = torch.matmul(x_ND, weight_VD.T.to(x_ND.dtype))
+            grad_NV.mul_(1 - torch.tanh(logits_NV / ctx.softcap).square_())
         grad_VD = (grad_NV.T @ x_ND).to(weight_VD.dtype) if ctx.needs_input_grad[1] else None
-        return grad_NV @ weight_VD.to(x_ND.dtype), grad_VD, None
+        return grad_NV @ weight_VD.to(x_ND.dtype), grad_VD, None, None
 
 
-def target_log_probabilities(x_ND: Tensor, weight_VD: Tensor, targets_N: Tensor) -> Tensor:
-    """fp32 log-probability (nats) of each target under softmax(x W^T)."""
+def target_log_probabilities(
+    x_ND: Tensor, weight_VD: Tensor, targets_N: Tensor, softcap: float | None = None
+) -> Tensor:
+    """fp32 log-probability (nats) of each target under softmax(x W^T), its logits capped."""
     kind = x_ND.device.type
     if not torch.is_grad_enabled():
         weight_VD = weight_VD.detach()
     if torch.is_autocast_enabled(kind):
         x_ND = x_ND.to(torch.get_autocast_dtype(kind))
     with torch.autocast(kind, enabled=False):
-        logp_N = TargetLogProbability.apply(x_ND, weight_VD, targets_N)
+        logp_N = TargetLogProbability.apply(x_ND, weight_VD, targets_N, softcap)
     assert isinstance(logp_N, Tensor)
     return logp_N
 

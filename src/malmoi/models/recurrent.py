@@ -52,7 +52,8 @@ class Recurrent(LanguageModel):
 
     def new_state(self, rows: int, capacity: int = 0) -> RecurrentState:
         del capacity  # the state does not grow
-        zeros_LBD = self.head.weight.new_zeros(self.config.layers, rows, self.config.width)
+        shape = (self.config.layers, rows, self.config.width)
+        zeros_LBD = torch.zeros(shape, dtype=self.dtype, device=self.device)
         parts = (zeros_LBD, zeros_LBD.clone()) if self.config.family == "lstm" else (zeros_LBD,)
         return RecurrentState(parts, torch.zeros(rows, dtype=torch.int64))
 

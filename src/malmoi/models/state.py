@@ -29,12 +29,24 @@ class State(Protocol):
         """A new state made of these rows, in this order; a row may be repeated (beams, n > 1)."""
         ...
 
+    def keep(self, rows: Sequence[int]) -> None:
+        """Drop all rows but these, in place; row i is then the old row rows[i].
+
+        A row that moves comes from beyond the new end (rows[i] is i, or at least len(rows)), so that a row
+        which leaves costs the copy of at most one other.
+        """
+        ...
+
     def join(self, others: Sequence[Self]) -> Self:
-        """A new state with the rows of this one followed by those of `others`."""
+        """The rows of this state followed by those of `others`. This one is used up: it may be the result."""
         ...
 
     def snapshot(self) -> Self:
         """A copy that later steps do not change."""
+        ...
+
+    def prefix(self, row: int, length: int) -> Self | None:
+        """A copy of one row as it was after its first `length` tokens; None where that is forgotten."""
         ...
 
 
@@ -70,18 +82,27 @@ def last_positions(x_BTD: Tensor, counts_B: Tensor) -> Tensor:
     return x_BTD[rows_B, counts_B.to(x_BTD.device) - 1].unsqueeze(1)
 
 
-def _extended(cache_LBKSC: Tensor, capacity: int) -> Tensor:
-    """The cache with room for `capacity` positions."""
-    return torch.nn.functional.pad(cache_LBKSC, (0, 0, 0, capacity - cache_LBKSC.shape[3]))
+def _grown(cache_LRKSC: Tensor, rooms: int, capacity: int) -> Tensor:
+    """The cache with room for so many rows and positions."""
+    _, had_rooms, _, had_capacity, _ = cache_LRKSC.shape
+    return torch.nn.functional.pad(
+        cache_LRKSC, (0, 0, 0, capacity - had_capacity, 0, 0, 0, rooms - had_rooms)
+    )
 
 
-@dataclass(slots=True)
 class KVState:
-    """Keys and values of every layer: keys_LBKSC, values_LBKSC, grown as rows get longer."""
+    """Keys and values of every layer, grown as rows get longer and as rows are added.
 
-    keys_LBKSC: Tensor
-    values_LBKSC: Tensor
-    lengths_B: Tensor
+    rooms_LRKSC: what is allocated for keys and for values; the first B of its R rooms are the rows. So a row
+    that joins or leaves a batch costs the copy of itself or of one other, not of all.
+    """
+
+    __slots__ = ("_views", "lengths_B", "rooms_LRKSC")
+
+    def __init__(self, keys_LRKSC: Tensor, values_LRKSC: Tensor, lengths_B: Tensor) -> None:
+        self.rooms_LRKSC = (keys_LRKSC, values_LRKSC)
+        self.lengths_B = lengths_B
+        self._views: list[tuple[Tensor, Tensor]] = []
 
     @classmethod
     def empty(
@@ -92,36 +113,64 @@ class KVState:
         return cls(like.new_zeros(shape), like.new_zeros(shape), torch.zeros(rows, dtype=torch.int64))
 
     @property
+    def layers(self) -> list[tuple[Tensor, Tensor]]:
+        """keys_BKSC and values_BKSC of each layer, to read and to write."""
+        if not self._views:
+            keys_LBKSC, values_LBKSC = (rooms[:, : len(self.lengths_B)] for rooms in self.rooms_LRKSC)
+            self._views = list(zip(keys_LBKSC, values_LBKSC, strict=True))
+        return self._views
+
+    @property
     def capacity(self) -> int:
-        return self.keys_LBKSC.shape[3]
+        return self.rooms_LRKSC[0].shape[3]
 
     @property
     def nbytes(self) -> int:
-        return self.keys_LBKSC.nbytes + self.values_LBKSC.nbytes
+        return sum(rooms.nbytes for rooms in self.rooms_LRKSC)
 
     def reserve(self, positions: int) -> None:
         """Grow (by doubling, so that n steps copy O(n)) until every row can hold `positions` tokens."""
         if positions > self.capacity:
-            capacity = max(positions, 2 * self.capacity, 64)
-            self.keys_LBKSC = _extended(self.keys_LBKSC, capacity)
-            self.values_LBKSC = _extended(self.values_LBKSC, capacity)
+            self._grow(self.rooms_LRKSC[0].shape[1], max(positions, 2 * self.capacity, 64))
 
     def select(self, rows: Sequence[int]) -> KVState:
         index = torch.as_tensor(rows, dtype=torch.int64)
-        there = index.to(self.keys_LBKSC.device)
-        return KVState(self.keys_LBKSC[:, there], self.values_LBKSC[:, there], self.lengths_B[index])
+        keys, values = (rooms[:, index.to(rooms.device)] for rooms in self.rooms_LRKSC)
+        return KVState(keys, values, self.lengths_B[index])
+
+    def keep(self, rows: Sequence[int]) -> None:
+        for here, there in enumerate(rows):
+            if here != there:
+                assert there >= len(rows)
+                length = int(self.lengths_B[there])
+                for rooms in self.rooms_LRKSC:
+                    rooms[:, here, :, :length] = rooms[:, there, :, :length]
+        self.lengths_B, self._views = self.lengths_B[list(rows)], []
 
     def join(self, others: Sequence[KVState]) -> KVState:
-        states = [self, *others]
-        capacity = max(state.capacity for state in states)
-        return KVState(
-            torch.cat([_extended(state.keys_LBKSC, capacity) for state in states], dim=1),
-            torch.cat([_extended(state.values_LBKSC, capacity) for state in states], dim=1),
-            torch.cat([state.lengths_B for state in states]),
-        )
+        start, counts = len(self.lengths_B), [len(other.lengths_B) for other in others]
+        rooms, capacity = self.rooms_LRKSC[0].shape[1], max(state.capacity for state in (self, *others))
+        if (needed := start + sum(counts)) > rooms:
+            rooms = max(needed, 2 * rooms)
+        self._grow(rooms, capacity)
+        for other, count in zip(others, counts, strict=True):
+            for mine, theirs in zip(self.rooms_LRKSC, other.rooms_LRKSC, strict=True):
+                mine[:, start : start + count, :, : other.capacity] = theirs[:, :count]
+            start += count
+        self.lengths_B, self._views = torch.cat([state.lengths_B for state in (self, *others)]), []
+        return self
 
     def snapshot(self) -> KVState:
-        return KVState(self.keys_LBKSC.clone(), self.values_LBKSC.clone(), self.lengths_B.clone())
+        return self.select(range(len(self.lengths_B)))
+
+    def prefix(self, row: int, length: int) -> KVState:
+        keys, values = (rooms[:, row : row + 1, :, :length].clone() for rooms in self.rooms_LRKSC)
+        return KVState(keys, values, torch.tensor([length]))
+
+    def _grow(self, rooms: int, capacity: int) -> None:
+        if self.rooms_LRKSC[0].shape[1] != rooms or self.capacity != capacity:
+            keys, values = (_grown(it, rooms, capacity) for it in self.rooms_LRKSC)
+            self.rooms_LRKSC, self._views = (keys, values), []
 
 
 @dataclass(slots=True)
@@ -140,6 +189,10 @@ class RecurrentState:
         parts = tuple(part_LBD[:, index.to(part_LBD.device)] for part_LBD in self.parts_LBD)
         return RecurrentState(parts, self.lengths_B[index])
 
+    def keep(self, rows: Sequence[int]) -> None:
+        kept = self.select(rows)
+        self.parts_LBD, self.lengths_B = kept.parts_LBD, kept.lengths_B
+
     def join(self, others: Sequence[RecurrentState]) -> RecurrentState:
         states = [self, *others]
         parts = tuple(torch.cat(parts, dim=1) for parts in zip(*(s.parts_LBD for s in states), strict=True))
@@ -147,3 +200,6 @@ class RecurrentState:
 
     def snapshot(self) -> RecurrentState:
         return RecurrentState(tuple(part.clone() for part in self.parts_LBD), self.lengths_B.clone())
+
+    def prefix(self, row: int, length: int) -> RecurrentState | None:
+        return self.select([row]) if int(self.lengths_B[row]) == length else None

@@ -1,4 +1,4 @@
-"""One decoder Transformer for GPT-2, Llama, Mistral and Qwen: its config chooses the blocks.
+"""One decoder Transformer for GPT-2, Llama, Mistral, Qwen and Gemma: its config chooses the blocks.
 
 Shape letters: B rows, T positions, S cached positions, D width.
 """
@@ -13,9 +13,10 @@ from torch import Tensor, nn
 from malmoi.core import TokenBatch
 from malmoi.models.attention import Attention, Memory, Sight, causal_mask
 from malmoi.models.block_attention import as_bias
-from malmoi.models.blocks import Positions, Rotary, make_feed_forward, make_norm
-from malmoi.models.config import TransformerConfig
+from malmoi.models.blocks import Positions, make_feed_forward, make_norm
+from malmoi.models.config import LayerKind, TransformerConfig
 from malmoi.models.language import LanguageModel
+from malmoi.models.rope import Rotary
 from malmoi.models.state import KVState, State
 from malmoi.util.errors import UserError
 
@@ -36,6 +37,21 @@ class Block(nn.Module):
         return x_BTD + self.dropout(self.feed_forward(self.feed_forward_norm(x_BTD)))
 
 
+class SandwichBlock(Block):
+    """What attention and feed-forward give is normed before it is added, too (Gemma 2)."""
+
+    def __init__(self, config: TransformerConfig) -> None:
+        super().__init__(config)
+        self.attention_post_norm = make_norm(config, config.width)
+        self.feed_forward_post_norm = make_norm(config, config.width)
+
+    def forward(self, x_BTD: Tensor, sight: Sight, state: KVState | None, layer: int) -> Tensor:
+        y_BTD = self.attention(self.attention_norm(x_BTD), sight, state, layer)
+        x_BTD = x_BTD + self.dropout(self.attention_post_norm(y_BTD))
+        y_BTD = self.feed_forward(self.feed_forward_norm(x_BTD))
+        return x_BTD + self.dropout(self.feed_forward_post_norm(y_BTD))
+
+
 def initialise(model: nn.Module, layers: int) -> None:
     """Normal(0, 0.02), less for what adds to the residual stream: GPT-2 (Radford et al. 2019)."""
     for module in model.modules():
@@ -51,17 +67,22 @@ def initialise(model: nn.Module, layers: int) -> None:
 class Transformer(LanguageModel):
     """A stack of blocks between an embedding and an output matrix."""
 
-    def __init__(self, config: TransformerConfig, block: type[Block] = Block) -> None:
+    def __init__(self, config: TransformerConfig, block: type[Block] | None = None) -> None:
         super().__init__()
         self.config: TransformerConfig = config  # pyright: ignore[reportIncompatibleVariableOverride]
         self.embed = nn.Embedding(config.vocab_size, config.width)
         learned = config.position == "learned"
         self.positions = nn.Embedding(config.context, config.width) if learned else None
-        self.rotary = None if learned else Rotary(config.size_of_head, config.rope_theta, config.context)
+        self.rotary = None if learned else Rotary.of(config)
+        apart = config.window_rope_theta is not None
+        self.window_rotary = Rotary.of(config, in_window=True) if apart else None
         self.dropout = nn.Dropout(config.dropout) if config.dropout else nn.Identity()
+        block = block or (SandwichBlock if config.post_norm else Block)
         self.blocks = nn.ModuleList(block(config) for _ in range(config.layers))
         self.norm = make_norm(config, config.width)
         self.head = nn.Linear(config.width, config.vocab_size, bias=False)
+        self.softcap = config.logit_softcap
+        self.kinds = config.layer_kinds
         initialise(self, config.layers)
         if config.tied:
             self.head.weight = self.embed.weight
@@ -73,71 +94,119 @@ class Transformer(LanguageModel):
         self.config = self.config.model_copy(  # pyright: ignore[reportIncompatibleVariableOverride]
             update={"context": context}
         )
-        rotary = Rotary(self.config.size_of_head, self.config.rope_theta, context)
-        self.rotary = rotary.to(self.head.weight.device)
+        self.rotary = Rotary.of(self.config).to(self.device)
+
+    @property
+    def context(self) -> int:
+        """The longest row that is served: up to there a token's rotation does not depend on later ones."""
+        return self.config.steady_context
 
     def new_state(self, rows: int, capacity: int = 0) -> KVState:
         c = self.config
-        return KVState.empty(c.layers, rows, c.num_kv_heads, capacity, c.size_of_head, self.head.weight)
+        like = next(self.parameters())
+        return KVState.empty(c.layers, rows, c.num_kv_heads, capacity, c.size_of_head, like)
 
-    def hidden(self, batch: TokenBatch, state: State | None = None, memory: Memory | None = None) -> Tensor:
-        """See `LanguageModel.hidden`. memory: what blocks with cross-attention look at."""
+    def hidden(
+        self,
+        batch: TokenBatch,
+        state: State | None = None,
+        memory: Memory | None = None,
+        reach: int | None = None,
+    ) -> Tensor:
+        """See `LanguageModel.hidden`.
+
+        memory: what blocks with cross-attention look at. reach: how long the longest row is after this, where
+        that is known; None: as if there were no padding.
+        """
         assert state is None or isinstance(state, KVState)
         positions = self._positions(batch, state)
         x_BTD = self.embed(batch.ids_BT)
+        if self.config.scaled_embedding:
+            x_BTD = x_BTD * self.config.width**0.5
         if self.positions is not None:
             x_BTD = x_BTD + (
                 self.positions.weight[positions] if isinstance(positions, slice)
                 else self.positions(positions.clamp(max=self.config.context - 1))  # padding may lie beyond
             )  # fmt: skip
         x_BTD = self.dropout(x_BTD)
-        sight = self._sight(batch, positions, state, memory)
-        for layer, block in enumerate(self.blocks):
-            x_BTD = block(x_BTD, sight, state, layer)
+        sights = self._sights(batch, positions, state, memory, reach)
+        for layer, (block, kind) in enumerate(zip(self.blocks, self.kinds, strict=True)):
+            x_BTD = block(x_BTD, sights[kind], state, layer)
         return self.norm(x_BTD)
+
+    def _read(self, ids_BT: Tensor, counts_B: Tensor, state: State) -> Tensor:
+        """Causal attention never looks at the padding to the right; a rotation may depend on real lengths."""
+        depends = self.rotary is not None and self.rotary.steady is not None
+        reach = int((state.lengths_B + counts_B.cpu()).max()) if depends else None
+        return self.hidden(TokenBatch(ids_BT), state, reach=reach)
 
     def flops_per_token(self, context: int) -> float:
         c = self.config
-        most_keys = min(c.window or context, context)
-        mean_keys = most_keys * (1 - most_keys / (2 * context))  # causal: half of them without a window
-        attention = 12 * c.layers * c.heads * c.size_of_head * mean_keys
+        attention = 0.0
+        for kind in self.kinds:
+            most_keys = min(c.window or context, context) if kind.has_window else context
+            mean_keys = most_keys * (1 - most_keys / (2 * context))  # causal: half of them without a window
+            attention += 12 * c.heads * c.size_of_head * mean_keys
         return 6 * self.num_parameters(embeddings=False) + attention
 
     def _positions(self, batch: TokenBatch, state: KVState | None) -> Positions:
         """Where the tokens stand; a slice, which is faster, wherever rows agree.
 
-        Learned positions begin again with each document; rotary ones need not, as only distances matter.
+        Learned positions begin again with each document; rotary ones need not where only distances matter.
         """
         length = batch.ids_BT.shape[1]
         if state is not None:
             first, *others = state.lengths_B.tolist()
-            if first + length <= self.config.context and all(other == first for other in others):
+            fits = self.positions is None or first + length <= self.config.context
+            if fits and all(other == first for other in others):
                 return slice(first, first + length)
             starts_B1 = state.lengths_B.to(batch.ids_BT.device)[:, None]
             return starts_B1 + torch.arange(length, device=batch.ids_BT.device)
-        if self.positions is None or batch.documents_BT is None:
+        steady = self.rotary is not None and self.rotary.steady is None
+        if steady or batch.documents_BT is None:
             return slice(0, length)
         here_T = torch.arange(length, device=batch.ids_BT.device)
         begins_BT = batch.documents_BT.diff(dim=1, prepend=batch.documents_BT[:, :1]) != 0
         return here_T - (here_T * begins_BT).cummax(dim=1).values
 
-    def _sight(
-        self, batch: TokenBatch, positions: Positions, state: KVState | None, memory: Memory | None
-    ) -> Sight:
+    def _sights(
+        self,
+        batch: TokenBatch,
+        positions: Positions,
+        state: KVState | None,
+        memory: Memory | None,
+        reach: int | None,
+    ) -> dict[LayerKind, Sight]:
+        """What the layers of each kind see."""
         length = batch.ids_BT.shape[1]
         if state is not None:
             assert batch.documents_BT is None, "a cached row is one document"
             length += int(state.lengths_B.max())
             state.reserve(length)
-        tables = self.rotary.tables(positions, length) if self.rotary is not None else None
-        mask_B1TS = self._mask(batch, positions, length)
-        bias_BTT = self._bias(mask_B1TS, length) if state is None else None
-        return Sight(mask_B1TS, tables, positions, length, bias_BTT, memory=memory)
+        sights: dict[LayerKind, Sight] = {}
+        for kind in dict.fromkeys(self.kinds):
+            window = self.config.window if kind.has_window else None
+            mask_B1TS = self._mask(batch, positions, length, window)
+            bias_BTT = self._bias(mask_B1TS, length) if state is None else None
+            tables = self._tables(kind, batch, positions, length, reach or length)
+            sights[kind] = Sight(mask_B1TS, tables, positions, length, bias_BTT, memory=memory, window=window)
+        return sights
+
+    def _tables(
+        self, kind: LayerKind, batch: TokenBatch, positions: Positions, length: int, reach: int
+    ) -> tuple[Tensor, Tensor] | None:
+        """cos and sin that a layer's queries and keys are turned by; None: they are not."""
+        rotary = self.window_rotary if kind.has_window and self.window_rotary is not None else self.rotary
+        if rotary is None or not kind.has_rope:
+            return None
+        if batch.documents_BT is not None and isinstance(positions, Tensor):
+            reach = int(positions.max()) + 1
+        return rotary.tables(positions, length, reach)
 
     def _bias(self, mask_B1TT: Tensor | None, length: int) -> Tensor | None:
         """The mask as block attention wants it, where that is how to attend: in bf16 on a processor."""
         autocast = torch.is_autocast_enabled("cpu")
-        dtype = torch.get_autocast_dtype("cpu") if autocast else self.head.weight.dtype
+        dtype = torch.get_autocast_dtype("cpu") if autocast else self.dtype
         if self.device.type != "cpu" or dtype != torch.bfloat16:
             return None
         if mask_B1TT is None:
@@ -145,9 +214,10 @@ class Transformer(LanguageModel):
             mask_B1TT = causal_mask(here_1T, here_1T, None)[None]
         return as_bias(mask_B1TT, dtype)
 
-    def _mask(self, batch: TokenBatch, positions: Positions, length: int) -> Tensor | None:
+    @staticmethod
+    def _mask(batch: TokenBatch, positions: Positions, length: int, window: int | None) -> Tensor | None:
         """mask_B1TS of the keys 0..length-1, or None where `Sight` says so."""
-        window, documents_BT = self.config.window, batch.documents_BT
+        documents_BT = batch.documents_BT
         usual = isinstance(positions, slice) and batch.ids_BT.shape[1] in (1, length)
         if usual and documents_BT is None and (window or length) >= length:
             return None

@@ -93,10 +93,11 @@ class Task(ABC, Generic[X, Y]):
         """The same, but raises BadRow where there is none."""
         found = self.find(values, role)
         if found is None:
+            name = self.fields.get(role, role)
+            if name in values:
+                raise BadRow(f'"{name}" is empty (null)')
             mend = f"say which one it is: --fields {role}=NAME"
-            raise BadRow(
-                f'no "{self.fields.get(role, role)}" among {", ".join(values) or "no fields"}; {mend}'
-            )
+            raise BadRow(f'no "{name}" among {", ".join(values) or "no fields"}; {mend}')
         return found
 
     def text(self, values: Mapping[str, Any], role: str) -> str:

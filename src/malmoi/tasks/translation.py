@@ -105,9 +105,12 @@ class Translation(Task[str, str]):
 def _headless(file: Path, report: Report) -> Iterator[Record]:
     """The rows of a file of two columns without names."""
     for number, line in enumerate(read_lines(file, report), 1):
-        source, _, target = line.partition("\t")
-        if line:
-            yield Record({"source": source, "target": target}, f"{file}:{number}")
+        source, *targets = line.split("\t")
+        where = f"{file}:{number}"
+        if len(targets) > 1:
+            report(Finding("error", where, f"expected two cells, found {len(targets) + 1}: a tab in a text?"))
+        elif line:
+            yield Record({"source": source, "target": "".join(targets)}, where)
 
 
 def _pairs(first: Path, second: Path, report: Report) -> Iterator[Record]:

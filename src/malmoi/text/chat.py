@@ -88,6 +88,10 @@ class ChatFormat:
         rendered = self._render(guarded, reply=True)
         return [id for piece in self._pieces(rendered) for id in self._encode(piece, guard)]
 
+    def prompt_text(self, messages: Sequence[Message], *, reply: bool = True) -> str:
+        """The text as the template writes it, up to where the assistant's next reply begins (if `reply`)."""
+        return self._render(messages, reply=reply)
+
     def training_row(self, messages: Sequence[Message]) -> ChatRow:
         """The whole conversation, with what the assistant says marked.
 

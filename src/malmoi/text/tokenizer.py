@@ -31,13 +31,13 @@ from typing import Any
 from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tokenizers, trainers
 from tokenizers import Tokenizer as Backend
 
+from malmoi.text.tokenizer_files import TOKENIZER_FILE, parse_tokenizer, read_tokenizer
 from malmoi.util.errors import UserError, nearest
-from malmoi.util.files import read_json, write_json, write_text
+from malmoi.util.files import write_json, write_text
 
 KINDS = ("word", "character", "byte", "bpe", "unigram", "wordpiece")
 TURNS = ("<|user|>", "<|assistant|>", "<|system|>", "<|end|>")
 UNK = "<|unk|>"
-TOKENIZER_FILE = "tokenizer.json"
 SPECIALS = ("<|pad|>", "<|bos|>", "<|eos|>", *TURNS)  # ids 0..6 of every vocabulary trained here
 SAMPLE_BYTES = 100_000_000  # more text than this hardly changes a vocabulary
 
@@ -257,6 +257,15 @@ class Tokenizer:
         named = {"bos": specials.bos, "eos": specials.eos, "pad": specials.pad, "unk": specials.unk}
         return {f"{name}_token": self._names[id] for name, id in named.items() if id is not None}
 
+    @cached_property
+    def start(self) -> int:
+        """The id that a text begins with: what the tokenizer itself puts there, as Llama's bos; else eos, by
+        which pre-training here separates documents."""
+        if (adds_bos := self.config.get("add_bos_token")) is not None:
+            return self.specials.bos if adds_bos else self.specials.eos
+        added = self._backend.encode("", add_special_tokens=True).ids
+        return added[0] if added and added[0] in self.specials.ids else self.specials.eos
+
     def _described(self) -> dict[str, Any]:
         return {
             "tokenizer_class": "PreTrainedTokenizerFast",
@@ -267,20 +276,15 @@ class Tokenizer:
 
     @classmethod
     def load(cls, path: Path) -> Tokenizer:
-        """Load a folder or a `tokenizer.json`, ours or another library's.
+        """Load a folder or a tokenizer's file, ours or another library's (`malmoi.text.tokenizer_files`).
 
         Raises UserError where the file is missing, broken, or has no token for the end of a text.
         """
         path = Path(path)
-        file = path / TOKENIZER_FILE if path.is_dir() else path
-        config_file, template = file.parent / "tokenizer_config.json", file.parent / "chat_template.jinja"
         try:
-            config = read_json(config_file) if config_file.exists() else {}
-            if template.exists():  # where newer versions of `transformers` keep it
-                config |= {"chat_template": template.read_text(encoding="utf-8")}
-            return cls.from_json(json.dumps(read_json(file)), config)
+            return cls(*read_tokenizer(path))
         except UserError as error:
-            raise UserError(f"{file}: {error}") from None
+            raise UserError(f"{path / TOKENIZER_FILE if path.is_dir() else path}: {error}") from None
 
     def to_json(self) -> str:
         """The content of `tokenizer.json`."""
@@ -289,13 +293,7 @@ class Tokenizer:
     @classmethod
     def from_json(cls, content: str, config: Mapping[str, Any] | None = None) -> Tokenizer:
         """The inverse of `to_json`; config: what `tokenizer_config.json` says. Raises UserError as `load`."""
-        try:
-            backend = Backend.from_str(content)
-        except Exception as error:  # the library raises plain Exception
-            raise UserError(f"it is not a tokenizer ({error}); restore it or train one") from None
-        backend.no_padding()
-        backend.no_truncation()
-        return cls(backend, config)
+        return cls(parse_tokenizer(content), config)
 
 
 def train_tokenizer(texts: Iterable[str], kind: str = "bpe", vocab_size: int = 8192) -> Tokenizer:

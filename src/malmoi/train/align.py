@@ -12,16 +12,25 @@ import torch
 from malmoi.data.check import Finding
 from malmoi.data.labelled import SKIPPED
 from malmoi.data.preferences import read_preferences
-from malmoi.hub.adapter import save_adapter
+from malmoi.hub.card import Card, data_files
 from malmoi.hub.folder import load_model, save_model
 from malmoi.models.language import LanguageModel
-from malmoi.models.lora import add_lora, merge_lora
+from malmoi.models.lora import add_lora
 from malmoi.text.chat import ChatFormat, ChatRow
 from malmoi.text.tokenizer import Tokenizer
+from malmoi.train.cards import measured, trained_seconds, with_run
 from malmoi.train.distributed import join_group
-from malmoi.train.finetune import ADAPTER, TuneConfig, context_of, files_of, load_tuning, with_steps
+from malmoi.train.finetune import (
+    TuneConfig,
+    chat_use,
+    context_of,
+    files_of,
+    load_tuning,
+    save_additions,
+    with_steps,
+)  # fmt: skip
 from malmoi.train.preference import PairBatch, Pairs, Preferences, PreferenceSpec
-from malmoi.train.record import Say, describe, started_run
+from malmoi.train.record import Say, describe, same_files, started_run
 from malmoi.train.run import Json
 from malmoi.train.running import run_training
 from malmoi.train.trainer import StepReport, Trainer
@@ -47,13 +56,13 @@ class AlignConfig(TuneConfig):
 
 def load_alignment(
     model: Path, data: Path, valid: Path | None, settings: Sequence[str], *, beta: float | None = None,
-    lora: bool = False, allow_skips: bool = False,
+    lora: bool = False, allow_skips: bool = False, licence: str | None = None,
 ) -> AlignConfig:  # fmt: skip
     """What is asked for; see `load_tuning`."""
     asked = [*settings, *([] if beta is None else [f"train.beta={beta}"])]
     config = load_tuning(
         model, [str(data)], [str(valid)] if valid else [], asked, lora=lora, allow_skips=allow_skips,
-        kind=AlignConfig,
+        licence=licence, kind=AlignConfig,
     )  # fmt: skip
     assert isinstance(config, AlignConfig)
     return config
@@ -70,7 +79,7 @@ class Alignment:
     trainer: Trainer[PairBatch]
     trial: Trial[PreferenceSpec]
     findings: list[Finding]
-    hashes: dict[str, str]
+    files: dict[str, Path]  # that were read, by their names
 
     @property
     def model(self) -> LanguageModel:
@@ -104,11 +113,9 @@ class Alignment:
         run_training(self.trainer, self.folder, report)
         found = self.trainer.evaluate()
         if self.trainer.group.first:
-            if self.config.lora:
-                save_adapter(self.folder / ADAPTER, self.model, Path(self.config.model), self.tokenizer)
-                merge_lora(self.model)
+            save_additions(self.config, self.folder, self.model, self.tokenizer)
             ends = sorted(self.form.end_ids)
-            save_model(self.folder, self.model, self.tokenizer, _card(self, found), ends=ends)
+            save_model(self.folder, self.model, self.tokenizer, _card(self, found).render(), ends=ends)
         self.trainer.group.leave()
         return found
 
@@ -131,9 +138,8 @@ def prepare_alignment(
     context, findings = context_of(model, config.train), []
     train, valid = _read(config, form, context, findings)
     paths = [file for name in (*config.data, *config.valid) for file in files_of(Path(name))]
-    hashes = {str(path): files.sha256(path) for path in paths}
-    if record and record["data"] != hashes:
-        raise UserError(f"the data of {folder} have changed since it began; tune again with another --out")
+    read = {str(path): path for path in paths}
+    hashes = same_files(read, record, folder)
     torch.manual_seed(config.train.seed)
     if config.lora:
         add_lora(model, config.lora)
@@ -148,7 +154,7 @@ def prepare_alignment(
     objective.refer(model, trainer.micro_rows, trial.spec.dtype)  # before a resume changes the weights
     if record:
         trainer.resume(say)
-    return Alignment(config, folder, form, objective, trainer, trial, findings, hashes)
+    return Alignment(config, folder, form, objective, trainer, trial, findings, read)
 
 
 def _load_chat(folder: Path) -> tuple[LanguageModel, ChatFormat]:
@@ -212,17 +218,20 @@ def _last_trained(row: ChatRow) -> ChatRow:
     return replace(row, trained=[told and at >= start for at, told in enumerate(row.trained)])
 
 
-def _card(run: Alignment, found: dict[str, float]) -> str:
-    """README.md of the tuned folder."""
+def _card(run: Alignment, found: dict[str, float]) -> Card:
+    """What README.md of the tuned folder says."""
     config, spec = run.config, run.config.train
     how = f"LoRA of rank {config.lora.rank}" if config.lora else "all weights"
-    lines = [
-        f"# {Path(config.model).name}, tuned to preferences", "",
+    card = Card(
+        f"{Path(config.model).name}, tuned to preferences",
         f"A chat model of {human_count(run.model.num_parameters())} parameters, tuned ({how}) by malmoi "
-        f"{VERSION} with DPO, beta {spec.beta:g}, for {run.trainer.step} steps of {spec.batch} pairs.", "",
-        *(f"- {line}" for line in run.told(found)), "",
-        f"Learned from {len(run.objective.train):,} pairs:", "",
-        *(f"- `{name}`, SHA-256 {digest}" for name, digest in run.hashes.items()), "",
-        "It prefers what the people (or programs) who chose preferred, right or wrong.", "",
-    ]  # fmt: skip
-    return "\n".join(lines)
+        f"{VERSION} with DPO, beta {spec.beta:g}, on {len(run.objective.train):,} pairs for "
+        f"{run.trainer.step} steps of {spec.batch} pairs.",
+        "text-generation", base=Path(config.model).name, tags=("conversational", "dpo"),
+        results=measured(run.trainer), use=chat_use(run.folder), notes=tuple(run.told(found)),
+        measured_on=f"{len(run.objective.valid):,} held-out pairs",
+        limits=("It prefers what the people (or programs) who chose preferred, right or wrong.",),
+    )  # fmt: skip
+    texts = [run.tokenizer.decode(row.ids) for row in run.objective.train.rows[:20]]
+    seconds = trained_seconds(run.trainer, run.folder)
+    return with_run(card, config, data_files(run.files, config.licence), texts, seconds)

@@ -14,6 +14,7 @@ from torch.optim import Optimizer
 
 from malmoi.hub.weights import save_weights
 from malmoi.models.language import LanguageModel
+from malmoi.models.lora import trained_parameters
 from malmoi.util.files import damage, new_folder, read_json, write_json
 
 TENSORS, META = "state.safetensors", "state.json"
@@ -22,7 +23,7 @@ KEEP = 2
 
 def save_checkpoint(root: Path, step: int, model: LanguageModel, optimizers: list[Optimizer]) -> Path:
     """Write `root/step-N`, then drop all but the newest KEEP. An error leaves older ones as they were."""
-    tensors = {f"model.{name}": tensor for name, tensor in _weights(model).items()}
+    tensors = {f"model.{name}": tensor for name, tensor in trained_parameters(model).items()}
     for number, optimizer in enumerate(optimizers):
         for index, state in optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer.{number}.{index}.{name}": tensor for name, tensor in state.items()}
@@ -54,7 +55,7 @@ def load_checkpoint(
 def _restore(tensors: dict[str, Tensor], model: LanguageModel, optimizers: list[Optimizer]) -> None:
     weights = {name.removeprefix("model."): t for name, t in tensors.items() if name.startswith("model.")}
     with torch.no_grad():
-        for name, parameter in _weights(model).items():
+        for name, parameter in trained_parameters(model).items():
             parameter.copy_(weights[name])
     for number, optimizer in enumerate(optimizers):
         states: dict[int, dict[str, Any]] = {}
@@ -64,11 +65,6 @@ def _restore(tensors: dict[str, Tensor], model: LanguageModel, optimizers: list[
                 states.setdefault(int(index), {})[key] = tensor
         optimizer.load_state_dict({"state": states, "param_groups": optimizer.state_dict()["param_groups"]})
     torch.set_rng_state(tensors["random"])
-
-
-def _weights(model: LanguageModel) -> dict[str, Tensor]:
-    """What training changes: frozen weights are those of the model that training began with."""
-    return {name: p for name, p in model.named_parameters() if p.requires_grad}  # a shared matrix once
 
 
 def _folders(root: Path) -> list[Path]:

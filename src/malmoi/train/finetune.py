@@ -7,27 +7,30 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar
+from typing import ClassVar, TypeVar
 
 import torch
 from pydantic import Field, PositiveFloat, PositiveInt, TypeAdapter
 
 from malmoi.core import Loss, TokenBatch
+from malmoi.data.arrow import local
 from malmoi.data.packing import Packed
 from malmoi.engine.engine import Engine
 from malmoi.engine.request import Sampling
 from malmoi.hub.adapter import save_adapter
+from malmoi.hub.card import Card, data_files
 from malmoi.hub.folder import WEIGHTS, load_model, save_model
 from malmoi.models.language import LanguageModel
 from malmoi.models.lora import LoRASpec, add_lora, merge_lora
 from malmoi.models.recurrent import Recurrent
 from malmoi.models.transformer import Transformer
-from malmoi.text.chat import ChatFormat, ChatRow
+from malmoi.text.chat import ChatFormat, ChatRow, chat_template
 from malmoi.text.tokenizer import Tokenizer
+from malmoi.train.cards import measured, trained_seconds, with_run
 from malmoi.train.distributed import Group, join_group
 from malmoi.train.losses import next_token_loss
 from malmoi.train.optim import OptimizerKind
-from malmoi.train.record import Say, describe, started_run
+from malmoi.train.record import Say, describe, same_files, started_run
 from malmoi.train.run import AnyRun, Json, LoopSpec, apply_setting, checked
 from malmoi.train.running import run_training
 from malmoi.train.schedule import Schedule
@@ -44,7 +47,7 @@ from malmoi.util.version import VERSION
 Row = TypeVar("Row")
 Spec = TypeVar("Spec", bound="TuneSpec")
 ADAPTER = "adapter"  # in the folder of a model that was tuned with LoRA
-FULL_LR, LORA_LR = 2e-3, 3e-3  # of Muon on all weights of a small model, of AdamW on LoRA's
+FULL_LR, LORA_LR = 2e-3, 6e-3  # of Muon on all weights of a small model, of AdamW on LoRA's
 SMALL_WIDTH = 256  # of the widest small model; wider ones are moved in smaller steps
 ASKED, REPLY_TOKENS = 20, 128  # how many are asked, and how long they may answer, to see if replies end
 FEW_ENDED = 0.8
@@ -89,7 +92,7 @@ class TuneConfig(AnyRun):
 def load_tuning(
     model: Path, data: Sequence[str], valid: Sequence[str], settings: Sequence[str], *, lora: bool = False,
     fields: Mapping[str, str] | None = None, allow_skips: bool = False, budget_seconds: float | None = None,
-    kind: type[TuneConfig] = TuneConfig,
+    licence: str | None = None, kind: type[TuneConfig] = TuneConfig,
 ) -> TuneConfig:  # fmt: skip
     """What is asked for, with `train.a=b` and `lora.a=b` settings applied.
 
@@ -107,7 +110,7 @@ def load_tuning(
     known = {
         "model": str(model.resolve()), "weights": weights_hash(model), "data": tuple(data),
         "valid": tuple(valid), "fields": dict(fields or {}), "allow_skips": allow_skips,
-        "budget_seconds": budget_seconds,
+        "budget_seconds": budget_seconds, "licence": licence,
     }  # fmt: skip
     return checked(TypeAdapter(kind), value | known, "", kind)
 
@@ -160,7 +163,7 @@ class Tuning:
     material: Material
     trainer: Trainer[TokenBatch]
     trial: Trial[TuneSpec]
-    hashes: dict[str, str]
+    files: dict[str, Path]  # that were read, by their names
 
     @property
     def model(self) -> LanguageModel:
@@ -182,20 +185,23 @@ class Tuning:
         Ctrl-C (or SIGTERM) ends the step, saves a checkpoint and raises Stopped.
         """
         run_training(self.trainer, self.folder, report)
-        found, group = self.trainer.evaluate(), self.trainer.group
+        group = self.trainer.group
         ended = (0, 0)
         if group.first:
-            if self.config.lora:
-                save_adapter(self.folder / ADAPTER, self.model, Path(self.config.model), self.form.tokenizer)
-                merge_lora(self.model)
+            save_additions(self.config, self.folder, self.model, self.tokenizer)
             self.form.adopt()
             ended = replies_ended(self.model, self.form, self.material.valid)
-            save_model(
-                self.folder, self.model, self.form.tokenizer, _card(self, found, ended),
-                ends=sorted(self.form.end_ids),
-            )  # fmt: skip
+            ends = sorted(self.form.end_ids)
+            save_model(self.folder, self.model, self.tokenizer, _card(self, ended).render(), ends=ends)
         group.leave()
         return ended
+
+
+def save_additions(config: TuneConfig, folder: Path, model: LanguageModel, tokenizer: Tokenizer) -> None:
+    """What LoRA learned, if it did: as a folder of its own, and in the model's weights."""
+    if config.lora:
+        save_adapter(folder / ADAPTER, model, Path(config.model), tokenizer)
+        merge_lora(model)
 
 
 def prepare_tuning(
@@ -217,12 +223,11 @@ def prepare_tuning(
     context = context_of(model, spec)
     material = _material(config, form, context)
     paths = [path for text in (*config.data, *config.valid) for path in files_of(Source.parse(text).path)]
-    hashes = {str(path): files.sha256(path) for path in paths}
-    if record and record["data"] != hashes:
-        raise UserError(f"the data of {folder} have changed since it began; tune again with another --out")
+    read = {str(path): path for path in paths}
+    hashes = same_files(read, record, folder)
     torch.manual_seed(spec.seed)
     if config.lora:
-        add_lora(model, config.lora)
+        add_lora(model, config.lora, new_markers(form.tokenizer))
     objective = make_objective(model, material, spec, context, form.tokenizer)
     first, end = group.share(spec.batch)
     trial = try_step(model, objective, spec, end - first)
@@ -234,7 +239,7 @@ def prepare_tuning(
     trainer = Trainer(model, objective, trial.spec, folder, group)
     if record:
         trainer.resume(say)
-    return Tuning(config, folder, form, material, trainer, trial, hashes)
+    return Tuning(config, folder, form, material, trainer, trial, read)
 
 
 def preview(config: TuneConfig, count: int = 3) -> tuple[list[list[tuple[str, bool]]], Material]:
@@ -266,6 +271,11 @@ def load_tunable(folder: Path) -> tuple[LanguageModel, ChatFormat]:
     if tokenizer is None:
         raise UserError(f"{folder} has no tokenizer.json; put the tokenizer of its model there")
     return model, ChatFormat.for_tuning(tokenizer)
+
+
+def new_markers(tokenizer: Tokenizer) -> list[int]:
+    """The turn markers, where no chat template tells that the model has met them."""
+    return [] if chat_template(tokenizer) else sorted(tokenizer.specials.turns.values())
 
 
 def make_objective(
@@ -360,6 +370,7 @@ def context_of(model: LanguageModel, spec: TuneSpec) -> int:
 
 def files_of(path: Path) -> Iterator[Path]:
     """The files that a path of data stands for."""
+    path = local(path)
     if path.is_dir():
         yield from sorted(file for file in path.rglob("*") if file.is_file())
     else:
@@ -374,20 +385,25 @@ def weights_hash(folder: Path) -> str:
     raise UserError(f"{folder} is not a finished model folder; give the --out folder of a finished run")
 
 
-def _card(run: Tuning, found: dict[str, float], ended: tuple[int, int]) -> str:
-    """README.md of the tuned folder."""
-    config, spec = run.config, run.config.train
+def _card(run: Tuning, ended: tuple[int, int]) -> Card:
+    """What README.md of the tuned folder says."""
+    config, spec, rows = run.config, run.config.train, run.material.train
     how = f"LoRA of rank {config.lora.rank}" if config.lora else "all weights"
-    lines: list[Any] = [
-        f"# {Path(config.model).name}, tuned to answer", "",
+    card = Card(
+        f"{Path(config.model).name}, tuned to answer",
         f"A chat model of {human_count(run.model.num_parameters())} parameters, tuned ({how}) by malmoi "
-        f"{VERSION} for {run.trainer.step} steps of {spec.batch} windows of {run.trainer.context} tokens "
-        f"({spec.optimizer}, learning rate {spec.lr:g}, {spec.schedule}).", "",
-        f"- validation loss: {found['loss']:.4f} nats per token of the assistant, "
-        f"over {len(run.material.valid):,} conversations",
-        f"- it ended its turn in {ended[0]} of {ended[1]} replies", "",
-        f"Learned from {len(run.material.train):,} conversations:", "",
-        *(f"- `{name}`, SHA-256 {digest}" for name, digest in run.hashes.items()), "",
-        "It says what its training text makes likely, right or wrong.", "",
-    ]  # fmt: skip
-    return "\n".join(lines)
+        f"{VERSION} on {len(rows):,} conversations for {run.trainer.step} steps of {spec.batch} windows of "
+        f"{run.trainer.context} tokens.",
+        "text-generation", base=Path(config.model).name, tags=("conversational",),
+        results=measured(run.trainer), use=chat_use(run.folder),
+        measured_on=f"the assistant's turns of {len(run.material.valid):,} held-out conversations",
+        notes=(f"it ended its turn in {ended[0]} of {ended[1]} replies to held-out questions",),
+    )  # fmt: skip
+    texts = [run.tokenizer.decode(row.ids) for row in spread(rows, ASKED)]
+    seconds = trained_seconds(run.trainer, run.folder)
+    return with_run(card, config, data_files(run.files, config.licence), texts, seconds)
+
+
+def chat_use(folder: Path) -> tuple[str, ...]:
+    """How to talk with a model of that folder."""
+    return "import malmoi", "", f"model = malmoi.load({folder.name!r})", 'print(model.chat("..."))'

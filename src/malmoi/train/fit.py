@@ -21,7 +21,7 @@ from malmoi.train.schedule import Schedule
 from malmoi.train.update import OptimSpec, update
 from malmoi.util.seeds import mixed
 
-CALIBRATION_STEPS = 6  # the first, which warms up, not counted
+CALIBRATION_STEPS = 6  # at most; the first, which warms up, not counted
 STEPS_OF_EVALUATION = 25  # at least so many steps between two evaluations
 
 
@@ -127,6 +127,8 @@ def affordable_steps(problem: Problem, spec: FitSpec, seconds: float) -> int:
         now_s = time.perf_counter()
         durations_s.append(now_s - last_s)
         last_s = now_s
+        if len(durations_s) > 1 and now_s - start_s > seconds / 2:
+            break
     problem.validate()
     evaluation_s = time.perf_counter() - last_s
     _restore(problem.model, before)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from malmoi.core import IGNORE, Loss, TokenBatch
-from malmoi.models.language import LanguageModel
+from malmoi.models.language import LanguageModel, capped
 from malmoi.models.state import State
 
 _TINY = torch.finfo(torch.float32).tiny
@@ -19,14 +19,16 @@ _CHUNK_BYTES = (32 << 20, 512 << 20)  # logits of one chunk, on a processor (nea
 
 
 class LinearCrossEntropy(torch.autograd.Function):
-    """sum_n -log softmax(x_n W^T)[target_n], without ever holding logits_NV.
+    """sum_n -log softmax(capped(x_n W^T))[target_n], without ever holding logits_NV.
 
     The gradient is made chunk by chunk during the forward pass, where the logits are still at hand, so one
     set of logits is computed (recomputing would need two) and memory is one chunk plus the gradients.
     """
 
     @staticmethod
-    def forward(ctx: Any, x_ND: Tensor, weight_VD: Tensor, targets_N: Tensor) -> Tensor:
+    def forward(
+        ctx: Any, x_ND: Tensor, weight_VD: Tensor, targets_N: Tensor, softcap: float | None = None
+    ) -> Tensor:
         wants_x, wants_weight = ctx.needs_input_grad[:2]  # a frozen matrix costs nothing
         grad_x_ND = torch.empty_like(x_ND) if wants_x else None
         grad_weight_VD = torch.zeros_like(weight_VD) if wants_weight else None
@@ -35,18 +37,20 @@ class LinearCrossEntropy(torch.autograd.Function):
         multiplied_VD = weight_VD.to(x_ND.dtype)
         for start in range(0, len(x_ND), rows):
             part = slice(start, start + rows)
-            total += _chunk(x_ND[part], multiplied_VD, targets_N[part], grad_x_ND, grad_weight_VD, start)
+            total += _chunk(
+                x_ND[part], multiplied_VD, targets_N[part], grad_x_ND, grad_weight_VD, start, softcap
+            )
         ctx.save_for_backward(grad_x_ND, grad_weight_VD)
         return total
 
     @staticmethod
-    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
         grads: tuple[Tensor | None, Tensor | None] = ctx.saved_tensors
         scale = grad_outputs[0]
         if scale.item() == 1:  # the usual case: the trainer divides by the count later
-            return *grads, None
+            return *grads, None, None
         grad_x_ND, grad_weight_VD = (None if g is None else g * scale.to(g.dtype) for g in grads)
-        return grad_x_ND, grad_weight_VD, None
+        return grad_x_ND, grad_weight_VD, None, None
 
 
 def _chunk(
@@ -56,9 +60,11 @@ def _chunk(
     grad_x_ND: Tensor | None,
     grad_weight_VD: Tensor | None,
     start: int,
+    softcap: float | None,
 ) -> Tensor:
     """The loss of rows start..start+C; their gradients are written (x) and added (weight)."""
-    p_CV = torch.matmul(x_CD, weight_VD.T).softmax(1, dtype=torch.float32)
+    logits_CV = capped(torch.matmul(x_CD, weight_VD.T), softcap)
+    p_CV = logits_CV.softmax(1, dtype=torch.float32)
     trained_C = targets_C != IGNORE
     safe_C1 = targets_C.where(trained_C, 0).unsqueeze(1)
     # from the probabilities, as accurate as from log_softmax but for a loss above 87, and much faster
@@ -66,6 +72,8 @@ def _chunk(
     if grad_x_ND is not None or grad_weight_VD is not None:
         grad_CV = p_CV.scatter_add_(1, safe_C1, p_CV.new_full(safe_C1.shape, -1.0))
         grad_CV.mul_(trained_C.unsqueeze(1))
+        if softcap is not None:
+            grad_CV.mul_(1 - (logits_CV / softcap).square_())
         grad_CV = grad_CV.to(weight_VD.dtype)
         if grad_x_ND is not None:
             torch.matmul(grad_CV, weight_VD, out=grad_x_ND[start : start + len(x_CD)])
@@ -85,6 +93,6 @@ def next_token_loss(model: LanguageModel, batch: TokenBatch, state: State | None
         x_ND = x_ND.to(torch.get_autocast_dtype(x_ND.device.type))
     targets_N = batch.targets_BT.flatten()
     with torch.autocast(x_ND.device.type, enabled=False):
-        total = LinearCrossEntropy.apply(x_ND, weight_VD, targets_N)
+        total = LinearCrossEntropy.apply(x_ND, weight_VD, targets_N, model.softcap)
     assert isinstance(total, Tensor)
     return Loss(total, int((targets_N != IGNORE).sum()))

@@ -103,7 +103,8 @@ def answer_log_probabilities(model: LanguageModel, tokens: TokenBatch) -> Tensor
     assert tokens.targets_BT is not None
     trained_RT = tokens.targets_BT != IGNORE
     x_ND = model.hidden(tokens)[trained_RT]
-    logp_N = target_log_probabilities(x_ND, model.head.weight, tokens.targets_BT[trained_RT])
+    targets_N = tokens.targets_BT[trained_RT]
+    logp_N = target_log_probabilities(x_ND, model.head.weight, targets_N, model.softcap)
     return logp_N.new_zeros(len(trained_RT)).index_add(0, trained_RT.nonzero()[:, 0], logp_N)
 
 

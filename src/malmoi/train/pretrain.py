@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import shutil
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,17 +13,20 @@ from typing import Any
 import numpy as np
 import torch
 
-from malmoi.core import TokenBatch
+from malmoi.core import Metric, TokenBatch
 from malmoi.data.batches import fit_context
 from malmoi.data.readers import Corpus, open_corpus
 from malmoi.data.shards import TokenFile, write_shards
 from malmoi.hub.architectures import obstacle
+from malmoi.hub.card import Card, DataFile, data_files
 from malmoi.hub.folder import save_model
+from malmoi.metrics import ratio
 from malmoi.models.build import build_model
 from malmoi.models.config import TransformerConfig
 from malmoi.models.language import LanguageModel
 from malmoi.models.ngram import KneserNey
 from malmoi.text.tokenizer import TOKENIZER_FILE, Tokenizer, train_tokenizer
+from malmoi.train.cards import measured, trained_seconds, with_run
 from malmoi.train.distributed import Group, join_group
 from malmoi.train.record import SOURCE, describe, started_run
 from malmoi.train.run import NGramSpec, RunConfig, TrainSpec
@@ -36,6 +40,7 @@ from malmoi.util.units import human_count
 from malmoi.util.version import VERSION
 
 Say = Callable[[str], None]
+BLOCK_TOKENS = 256  # of the validation text that a bootstrap draws at once, for an n-gram model
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +50,12 @@ class Text:
     tokenizer: Tokenizer
     train: TokenFile
     valid: TokenFile
-    hashes: dict[str, str]  # file -> SHA-256
+    data: tuple[DataFile, ...]
+
+    @property
+    def hashes(self) -> dict[str, str]:
+        """File -> SHA-256."""
+        return {file.name: file.sha256 for file in self.data}
 
 
 @dataclass(slots=True)
@@ -85,7 +95,7 @@ class Pretraining:
         """
         run_training(self.trainer, self.folder, report)
         if self.trainer.group.first:
-            save_model(self.folder, self.model, self.tokenizer, _card(self))
+            save_model(self.folder, self.model, self.tokenizer, _card(self).render())
         self.trainer.group.leave()
 
 
@@ -146,15 +156,15 @@ def count_ngrams(
         return None
     text = prepare_text(config, data, folder, say)
     files.write_json(folder / files.RUN_RECORD, describe(config, text.hashes))
+    start_s = time.perf_counter()
     model = KneserNey.fit(
         text.train.ids, text.tokenizer.vocab_size, order=NGramSpec.model_validate(config.model).order
     )
     if model.note:
         say(model.note)
     nats, bits = evaluate_ngrams(model, text.valid, config.train.eval_tokens)
-    lines = [f"- validation loss: {nats:.4f} nats per token", f"- bits per byte: {bits:.4f}"]
-    card = [f"# {config.name}", "", f"An interpolated Kneser-Ney {model.order}-gram model.", "", *lines, ""]
-    save_model(folder, model, text.tokenizer, "\n".join(card))
+    card = _ngram_card(config, folder, text, model, time.perf_counter() - start_s)
+    save_model(folder, model, text.tokenizer, card.render())
     return nats, bits
 
 
@@ -177,7 +187,8 @@ def prepare_text(config: RunConfig, data: Path, folder: Path, say: Say, *, begun
     )  # fmt: skip
     if corpus.note:
         say(corpus.note)
-    hashes = {name: files.sha256(path) for name, path in corpus.files.items()}
+    known = data_files(corpus.files, config.licence)
+    hashes = {file.name: file.sha256 for file in known}
     if not begun:
         _keep_only_tokens_of(folder, {
             "tokenizer": config.tokenizer.model_dump(), "data": config.data.model_dump(), "files": hashes
@@ -186,7 +197,7 @@ def prepare_text(config: RunConfig, data: Path, folder: Path, say: Say, *, begun
     if tokenizer.note:
         say(tokenizer.note)
     train, valid = (_tokens(corpus, part, tokenizer, folder) for part in ("train", "valid"))
-    return Text(tokenizer, train, valid, hashes)
+    return Text(tokenizer, train, valid, known)
 
 
 def _keep_only_tokens_of(folder: Path, source: dict[str, Any]) -> None:
@@ -238,17 +249,48 @@ def _tokens(corpus: Corpus, part: str, tokenizer: Tokenizer, folder: Path) -> To
     return write_shards(corpus.train() if part == "train" else corpus.valid(), tokenizer, place)
 
 
-def _card(run: Pretraining) -> str:
-    """README.md of the finished folder."""
-    found = run.trainer.evaluate()
-    evaluated = min(run.config.train.eval_tokens, run.text.valid.num_tokens)
-    lines = [
-        f"# {run.config.name}", "",
+def _card(run: Pretraining) -> Card:
+    """What README.md of the finished folder says."""
+    spec, text = run.config.train, run.text
+    evaluated = min(spec.eval_tokens, text.valid.num_tokens)
+    card = Card(
+        run.config.name,
         f"A language model of {human_count(run.model.num_parameters())} parameters, pre-trained by malmoi "
-        f"{VERSION} on the user's own text for {run.trainer.step} steps.", "",
-        f"- validation loss: {found['loss']:.4f} nats per token, over {evaluated} tokens",
-        f"- bits per byte: {found['bits_per_byte']:.4f}",
-        f"- training tokens in the corpus: {run.text.train.num_tokens}", "",
-        "It completes text. It knows what its training text says, right or wrong, and nothing else.", "",
-    ]  # fmt: skip
-    return "\n".join(lines)
+        f"{VERSION} on the user's own text for {run.trainer.step} steps of {spec.batch} rows of "
+        f"{run.trainer.context} tokens. It completes text.",
+        "text-generation", results=measured(run.trainer),
+        measured_on=f"{evaluated:,} tokens of validation text", use=_use(run.folder),
+        limits=("It completes text; it was not taught to answer or to follow instructions.",),
+        notes=(f"tokens in the training text: {text.train.num_tokens:,}",),
+    )  # fmt: skip
+    return with_run(card, run.config, text.data, _sample(text), trained_seconds(run.trainer, run.folder))
+
+
+def _ngram_card(config: RunConfig, folder: Path, text: Text, model: KneserNey, seconds: float) -> Card:
+    """What README.md of a counted model says. Its losses have an interval over blocks of the text."""
+    ids = np.concatenate(([text.valid.eos], text.valid.ids[: config.train.eval_tokens]))
+    nats_N = -model.token_log_probs(ids)[1:].astype(np.float64)
+    blocks = [nats_N[start : start + BLOCK_TOKENS] for start in range(0, len(nats_N), BLOCK_TOKENS)]
+    counts_E = np.array([len(block) for block in blocks], dtype=np.float64)
+    loss = ratio(np.array([block.sum() for block in blocks]), counts_E, higher_is_better=False).metric()
+    scale = text.valid.num_tokens / text.valid.num_bytes / math.log(2)
+    low, high = loss.interval or (loss.value, loss.value)
+    bits = Metric(loss.value * scale, (low * scale, high * scale), higher_is_better=False)
+    card = Card(
+        config.name, f"An interpolated Kneser-Ney {model.order}-gram model, counted by malmoi {VERSION} on "
+        "the user's own text. It completes text.", "text-generation",
+        results={"loss": loss, "bits_per_byte": bits}, use=_use(folder),
+        measured_on=f"{len(nats_N):,} tokens of validation text",
+        limits=(f"It sees the last {model.order - 1} tokens only.",),
+        notes=(f"tokens in the training text: {text.train.num_tokens:,}",),
+    )  # fmt: skip
+    return with_run(card, config, text.data, _sample(text), seconds)
+
+
+def _sample(text: Text) -> list[str]:
+    return [text.tokenizer.decode(part.ids[:4096].tolist()) for part in (text.valid, text.train)]
+
+
+def _use(folder: Path) -> tuple[str, ...]:
+    load = f"model = malmoi.load({folder.name!r})"
+    return "import malmoi", "", load, 'print(model.complete("...")[0].text)'

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -52,6 +52,14 @@ def started_run(
     return config, {}
 
 
+def same_files(read: Mapping[str, Path], record: dict[str, Any], folder: Path) -> dict[str, str]:
+    """The SHA-256 of each file, by its name. Raises UserError where the run to resume began with others."""
+    hashes = {name: files.sha256(path) for name, path in read.items()}
+    if record and record["data"] != hashes:
+        raise UserError(f"the data of {folder} have changed since it began; tune again with another --out")
+    return hashes
+
+
 def _recorded(asked: Config, record: dict[str, Any], say: Say) -> Config:
     """The recorded configuration; anything else asked for is an error, for a resume must be exact.
 
@@ -73,7 +81,7 @@ def _recorded(asked: Config, record: dict[str, Any], say: Say) -> Config:
     chosen = {name: getattr(recorded.train, name) for name in left_open}
     same = asked.model_copy(update={"train": asked.train.model_copy(update=chosen)})
     if same != recorded:
-        old, new = _flat(recorded.model_dump()), _flat(same.model_dump())
+        old, new = flat(recorded.model_dump()), flat(same.model_dump())
         differing = sorted(key for key in old.keys() | new.keys() if old.get(key) != new.get(key))
         raise UserError(
             f"the run to resume has other settings: {', '.join(differing)}; "
@@ -82,9 +90,9 @@ def _recorded(asked: Config, record: dict[str, Any], say: Say) -> Config:
     return recorded
 
 
-def _flat(value: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+def flat(value: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     """{"a": {"b": 1}} -> {"a.b": 1}."""
     found: dict[str, Any] = {}
     for key, inner in value.items():
-        found |= _flat(inner, f"{prefix}{key}.") if isinstance(inner, dict) else {f"{prefix}{key}": inner}
+        found |= flat(inner, f"{prefix}{key}.") if isinstance(inner, dict) else {f"{prefix}{key}": inner}
     return found

@@ -68,7 +68,12 @@ class NGramSpec(StrictModel):
 
 
 class AnyRun(StrictModel):
-    """What the configuration of every run has."""
+    """What the configuration of every run has.
+
+    licence: of the data, for the model card; None: a LICENSE beside them says it.
+    """
+
+    licence: str | None = None
 
     train: LoopSpec
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from malmoi.models.language import LanguageModel
+from malmoi.models.lora import trained_parameters
 from malmoi.models.recurrent import Recurrent
 from malmoi.train.run import LoopSpec
 from malmoi.train.trainer import Objective, compute_loss
@@ -76,7 +77,7 @@ def try_step(
 
 
 def _num_trained(model: LanguageModel) -> int:
-    return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+    return sum(parameter.numel() for parameter in trained_parameters(model).values())
 
 
 def _precision(model: LanguageModel, spec: LoopSpec) -> Literal["fp32", "bf16"]:

@@ -25,6 +25,11 @@ def human_seconds(seconds: float) -> str:
     return f"{minutes // 60} h {minutes % 60:02d} min"
 
 
+def counted(number: int, noun: str) -> str:
+    """(1, "step") -> '1 step', (1200, "step") -> '1,200 steps'."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
 def _scaled(number: float, step: int, units: tuple[str, ...]) -> str:
     """Three digits and the largest unit in which they are not below 1 (what rounds up to 1000 is above)."""
     *smaller, largest = units

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
+from sklearn.naive_bayes import MultinomialNB
 
 from malmoi.core import Example
 from malmoi.methods.base import Parts
@@ -77,19 +78,27 @@ def test_without_known_words_the_commonest_label(task) -> None:
     assert method.predict(["zzz", ""]) == ["bad", "bad"]
 
 
-@pytest.mark.parametrize("num_labels", [2, 3])
-def test_probabilities_equal_scikit_learns(task, num_labels: int) -> None:
+@pytest.mark.parametrize(("num_labels", "ratios"), [(2, False), (2, True), (3, False)])
+def test_probabilities_equal_scikit_learns(task, num_labels: int, ratios: bool) -> None:
     train = [*TRAIN, *[Example("neither here nor there", "fair")] * 4][: len(TRAIN) + 4 * (num_labels - 2)]
     texts, labels = [e.input for e in train], [e.target for e in train]
-    found = TfIdf(task, {"c": [3.0], "balanced": False}).fit(train, []).probabilities(texts)
+    found = TfIdf(task, {"c": [3.0], "balanced": False, "ratios": ratios}).fit(train, []).probabilities(texts)
     views = [
         TfidfVectorizer(ngram_range=(1, 2), token_pattern=r"\w+|[^\w\s]", sublinear_tf=True),
         TfidfVectorizer(analyzer="char_wb", ngram_range=(1, 5), sublinear_tf=True),
     ]
     rows = np.hstack([view.fit_transform(texts).toarray() for view in views])
+    if ratios:  # naive Bayes' difference of smoothed log-probabilities
+        bayes = MultinomialNB(alpha=1.0).fit(rows, labels).feature_log_prob_
+        rows = rows * (bayes[1] - bayes[0])
     solver = "liblinear" if num_labels == 2 else "lbfgs"
     expected = LogisticRegression(C=3.0, solver=solver, random_state=0).fit(rows, labels).predict_proba(rows)
     assert np.array([list(row.values()) for row in found or []]) == pytest.approx(expected, abs=2e-3)
+
+
+def test_ratios_are_for_two_labels(task) -> None:
+    with pytest.raises(UserError, match="ratios are for two labels, here are 3"):
+        TfIdf(task, {"ratios": True}).fit([*TRAIN, Example("neither here nor there", "fair")], [])
 
 
 def test_vectors_survive_their_parts_and_are_bounded() -> None:

@@ -10,14 +10,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from malmoi.core import Answer, Entity, Example, Message, Question
-from malmoi.methods.traditional.chat import Retrieval
+from malmoi.methods.registry import make_method
 from malmoi.methods.traditional.completion import NGram
 from malmoi.methods.traditional.ner import Crf
 from malmoi.methods.traditional.question_answering import SentenceSpan
+from malmoi.methods.traditional.retrieval import Retrieval
 from malmoi.methods.traditional.summarization import DAMPING, Lead, TextRank, pagerank
 from malmoi.tasks import make_task
 from malmoi.text.tagging import bio_tags, entities_of
 from malmoi.text.units import units
+from malmoi.util.errors import UserError
 
 PEOPLE = ("Mina", "Otto", "Vera", "민수", "영희", "준호")
 TOWNS = ("Rome", "Lima", "Oslo", "부산", "제주", "강릉")
@@ -133,4 +135,55 @@ def test_the_reply_of_the_nearest_turn() -> None:
         turn("Tell me about rain.", "It is wet.", "And why?"),
         turn(""),
     ]
-    assert method.predict(asked)[:3] == ["Fish.", "생선을 먹어요.", "Clouds are water."]
+    assert method.predict(asked) == ["Fish.", "생선을 먹어요.", "Clouds are water.", None]
+
+
+def test_the_translation_of_the_nearest_source() -> None:
+    train = [
+        Example("Open the file.", "파일을 엽니다."),
+        Example("Close the window.", "창을 닫습니다."),
+        Example("Delete the folder.", "폴더를 삭제합니다."),
+    ]
+    method = Retrieval(make_task("translation")).fit(train, [])
+    found = method.predict(["open a file", "Closing windows", "Delete folders."])
+    assert found == ["파일을 엽니다.", "창을 닫습니다.", "폴더를 삭제합니다."]
+    assert method.predict([""]) == [None]
+
+
+def test_the_held_out_part_chooses_characters_where_words_lead_astray() -> None:
+    train = [Example("고양이가먹었다 그리고", "cat"), Example("강아지가먹었다 그런데", "dog")]
+    valid = [Example("고양이가먹었네 그런데", "cat"), Example("강아지가먹었네 그리고", "dog")]
+    method = Retrieval(make_task("translation")).fit(train, valid)
+    assert [list(view) for view in method.report["setting"]["views"]] == [["char_wb", 1, 4]]
+    assert method.predict([example.input for example in valid]) == ["cat", "dog"]
+
+
+@pytest.mark.parametrize(("reply", "discount"), [("Rain.", 0.3), ("Dogs.", 0.6)])
+def test_the_held_out_part_chooses_how_much_earlier_messages_count(reply: str, discount: float) -> None:
+    """The last message is a little nearer to one talk, the message before it is the other's."""
+    mill = "the old mill by the green river was built long ago and still grinds"
+
+    def talk(before: str, last: str, reply: str) -> Example[tuple[Message, ...], str]:
+        return Example((Message("assistant", before), Message("user", f"{mill} {last}")), reply)
+
+    train = [talk("About rain.", "ones", "Rain."), talk("On dogs.", "twos", "Dogs.")]
+    valid = [talk("On dogs.", "ones", reply)]
+    method = Retrieval(make_task("chat")).fit(train, valid)
+    assert method.report["setting"]["discount"] == discount
+    assert method.predict([valid[0].input]) == [reply]
+
+
+def test_the_held_out_part_chooses_the_consensus_of_the_neighbours() -> None:
+    """The nearest question has an odd reply; most of those near to it have another."""
+    place = ("at home", "in town", "by the sea", "on the farm", "at school")
+    odd = Example((Message("user", "How are you today here?"),), "Wooden spoons.")
+    usual = [Example((Message("user", f"How are you today {it}?"),), "I am fine.") for it in place]
+    asked = Example((Message("user", "How are you here?"),), "I am fine.")
+    method = Retrieval(make_task("chat"))
+    assert method.fit([odd, *usual], []).predict([asked.input]) == ["Wooden spoons."]
+    assert method.fit([odd, *usual], [asked]).predict([asked.input]) == ["I am fine."]
+    assert method.report["setting"]["neighbours"] == 64
+    one = make_method("retrieval", make_task("chat"), {"neighbours": 1}).fit([odd, *usual], [asked])
+    assert one.predict([asked.input]) == ["Wooden spoons."]
+    with pytest.raises(UserError, match="no option 'turns'"):
+        make_method("retrieval", make_task("translation"), {"turns": 2})

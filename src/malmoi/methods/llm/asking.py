@@ -26,7 +26,7 @@ from malmoi.engine.constraints import Grammar, entity_list, substring
 from malmoi.engine.engine import Engine
 from malmoi.engine.request import Sampling
 from malmoi.hub.folder import load_model
-from malmoi.methods.base import Method
+from malmoi.methods.base import Method, two_or_more
 from malmoi.methods.llm.format import Format, PlainText, Turns, shortened, tidied, without_oldest
 from malmoi.methods.neural.continuations import scored
 from malmoi.models.config import StrictModel
@@ -89,9 +89,7 @@ class Manner(StrictModel):
 def labels_of(task: Task[Any, Any], examples: Examples) -> tuple[str, ...]:
     """The labels in the examples, else those that the task knows. Raises UserError for too few of them."""
     if task.kind == "label":
-        labels = {example.target for example in examples} or {*task.labels}
-        if len(labels) < 2:
-            raise UserError(f"{len(labels)} labels leave nothing to choose; give examples of two or more")
+        labels = {*two_or_more([example.target for example in examples] or task.labels)}
     elif task.kind == "tags":
         labels = {entity.label for example in examples for entity in example.target} or {*task.labels}
         if not labels:
@@ -175,7 +173,7 @@ class Asker:
         ids = self.tokenizer.encode(text)
         kept = ids[max(0, len(ids) - self.most + 1) :]
         seen = text if len(kept) == len(ids) else self.tokenizer.decode(kept)
-        return Asked([self.tokenizer.specials.eos, *kept], seen)
+        return Asked([self.tokenizer.start, *kept], seen)
 
     def _fitted(self, messages: list[Message]) -> tuple[list[int], int]:
         """The ids, and how many of the oldest exchanges were left out for them to fit; more may be needed."""

@@ -27,7 +27,7 @@ from malmoi.models.lora import LoRASpec, add_lora, merge_lora
 from malmoi.tasks.base import Task
 from malmoi.text.chat import ChatFormat, ChatRow
 from malmoi.text.tokenizer import TOKENIZER_FILE, Tokenizer
-from malmoi.train.finetune import FULL_LR, LORA_LR
+from malmoi.train.finetune import FULL_LR, LORA_LR, new_markers
 from malmoi.train.fit import Budget, FitSpec, fit, planned_steps
 from malmoi.train.losses import next_token_loss
 from malmoi.train.optim import OptimizerKind
@@ -96,7 +96,7 @@ class FineTuned(LanguageMethod):
             say(note)
         torch.manual_seed(o.seed)
         if o.lora:
-            add_lora(model, LoRASpec())
+            add_lora(model, LoRASpec(), [] if goes_on else new_markers(tokenizer))
         self._train(model, learned, judged, budget, say)
         merge_lora(model)
         self.report["parameters"] = model.num_parameters()

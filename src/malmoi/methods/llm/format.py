@@ -54,7 +54,7 @@ class PlainText:
         """The end of a text, which is how the next one begins, then the exchanges."""
         ends = {"user": "\n", "assistant": "\n\n", "system": "\n\n"}
         text = "".join(message.content + ends[message.role] for message in messages)
-        return [self._tokenizer.specials.eos, *self._tokenizer.encode(text)]
+        return [self._tokenizer.start, *self._tokenizer.encode(text)]
 
 
 def tidied(messages: Sequence[Message]) -> list[Message]:

@@ -76,6 +76,11 @@ class Form(ABC, Generic[Row, Model]):
         self.backbone: Backbone = backbone
         self.device = torch.device("cpu")  # where the model is; batches go there
 
+    @property
+    def width(self) -> int:
+        """Of the model's vectors."""
+        return self.options.width
+
     @abstractmethod
     def learn(self, train: Sequence[Example[Any, Any]]) -> None:
         """Make vocabularies and label sets. Raises UserError where nothing can be learned."""

@@ -15,12 +15,11 @@ from pydantic import Field, PositiveInt
 from torch import Tensor
 
 from malmoi.core import IGNORE, Example, Loss
-from malmoi.methods.base import Json, Parts
+from malmoi.methods.base import Json, Parts, two_or_more
 from malmoi.methods.neural.form import EncoderForm, EncoderOptions, hidden, moved, padded
 from malmoi.models.encoder import Encoder
 from malmoi.models.heads import Classifier, EncoderBatch, MaskedLanguageModel, Pooling
 from malmoi.text.tokenizer import TOKENIZER_FILE, Tokenizer, train_tokenizer
-from malmoi.util.errors import UserError
 
 
 class LabelOptions(EncoderOptions):
@@ -53,13 +52,15 @@ class LabelForm(EncoderForm[LabelRow, Classifier]):
 
     def learn(self, train: Sequence[Example[Any, Any]]) -> None:
         counts = Counter(example.target for example in train)
-        self.labels = sorted(counts)
-        if len(self.labels) < 2:
-            raise UserError(f"all examples are labelled {self.labels[0]!r}; give at least two labels")
-        self.tokenizer = train_tokenizer((e.input for e in train), "bpe", self.options.vocab_size)
+        self.labels = two_or_more(counts)
+        self.learn_pieces([example.input for example in train])
         counts_L = torch.tensor([counts[label] for label in self.labels], dtype=torch.float32)
         weights_L = counts_L**-self.options.balance
         self.weights_L = weights_L * len(train) / (weights_L * counts_L).sum()  # 1 for the average example
+
+    def learn_pieces(self, texts: Sequence[str]) -> None:
+        """How texts are cut."""
+        self.tokenizer = train_tokenizer(texts, "bpe", self.options.vocab_size)
 
     def build(self) -> Classifier:
         config = self.encoder_config(self.tokenizer.vocab_size, self.options.max_tokens)
@@ -100,6 +101,10 @@ class LabelForm(EncoderForm[LabelRow, Classifier]):
         batch = moved(EncoderBatch(hidden_BT, mask_BT, targets=targets_B), self.device)
         return batch, torch.where(chosen_BT, ids_BT, IGNORE).to(self.device)
 
+    def batch(self, rows: Sequence[LabelRow]) -> EncoderBatch:
+        """The rows as they are, nothing hidden."""
+        return self._batch(rows, 0.0, None)[0]
+
     def loss(self, model: Classifier, rows: Sequence[LabelRow], random: np.random.Generator | None) -> Loss:
         batch, _ = self._batch(rows, self.options.word_dropout, random)
         smoothing = self.options.label_smoothing if random is not None else 0.0
@@ -119,7 +124,7 @@ class LabelForm(EncoderForm[LabelRow, Classifier]):
         """Each label's probability."""
 
         def read(rows: list[LabelRow]) -> list[list[float]]:
-            return model(self._batch(rows, 0.0, None)[0]).softmax(-1).tolist()
+            return model(self.batch(rows)).softmax(-1).tolist()
 
         rows = [LabelRow(ids, 0) for ids in self._ids(inputs)]
         return [dict(zip(self.labels, row, strict=True)) for row in self.in_batches(rows, read)]

@@ -30,6 +30,7 @@ from malmoi.train.fit import Budget, fit, planned_steps
 from malmoi.util.errors import UserError
 from malmoi.util.hardware import bf16_pays, pick_device
 from malmoi.util.seeds import mixed
+from malmoi.util.units import counted
 
 FORMS: dict[Kind, type[Form[Any, Any]]] = {
     "label": LabelForm,
@@ -40,6 +41,7 @@ FORMS: dict[Kind, type[Form[Any, Any]]] = {
 }
 MOST_CHOSEN_BY = 2000  # validation examples looked at during a fit
 MOST_CHOSEN_TOKENS = 65_536  # and tokens, where the loss is looked at: more would take longer than learning
+FEW_STEPS = 25  # below that a fit says that its budget was too small
 WARM_UP_SHARE = 0.3  # of a time budget, where there is unlabelled text
 HIDDEN_SHARE = 0.15  # of the tokens in masked-token pre-training (Devlin et al. 2019)
 
@@ -50,24 +52,25 @@ class Neural(Method):
     """A network fitted to a task. See `malmoi.methods.neural.form:Form` for what differs between kinds."""
 
     backbone: ClassVar[Backbone]
+    forms: ClassVar[dict[Kind, type[Form[Any, Any]]]] = FORMS
+    settled: ClassVar[Json] = {}  # what would be options, but has one value here
     kinds = frozenset(FORMS)
 
     def __init__(self, task: Task[Any, Any], options: Json | None = None) -> None:
         super().__init__(task, options)
-        self.form = FORMS[task.kind](self.options, self.backbone, task)
+        self.form = self.forms[task.kind](self.options, self.backbone, task)
         self.model: Any = nn.Identity()  # the form's, after `fit` or `restore`
 
     @classmethod
     def options_for(cls, task: Task[Any, Any]) -> type[StrictModel]:
-        """The form's options, with the defaults that suit the backbone; without heads where it has none."""
-        form = FORMS[task.kind]
+        """The form's options, with the defaults that suit the backbone; without those that are settled."""
+        form = cls.forms[task.kind]
         base = form.Options
         fields: dict[str, Any] = {
             name: (base.model_fields[name].rebuild_annotation(), value)
             for name, value in form.defaults.get(cls.family, {}).items()
         }
-        if cls.family == "recurrent":
-            fields["heads"] = (ClassVar[int], 1)
+        fields |= {name: (ClassVar[Any], it) for name, it in cls.settled.items() if name in base.model_fields}
         return create_model(base.__name__, __base__=base, **fields)
 
     def fit(
@@ -83,16 +86,28 @@ class Neural(Method):
         self.form.learn(train)
         torch.manual_seed(options.seed)
         self._build()
-        dtype = _precision(options, self.form.device)
+        dtype = _precision(options, self.form.device, self.form.width)
         if isinstance(options, EncoderOptions) and options.unlabelled:
             assert isinstance(self.form, EncoderForm)
             budget = self._warm_up(self.form, options, budget, dtype, say)
-        problem = _Fitting(self.form, self.model, train, valid[:MOST_CHOSEN_BY], options, dtype)
-        self.report["steps"] = steps = planned_steps(problem, options, budget)
-        say(f"{steps} steps of {options.batch} examples, {dtype}")
-        self.report |= {"dtype": dtype, "fit": fit(problem, options, steps, say).as_json()}
+        self._learn(train, valid[:MOST_CHOSEN_BY], budget, dtype, say)
         self.report["parameters"] = sum(parameter.numel() for parameter in self.model.parameters())
         return self
+
+    def _learn(
+        self, train: Sequence[Example[Any, Any]], valid: Sequence[Example[Any, Any]], budget: Budget,
+        dtype: str, say: Say,
+    ) -> None:  # fmt: skip
+        """Fit the model that is built."""
+        options: Any = self.options
+        problem = _Fitting(self.form, self.model, train, valid, options, dtype)
+        if budget.seconds is not None and budget.steps is None:
+            say("trying how long a step takes")
+        self.report["steps"] = steps = planned_steps(problem, options, budget)
+        say(f"{counted(steps, 'step')} of {counted(options.batch, 'example')}, {dtype}")
+        if steps < min(FEW_STEPS, planned_steps(problem, options, Budget())):
+            self.report["note"] = f"the budget paid for {counted(steps, 'step')} only; give it more time"
+        self.report |= {"dtype": dtype, "fit": fit(problem, options, steps, say).as_json()}
 
     def _warm_up(
         self, form: EncoderForm[Any, Any], options: EncoderOptions, budget: Budget, dtype: str, say: Say
@@ -144,22 +159,29 @@ class Neural(Method):
         self.model.eval()
 
 
-class RNN(Neural):
+class Recurrent(Neural):
+    """Networks that read one position after the other, and so have no heads."""
+
+    family = "recurrent"
+    settled: ClassVar[Json] = {"heads": 1}
+
+
+class RNN(Recurrent):
     """Elman networks (Elman 1990)."""
 
-    name, family, backbone = "rnn", "recurrent", "rnn"
+    name = backbone = "rnn"
 
 
-class GRU(Neural):
+class GRU(Recurrent):
     """Gated recurrent units (Cho et al. 2014)."""
 
-    name, family, backbone = "gru", "recurrent", "gru"
+    name = backbone = "gru"
 
 
-class LSTM(Neural):
+class LSTM(Recurrent):
     """Long short-term memory (Hochreiter & Schmidhuber 1997)."""
 
-    name, family, backbone = "lstm", "recurrent", "lstm"
+    name = backbone = "lstm"
 
 
 class TransformerMethod(Neural):
@@ -249,7 +271,7 @@ def _mean_value(losses: Iterable[Loss]) -> float:
     return -sum(total for total, _ in pairs) / max(1, sum(count for _, count in pairs))
 
 
-def _precision(options: Any, device: torch.device) -> str:
+def _precision(options: Any, device: torch.device, width: int) -> str:
     if options.dtype != "auto":
         return options.dtype
-    return "bf16" if bf16_pays(device, options.width) else "fp32"
+    return "bf16" if bf16_pays(device, width) else "fp32"

@@ -67,16 +67,16 @@ class SpanForm(UnitForm, EncoderForm[SpanRow, SpanReader]):
     def plain_rows(self, texts: Sequence[str]) -> list[SpanRow]:
         return [
             SpanRow(encoded.part(start, stop), [2] * (stop - start), (-1, -1))
-            for encoded in map(self.vocabulary.encode, texts)
+            for encoded in map(self.encode, texts)
             for start, stop in cuts(len(encoded.spans), self.options.max_context)
             if stop > start
         ]
 
     def _windows(self, asked: Question, answer: Answer | None = None) -> Iterator[SpanRow]:
         most_question, most = self.options.max_question, self.options.max_context
-        encoded = self.vocabulary.encode(asked.question if units(asked.question) else "?")
+        encoded = self.encode(asked.question if units(asked.question) else "?")
         question = encoded.part(0, most_question)
-        context = self.vocabulary.encode(asked.context)
+        context = self.encode(asked.context)
         ours = {asked.question[a:b].lower() for a, b in question.spans}
         theirs = {asked.context[a:b].lower() for a, b in context.spans}
         before = [int(asked.question[a:b].lower() in theirs) for a, b in question.spans]

@@ -54,6 +54,10 @@ class UnitForm:
         """Words seen once stay unknown, so that the model learns to read their characters."""
         self.vocabulary = UnitVocabulary.build(texts, min_count=2, max_size=self.options.vocab_size)
 
+    def encode(self, text: str) -> Encoded:
+        """The text's units."""
+        return self.vocabulary.encode(text)
+
     @property
     def sizes(self) -> tuple[int, int]:
         """Of the vocabularies of words and characters; 0 characters where they are not used."""
@@ -108,14 +112,14 @@ class TagForm(UnitForm, EncoderForm[TagRow, Tagger]):
     def rows(self, examples: Sequence[Example[Any, Any]]) -> list[TagRow]:
         found = []
         for example in examples:
-            encoded = self.vocabulary.encode(example.input)
+            encoded = self.encode(example.input)
             known = [entity for entity in example.target if f"B-{entity.label}" in self.tags]
             numbers = [self.tags.index(tag) for tag in bio_tags(encoded.spans, known)]
             found += self._cut(encoded, numbers)
         return found
 
     def plain_rows(self, texts: Sequence[str]) -> list[TagRow]:
-        encoded = [self.vocabulary.encode(text) for text in texts]
+        encoded = [self.encode(text) for text in texts]
         return [row for one in encoded for row in self._cut(one, [0] * len(one.spans)) if row.tags]
 
     def _cut(self, encoded: Encoded, tags: list[int]) -> list[TagRow]:
@@ -144,7 +148,7 @@ class TagForm(UnitForm, EncoderForm[TagRow, Tagger]):
         return model.loss(self.masked([row.encoded for row in rows], share, random))
 
     def predict(self, model: Tagger, inputs: Sequence[Any]) -> list[tuple[Entity, ...]]:
-        encoded = [self.vocabulary.encode(text) for text in inputs]
+        encoded = [self.encode(text) for text in inputs]
         cut = [self._cut(one, [0] * len(one.spans)) for one in encoded]
         rows = [row for of_text in cut for row in of_text]
         tags = iter(self.in_batches(rows, lambda part: model.decode(self._batch(part))))

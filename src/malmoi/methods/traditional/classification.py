@@ -9,7 +9,7 @@ import json
 import re
 import warnings
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple, Self
@@ -22,8 +22,8 @@ from scipy.special import log_softmax
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 
-from malmoi.methods.base import Budget, Json, Method, Parts, Say, silent
-from malmoi.methods.traditional.choice import Examples, quality
+from malmoi.methods.base import Budget, Json, Method, Parts, Say, silent, two_or_more
+from malmoi.methods.traditional.choice import Examples, best_setting, quality
 from malmoi.methods.traditional.vectors import Vectors, View
 from malmoi.models.config import StrictModel
 from malmoi.util.errors import UserError
@@ -57,9 +57,7 @@ class LabelMethod(Method):
 
     def _learn_labels(self, train: Examples) -> NDArray[np.int64]:
         """The number of each example's label."""
-        self.labels = sorted({example.target for example in train})
-        if len(self.labels) < 2:
-            raise UserError(f"the training data has {len(self.labels)} labels; give examples of at least two")
+        self.labels = two_or_more(example.target for example in train)
         numbers = {label: i for i, label in enumerate(self.labels)}
         return np.array([numbers[example.target] for example in train])
 
@@ -179,59 +177,106 @@ class _Setting(NamedTuple):
     views: tuple[View, ...]
     c: float
     balanced: bool
+    ratios: bool
+
+
+class _Cut(NamedTuple):
+    """Examples to learn from: their labels, and their rows by views, which are made once."""
+
+    targets: list[str]
+    rows: Callable[[tuple[View, ...]], tuple[Vectors, Any]]
+
+
+def _cut(examples: Examples, max_features: int) -> _Cut:
+    texts = [example.input for example in examples]
+
+    @cache
+    def rows(views: tuple[View, ...]) -> tuple[Vectors, Any]:
+        vectors = Vectors(views, max_features).fit(texts)
+        return vectors, vectors.rows(texts)
+
+    return _Cut([example.target for example in examples], rows)
+
+
+def _tried(option: bool | None) -> tuple[bool, ...]:
+    return (False, True) if option is None else (option,)
+
+
+def log_count_ratios(rows_NF: Any, positive_N: NDArray[np.bool_]) -> Floats:
+    """ratios_F, nats: how much likelier each feature is where `positive_N`, by summed values plus one
+    (Wang & Manning 2012, equation 2)."""
+    inside_F, outside_F = (
+        1.0 + np.asarray(rows_NF[some_N].sum(axis=0), dtype=np.float64).ravel()
+        for some_N in (positive_N, ~positive_N)
+    )
+    return np.log(inside_F / inside_F.sum()) - np.log(outside_F / outside_F.sum())
 
 
 class TfIdf(LabelMethod):
-    """Logistic regression over n-grams of words and of characters."""
+    """Logistic regression over n-grams of words and of characters, weighed by naive Bayes' log-count ratios
+    where that helps to tell two labels apart (Wang & Manning 2012)."""
 
     name = "tfidf"
 
     class Options(StrictModel):
         """c: inverse strengths of the L2 penalty to try, the usual one first. balanced: whether every label
-        weighs the same (None: try both). max_features: n-grams of a view. max_iterations: of the solver."""
+        weighs the same (None: try both). ratios: whether features are multiplied by naive Bayes' log-count
+        ratios, of two labels (None: try both). max_features: of a view. max_iterations: of the solver."""
 
         c: tuple[PositiveFloat, ...] = (4.0, 1.0, 16.0)
         balanced: bool | None = None
+        ratios: bool | None = None
         max_features: PositiveInt = 400_000
         max_iterations: PositiveInt = 100
 
     def fit(self, train: Examples, valid: Examples, budget: Budget = Budget(), say: Say = silent) -> Self:
-        """See `Method.fit`. Views, C and balance are chosen on `valid` one after another."""
+        """See `Method.fit`. Views, C, balance and ratios are chosen on `valid` one after another.
+
+        Raises UserError where ratios are asked for and there are more than two labels.
+        """
         del budget, say
         self._learn_labels(train)
-        setting = self._chosen(train, valid)
-        self._fit_with(setting, train)
+        if self.options.ratios and len(self.labels) > 2:
+            raise UserError(f"ratios are for two labels, here are {len(self.labels)}; leave ratios out")
+        options = self.options
+        shuffled = [train[i] for i in np.random.default_rng(0).permutation(len(train))]
+        every_label = {example.target: example for example in train}.values()
+        some = _cut([*shuffled[:CHOICE_TEXTS], *every_label], options.max_features)
+        whole = _cut(train, options.max_features)
+        balanced, ratios = (
+            _tried(options.balanced),
+            _tried(options.ratios if len(self.labels) == 2 else False),
+        )
+        setting = _Setting(VIEWS[0], options.c[0], balanced[0], ratios[0])
+        setting = self._chosen(setting, {"views": VIEWS, "c": options.c, "balanced": balanced}, some, valid)
+        setting = self._chosen(setting, {"ratios": ratios}, whole, valid)  # they pay where texts are many
+        self._fit_with(setting, whole)
         strongest = self._strongest(self._vectors.names, self._weights_FL.T)
         self.report = {"setting": setting._asdict(), "features": len(self._weights_FL), "words": strongest}
         return self
 
-    def _chosen(self, train: Examples, valid: Examples) -> _Setting:
-        some = [train[i] for i in np.random.default_rng(0).permutation(len(train))[:CHOICE_TEXTS]]
-        some += {example.target: example for example in train}.values()  # no label is missing
-        options, inputs = self.options, [example.input for example in valid]
+    def _chosen(
+        self, setting: _Setting, fields: dict[str, tuple[Any, ...]], learned: _Cut, valid: Examples
+    ) -> _Setting:
+        inputs = [example.input for example in valid]
 
-        @cache
         def value(setting: _Setting) -> float:
-            self._fit_with(setting, some)
+            self._fit_with(setting, learned)
             return quality(self.task, self.predict(inputs), valid)
 
-        found = _Setting(VIEWS[0], options.c[0], bool(options.balanced))
-        balanced = (False, True) if options.balanced is None else (options.balanced,)
-        for name, values in {"views": VIEWS, "c": options.c, "balanced": balanced}.items():
-            candidates = [found._replace(**{name: value}) for value in values]
-            found = max(candidates, key=value) if valid and len(values) > 1 else candidates[0]
-        return found
+        return best_setting(setting, fields, value) if valid else setting
 
-    def _fit_with(self, setting: _Setting, train: Examples) -> None:
-        texts, targets = [example.input for example in train], [example.target for example in train]
-        self._vectors = Vectors(setting.views, self.options.max_features).fit(texts)
+    def _fit_with(self, setting: _Setting, learned: _Cut) -> None:
+        targets = learned.targets
+        self._vectors, rows_NF = learned.rows(setting.views)
         model = LogisticRegression(
             C=setting.c, class_weight="balanced" if setting.balanced else None, random_state=0,
             solver="liblinear" if len(set(targets)) == 2 else "lbfgs", max_iter=self.options.max_iterations,
         )  # fmt: skip
+        scale_F = log_count_ratios(rows_NF, np.array(targets) == self.labels[1]) if setting.ratios else 1.0
         with warnings.catch_warnings(action="ignore", category=ConvergenceWarning):
-            model.fit(self._vectors.rows(texts), targets)
-        weights_LF, bias_L = np.asarray(model.coef_), np.asarray(model.intercept_)
+            model.fit(rows_NF.multiply(scale_F).tocsr(), targets)
+        weights_LF, bias_L = np.asarray(model.coef_) * scale_F, np.asarray(model.intercept_)
         if len(weights_LF) == 1:  # the softmax of both halves is the logistic function of the whole
             weights_LF, bias_L = (
                 np.concatenate((-weights_LF, weights_LF)) / 2,

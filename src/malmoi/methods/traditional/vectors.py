@@ -28,9 +28,6 @@ class View(NamedTuple):
     high: int
 
 
-WORDS_AND_LETTERS = (View("word", 1, 2), View("char_wb", 2, 4))
-
-
 class Vectors:
     """Rows of all `views` side by side, each view of length one (Salton & Buckley 1988; log term counts).
 

@@ -1,0 +1,120 @@
+"""A model whose weights come from files, so that memory never holds them twice.
+
+The model is built without values, its memory is taken in the wanted kind of number, and each of its tensors
+is filled as soon as it is read.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from malmoi.hub.weights import Checkpoint
+from malmoi.util.errors import UserError
+
+Model = TypeVar("Model", bound=nn.Module)
+_FILLS = {
+    Tensor.normal_, Tensor.uniform_, Tensor.fill_, Tensor.zero_, nn.init.normal_, nn.init.uniform_,
+    nn.init.trunc_normal_, nn.init.constant_, nn.init.kaiming_uniform_, nn.init.kaiming_normal_,
+}  # fmt: skip
+# Tables that older checkpoints hold and models make anew.
+_TABLES = re.compile(r"(rotary_emb\.inv_freq|\.attn\.(masked_)?bias|\.position_ids)$")
+_MOST_NAMED = 4
+
+
+class _Unfilled(TorchFunctionMode):
+    """Within it, parameters that are made get no values."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        named = kwargs or {}
+        if func in _FILLS and isinstance(filled := args[0] if args else named.get("tensor"), nn.Parameter):
+            return filled
+        return func(*args, **named)
+
+
+def build_unfilled(build: Callable[[], Model], device: torch.device | str, dtype: torch.dtype) -> Model:
+    """The model that `build` makes, its parameters on `device`, of kind `dtype` and without values.
+
+    Raises UserError where memory does not suffice.
+    """
+    try:
+        with _Unfilled():
+            model = build()
+        for parameter in model.parameters():
+            parameter.data = torch.empty_like(parameter, device=device, dtype=dtype)
+    except RuntimeError as error:  # torch's word for no memory
+        reason = " ".join(str(error).split())[:100]
+        raise UserError(f"there is no memory for the sizes in config.json ({reason})") from None
+    return model
+
+
+def fill(
+    model: nn.Module,
+    pairs: Iterable[tuple[str, Tensor]],
+    stored: Checkpoint,
+    outside: Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]] = dict,
+) -> None:
+    """Give every tensor of `model` its values.
+
+    pairs: (our name, values), read from `stored` one by one. outside: what some of our tensors are in the
+    checkpoint, for messages. Raises UserError naming tensors that are missing, left over or of another shape.
+    """
+    targets = model.state_dict(keep_vars=True)
+    _check_shapes(outside(_shapes_only(targets)), stored)
+    filled: dict[int, str] = {}  # by identity: two names may share one matrix
+    with torch.no_grad():
+        for name, values in pairs:
+            target = targets.get(name)
+            if target is None or target.shape != values.shape:
+                raise UserError(_unfit(name, values, target))
+            if id(target) not in filled:
+                target.copy_(values)
+            elif not torch.equal(target, values.to(target)):
+                raise UserError(f"config.json says that {name} is {filled[id(target)]}, but they differ")
+            filled.setdefault(id(target), name)
+            del values
+    missing = {name: target for name, target in targets.items() if id(target) not in filled}
+    if missing:
+        wanted = outside(_shapes_only(missing))
+        gone = {name: tensor for name, tensor in wanted.items() if name not in stored} or wanted
+        raise UserError(f"the weights lack {_listed(f'{n} ({_size(t)})' for n, t in gone.items())}")
+    left = sorted(name for name in stored.unread if not _TABLES.search(name))
+    if left:
+        raise UserError(
+            f"the weights have {_listed(f'{name} ({stored.shape(name)})' for name in left)}, "
+            "which the config.json has no place for"
+        )
+
+
+def _shapes_only(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: torch.empty_like(tensor, device="meta") for name, tensor in tensors.items()}
+
+
+def _check_shapes(wanted: Mapping[str, Tensor], stored: Checkpoint) -> None:
+    wrong = [
+        f"{name} is {stored.shape(name)}, not {_size(tensor)}"
+        for name, tensor in wanted.items() if name in stored and stored.shapes[name] != tuple(tensor.shape)
+    ]  # fmt: skip
+    if wrong:
+        raise UserError(f"the weights do not fit config.json: {_listed(wrong)}")
+
+
+def _unfit(name: str, values: Tensor, target: Tensor | None) -> str:
+    if target is None:
+        return f"the weights have {name} ({_size(values)}), which the config.json has no place for"
+    return f"the weights do not fit config.json: {name} is {_size(values)}, not {_size(target)}"
+
+
+def _size(tensor: Tensor) -> str:
+    return "x".join(map(str, tensor.shape)) or "one number"
+
+
+def _listed(names: Iterable[str]) -> str:
+    found = list(names)
+    more = f" and {len(found) - _MOST_NAMED} more" if len(found) > _MOST_NAMED else ""
+    return ", ".join(found[:_MOST_NAMED]) + more

@@ -1,0 +1,301 @@
+"""Networks that begin as an encoder that others trained: BERT, RoBERTa, DistilBERT, sentence encoders.
+
+Texts are cut by its own tokenizer and framed by its own marks. Labels are read off the whole text; names and
+answers off units, each by its first piece, so that spans are characters as everywhere else.
+
+Shape letters: B rows, P pieces (with marks), T units, D width, L labels, N texts.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic import Field, field_validator, model_validator
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.linear_model import LogisticRegression
+from torch import Tensor
+
+from malmoi.core import Example
+from malmoi.hub.bert import Frame, load_encoder
+from malmoi.hub.source import find_source
+from malmoi.methods.base import Json, Parts, Say
+from malmoi.methods.neural.form import Form, padded
+from malmoi.methods.neural.labels import LabelForm, LabelOptions, LabelRow
+from malmoi.methods.neural.method import Neural
+from malmoi.methods.neural.spans import SpanForm, SpanOptions
+from malmoi.methods.neural.tags import TagForm, TagOptions
+from malmoi.methods.traditional.choice import quality
+from malmoi.models.bert import BertConfig, BertEncoder
+from malmoi.models.config import StrictModel
+from malmoi.models.heads import Classifier, Pooling, SpanReader, Tagger
+from malmoi.tasks.base import Kind
+from malmoi.text.pieces import encode_units
+from malmoi.text.tokenizer import TOKENIZER_FILE, Tokenizer
+from malmoi.text.units import Encoded
+from malmoi.train.fit import Budget
+from malmoi.util.errors import UserError
+
+MOST_PIECES = 16  # of a unit; its further ones are not looked at
+STRENGTHS = (10.0, 1.0, 100.0, 1000.0)  # inverse ones of the penalty of a head on vectors of length one
+# Of an encoder of 20 to 100 million weights; a larger one wants smaller steps.
+GENTLE: Json = {"optimizer": "adamw", "lr": 1e-4, "weight_decay": 0.01, "batch": 16, "dropout": 0.1}
+FRESH: Json = GENTLE | {"lr": 2e-4}  # below a head that begins at random
+
+
+class FolderOptions(StrictModel):
+    """encoder: a pre-trained encoder's folder or hub id; a fitted method is whole without it."""
+
+    encoder: str = Field("", validate_default=True)
+
+    @field_validator("encoder")
+    @classmethod
+    def _check_encoder(cls, encoder: str) -> str:
+        if not encoder:
+            raise ValueError("give the folder of a pre-trained encoder, for example --set encoder=DIR")
+        return encoder
+
+
+class PretrainedLabelOptions(LabelOptions, FolderOptions):
+    """frozen: the encoder stays as it is and only the final layer is fitted, in seconds. pooling: where it is
+    not given, the encoder's own."""
+
+    frozen: bool = False
+
+    @model_validator(mode="after")
+    def _check_frozen(self) -> PretrainedLabelOptions:
+        used = {*FolderOptions.model_fields, "frozen", "pooling", "max_tokens", "balance", "seed"}
+        idle = sorted(self.model_fields_set - used) if self.frozen else []
+        if idle:
+            raise ValueError(f"a frozen encoder takes no steps, so {idle[0]} says nothing; leave it out")
+        return self
+
+
+class PretrainedTagOptions(TagOptions, FolderOptions):
+    """See the bases."""
+
+
+class PretrainedSpanOptions(SpanOptions, FolderOptions):
+    """See the bases."""
+
+
+class FromFolder:
+    """What forms with a pre-trained encoder share."""
+
+    options: Any
+    config: BertConfig
+    frame: Frame
+    tokenizer: Tokenizer
+    pooling: Pooling
+    _read: BertEncoder | None = None
+
+    @property
+    def width(self) -> int:
+        """Of the encoder's vectors."""
+        return self.config.width
+
+    def read_folder(self, pieces: int, named: str) -> None:
+        """Open the encoder's folder. Raises UserError where it reads fewer pieces than `named` ask for."""
+        folder = find_source(self.options.encoder).folder
+        found = load_encoder(folder, dropout=self.options.dropout)
+        if pieces > found.encoder.config.context:
+            most = found.encoder.config.context
+            raise UserError(
+                f"{named} with their marks make {pieces} pieces, but {folder} reads {most} at most"
+            )
+        self._read, self.config = found.encoder, found.encoder.config
+        self.tokenizer, self.frame, self.pooling = found.tokenizer, found.frame, found.pooling
+
+    def encoder(self) -> BertEncoder:
+        """As it was read; after `restore_folder` one to be filled."""
+        found, self._read = self._read or BertEncoder(self.config), None
+        return found
+
+    def folder_parts(self) -> Parts:
+        """All of the folder but the weights."""
+        config = {"encoder": self.config.model_dump(), "frame": list(self.frame)}
+        return Parts(config, files={TOKENIZER_FILE: self.tokenizer.to_json().encode()})
+
+    def restore_folder(self, parts: Parts) -> None:
+        """The inverse of `folder_parts`."""
+        self._read, self.config = None, BertConfig.model_validate(parts.config["encoder"])
+        self.frame = Frame(*parts.config["frame"])
+        self.tokenizer = Tokenizer.from_json(parts.files[TOKENIZER_FILE].decode())
+
+
+class PretrainedLabelForm(FromFolder, LabelForm):
+    """A text's pieces between the marks."""
+
+    Options = PretrainedLabelOptions
+    defaults: ClassVar[dict[str, Json]] = {"transformer": GENTLE | {"pooling": "mean"}}
+
+    def learn_pieces(self, texts: Sequence[str]) -> None:
+        del texts
+        self.read_folder(self.options.max_tokens, "max_tokens")
+        if "pooling" in self.options.model_fields_set:
+            self.pooling = self.options.pooling
+
+    def build(self) -> Classifier:
+        return Classifier(self.encoder(), len(self.labels), self.pooling, unit_length=True)
+
+    def _ids(self, texts: Sequence[str]) -> list[list[int]]:
+        most = self.options.max_tokens
+        found = self.tokenizer.encode_batch([text[: 16 * most] for text in texts])
+        return [[self.frame.first, *ids[: most - 2], self.frame.last] for ids in found]
+
+    def fit_head(
+        self, model: Classifier, train: Sequence[Example[Any, Any]], valid: Sequence[Example[Any, Any]]
+    ) -> float:
+        """Logistic regression on the vectors as they are; returns the strength that `valid` chose.
+
+        Fine-tuning then begins where the encoder need not bend to a random head (Kumar et al. 2022).
+        """
+        rows = self.rows(train)
+        labels_N = np.array([row.label for row in rows])
+        weights_N = None if self.weights_L is None else self.weights_L.numpy()[labels_N]
+        x_ND, heads = self._vectors(model, rows), {}
+        for strength in STRENGTHS:
+            heads[strength] = _logistic(x_ND, labels_N, weights_N, strength)
+        x_valid_ND = self._vectors(model, [LabelRow(ids, 0) for ids in self._ids([e.input for e in valid])])
+
+        def value(strength: float) -> float:
+            weights_LD, bias_L = heads[strength]
+            best_N = (x_valid_ND @ weights_LD.T + bias_L).argmax(1)
+            return quality(self.task, [self.labels[i] for i in best_N], valid)
+
+        best = max(STRENGTHS, key=value)
+        for parameter, values in zip((model.head.weight, model.head.bias), heads[best], strict=True):
+            parameter.data.copy_(torch.from_numpy(values))
+        return best
+
+    def _vectors(self, model: Classifier, rows: Sequence[LabelRow]) -> NDArray[np.float32]:
+        """x_ND."""
+        model.eval()
+        return np.array(
+            self.in_batches(rows, lambda part: list(model.vectors(self.batch(part)).cpu().numpy()))
+        )
+
+    def parts(self) -> Parts:
+        parts = self.folder_parts()
+        parts.config |= {"labels": self.labels, "pooling": self.pooling}
+        return parts
+
+    def restore(self, parts: Parts) -> None:
+        self.restore_folder(parts)
+        self.labels, self.pooling = list(parts.config["labels"]), parts.config["pooling"]
+
+
+class FromFolderUnits(FromFolder):
+    """Rows of units, each with its pieces."""
+
+    def encode(self, text: str) -> Encoded:
+        """The text's units."""
+        return encode_units(self.tokenizer, text)
+
+    def tensors(self, rows: Sequence[Encoded]) -> tuple[Tensor, Tensor, Tensor | None]:
+        """ids_BP, mask_BT of the units, and first_BT1: where each one's first piece stands."""
+        framed = [self._framed(row) for row in rows]
+        first_BT = padded([first or [0] for _, first in framed])
+        lengths_B1 = torch.tensor([[max(1, len(first))] for _, first in framed])
+        ids_BP = padded([ids for ids, _ in framed], self.config.pad_id)
+        return ids_BP, torch.arange(first_BT.shape[1]) < lengths_B1, first_BT[..., None]
+
+    def _framed(self, row: Encoded) -> tuple[list[int], list[int]]:
+        """A row's pieces with all marks, and each unit's first position. The units without spans of theirs,
+        which come first, are the first text of a pair."""
+        between = len(row.word_ids) - len(row.spans)
+        room = self.config.context - 2 - (self.frame.between if between else 0)
+        most = MOST_PIECES
+        while most > 1 and sum(min(most, len(pieces)) for pieces in row.char_ids) > room:
+            most -= 1
+        ids, first = [self.frame.first], []
+        for number, pieces in enumerate(row.char_ids):
+            ids += [self.frame.last] * self.frame.between if number == between > 0 else []
+            first.append(len(ids))
+            ids += pieces[:most]
+        return [*ids, self.frame.last], first
+
+
+class PretrainedTagForm(FromFolderUnits, TagForm):
+    """A tag for each unit."""
+
+    Options = PretrainedTagOptions
+    defaults: ClassVar[dict[str, Json]] = {"transformer": FRESH}
+
+    def learn_units(self, texts: Sequence[str]) -> None:
+        del texts
+        self.read_folder(self.options.max_units + 2, "max_units")
+
+    def build(self) -> Tagger:
+        return Tagger(self.encoder(), self.tags, crf=self.options.crf)
+
+    def parts(self) -> Parts:
+        parts = self.folder_parts()
+        parts.config["tags"] = self.tags
+        return parts
+
+    def restore(self, parts: Parts) -> None:
+        self.restore_folder(parts)
+        self.tags = list(parts.config["tags"])
+
+
+class PretrainedSpanForm(FromFolderUnits, SpanForm):
+    """Question and context as a pair."""
+
+    Options = PretrainedSpanOptions
+    defaults: ClassVar[dict[str, Json]] = {"transformer": FRESH}
+
+    def learn_units(self, texts: Sequence[str]) -> None:
+        del texts
+        o = self.options
+        self.read_folder(o.max_question + o.max_context + 4, "max_question and max_context")
+
+    def build(self) -> SpanReader:
+        return SpanReader(self.encoder())
+
+    def parts(self) -> Parts:
+        return self.folder_parts()
+
+    def restore(self, parts: Parts) -> None:
+        self.restore_folder(parts)
+
+
+class Pretrained(Neural):
+    """A pre-trained encoder (Devlin et al. 2019), fine-tuned whole or, for labels, frozen below its head."""
+
+    name, family, backbone = "pretrained", "transformer", "transformer"
+    kinds = frozenset({"label", "tags", "span"})
+    forms: ClassVar[dict[Kind, type[Form[Any, Any]]]] = {
+        "label": PretrainedLabelForm, "tags": PretrainedTagForm, "span": PretrainedSpanForm,
+    }  # fmt: skip
+    settled: ClassVar[Json] = {
+        "width": 128, "layers": 1, "heads": 4, "vocab_size": 1, "characters": False, "word_dropout": 0.0,
+        "unlabelled": None, "warm_up_epochs": 1.0,
+    }  # fmt: skip
+
+    def _learn(
+        self, train: Sequence[Example[Any, Any]], valid: Sequence[Example[Any, Any]], budget: Budget,
+        dtype: str, say: Say,
+    ) -> None:  # fmt: skip
+        if isinstance(self.form, PretrainedLabelForm):
+            self.report["strength"] = self.form.fit_head(self.model, train, valid)
+            if self.options.frozen:
+                return
+        super()._learn(train, valid, budget, dtype, say)
+
+
+def _logistic(
+    x_ND: NDArray[Any], labels_N: NDArray[Any], weights_N: NDArray[Any] | None, strength: float
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """weights_LD and bias_L, for a softmax."""
+    model = LogisticRegression(C=strength, max_iter=300)
+    with warnings.catch_warnings(action="ignore", category=ConvergenceWarning):
+        model.fit(x_ND, labels_N, weights_N)
+    weights_LD, bias_L = np.asarray(model.coef_), np.asarray(model.intercept_)
+    if len(weights_LD) == 1:  # the softmax of both halves is the logistic function of the whole
+        weights_LD, bias_L = np.concatenate((-weights_LD, weights_LD)) / 2, bias_L * np.array((-0.5, 0.5))
+    return weights_LD.astype(np.float32), bias_L.astype(np.float32)

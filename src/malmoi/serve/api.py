@@ -1,0 +1,311 @@
+"""The routes: OpenAI's endpoints, tasks, tokens, health and metrics. The page is `malmoi.serve.web`."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from itertools import chain
+from typing import Any, TypeVar
+
+from fastapi import FastAPI, Request
+from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
+from starlette.requests import ClientDisconnect
+from starlette.responses import Response
+from starlette.types import Scope
+
+from malmoi.serve.catalogue import Catalogue, Entry, LanguageEntry, TaskEntry, languages, tasks
+from malmoi.serve.generation import (
+    ClientGone,
+    Generator,
+    as_api_error,
+    plan_chat,
+    plan_completion,
+    until_gone,
+)
+from malmoi.serve.guard import ErrorResponse, Guard, Report, as_json
+from malmoi.serve.metrics import CONTENT_TYPE, ServeMetrics
+from malmoi.serve.protocol import (
+    ChatBody,
+    CompletionBody,
+    DetokenizeBody,
+    TaskBody,
+    TokenizeBody,
+    parsed,
+)
+from malmoi.serve.settings import ApiError, ServeSettings
+from malmoi.serve.worker import Busy, Failed, Stopping, Worker
+from malmoi.tasks import TASKS
+from malmoi.util.errors import UserError, nearest
+from malmoi.util.version import VERSION
+
+T = TypeVar("T")
+WARNING = "x-malmoi-warning"
+INPUTS_A_CALL = 8  # of a task: others' tokens come in between
+Handler = Callable[[Request], Awaitable[Response]]
+_ERRORS = (
+    ApiError, Busy, Stopping, Failed, UserError, HTTPException, ClientDisconnect, ClientGone, Exception
+)  # fmt: skip
+
+
+def create_app(catalogue: Catalogue, worker: Worker, settings: ServeSettings) -> FastAPI:
+    """The whole interface over models that `worker` runs. `app.state.metrics` holds what /metrics tells."""
+    app = FastAPI(title="malmoi", version=VERSION, docs_url=None, redoc_url=None, openapi_url=None)
+    metrics = ServeMetrics({entry.engine: entry.name for entry in languages(catalogue)})
+    app.state.metrics, worker.observe = metrics, metrics.observe
+    routes = _Routes(catalogue, worker, settings, metrics)
+    paths: dict[str, tuple[str, Handler]] = {
+        "/v1/models": ("GET", routes.models),
+        "/v1/models/{name:path}": ("GET", routes.model),
+        "/v1/chat/completions": ("POST", routes.chat),
+        "/v1/completions": ("POST", routes.completions),
+        "/v1/tasks": ("GET", routes.tasks),
+        "/v1/tasks/{task}": ("POST", routes.task),
+        "/tokenize": ("POST", routes.tokenize),
+        "/detokenize": ("POST", routes.detokenize),
+        "/health": ("GET", routes.health),
+        "/metrics": ("GET", routes.exposition),
+    }
+    for path, (method, handler) in paths.items():
+        app.add_route(path, handler, methods=[method])
+    for kind in _ERRORS:
+        app.add_exception_handler(kind, _on_error(metrics))
+    app.add_middleware(
+        Guard, settings=settings, stopping=lambda: worker.stopping,
+        report=_reporter(metrics, list(paths)),
+        refused=lambda error: metrics.errors.labels(error.kind).inc(),
+    )  # fmt: skip
+    if settings.cors_origins:
+        app.add_middleware(
+            CORSMiddleware, allow_origins=settings.cors_origins, allow_methods=["GET", "POST"],
+            allow_headers=["Authorization", "Content-Type"], expose_headers=[WARNING],
+        )  # fmt: skip
+    return app
+
+
+class _Routes:
+    """What each path does."""
+
+    def __init__(
+        self, catalogue: Catalogue, worker: Worker, settings: ServeSettings, metrics: ServeMetrics
+    ) -> None:
+        self.catalogue, self.worker, self.settings, self.metrics = catalogue, worker, settings, metrics
+        self.generator = Generator(worker, metrics, settings)
+
+    async def models(self, request: Request) -> Response:
+        """OpenAI's list, with what each model does."""
+        del request
+        return _json({"object": "list", "data": [_described(entry) for entry in self.catalogue.values()]})
+
+    async def model(self, request: Request) -> Response:
+        """One of the list."""
+        name = request.path_params["name"]
+        if name not in self.catalogue:
+            raise _unknown_model(name, self.catalogue)
+        return _json(_described(self.catalogue[name]))
+
+    async def chat(self, request: Request) -> Response:
+        """The reply to a conversation."""
+        body = parsed(ChatBody, await request.body())
+        headers = _warning(body.all_ignored())
+        entry = self._language(body.model)
+        plan = await asyncio.to_thread(plan_chat, entry, body, self.settings)
+        return await self.generator.chat(request, plan, body, headers)
+
+    async def completions(self, request: Request) -> Response:
+        """How texts go on."""
+        body = parsed(CompletionBody, await request.body())
+        headers = _warning(body.ignored())
+        entry = self._language(body.model)
+        plan = await asyncio.to_thread(plan_completion, entry, body, self.settings)
+        return await self.generator.completion(request, plan, body, headers)
+
+    async def tasks(self, request: Request) -> Response:
+        """Which tasks there are, and the models for each."""
+        del request
+        found: dict[str, list[str]] = {}
+        for entry in tasks(self.catalogue):
+            found.setdefault(entry.task.name, []).append(entry.name)
+        data = [
+            {"id": name, "object": "task", "kind": TASKS[name].kind, "models": models}
+            for name, models in found.items()
+        ]
+        return _json({"object": "list", "data": data})
+
+    async def task(self, request: Request) -> Response:
+        """Predictions for one input or many."""
+        body = parsed(TaskBody, await request.body())
+        headers = _warning(body.ignored())
+        entry = self._task(request.path_params["task"], body.model)
+        inputs = [_input(entry, at, value) for at, value in enumerate(body.values(self.settings.max_prompts))]
+        parts = [(entry, inputs[at : at + INPUTS_A_CALL]) for at in range(0, len(inputs), INPUTS_A_CALL)]
+        found = await until_gone(request, self._in_time(self.worker.calls(_predict, parts)))
+        return _json(
+            {
+                "object": "task.predictions", "task": entry.task.name, "model": entry.name,
+                "method": entry.method.method.name,
+                "predictions": [one | {"index": at} for at, one in enumerate(chain(*found))],
+            },
+            headers,
+        )  # fmt: skip
+
+    async def tokenize(self, request: Request) -> Response:
+        """The ids that a prompt or a conversation becomes."""
+        body = parsed(TokenizeBody, await request.body())
+        headers = _warning(body.ignored())
+        entry = self._language(body.model)
+        ids = await asyncio.to_thread(_ids, entry, body)
+        tokenizer = entry.engine.tokenizer
+        return _json(
+            {
+                "count": len(ids), "max_model_len": entry.engine.scorer.context, "tokens": ids,
+                "token_strs": [tokenizer.token_text(id) for id in ids],
+            },
+            headers,
+        )  # fmt: skip
+
+    async def detokenize(self, request: Request) -> Response:
+        """The text of ids; specials are left out."""
+        body = parsed(DetokenizeBody, await request.body())
+        headers = _warning(body.ignored())
+        return _json({"prompt": self._language(body.model).engine.tokenizer.decode(body.tokens)}, headers)
+
+    async def health(self, request: Request) -> Response:
+        """200 while the server takes requests, 503 once it stops."""
+        del request
+        stopping = self.worker.stopping
+        return _json({"status": "stopping" if stopping else "ok"}, status=503 if stopping else 200)
+
+    async def exposition(self, request: Request) -> Response:
+        """Prometheus' text."""
+        del request
+        for entry in languages(self.catalogue):
+            self.metrics.waiting.labels(entry.name).set(self.worker.waiting(entry.engine))
+        return Response(self.metrics.exposition(), media_type=CONTENT_TYPE)
+
+    async def _in_time(self, work: Coroutine[Any, Any, T]) -> T:
+        """Raises ApiError where it takes too long."""
+        try:
+            async with asyncio.timeout(self.settings.request_timeout_s):
+                return await work
+        except TimeoutError:
+            raise ApiError(
+                504, "the request took too long; ask for less at once", kind="timeout_error"
+            ) from None
+
+    def _language(self, name: str | None) -> LanguageEntry:
+        """By name; the only one may be left unnamed."""
+        found = languages(self.catalogue)
+        if name is None and len(found) == 1:
+            return found[0]
+        if name is None:
+            known = ", ".join(entry.name for entry in found) or "none here completes text"
+            raise ApiError(400, f"say which model; known: {known}", param="model")
+        entry = self.catalogue.get(name)
+        if entry is None:
+            raise _unknown_model(name, [entry.name for entry in found])
+        if isinstance(entry, TaskEntry):
+            message = f"{name} does {entry.task.name}; use /v1/tasks/{entry.task.name}"
+            raise ApiError(400, message, param="model")
+        return entry
+
+    def _task(self, task: str, name: str | None) -> TaskEntry:
+        """By name, or the first model of the task."""
+        found = [entry for entry in tasks(self.catalogue) if entry.task.name == task]
+        if not found:
+            names = {entry.task.name for entry in tasks(self.catalogue)}
+            mend = nearest(task, names) if names else "serve a fitted method's folder, too"
+            raise ApiError(404, f"no model for task {task[:100]!r}; {mend}", code="task_not_found")
+        if name is None:
+            return found[0]
+        entry = next((entry for entry in found if entry.name == name), None)
+        if entry is None:
+            raise _unknown_model(name, [entry.name for entry in found])
+        return entry
+
+
+def _described(entry: Entry) -> dict[str, Any]:
+    found: dict[str, Any] = {
+        "id": entry.name, "object": "model", "created": entry.created, "owned_by": "malmoi"
+    }  # fmt: skip
+    if isinstance(entry, TaskEntry):
+        return found | {"task": entry.task.name, "method": entry.method.method.name}
+    return found | {"chat": entry.form is not None, "max_model_len": entry.engine.scorer.context}
+
+
+def _unknown_model(name: str, known: Sequence[str] | Catalogue) -> ApiError:
+    mend = nearest(name, known) if known else "none is there"
+    return ApiError(404, f"unknown model {name[:100]!r}; {mend}", param="model", code="model_not_found")
+
+
+def _input(entry: TaskEntry, at: int, value: Any) -> Any:
+    try:
+        return entry.task.input_from(value)
+    except ValueError as error:  # UserError, BadRow
+        raise ApiError(400, str(error), param=f"inputs.{at}") from None
+
+
+def _predict(entry: TaskEntry, inputs: Sequence[Any]) -> list[dict[str, Any]]:
+    """Runs on the worker's thread."""
+    method = entry.method.method
+    answers = method.predict(inputs)
+    shares = method.probabilities(inputs) if entry.task.kind == "label" else None
+    found = [
+        {"prediction": entry.task.to_json(answer, value)}
+        for answer, value in zip(answers, inputs, strict=True)
+    ]
+    if shares is None:
+        return found
+    return [one | {"probabilities": of_one} for one, of_one in zip(found, shares, strict=True)]
+
+
+def _ids(entry: LanguageEntry, body: TokenizeBody) -> list[int]:
+    if (body.prompt is None) == (body.messages is None):
+        raise ApiError(400, 'give either "prompt" or "messages"', param="prompt")
+    if body.prompt is not None:
+        ids = entry.engine.tokenizer.encode(body.prompt)
+        return entry.engine.encode_prompt(body.prompt) if ids and body.add_special_tokens else ids
+    if entry.form is None:
+        raise ApiError(400, f"{entry.name} has no chat template; give a prompt", param="messages")
+    return entry.form.prompt_ids(ChatBody(messages=body.messages or []).turns())
+
+
+def _json(value: Any, headers: dict[str, str] | None = None, status: int = 200) -> Response:
+    return Response(as_json(value), status, headers, "application/json")
+
+
+def _warning(ignored: Sequence[str]) -> dict[str, str]:
+    """A header that names what has no effect."""
+    names = ", ".join(ignored).encode("ascii", "backslashreplace").decode()
+    names = "".join(letter if letter.isprintable() else "?" for letter in names)
+    return {WARNING: f"ignored: {names[:500]}"} if ignored else {}
+
+
+# --- errors and counts
+
+
+def _on_error(metrics: ServeMetrics) -> Callable[[Request, Exception], Awaitable[Response]]:
+    async def respond(request: Request, error: Exception) -> Response:
+        if isinstance(error, ClientDisconnect | ClientGone):
+            metrics.errors.labels("client_gone").inc()
+            return Response(status_code=499)  # nobody reads it
+        if isinstance(error, HTTPException):
+            error = ApiError(error.status_code, f"{request.method} {request.url.path}: {error.detail}")
+        found = as_api_error(error)
+        metrics.errors.labels(found.kind).inc()
+        return ErrorResponse(found)
+
+    return respond
+
+
+def _reporter(metrics: ServeMetrics, paths: Sequence[str]) -> Report:
+    """Counts under the path that a route was made with; "other": the page's files, what is not there."""
+    known = [(path, re.compile(re.sub(r"\{[^}]*\}", ".+", path))) for path in paths]
+
+    def report(scope: Scope, status: int, seconds: float) -> None:
+        endpoint = next((path for path, form in known if form.fullmatch(scope["path"])), "other")
+        metrics.requests.labels(endpoint, status).inc()
+        metrics.seconds.labels(endpoint).observe(seconds)
+
+    return report

@@ -1,0 +1,1 @@
+"""The web page of the server: chat, tasks, pictures of the inside, reports of comparisons."""

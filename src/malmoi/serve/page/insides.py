@@ -1,0 +1,92 @@
+"""The tab that shows what happens to a text inside of a model."""
+
+from __future__ import annotations
+
+from base64 import b64encode
+from collections.abc import Mapping
+from typing import Any
+
+import gradio as gr
+from torch import nn
+
+from malmoi.inside.gallery import pictures_of
+from malmoi.serve.catalogue import Entry, LanguageEntry
+from malmoi.serve.page.look import named, note, panel, safe
+from malmoi.serve.worker import Busy, Failed, Stopping, Worker
+from malmoi.util.errors import UserError
+
+MOST_CHARACTERS = 2000
+CHOOSE = "0: one that shows something."
+EXAMPLES = ("The little bridge on Kettle Street was closed.", "토요일에 배 열한 척이 버들연못에서 떠났다.")
+
+
+def inside_tab(catalogue: Mapping[str, Entry], worker: Worker) -> None:
+    """Build the tab, within gr.Blocks."""
+    panel(note("Write a sentence and see how the model reads it: its tokens, its guesses, where it looks."))
+    names = list(catalogue)
+    layers, heads = depth(catalogue[names[0]])
+    with gr.Row():
+        model = gr.Dropdown(named(catalogue), value=names[0], label="Model", filterable=False, min_width=260)
+        layer = _slider(layers, label="Layer", info=CHOOSE)
+        head = _slider(heads, label="Head of attention", info=CHOOSE)
+    text = gr.Textbox(
+        EXAMPLES[0], label="Text", lines=2, max_lines=6, max_length=MOST_CHARACTERS, elem_id="inside-text"
+    )
+    run = gr.Button("Show the inside", variant="primary", elem_id="inside-run")
+    gr.Examples([[example] for example in EXAMPLES], inputs=[text], label="For example")
+    shown = panel(elem_id="inside-pictures")
+
+    async def show(name: str, text: str | None, layer: float, head: float) -> str:
+        try:
+            if not text or not text.strip():
+                raise UserError("write a text first")
+            return await worker.call(drawn, catalogue[name], text, int(layer) or None, int(head) or None)
+        except (UserError, Busy, Failed, Stopping) as error:
+            return note(str(error), kind="warn")
+
+    def sliders(name: str) -> tuple[gr.Slider, gr.Slider]:
+        layers, heads = depth(catalogue[name])
+        return _slider(layers), _slider(heads)
+
+    asked = [model, text, layer, head]
+    gr.on([run.click, text.submit], show, asked, shown, api_visibility="private", concurrency_limit=None)
+    gr.on([layer.release, head.release], show, asked, shown, api_visibility="private", concurrency_limit=None)
+    gr.on([model.change], sliders, model, [layer, head], api_visibility="private")
+
+
+def _slider(most: int, **options: Any) -> gr.Slider:
+    """From 0 (the picture's own choice) to `most`; hidden where there is no choice."""
+    return gr.Slider(0, max(1, most), 0, step=1, visible=most > 1, min_width=260, **options)
+
+
+def depth(entry: Entry) -> tuple[int, int]:
+    """How many layers and heads of attention there are to choose from; 0 where there are none."""
+    if isinstance(entry, LanguageEntry):
+        model: Any = entry.engine.scorer
+    else:
+        method: Any = entry.method.method
+        model = method.asker.scorer if hasattr(method, "asker") else getattr(method, "model", None)
+    for part in model.modules() if isinstance(model, nn.Module) else ():
+        config: Any = getattr(part, "config", None)
+        if hasattr(config, "layers"):
+            recurrent = getattr(config, "family", "transformer") != "transformer"
+            return config.layers, 0 if recurrent else getattr(config, "heads", 0)
+    return 0, 0
+
+
+def drawn(entry: Entry, text: str, layer: int | None, head: int | None) -> str:
+    """All pictures with their explanations as HTML. Raises UserError. On the worker's thread."""
+    model: Any = entry.model if isinstance(entry, LanguageEntry) else entry.method
+    figures = [
+        _figure(picture.title, picture.explanation, picture.png())
+        for picture in pictures_of(model, text, layer=layer, head=head)
+    ]
+    return f'<div class="pictures">{"".join(figures)}</div>'
+
+
+def _figure(title: str, explanation: str, png: bytes) -> str:
+    source = f"data:image/png;base64,{b64encode(png).decode()}"
+    return (
+        f'<figure><h3>{safe(title)}</h3><figcaption class="soft">{safe(explanation)}</figcaption>'
+        f'<div class="frame"><img src="{source}" alt="{safe(title)}"></div></figure>'
+    )

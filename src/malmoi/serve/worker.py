@@ -1,0 +1,434 @@
+"""One thread owns all engines and does all computing; asyncio stays at the edge.
+
+Requests join and leave at every step: the thread takes what has come in, runs one step of every engine that
+has work, and hands the events of the step over at once. Between steps it runs calls (scoring, task
+predictions, pictures), one at a time, so that neither starves the other. Whoever waits takes turns by group
+(the prompts of one HTTP request), so that a request with a hundred prompts does not hold up a small one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import math
+import threading
+import time
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Hashable, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from queue import SimpleQueue
+from typing import Any, TypeVar
+
+from malmoi.engine.engine import Engine
+from malmoi.engine.request import Sampling, TokenEvent
+from malmoi.util.errors import UserError
+
+T = TypeVar("T")
+Observe = Callable[[Engine, int], None]
+POLL_S = 0.02  # how often `close` looks whether all is done
+_log = logging.getLogger(__name__)
+
+
+class Busy(Exception):
+    """The queue is full; try again after `retry_after_s`."""
+
+    def __init__(self, retry_after_s: int = 1) -> None:
+        super().__init__(f"the server is busy; try again in {retry_after_s} s")
+        self.retry_after_s = retry_after_s
+
+
+class Stopping(Exception):
+    """The server is stopping and takes no new work."""
+
+    def __init__(self) -> None:
+        super().__init__("the server is stopping; try again later, or another server")
+
+
+class Failed(Exception):
+    """The engine broke down under this request; the log has the reason."""
+
+    def __init__(self) -> None:
+        super().__init__("the server failed on this request; its log says why")
+
+
+class _Inbox:
+    """What the thread sends to one task. The task's event loop is woken only where the task waits for it."""
+
+    def __init__(self) -> None:
+        self.loop = asyncio.get_running_loop()
+        self._items: deque[Any] = deque()
+        self._waiter: asyncio.Future[None] | None = None
+        self._pausing = self._presses = False
+
+    def put(self, item: Any, *, presses: bool) -> bool:
+        """Whether the task must be woken, on its loop. presses: a pause ends with it. From the thread."""
+        self._items.append(item)
+        self._presses |= presses
+        return self._waiter is not None and (presses or not self._pausing)
+
+    def wake(self) -> None:
+        """Whoever waits goes on. On the loop."""
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    async def take(self, not_before: float) -> list[Any]:
+        """All that has come, once there is something and either it presses or it is `not_before`."""
+        while not self._items:
+            await self._wait()
+        pause_s = not_before - self.loop.time()
+        if pause_s > 0:
+            await self._wait(pause_s)
+        self._presses = False
+        return [self._items.popleft() for _ in range(len(self._items))]
+
+    async def _wait(self, pause_s: float | None = None) -> None:
+        """For anything, or in a pause for what presses."""
+        self._pausing, self._waiter = pause_s is not None, self.loop.create_future()
+        timer = None if pause_s in (None, math.inf) else self.loop.call_later(pause_s, self.wake)
+        try:
+            # it may have come before the thread could see that somebody waits
+            if not (self._presses if self._pausing else self._items):
+                await self._waiter
+        finally:
+            self._waiter = None
+            if timer is not None:
+                timer.cancel()
+
+
+@dataclass(eq=False, slots=True)
+class _Group:
+    """What one HTTP request asks for: jobs that wait, and where their results go."""
+
+    number: int
+    inbox: _Inbox
+    waiting: deque[Any]  # (prompt number, ids, params), or (call number, arguments)
+    function: Callable[..., Any] | None = None
+    running: dict[int, int] = field(default_factory=dict)  # the engine's request -> prompt number
+    closed: bool = False
+
+
+@dataclass(eq=False, slots=True)
+class _Lane:
+    """One engine: the groups that wait for rows, in turn, and which group a running request belongs to."""
+
+    engine: Engine
+    turns: deque[_Group] = field(default_factory=deque)
+    running: dict[int, _Group] = field(default_factory=dict)
+    left: dict[int, int] = field(default_factory=dict)  # request -> samples that have not ended
+
+    @property
+    def free(self) -> int:
+        """Rows that nobody has been promised."""
+        return self.engine.max_rows - sum(self.left.values())
+
+
+class Stream:
+    """The events of a group's prompts as (prompt number, event). Closing it cancels them."""
+
+    def __init__(self, worker: Worker, group: _Group, left: int, key: Hashable) -> None:
+        self._worker, self._group, self._left, self._key = worker, group, left, key
+
+    async def take(self, not_before: float = 0.0) -> list[tuple[int, TokenEvent]]:
+        """All events that have come; none once all prompts have ended.
+
+        Waits for the first, and on until the event loop's clock is at `not_before` or a prompt ends: it costs
+        less to be told of several at once.
+        """
+        if self._group.closed:
+            return []
+        try:
+            found = await self._group.inbox.take(not_before)
+            for item in found:
+                if isinstance(item, BaseException):
+                    raise item
+        except BaseException:
+            self.close()
+            raise
+        self._left -= sum(event.finished is not None for _, event in found)
+        if self._left == 0:
+            self.close()
+        return found
+
+    def close(self) -> None:
+        """Give up what has not ended; the engine drops it before its next step."""
+        if not self._group.closed:
+            self._group.closed = True
+            self._worker.leave(self._key, self._group, cancel=self._left > 0)
+
+    async def aclose(self) -> None:
+        """As `close`, for `contextlib.aclosing`."""
+        self.close()
+
+    def __del__(self) -> None:
+        self.close()
+
+
+class TokenStream(AsyncIterator[TokenEvent]):
+    """The events of one prompt as they come. Closing it cancels the request."""
+
+    def __init__(self, inner: Stream) -> None:
+        self._inner = inner
+        self._taken: deque[TokenEvent] = deque()
+
+    async def __anext__(self) -> TokenEvent:
+        if not self._taken:
+            self._taken.extend(event for _, event in await self._inner.take())
+        if not self._taken:
+            raise StopAsyncIteration
+        return self._taken.popleft()
+
+    async def aclose(self) -> None:
+        """Give up what has not ended."""
+        self._taken.clear()
+        self._inner.close()
+
+
+class Worker:
+    """Owns the thread. max_waiting: how many requests may wait beside those that have rows, for each engine.
+
+    observe: called on the thread after each step of an engine, with the number of rows that took a token.
+    """
+
+    def __init__(self, *, max_waiting: int = 64) -> None:
+        if max_waiting < 1:
+            raise UserError(f"the queue has room for {max_waiting} requests; it must be 1 or more")
+        self.max_waiting = max_waiting
+        self.observe: Observe | None = None
+        self._inbox: SimpleQueue[Callable[[], None]] = SimpleQueue()
+        self._lanes: dict[Engine, _Lane] = {}
+        self._calls: deque[_Group] = deque()
+        self._open: dict[Hashable, set[int]] = {}  # engine (or None: calls) -> groups that have not ended
+        self._groups = 0
+        self._stopping = self._ended = False
+        self._thread = threading.Thread(target=self._run, name="malmoi-engine", daemon=True)
+
+    # --- from the event loop
+
+    @property
+    def stopping(self) -> bool:
+        """Whether `close` was called."""
+        return self._stopping
+
+    def start(self) -> None:
+        """Start the thread."""
+        self._thread.start()
+
+    def run(self, function: Callable[[], T]) -> T:
+        """What the function returns or raises, run on the thread; waits for it, so only before requests come.
+
+        Models are opened so: OpenMP keeps threads for every thread that has computed, and where they are more
+        than the processor has, none of them waits awake for its next part any more. A server that opens its
+        models on another thread answers at two thirds of the speed.
+        """
+        future: Future[T] = Future()
+
+        def fulfil() -> None:
+            try:
+                future.set_result(function())
+            except BaseException as error:
+                future.set_exception(error)
+
+        self._inbox.put(fulfil)
+        return future.result()
+
+    def drain(self) -> None:
+        """Refuse new work from now on."""
+        self._stopping = True
+
+    async def close(self, timeout_s: float) -> None:
+        """Refuse new work, finish what was taken within `timeout_s`, give up the rest, end the thread."""
+        self.drain()
+        until = time.monotonic() + timeout_s
+        while any(self._open.values()) and time.monotonic() < until:
+            await asyncio.sleep(POLL_S)
+        if self._thread.is_alive():
+            self._inbox.put(self._end)
+            await asyncio.to_thread(self._thread.join)
+
+    def stream(self, engine: Engine, ids: Sequence[int], params: Sampling) -> TokenStream:
+        """The events of one prompt; closing it cancels the request within a step.
+
+        Raises Busy where the queue is full, Stopping. Reading raises UserError for what the engine refuses.
+        """
+        return TokenStream(self.stream_batch(engine, [ids], params))
+
+    def stream_batch(self, engine: Engine, prompts: Sequence[Sequence[int]], params: Sampling) -> Stream:
+        """The events of several prompts, which take turns with other requests. Raises as `stream`."""
+        group = self._enter(engine, engine.max_rows, deque((i, ids, params) for i, ids in enumerate(prompts)))
+        self._inbox.put(lambda: self._lane(engine).turns.append(group))
+        return Stream(self, group, len(prompts) * params.n, engine)
+
+    async def call(self, function: Callable[..., T], *arguments: Any) -> T:
+        """What the function returns or raises, run on the thread between steps. Raises Busy, Stopping."""
+        return (await self.calls(function, [arguments]))[0]
+
+    async def calls(self, function: Callable[..., T], each: Sequence[tuple[Any, ...]]) -> list[T]:
+        """The same for several tuples of arguments; others' steps and calls come in between."""
+        group = self._enter(None, 1, deque(enumerate(each)))
+        group.function = function
+        self._inbox.put(lambda: self._calls.append(group))
+        found: list[T] = []
+        try:
+            while len(found) < len(each):
+                for result in await group.inbox.take(0.0):
+                    if isinstance(result, BaseException):
+                        raise result
+                    found.append(result[1])
+        finally:
+            group.closed = True
+            self.leave(None, group, cancel=False)
+        return found
+
+    def leave(self, key: Hashable, group: _Group, *, cancel: bool) -> None:
+        """A group has ended, or is given up. From any thread."""
+        self._open[key].discard(group.number)
+        if cancel:
+            self._inbox.put(lambda: self._cancel(group))
+
+    def waiting(self, engine: Engine) -> int:
+        """Groups of this engine that have not ended, beyond those that could have a row each."""
+        return max(0, len(self._open.get(engine, ())) - engine.max_rows)
+
+    def _enter(self, key: Hashable, at_once: int, jobs: deque[Any]) -> _Group:
+        if self._stopping:
+            raise Stopping
+        groups = self._open.setdefault(key, set())
+        if len(groups) >= at_once + self.max_waiting:
+            raise Busy(1 + len(groups) // (4 * at_once))
+        self._groups += 1
+        groups.add(self._groups)
+        return _Group(self._groups, _Inbox(), jobs)
+
+    # --- on the thread
+
+    def _run(self) -> None:
+        while not self._ended:
+            self._take()
+            self._call()
+            for lane in self._lanes.values():
+                _deliver(self._admit(lane))
+                if lane.engine.busy:
+                    _deliver(self._step(lane))
+
+    def _take(self) -> None:
+        """What has come in; waits for it where there is nothing to do."""
+        if not (self._calls or any(lane.turns or lane.engine.busy for lane in self._lanes.values())):
+            self._inbox.get()()
+        while not self._inbox.empty():
+            self._inbox.get()()
+
+    def _lane(self, engine: Engine) -> _Lane:
+        return self._lanes.setdefault(engine, _Lane(engine))
+
+    def _admit(self, lane: _Lane) -> list[tuple[_Group, Any]]:
+        """Give free rows to the groups in turn, one prompt each; whoever's turn it is waits until it fits.
+
+        Returns the errors of those that the engine refuses.
+        """
+        refused: list[tuple[_Group, Any]] = []
+        while lane.turns:
+            group = lane.turns[0]
+            if group.closed or not group.waiting:
+                lane.turns.popleft()
+                continue
+            number, ids, params = group.waiting[0]
+            if params.n > lane.free and lane.left:
+                break
+            group.waiting.popleft()
+            lane.turns.rotate(-1)
+            try:
+                request = lane.engine.submit(ids, params)
+            except Exception as error:
+                refused.append((group, _public(error)))
+                group.waiting.clear()
+                continue
+            group.running[request] = number
+            lane.running[request], lane.left[request] = group, params.n
+        return refused
+
+    def _step(self, lane: _Lane) -> list[tuple[_Group, Any]]:
+        try:
+            events = lane.engine.step()
+        except Exception as error:
+            return self._break(lane, _public(error))
+        if self.observe:
+            self.observe(lane.engine, sum(event.id is not None for event in events))
+        found: list[tuple[_Group, Any]] = []
+        for event in events:
+            group = lane.running.get(event.request)
+            if group is not None:
+                found.append((group, (group.running[event.request], event)))
+                if event.finished:
+                    self._finish(lane, event.request)
+        return found
+
+    def _finish(self, lane: _Lane, request: int) -> None:
+        lane.left[request] -= 1
+        if not lane.left[request]:
+            del lane.left[request]
+            del lane.running.pop(request).running[request]
+
+    def _break(self, lane: _Lane, error: Exception) -> list[tuple[_Group, Any]]:
+        """A step has failed: every request in it is given up, so that the engine is empty and whole again."""
+        groups = set(lane.running.values())
+        for group in groups:
+            self._cancel(group)
+        return [(group, error) for group in groups]
+
+    def _cancel(self, group: _Group) -> None:
+        group.waiting.clear()
+        for lane in self._lanes.values():
+            for request in [number for number in group.running if lane.running.get(number) is group]:
+                lane.engine.cancel(request)
+                del lane.running[request], lane.left[request], group.running[request]
+
+    def _call(self) -> None:
+        """One call of the group whose turn it is."""
+        if not self._calls:
+            return
+        group = self._calls.popleft()
+        if group.closed or group.function is None:
+            return
+        number, arguments = group.waiting.popleft()
+        try:
+            result: Any = (number, group.function(*arguments))
+        except Exception as error:
+            result = _public(error)
+            group.waiting.clear()
+        if group.waiting:
+            self._calls.append(group)
+        _deliver([(group, result)])
+
+    def _end(self) -> None:
+        self._ended = True
+        groups = {group for lane in self._lanes.values() for group in (*lane.turns, *lane.running.values())}
+        for group in groups:
+            self._cancel(group)
+        _deliver([(group, Stopping()) for group in (*groups, *self._calls)])
+
+
+def _public(error: Exception) -> Exception:
+    """What the client may know of an error: a user's mistake whole, anything else not; the log has it."""
+    if isinstance(error, UserError):
+        return error
+    _log.error("the engine failed", exc_info=error)
+    return Failed()
+
+
+def _deliver(outbox: Sequence[tuple[_Group, Any]]) -> None:
+    """Hand results over, and wake those who wait for them: each event loop once."""
+    woken: dict[asyncio.AbstractEventLoop, list[_Inbox]] = {}
+    for group, item in outbox:
+        ends = group.function is not None or isinstance(item, BaseException) or item[1].finished is not None
+        if not group.closed and group.inbox.put(item, presses=ends):
+            woken.setdefault(group.inbox.loop, []).append(group.inbox)
+    for loop, inboxes in woken.items():
+        with contextlib.suppress(RuntimeError):  # a loop that has ended reads no more
+            loop.call_soon_threadsafe(_wake, inboxes)
+
+
+def _wake(inboxes: Sequence[_Inbox]) -> None:
+    for inbox in inboxes:
+        inbox.wake()

@@ -1,0 +1,75 @@
+"""What 8 bits cost is measured on text, in bits per byte."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pytest
+import torch
+
+import malmoi
+from malmoi.engine.engine import Engine
+from malmoi.engine.handle import Loaded
+from malmoi.engine.precision import bits_per_byte, int8_loss
+from malmoi.hub.folder import save_model
+from malmoi.models.build import build_model
+from malmoi.models.config import TransformerConfig
+from malmoi.models.ngram import KneserNey
+from malmoi.models.packed import Int8Linear
+from malmoi.text.tokenizer import Tokenizer, train_tokenizer
+from malmoi.util.errors import UserError
+
+TEXTS = ["The bread was warm.", "국이 식어 있었다."]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    torch.manual_seed(0)
+    tokenizer = train_tokenizer([], "byte")
+    config = TransformerConfig(
+        vocab_size=tokenizer.vocab_size, context=64, layers=2, width=32, heads=2, tied=True
+    )
+    save_model(tmp_path, build_model(config), tokenizer)
+    return tmp_path
+
+
+def test_bits_per_byte_are_those_of_the_scores(folder: Path) -> None:
+    model = Loaded(folder)
+    engine = Engine(model.model, model.tokenizer)
+    nats = -sum(engine.score([[model.tokenizer.start]] * 2, TEXTS))
+    wanted = nats / math.log(2) / sum(len(text.encode()) for text in TEXTS)
+    assert bits_per_byte(model.model, model.tokenizer, TEXTS) == pytest.approx(wanted, rel=1e-5)
+
+
+def test_what_8_bits_cost(folder: Path) -> None:
+    model = malmoi.load(folder, quantize="int8")
+    assert isinstance(model, Loaded)
+    before, after = int8_loss(folder, model)
+    assert before != after
+    assert after == pytest.approx(before, rel=0.02)
+
+
+def test_every_precision_answers(folder: Path) -> None:
+    for options in ({}, {"dtype": "bf16"}, {"quantize": "int8"}):
+        model = malmoi.load(folder, **options)
+        assert isinstance(model, Loaded)
+        assert isinstance(model.model.head, Int8Linear) == ("quantize" in options)  # pyright: ignore[reportAttributeAccessIssue]
+        (found,) = model.complete("밤", max_tokens=3, temperature=0)
+        assert 1 <= len(found.ids) <= 3
+
+
+def test_a_wrong_precision_is_one_line(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="dtype is 'fp8'; it can be fp32, bf16, fp16"):
+        malmoi.load(folder, dtype="fp8")
+    with pytest.raises(UserError, match="it can be int8"):
+        malmoi.load(folder, quantize="q4")
+    with pytest.raises(UserError, match="leave dtype out"):
+        malmoi.load(folder, quantize="int8", dtype="bf16")
+    tokenizer: Tokenizer = train_tokenizer([], "byte")
+    counts = KneserNey.fit(
+        torch.tensor([*tokenizer.encode("가나다 가나다"), 0]).numpy(), tokenizer.vocab_size
+    )
+    save_model(tmp_path / "ngram", counts, tokenizer)
+    with pytest.raises(UserError, match="n-gram"):
+        malmoi.load(tmp_path / "ngram", quantize="int8")

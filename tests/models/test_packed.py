@@ -1,0 +1,117 @@
+"""A packed model answers as the plain one does; in 8 bits nearly so, and the same in any batch."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from malmoi.models import packed
+from malmoi.models.build import build_model
+from malmoi.models.config import RecurrentConfig, TransformerConfig
+from malmoi.models.packed import Int8Embedding, Int8Linear, PackedLinear, Rows8, pack
+from malmoi.util.errors import UserError
+
+CONFIGS = {
+    "llama": TransformerConfig(
+        vocab_size=300, context=64, layers=2, width=64, heads=4, kv_heads=2, tied=True
+    ),
+    "gpt2": TransformerConfig(
+        vocab_size=300, context=64, layers=2, width=64, heads=4, norm="layer", position="learned",
+        feed_forward="gelu", bias=True,
+    ),
+    "lstm": RecurrentConfig(family="lstm", vocab_size=300, layers=2, width=64),
+}  # fmt: skip
+every_model = pytest.mark.parametrize("name", CONFIGS)
+
+
+def logits(model: nn.Module, ids_BT: torch.Tensor) -> torch.Tensor:
+    state = model.new_state(len(ids_BT))  # pyright: ignore[reportCallIssue]
+    return model.step(ids_BT, torch.full((len(ids_BT),), ids_BT.shape[1]), state)  # pyright: ignore[reportCallIssue]
+
+
+@every_model
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_packed_model_computes_the_same(
+    name: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.manual_seed(0)
+    monkeypatch.setattr(packed, "_LEAST_NUMBERS", {dtype: 1})
+    plain = build_model(CONFIGS[name]).eval().to(dtype)
+    model, ids_BT = copy.deepcopy(plain), torch.randint(300, (3, 10))
+    pack(model)
+    assert isinstance(model.head, PackedLinear)
+    assert torch.equal(model.head.weight, plain.head.weight)
+    close = 1e-5 if dtype == torch.float32 else 0.02
+    torch.testing.assert_close(logits(model, ids_BT), logits(plain, ids_BT), rtol=close, atol=close)
+
+
+def test_small_matrices_stay_as_they_are() -> None:
+    model = build_model(CONFIGS["llama"]).eval()
+    pack(model)
+    assert isinstance(model.head, nn.Linear)
+
+
+@every_model
+def test_int8_is_near_and_rows_of_a_batch_do_not_touch(name: str) -> None:
+    torch.manual_seed(0)
+    plain = build_model(CONFIGS[name]).eval()
+    for parameter in plain.parameters():
+        parameter.data.mul_(4)  # logits that differ
+    model, ids_BT = copy.deepcopy(plain), torch.randint(300, (5, 10))
+    pack(model, quantize="int8")
+    found_BTV, wanted_BTV = logits(model, ids_BT), logits(plain, ids_BT)
+    assert (found_BTV - wanted_BTV).norm() < 0.1 * wanted_BTV.norm()
+    alone_BTV = torch.cat([logits(model, row_BT) for row_BT in ids_BT.split(1)])
+    torch.testing.assert_close(found_BTV, alone_BTV, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("bias", [False, True])
+def test_int8_linear_is_exact_for_rows_apart_and_near_for_values(bias: bool) -> None:
+    torch.manual_seed(1)
+    linear, x = nn.Linear(96, 40, bias=bias), torch.randn(7, 96) * torch.logspace(-6, 3, 7)[:, None]
+    int8 = Int8Linear(Rows8.of(linear.weight), linear.bias)
+    with torch.inference_mode():
+        assert torch.equal(int8(x), torch.cat([int8(row) for row in x.split(1)]))
+        torch.testing.assert_close(int8(x), linear(x), rtol=0.0, atol=float(0.03 * x.norm(dim=1).max()))
+        error = (int8(x) - linear(x)).norm(dim=1) / linear(x).norm(dim=1)
+        assert float(error.max()) < 0.03
+        assert torch.equal(
+            int8(torch.zeros(1, 96))[0], torch.zeros(40) if linear.bias is None else linear.bias
+        )
+
+
+@pytest.mark.parametrize(("rows", "inputs", "outputs"), [(1, 1, 1), (1, 7, 3), (2, 33, 5), (17, 130, 65)])
+def test_int8_products_are_those_of_whole_numbers(rows: int, inputs: int, outputs: int) -> None:
+    torch.manual_seed(3)
+    x, linear = torch.randn(rows, inputs), nn.Linear(inputs, outputs, bias=False)
+    int8 = Int8Linear(Rows8.of(linear.weight), None)
+    steps = x.abs().amax(1, keepdim=True).double() / 127
+    wanted = ((x / steps).round() * steps) @ int8.weight.double().T
+    torch.testing.assert_close(int8(x).double(), wanted, rtol=1e-4, atol=1e-5)
+
+
+def test_weights_leave_room_where_the_processor_adds_in_16_bits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(packed, "cpu_flags", lambda: frozenset({"avx2"}))
+    monkeypatch.setattr("platform.machine", lambda: "x86_64")
+    assert int(Rows8.of(torch.randn(4, 8)).whole_NW.abs().max()) == 63
+
+
+def test_int8_rows_of_an_embedding_are_those_of_the_tied_output() -> None:
+    torch.manual_seed(2)
+    model = build_model(CONFIGS["llama"]).eval()
+    rows = model.embed.weight.detach().clone()
+    pack(model, quantize="int8")
+    assert isinstance(model.embed, Int8Embedding)
+    assert torch.equal(model.embed.weight, model.head.weight)
+    assert model.embed._rows is model.head._rows  # kept once
+    assert float((model.embed.weight - rows).abs().max()) <= float(rows.abs().max()) / 127
+    ids = torch.tensor([[5, 7]])
+    assert torch.equal(model.embed(ids), model.embed.weight[ids])
+
+
+def test_other_ways_are_refused() -> None:
+    with pytest.raises(UserError, match="it can be int8"):
+        pack(build_model(CONFIGS["lstm"]), quantize="int4")

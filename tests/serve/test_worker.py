@@ -1,0 +1,252 @@
+"""The thread: joining and leaving at every step, turns, limits, cancelling, stopping."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+
+from malmoi.engine import Engine, Sampling
+from malmoi.serve.worker import Busy, Failed, Stopping, Worker
+from malmoi.util.errors import UserError
+from tests.engine.fake_scorer import FakeScorer
+from tests.engine.scripted import BYTES
+
+GREEDY = Sampling(temperature=0.0, max_tokens=30)
+LONG = Sampling(temperature=0.0, max_tokens=100_000)
+
+
+class Endless(FakeScorer):
+    """Never ends a reply."""
+
+    def logits(self, history: Any) -> Any:
+        logits = super().logits(history)
+        logits[:7] = -1000.0
+        return logits
+
+
+def an_engine(max_rows: int = 2, scorer: FakeScorer | None = None) -> Engine:
+    return Engine(scorer or FakeScorer(BYTES.vocab_size), BYTES, max_rows=max_rows)
+
+
+@contextmanager
+def started(max_waiting: int = 64) -> Iterator[Worker]:
+    worker = Worker(max_waiting=max_waiting)
+    worker.start()
+    try:
+        yield worker
+    finally:
+        asyncio.run(worker.close(0.0))
+
+
+async def text_of(worker: Worker, engine: Engine, prompt: str, params: Sampling = GREEDY) -> str:
+    return "".join([event.text async for event in worker.stream(engine, BYTES.encode(prompt), params)])
+
+
+def alone(prompt: str, params: Sampling = GREEDY) -> str:
+    return an_engine().generate([BYTES.encode(prompt)], params)[0].text
+
+
+def test_many_at_once_get_what_each_gets_alone() -> None:
+    prompts = [f"문서 {i} text" for i in range(20)]
+
+    async def ask(worker: Worker) -> list[str]:
+        engines = [an_engine(3), an_engine(3)]
+        return await asyncio.gather(*(text_of(worker, engines[i % 2], p) for i, p in enumerate(prompts)))
+
+    with started() as worker:
+        assert asyncio.run(ask(worker)) == [alone(prompt) for prompt in prompts]
+
+
+def test_closing_cancels_within_a_step() -> None:
+    scorer = Endless(BYTES.vocab_size)
+    engine = an_engine(1, scorer)
+
+    async def go(worker: Worker) -> None:
+        stream = worker.stream(engine, [9], LONG)
+        for _ in range(5):
+            await stream.__anext__()
+        await stream.aclose()
+        assert await text_of(worker, engine, "next")  # the only row is free again
+        with pytest.raises(StopAsyncIteration):
+            await stream.__anext__()
+
+    with started() as worker:
+        asyncio.run(asyncio.wait_for(go(worker), 20))
+        assert not engine.busy
+
+
+def test_a_pause_gathers_what_comes_and_ends_with_the_last_token() -> None:
+    engine = an_engine(2, Endless(BYTES.vocab_size))
+
+    async def go(worker: Worker) -> tuple[int, int, list[int]]:
+        loop, ids = asyncio.get_running_loop(), BYTES.encode("ab")
+        stream = worker.stream_batch(engine, [ids], GREEDY)
+        at_once = len(await stream.take(loop.time() + 3600))  # the last token ends the pause
+        assert await stream.take() == []
+        stream = worker.stream_batch(engine, [ids, ids], LONG)
+        await stream.take()
+        until = loop.time() + 0.2
+        several = len(await stream.take(until))
+        assert loop.time() >= until
+        stream.close()
+        each = [len(await stream.take())]
+        return at_once, several, each
+
+    with started() as worker:
+        at_once, several, each = asyncio.run(asyncio.wait_for(go(worker), 30))
+    assert at_once == GREEDY.max_tokens
+    assert several > 1
+    assert each == [0]
+
+
+def test_what_runs_before_the_loop_runs_on_the_thread() -> None:
+    with started() as worker:
+        assert worker.run(threading.current_thread) is worker._thread
+        with pytest.raises(UserError, match="no"):
+            worker.run(refuse)
+
+
+def refuse() -> None:
+    raise UserError("no")
+
+
+def test_a_dropped_or_cancelled_stream_leaves_the_engine() -> None:
+    engine = an_engine(1, Endless(BYTES.vocab_size))
+
+    async def go(worker: Worker) -> None:
+        async for _ in worker.stream(engine, [9], LONG):
+            break
+        task = asyncio.ensure_future(text_of(worker, engine, "x", LONG))
+        await asyncio.sleep(0.05)
+        task.cancel()
+        assert await text_of(worker, engine, "next")
+
+    with started() as worker:
+        asyncio.run(asyncio.wait_for(go(worker), 20))
+
+
+def test_a_full_queue_refuses_and_a_big_request_does_not_hold_up_a_small_one() -> None:
+    engine = an_engine(1, Endless(BYTES.vocab_size))
+    order: list[str] = []
+
+    async def big(worker: Worker) -> None:
+        prompts = [BYTES.encode(f"big {i}") for i in range(10)]
+        stream = worker.stream_batch(engine, prompts, GREEDY)
+        while found := await stream.take():
+            order.extend(f"big {number}" for number, event in found if event.finished)
+
+    async def small(worker: Worker) -> None:
+        await text_of(worker, engine, "small")
+        order.append("small")
+
+    async def go(worker: Worker) -> None:
+        tasks = [asyncio.ensure_future(big(worker)), asyncio.ensure_future(small(worker))]
+        await asyncio.sleep(0)
+        waiting = worker.stream(engine, [9], GREEDY)
+        with pytest.raises(Busy, match="try again in"):
+            worker.stream(engine, [9], GREEDY)
+        await waiting.aclose()
+        await asyncio.gather(*tasks)
+
+    with started(max_waiting=2) as worker:
+        asyncio.run(asyncio.wait_for(go(worker), 30))
+    assert order.index("small") <= 2
+
+
+def test_calls_run_on_the_thread_between_steps() -> None:
+    engine = an_engine(1, Endless(BYTES.vocab_size))
+
+    async def go(worker: Worker) -> None:
+        stream = worker.stream(engine, [9], LONG)
+        await stream.__anext__()
+        assert await worker.call(threading.current_thread) is worker._thread
+        assert await worker.calls(divmod, [(7, 2), (9, 4)]) == [(3, 1), (2, 1)]
+        with pytest.raises(UserError, match="empty"):
+            await worker.call(engine.encode_prompt, "")
+        with pytest.raises(Failed):
+            await worker.call(divmod, 1, 0)
+        await stream.__anext__()
+        await stream.aclose()
+
+    with started() as worker:
+        asyncio.run(asyncio.wait_for(go(worker), 20))
+
+
+def test_what_the_engine_refuses_comes_to_the_reader() -> None:
+    async def go(worker: Worker) -> None:
+        engine = an_engine(2)
+        for ids, params, told in (
+            ([], GREEDY, "empty"),
+            ([9], Sampling(n=3), "n is 3"),
+            ([9999], GREEDY, "id"),
+        ):
+            with pytest.raises(UserError, match=told):
+                await worker.stream(engine, ids, params).__anext__()
+        assert await text_of(worker, engine, "still here") == alone("still here")
+
+    with started() as worker:
+        asyncio.run(go(worker))
+
+
+def test_an_engine_that_breaks_serves_the_next() -> None:
+    class Breaks(FakeScorer):
+        broken = True
+
+        def logits(self, history: Any) -> Any:
+            if self.broken and len(history) == 5:
+                raise RuntimeError("no memory")
+            return super().logits(history)
+
+    async def go(worker: Worker) -> None:
+        scorer = Breaks(BYTES.vocab_size)
+        engine = an_engine(2, scorer)
+        with pytest.raises(Failed):
+            await text_of(worker, engine, "abc", LONG)
+        scorer.broken = False
+        assert await text_of(worker, engine, "abc") == alone("abc")
+
+    with started() as worker:
+        asyncio.run(asyncio.wait_for(go(worker), 20))
+
+
+def test_closing_finishes_what_runs_and_refuses_new_work() -> None:
+    async def go() -> None:
+        worker = Worker()
+        worker.start()
+        engine = an_engine(1)
+        tasks = [asyncio.ensure_future(text_of(worker, engine, p)) for p in ("하나", "two")]
+        await asyncio.sleep(0)
+        closing = asyncio.ensure_future(worker.close(20))
+        await asyncio.sleep(0)
+        with pytest.raises(Stopping):
+            worker.stream(engine, [9], GREEDY)
+        assert await asyncio.gather(*tasks) == [alone("하나"), alone("two")]
+        await closing
+
+    asyncio.run(asyncio.wait_for(go(), 30))
+
+
+def test_closing_gives_up_what_takes_too_long() -> None:
+    async def go() -> None:
+        worker = Worker()
+        worker.start()
+        stream = worker.stream(an_engine(1, Endless(BYTES.vocab_size)), [9], LONG)
+        await stream.__anext__()
+        await worker.close(0.05)
+        with pytest.raises(Stopping):
+            _ = [event async for event in stream]
+
+    start = time.monotonic()
+    asyncio.run(asyncio.wait_for(go(), 20))
+    assert time.monotonic() - start < 20
+
+
+def test_a_queue_has_room_for_someone() -> None:
+    with pytest.raises(UserError, match="1 or more"):
+        Worker(max_waiting=0)
