@@ -200,6 +200,12 @@ def test_a_tuned_model_keeps_its_own_template(tmp_path: Path) -> None:
     assert isinstance(load_model(chat).model, LanguageModel)
 
 
+@pytest.mark.parametrize("option", ["warmup_steps", "weight_decay"])
+def test_an_option_below_nothing_is_refused(option: str, model: Path) -> None:
+    with pytest.raises(UserError, match=option):
+        make_method("finetuned", make_task("translation"), {"model": str(model), option: -1})
+
+
 def test_too_little_is_refused(model: Path) -> None:
     made, examples = world("translation")
     for train, valid in ((examples[:5], []), ([], examples[:5])):

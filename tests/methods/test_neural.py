@@ -6,6 +6,7 @@ import random
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -103,6 +104,13 @@ def test_warm_up_teaches_the_encoder(tmp_path: Path) -> None:
     replayed = make_method("transformer", make_task("ner"), SMALL | {"unlabelled": str(text)})
     replayed.fit(visits(20), visits(20), Budget(steps=1, warm_up_steps=2))
     assert replayed.report["warm_up_steps"] == 2
+
+
+def test_a_step_of_warm_up_may_have_nothing_to_guess(tmp_path: Path) -> None:
+    text = tmp_path / "short.jsonl"
+    text.write_text(40 * '{"text": "a"}\n', encoding="utf-8")  # rows of one letter: few are hidden
+    warm = learned("classification", "lstm", reviews(), 1, unlabelled=str(text), batch=1, warm_up_epochs=1)
+    assert all(np.isfinite(list(row.values())).all() for row in warm.probabilities(["최고였다"]) or [])
 
 
 def test_warm_up_needs_text(tmp_path: Path) -> None:

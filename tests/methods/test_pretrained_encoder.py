@@ -125,6 +125,7 @@ def test_two_encoders_are_compared_as_variants(tmp_path: Path) -> None:
     [
         ("classification", {"encoder": ""}, "encoder: give the folder of a pre-trained encoder"),
         ("classification", {"frozen": True, "lr": 1e-3}, "frozen encoder takes no steps, so lr"),
+        ("classification", {"max_tokens": 2}, "max_tokens"),
         ("classification", {"width": 64}, "no option 'width'"),
         ("classification", {"word_dropout": 0.1}, "no option 'word_dropout'"),
         ("ner", {"frozen": True}, "no option 'frozen'"),

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from malmoi.core import Entity, Example, Message
-from malmoi.methods.llm.shots import Shots, read_shots_file, shots_file
+from malmoi.methods.llm.shots import Shots, read_shots, shots_files
 from malmoi.tasks import make_task
 from malmoi.util.errors import UserError
 
@@ -84,7 +84,7 @@ def test_the_file_keeps_what_is_picked(name: str, how: How) -> None:
     target: Any = {"classification": "good\u2028", "ner": (Entity(1, 3, "인물"),)}[name]
     pool = [Example(f"{generator.random()} 글\n{n}", target) for n in range(30)]
     shots = Shots(pool, 3, how, 7, task.key)
-    again = Shots(read_shots_file(task, shots_file(task, shots)), 3, how, 7, task.key)
+    again = Shots(read_shots(task, shots_files(task, shots)), 3, how, 7, task.key)
     for text in ("0.5 글", pool[0].input, pool[9].input):
         assert again.pick(text) == shots.pick(text)
     assert how == "similar" or len(shots.examples) == 4

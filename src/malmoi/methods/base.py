@@ -17,6 +17,7 @@ from torch import Tensor
 from malmoi.core import Example
 from malmoi.models.config import StrictModel
 from malmoi.tasks.base import Kind, Task
+from malmoi.text.tokenizer import TOKENIZER_FILE, Tokenizer
 from malmoi.train.fit import Budget
 from malmoi.util.errors import UserError
 
@@ -46,6 +47,16 @@ class Parts:
     config: Json = field(default_factory=dict)
     tensors: dict[str, Tensor] = field(default_factory=dict)
     files: dict[str, bytes] = field(default_factory=dict)
+
+    def with_tokenizer(self, tokenizer: Tokenizer) -> Self:
+        """These parts and the tokenizer's file."""
+        self.files[TOKENIZER_FILE] = tokenizer.to_json().encode()
+        self.config |= {"tokenizer": tokenizer.config} if tokenizer.config else {}
+        return self
+
+    def tokenizer(self) -> Tokenizer:
+        """That of `with_tokenizer`. Raises UserError, KeyError."""
+        return Tokenizer.from_json(self.files[TOKENIZER_FILE].decode(), self.config.get("tokenizer"))
 
 
 class Method(ABC):

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from typing import Any, Generic, Literal, TypeVar
+from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor
@@ -19,11 +19,12 @@ from malmoi.train.run import LoopSpec
 from malmoi.train.trainer import Objective, compute_loss
 from malmoi.util.errors import UserError
 from malmoi.util.hardware import (
-    bf16_pays,
+    Dtype,
     current_memory_bytes,
     has_fast_bf16,
     matmul_flops_per_s,
     memory_limit_bytes,
+    training_dtype,
 )
 
 Spec = TypeVar("Spec", bound=LoopSpec)
@@ -80,14 +81,12 @@ def _num_trained(model: LanguageModel) -> int:
     return sum(parameter.numel() for parameter in trained_parameters(model).values())
 
 
-def _precision(model: LanguageModel, spec: LoopSpec) -> Literal["fp32", "bf16"]:
+def _precision(model: LanguageModel, spec: LoopSpec) -> Dtype:
     if spec.dtype == "bf16" and isinstance(model, Recurrent) and not has_fast_bf16(model.device):
         raise UserError(
             "train.dtype=bf16: recurrent models need a processor with bf16 for it; leave train.dtype out"
         )
-    if spec.dtype != "auto":
-        return spec.dtype
-    return "bf16" if bf16_pays(model.device, model.config.width) else "fp32"
+    return training_dtype(spec.dtype, model.device, model.config.width)
 
 
 def _saved_bytes(model: LanguageModel, objective: Objective[Any], rows: int, dtype: str) -> int:

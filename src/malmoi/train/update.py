@@ -69,8 +69,9 @@ def update(
         loss.sum.backward()
         total, count = total + loss.sum.item(), count + loss.count
         measures.update(loss.measures)
-    means = {name: value / count for name, value in measures.items()}
+    means = {name: value / max(1, count) for name, value in measures.items()}
     total, count = group.sum_over_processes(total, count)
+    count = max(1, count)  # a batch may have nothing to learn, as one without a hidden token
     parameters = [p for p in model.parameters() if p.grad is not None]
     gradients = [p.grad for p in parameters if p.grad is not None]
     group.sum_tensors(gradients)

@@ -10,8 +10,11 @@ import sys
 import time
 from functools import cache
 from pathlib import Path
+from typing import Literal
 
 import torch
+
+Dtype = Literal["fp32", "bf16"]
 
 # narrower models spend their time between the matrix products, where bf16 only adds casts
 _BF16_PAYS_WIDTH = 128
@@ -55,6 +58,13 @@ def has_fast_bf16(device: torch.device) -> bool:
 def bf16_pays(device: torch.device, width: int) -> bool:
     """Whether a model of that width trains faster in bf16 here: a rule, so that a run can be repeated."""
     return has_fast_bf16(device) and (device.type == "cuda" or width >= _BF16_PAYS_WIDTH)
+
+
+def training_dtype(asked: Dtype | Literal["auto"], device: torch.device, width: int) -> Dtype:
+    """What a model of that width computes in: what is asked for, else what pays."""
+    if asked != "auto":
+        return asked
+    return "bf16" if bf16_pays(device, width) else "fp32"
 
 
 def memory_limit_bytes() -> int:

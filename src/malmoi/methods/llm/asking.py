@@ -35,6 +35,7 @@ from malmoi.models.state import Scorer
 from malmoi.tasks.base import Task
 from malmoi.text.chat import ChatFormat
 from malmoi.text.tokenizer import Tokenizer
+from malmoi.train.tuning import labels_of
 from malmoi.util.errors import UserError
 from malmoi.util.hardware import pick_device
 
@@ -73,7 +74,7 @@ class Manner(StrictModel):
         Without examples, labels are those that the task knows. Half of the context is for the prompt in any
         case. Raises UserError where the labels leave nothing to decide.
         """
-        labels = labels_of(task, train)
+        labels = known_labels(task, train)
         answers = [task.answer(example.target, example.input) for example in train]
         told = labels if task.kind == "label" else answers
         lengths = [len(ids) for ids in tokenizer.encode_batch(told)] or [REPLY_TOKENS[task.kind]]
@@ -86,17 +87,12 @@ class Manner(StrictModel):
         )  # fmt: skip
 
 
-def labels_of(task: Task[Any, Any], examples: Examples) -> tuple[str, ...]:
+def known_labels(task: Task[Any, Any], examples: Examples) -> tuple[str, ...]:
     """The labels in the examples, else those that the task knows. Raises UserError for too few of them."""
-    if task.kind == "label":
-        labels = {*two_or_more([example.target for example in examples] or task.labels)}
-    elif task.kind == "tags":
-        labels = {entity.label for example in examples for entity in example.target} or {*task.labels}
-        if not labels:
-            raise UserError("no example has an entity; give some that have")
-    else:
-        labels = set[str]()
-    return tuple(sorted(labels))
+    labels = labels_of(task, examples) or {*task.labels}
+    if task.kind == "tags" and not labels:
+        raise UserError("no example has an entity; give some that have")
+    return tuple(two_or_more(labels) if task.kind == "label" else sorted(labels))
 
 
 class Asked(NamedTuple):

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import torch
-from pydantic import PositiveFloat, PositiveInt, model_validator
+from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
 from malmoi.core import Answer, Example, Loss
 from malmoi.data.buckets import Buckets, within
@@ -26,14 +26,13 @@ from malmoi.models.language import LanguageModel
 from malmoi.models.lora import LoRASpec, add_lora, merge_lora
 from malmoi.tasks.base import Task
 from malmoi.text.chat import ChatFormat, ChatRow
-from malmoi.text.tokenizer import TOKENIZER_FILE, Tokenizer
 from malmoi.train.finetune import FULL_LR, LORA_LR, new_markers
 from malmoi.train.fit import Budget, FitSpec, fit, planned_steps
 from malmoi.train.losses import next_token_loss
 from malmoi.train.optim import OptimizerKind
 from malmoi.train.trainer import mean
 from malmoi.util.errors import UserError
-from malmoi.util.hardware import bf16_pays, pick_device
+from malmoi.util.hardware import pick_device, training_dtype
 
 MOST_CHOSEN_BY = 500  # validation examples looked at during a fit
 ROW_TOKENS = 512  # of a piece of a longer text, where the model's context has no limit
@@ -47,8 +46,8 @@ class FineTunedOptions(FitSpec):
     lora: bool = False
     optimizer: OptimizerKind = "muon"
     lr: PositiveFloat = FULL_LR
-    warmup_steps: int = 20
-    weight_decay: float = 0.0
+    warmup_steps: NonNegativeInt = 20
+    weight_decay: NonNegativeFloat = 0.0
     batch: PositiveInt = 16
     epochs: PositiveFloat = 4.0
 
@@ -59,7 +58,7 @@ class FineTunedOptions(FitSpec):
 
 
 class FineTunedReplyOptions(FineTunedOptions):
-    """max_new_tokens: of a reply; None: a little more than the longest answer in training takes."""
+    """max_new_tokens: of a reply; None: a little more than long answers in training take."""
 
     max_new_tokens: PositiveInt | None = None
 
@@ -138,9 +137,7 @@ class FineTuned(LanguageMethod):
         o = self.options
         if not learned or not judged:
             raise UserError(f"{self.name} needs examples to learn from and some to stop by; give more data")
-        dtype = o.dtype
-        if dtype == "auto":
-            dtype = "bf16" if bf16_pays(model.device, model.config.width) else "fp32"
+        dtype = training_dtype(o.dtype, model.device, model.config.width)
         problem = _Tuning(model, learned, judged, o, dtype)
         self.report["steps"] = steps = planned_steps(problem, o, budget)
         how = "LoRA" if o.lora else "all weights"
@@ -150,21 +147,17 @@ class FineTuned(LanguageMethod):
     def parts(self) -> Parts:
         model, tokenizer = self.asker.scorer, self.asker.tokenizer
         assert isinstance(model, LanguageModel)
-        config = {
-            "model": model.config.model_dump(), "manner": self.asker.manner.model_dump(),
-            "tokenizer": tokenizer.config,
-        }  # fmt: skip
-        files = {TOKENIZER_FILE: tokenizer.to_json().encode()}
-        return Parts(config, dict(model.named_parameters()), files)  # shared ones once
+        config = {"model": model.config.model_dump(), "manner": self.asker.manner.model_dump()}
+        parts = Parts(config, dict(model.named_parameters()))  # shared ones once
+        return parts.with_tokenizer(tokenizer)
 
     def restore(self, parts: Parts) -> None:
-        tokenizer = Tokenizer.from_json(parts.files[TOKENIZER_FILE].decode(), parts.config["tokenizer"])
         model = build_model(model_config_adapter.validate_python(parts.config["model"])).to(pick_device())
         with torch.no_grad():
             for name, parameter in model.named_parameters():
                 parameter.copy_(parts.tensors[name])
         manner = Manner.model_validate(parts.config["manner"])
-        self.asker = Asker(model.eval(), tokenizer, self.task, manner)
+        self.asker = Asker(model.eval(), parts.tokenizer(), self.task, manner)
 
 
 class _Tuning:

@@ -20,7 +20,7 @@ from malmoi.methods.llm.asking import (
     open_model,
     softmax,
 )
-from malmoi.methods.llm.shots import How, Shots, read_shots_file, shots_file
+from malmoi.methods.llm.shots import How, Shots, read_shots, shots_files
 from malmoi.models.config import StrictModel
 from malmoi.models.state import Scorer
 from malmoi.tasks.base import Task
@@ -33,7 +33,6 @@ from malmoi.util.errors import UserError
 
 FOUNDATION_SHOTS = 4  # by default; a chat model knows what a question is
 CALIBRATED_BY, COUNTED_OVER = 64, 200  # validation examples
-SHOTS_FILE = "shots.jsonl"
 
 
 def _given(model: str) -> str:
@@ -63,7 +62,7 @@ class PromptedLabelOptions(PromptedOptions):
 
 
 class PromptedReplyOptions(PromptedOptions):
-    """max_new_tokens: of a reply; None: a little more than the longest answer in training takes."""
+    """max_new_tokens: of a reply; None: a little more than long answers in training take."""
 
     max_new_tokens: PositiveInt | None = None
 
@@ -175,7 +174,7 @@ class Prompted(LanguageMethod):
         return found_NL
 
     def parts(self) -> Parts:
-        return Parts(self.settled.model_dump(), files={SHOTS_FILE: shots_file(self.task, self.shots)})
+        return Parts(self.settled.model_dump(), files=shots_files(self.task, self.shots))
 
     def restore(self, parts: Parts) -> None:
         """Raises UserError where the model is gone, or is another one now."""
@@ -183,7 +182,7 @@ class Prompted(LanguageMethod):
         folder = self._model_folder(settled)
         scorer, tokenizer = open_model(folder)
         settled = settled.model_copy(update={"model": str(folder.resolve())})
-        self._settle(settled, scorer, tokenizer, read_shots_file(self.task, parts.files[SHOTS_FILE]))
+        self._settle(settled, scorer, tokenizer, read_shots(self.task, parts.files))
 
     def _model_folder(self, settled: Settled) -> Path:
         """Where it was, or where the options say, seen from here."""

@@ -9,12 +9,10 @@ from pydantic import NonNegativeInt
 
 from malmoi.core import Answer
 from malmoi.methods.base import Budget, Method, Parts, Say, silent
-from malmoi.methods.llm.asking import REPLY_TOKENS, labels_of
+from malmoi.methods.llm.asking import REPLY_TOKENS, known_labels
 from malmoi.methods.llm.endpoint import Endpoint, EndpointOptions, Failure, Reply
-from malmoi.methods.llm.shots import How, Shots, read_shots_file, shots_file
+from malmoi.methods.llm.shots import How, Shots, read_shots, shots_files
 from malmoi.methods.traditional.choice import Examples
-
-SHOTS_FILE = "shots.jsonl"
 
 
 class Remote(Method):
@@ -37,7 +35,7 @@ class Remote(Method):
     def fit(self, train: Examples, valid: Examples, budget: Budget = Budget(), say: Say = silent) -> Self:
         """See `Method.fit`; without examples the task must know its labels. No request is made."""
         del valid, budget, say
-        self.task.labels = labels_of(self.task, train)
+        self.task.labels = known_labels(self.task, train)
         self._begin(train)
         return self
 
@@ -68,9 +66,9 @@ class Remote(Method):
 
     def parts(self) -> Parts:
         """See `Method.parts`."""
-        return Parts({"labels": list(self.task.labels)}, {}, {SHOTS_FILE: shots_file(self.task, self._shots)})
+        return Parts({"labels": list(self.task.labels)}, files=shots_files(self.task, self._shots))
 
     def restore(self, parts: Parts) -> None:
         """See `Method.restore`."""
         self.task.labels = parts.config["labels"]
-        self._begin(read_shots_file(self.task, parts.files[SHOTS_FILE]))
+        self._begin(read_shots(self.task, parts.files))

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import zip_longest
 from typing import Any, Generic, Literal, TypeVar
 
@@ -24,6 +24,7 @@ X = TypeVar("X")
 Y = TypeVar("Y")
 How = Literal["random", "similar"]
 
+SHOTS_FILE = "shots.jsonl"
 LETTERS = (View("char_wb", 2, 4),)
 MOST_COMPARED = 20_000  # candidates for similarity, drawn by the seed
 
@@ -92,13 +93,13 @@ def _stratum(target: Any) -> Any:
     return tuple(label_set(target)) if entities else target
 
 
-def shots_file(task: Task[Any, Any], shots: Shots[Any, Any]) -> bytes:
+def shots_files(task: Task[Any, Any], shots: Shots[Any, Any]) -> dict[str, bytes]:
     """The candidates as JSON lines, for a method's folder."""
     rows = ([task.input_json(one.input), task.to_json(one.target, one.input)] for one in shots.examples)
-    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode()
+    return {SHOTS_FILE: "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode()}
 
 
-def read_shots_file(task: Task[Any, Any], content: bytes) -> list[Example[Any, Any]]:
-    """The inverse of `shots_file`: `Shots` of them, with the same count, seed and key, picks the same."""
-    rows = (json.loads(line) for line in content.decode().split("\n") if line)
+def read_shots(task: Task[Any, Any], files: Mapping[str, bytes]) -> list[Example[Any, Any]]:
+    """The inverse of `shots_files`: `Shots` of them, with the same count, seed and key, picks the same."""
+    rows = (json.loads(line) for line in files[SHOTS_FILE].decode().split("\n") if line)
     return [Example(task.input_from(value), task.from_json(target)) for value, target in rows]

@@ -19,7 +19,7 @@ from malmoi.methods.neural.form import Form, NeuralOptions, padded
 from malmoi.models.build import build_model
 from malmoi.models.config import RecurrentConfig, TransformerConfig
 from malmoi.models.language import LanguageModel
-from malmoi.text.tokenizer import TOKENIZER_FILE, Tokenizer, train_tokenizer
+from malmoi.text.tokenizer import Tokenizer, train_tokenizer
 from malmoi.train.losses import next_token_loss
 
 
@@ -98,10 +98,10 @@ class ContinuationForm(Form[list[int], LanguageModel]):
         return Engine(model.eval(), self.tokenizer, max_rows=32)
 
     def parts(self) -> Parts:
-        return Parts(files={TOKENIZER_FILE: self.tokenizer.to_json().encode()})
+        return Parts().with_tokenizer(self.tokenizer)
 
     def restore(self, parts: Parts) -> None:
-        self.tokenizer = Tokenizer.from_json(parts.files[TOKENIZER_FILE].decode())
+        self.tokenizer = parts.tokenizer()
 
 
 def text_rows(tokenizer: Tokenizer, texts: Sequence[str], most: int) -> list[list[int]]:

@@ -19,7 +19,7 @@ from malmoi.methods.base import Json, Parts, two_or_more
 from malmoi.methods.neural.form import EncoderForm, EncoderOptions, hidden, moved, padded
 from malmoi.models.encoder import Encoder
 from malmoi.models.heads import Classifier, EncoderBatch, MaskedLanguageModel, Pooling
-from malmoi.text.tokenizer import TOKENIZER_FILE, Tokenizer, train_tokenizer
+from malmoi.text.tokenizer import Tokenizer, train_tokenizer
 
 
 class LabelOptions(EncoderOptions):
@@ -130,9 +130,8 @@ class LabelForm(EncoderForm[LabelRow, Classifier]):
         return [dict(zip(self.labels, row, strict=True)) for row in self.in_batches(rows, read)]
 
     def parts(self) -> Parts:
-        files = {TOKENIZER_FILE: self.tokenizer.to_json().encode()}
-        return Parts({"labels": self.labels}, files=files)
+        return Parts({"labels": self.labels}).with_tokenizer(self.tokenizer)
 
     def restore(self, parts: Parts) -> None:
         self.labels = list(parts.config["labels"])
-        self.tokenizer = Tokenizer.from_json(parts.files[TOKENIZER_FILE].decode())
+        self.tokenizer = parts.tokenizer()

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import accumulate
 from pathlib import Path
@@ -27,8 +28,9 @@ from malmoi.models.config import StrictModel
 from malmoi.models.heads import MaskedLanguageModel
 from malmoi.tasks.base import Kind, Task
 from malmoi.train.fit import Budget, fit, planned_steps
+from malmoi.train.trainer import mean
 from malmoi.util.errors import UserError
-from malmoi.util.hardware import bf16_pays, pick_device
+from malmoi.util.hardware import pick_device, training_dtype
 from malmoi.util.seeds import mixed
 from malmoi.util.units import counted
 
@@ -86,7 +88,7 @@ class Neural(Method):
         self.form.learn(train)
         torch.manual_seed(options.seed)
         self._build()
-        dtype = _precision(options, self.form.device, self.form.width)
+        dtype = training_dtype(options.dtype, self.form.device, self.form.width)
         if isinstance(options, EncoderOptions) and options.unlabelled:
             assert isinstance(self.form, EncoderForm)
             budget = self._warm_up(self.form, options, budget, dtype, say)
@@ -190,20 +192,35 @@ class TransformerMethod(Neural):
     name, family, backbone = "transformer", "transformer", "transformer"
 
 
-class _Rows(Generic[Row]):
+class _Rows(ABC, Generic[Row]):
     """Batches of rows for `malmoi.train.fit:fit`."""
+
+    model: Any
 
     def __init__(self, form: Form[Row, Any], rows: list[Row], options: Any, dtype: str) -> None:
         self.form, self.rows_of, self.options, self.dtype = form, rows, options, dtype
         self.buckets = Buckets([form.length(row) for row in rows], options.batch, options.seed)
         self.steps_per_epoch = self.buckets.steps_per_epoch
 
-    def parts(self, step: int) -> Iterator[tuple[list[Row], np.random.Generator]]:
-        """The rows of one step, as many at once as go through the model."""
+    @abstractmethod
+    def loss_of(self, rows: Sequence[Row], random: np.random.Generator | None) -> Loss:
+        """What the rows teach, summed; random: draws what is hidden while learning."""
+
+    def losses(self, step: int) -> Iterator[Loss]:
         rows = [self.rows_of[i] for i in self.buckets.batch(step)]
         random = np.random.default_rng(mixed(self.options.seed, step))
-        for part in within([self.form.length(row) for row in rows], PART_TOKENS):
-            yield rows[part], random
+        for part in self._parts(rows):
+            with torch.autocast(self.form.device.type, torch.bfloat16, enabled=self.dtype == "bf16"):
+                loss = self.loss_of(rows[part], random)
+            yield loss
+
+    def value_of(self, rows: Sequence[Row], random: np.random.Generator | None) -> float:
+        """The mean loss, turned so that higher is better."""
+        return -mean(self.loss_of(rows[part], random) for part in self._parts(rows))
+
+    def _parts(self, rows: Sequence[Row]) -> list[slice]:
+        """As many rows at once as go through the model."""
+        return within([self.form.length(row) for row in rows], PART_TOKENS)
 
 
 class _Fitting(_Rows[Any]):
@@ -223,19 +240,15 @@ class _Fitting(_Rows[Any]):
         count = sum(end <= MOST_CHOSEN_TOKENS for end in ends)
         return sorted(rows[: max(1, count)], key=self.form.length)
 
-    def losses(self, step: int) -> Iterator[Loss]:
-        for rows, random in self.parts(step):
-            with torch.autocast(self.form.device.type, torch.bfloat16, enabled=self.dtype == "bf16"):
-                loss = self.form.loss(self.model, rows, random)
-            yield loss
+    def loss_of(self, rows: Sequence[Any], random: np.random.Generator | None) -> Loss:
+        return self.form.loss(self.model, rows, random)
 
     @torch.no_grad()
     def validate(self) -> float:
         if self.form.by_metric:
             found = self.form.predict(self.model, [example.input for example in self.valid])
             return self.form.task.statistics(found, self.valid)[self.form.task.primary].value
-        parts = within([self.form.length(row) for row in self.valid_rows], PART_TOKENS)
-        return _mean_value(self.form.loss(self.model, self.valid_rows[part], None) for part in parts)
+        return self.value_of(self.valid_rows, None)
 
 
 class _WarmingUp(_Rows[Any]):
@@ -251,27 +264,10 @@ class _WarmingUp(_Rows[Any]):
         super().__init__(form, rows[held_out:], options, dtype)
         self.encoder_form, self.model, self.valid = form, model, rows[:held_out]
 
-    def losses(self, step: int) -> Iterator[Loss]:
-        for rows, random in self.parts(step):
-            with torch.autocast(self.form.device.type, torch.bfloat16, enabled=self.dtype == "bf16"):
-                loss = self.encoder_form.masked_loss(self.model, rows, HIDDEN_SHARE, random)
-            yield loss
+    def loss_of(self, rows: Sequence[Any], random: np.random.Generator | None) -> Loss:
+        assert random is not None
+        return self.encoder_form.masked_loss(self.model, rows, HIDDEN_SHARE, random)
 
     @torch.no_grad()
     def validate(self) -> float:
-        random = np.random.default_rng(0)
-        parts = within([self.form.length(row) for row in self.valid], PART_TOKENS)
-        masked_loss = self.encoder_form.masked_loss
-        return _mean_value(masked_loss(self.model, self.valid[part], HIDDEN_SHARE, random) for part in parts)
-
-
-def _mean_value(losses: Iterable[Loss]) -> float:
-    """The losses' mean, turned so that higher is better."""
-    pairs = [(loss.sum.item(), loss.count) for loss in losses]
-    return -sum(total for total, _ in pairs) / max(1, sum(count for _, count in pairs))
-
-
-def _precision(options: Any, device: torch.device, width: int) -> str:
-    if options.dtype != "auto":
-        return options.dtype
-    return "bf16" if bf16_pays(device, width) else "fp32"
+        return self.value_of(self.valid, np.random.default_rng(0))

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 import torch
@@ -29,13 +29,13 @@ from malmoi.methods.neural.labels import LabelForm, LabelOptions, LabelRow
 from malmoi.methods.neural.method import Neural
 from malmoi.methods.neural.spans import SpanForm, SpanOptions
 from malmoi.methods.neural.tags import TagForm, TagOptions
-from malmoi.methods.traditional.choice import quality
+from malmoi.methods.traditional.choice import quality, softmax_layer
 from malmoi.models.bert import BertConfig, BertEncoder
 from malmoi.models.config import StrictModel
 from malmoi.models.heads import Classifier, Pooling, SpanReader, Tagger
 from malmoi.tasks.base import Kind
 from malmoi.text.pieces import encode_units
-from malmoi.text.tokenizer import TOKENIZER_FILE, Tokenizer
+from malmoi.text.tokenizer import Tokenizer
 from malmoi.text.units import Encoded
 from malmoi.train.fit import Budget
 from malmoi.util.errors import UserError
@@ -64,6 +64,7 @@ class PretrainedLabelOptions(LabelOptions, FolderOptions):
     """frozen: the encoder stays as it is and only the final layer is fitted, in seconds. pooling: where it is
     not given, the encoder's own."""
 
+    max_tokens: Annotated[int, Field(ge=3)] = 256  # two of them are marks
     frozen: bool = False
 
     @model_validator(mode="after")
@@ -118,13 +119,13 @@ class FromFolder:
     def folder_parts(self) -> Parts:
         """All of the folder but the weights."""
         config = {"encoder": self.config.model_dump(), "frame": list(self.frame)}
-        return Parts(config, files={TOKENIZER_FILE: self.tokenizer.to_json().encode()})
+        return Parts(config).with_tokenizer(self.tokenizer)
 
     def restore_folder(self, parts: Parts) -> None:
         """The inverse of `folder_parts`."""
         self._read, self.config = None, BertConfig.model_validate(parts.config["encoder"])
         self.frame = Frame(*parts.config["frame"])
-        self.tokenizer = Tokenizer.from_json(parts.files[TOKENIZER_FILE].decode())
+        self.tokenizer = parts.tokenizer()
 
 
 class PretrainedLabelForm(FromFolder, LabelForm):
@@ -295,7 +296,5 @@ def _logistic(
     model = LogisticRegression(C=strength, max_iter=300)
     with warnings.catch_warnings(action="ignore", category=ConvergenceWarning):
         model.fit(x_ND, labels_N, weights_N)
-    weights_LD, bias_L = np.asarray(model.coef_), np.asarray(model.intercept_)
-    if len(weights_LD) == 1:  # the softmax of both halves is the logistic function of the whole
-        weights_LD, bias_L = np.concatenate((-weights_LD, weights_LD)) / 2, bias_L * np.array((-0.5, 0.5))
-    return weights_LD.astype(np.float32), bias_L.astype(np.float32)
+    weights_LD, bias_L = softmax_layer(model)
+    return weights_LD.astype(np.float32), bias_L

@@ -18,7 +18,7 @@ from malmoi.engine.beam import beam_search
 from malmoi.methods.base import Json, Parts
 from malmoi.methods.neural.form import Form, NeuralOptions, moved, padded
 from malmoi.models.seq2seq import Seq2Seq, Seq2SeqBatch, Seq2SeqConfig
-from malmoi.text.tokenizer import TOKENIZER_FILE, Tokenizer, train_tokenizer
+from malmoi.text.tokenizer import Tokenizer, train_tokenizer
 
 
 class TextOptions(NeuralOptions):
@@ -133,10 +133,10 @@ class TextForm(Form[TextRow, Seq2Seq]):
         return self.in_batches(rows, read)
 
     def parts(self) -> Parts:
-        return Parts(files={TOKENIZER_FILE: self.tokenizer.to_json().encode()})
+        return Parts().with_tokenizer(self.tokenizer)
 
     def restore(self, parts: Parts) -> None:
-        self.tokenizer = Tokenizer.from_json(parts.files[TOKENIZER_FILE].decode())
+        self.tokenizer = parts.tokenizer()
 
 
 def _said(value: str | tuple[Message, ...]) -> tuple[str, ...]:

@@ -6,6 +6,10 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from typing import Any, NamedTuple, TypeVar
 
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.linear_model import LogisticRegression
+
 from malmoi.core import Example
 from malmoi.tasks.base import Task
 
@@ -28,3 +32,11 @@ def best_setting(
         candidates = [setting._replace(**{name: it}) for it in values]
         setting = max(candidates, key=known) if len(values) > 1 else candidates[0]
     return setting
+
+
+def softmax_layer(model: LogisticRegression) -> tuple[NDArray[Any], NDArray[np.float32]]:
+    """weights_LF and bias_L of a fitted regression, for a softmax over two labels, too."""
+    weights_LF, bias_L = np.asarray(model.coef_), np.asarray(model.intercept_)
+    if len(weights_LF) == 1:  # the softmax of both halves is the logistic function of the whole
+        weights_LF, bias_L = np.concatenate((-weights_LF, weights_LF)) / 2, bias_L * np.array((-0.5, 0.5))
+    return weights_LF, bias_L.astype(np.float32)

@@ -23,7 +23,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 
 from malmoi.methods.base import Budget, Json, Method, Parts, Say, silent, two_or_more
-from malmoi.methods.traditional.choice import Examples, best_setting, quality
+from malmoi.methods.traditional.choice import Examples, best_setting, quality, softmax_layer
 from malmoi.methods.traditional.vectors import Vectors, View
 from malmoi.models.config import StrictModel
 from malmoi.util.errors import UserError
@@ -276,14 +276,8 @@ class TfIdf(LabelMethod):
         scale_F = log_count_ratios(rows_NF, np.array(targets) == self.labels[1]) if setting.ratios else 1.0
         with warnings.catch_warnings(action="ignore", category=ConvergenceWarning):
             model.fit(rows_NF.multiply(scale_F).tocsr(), targets)
-        weights_LF, bias_L = np.asarray(model.coef_) * scale_F, np.asarray(model.intercept_)
-        if len(weights_LF) == 1:  # the softmax of both halves is the logistic function of the whole
-            weights_LF, bias_L = (
-                np.concatenate((-weights_LF, weights_LF)) / 2,
-                np.outer(bias_L, (-0.5, 0.5))[0],
-            )
-        self._bias_L = bias_L.astype(np.float32)
-        self._weights_FL = np.ascontiguousarray(weights_LF.T, dtype=np.float32)
+        weights_LF, self._bias_L = softmax_layer(model)
+        self._weights_FL = np.ascontiguousarray((weights_LF * scale_F).T, dtype=np.float32)
 
     def log_probs(self, inputs: Sequence[str]) -> Floats:
         """log_probs_NL."""

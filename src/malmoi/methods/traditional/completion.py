@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Annotated, Any, Self
 
 import numpy as np
@@ -59,14 +57,8 @@ class NGram(Method):
 
     def parts(self) -> Parts:
         """See `Method.parts`."""
-        with tempfile.TemporaryDirectory() as folder:
-            self._tokenizer.save(Path(folder))
-            files = {path.name: path.read_bytes() for path in sorted(Path(folder).iterdir())}
-        return Parts(self._model.config, self._model.tensors(), files)
+        return Parts(dict(self._model.config), self._model.tensors()).with_tokenizer(self._tokenizer)
 
     def restore(self, parts: Parts) -> None:
         """See `Method.restore`."""
-        with tempfile.TemporaryDirectory() as folder:
-            for name, content in parts.files.items():
-                (Path(folder) / name).write_bytes(content)
-            self._set(KneserNey.from_tensors(parts.config, parts.tensors), Tokenizer.load(Path(folder)))
+        self._set(KneserNey.from_tensors(parts.config, parts.tensors), parts.tokenizer())

@@ -152,13 +152,13 @@ class Ibm1(Method):
         self._index({name: torch.from_numpy(part) for name, part in zip(KEPT, kept, strict=True)})
 
     def _index(self, tensors: dict[str, Tensor]) -> None:
-        """options: each source word's (target id, nats), 0 for leaving it out."""
-        self._tensors, self._options = tensors, dict[int, list[tuple[int, float]]]()
+        """translations: each source word's (target id, nats), 0 for leaving it out."""
+        self._tensors, self._translations = tensors, dict[int, list[tuple[int, float]]]()
         for source, target, nats, fertility in zip(
             *(part.tolist() for part in tensors.values()), strict=True
         ):
-            translations = self._options.setdefault(source, [(0, -fertility)])
-            translations.append((target, nats + math.log1p(-math.exp(-fertility))))
+            ways = self._translations.setdefault(source, [(0, -fertility)])
+            ways.append((target, nats + math.log1p(-math.exp(-fertility))))
 
     def _weigh(self, valid: Examples) -> None:
         def value(weights: tuple[float, float]) -> float:
@@ -175,7 +175,7 @@ class Ibm1(Method):
         beam = [_Hypothesis(0.0, "", (0,) * (ORDER - 1))]
         for word in words(text):
             source = UNKNOWN if _is_sign(word) else self._sources.get(word.lower(), UNKNOWN)
-            beam = self._grown(beam, word, self._options.get(source, [(UNKNOWN, 0.0)]))
+            beam = self._grown(beam, word, self._translations.get(source, [(UNKNOWN, 0.0)]))
         return beam[0].text.strip()
 
     def _grown(
