@@ -276,10 +276,10 @@ print((max([*peak, resident()]) - before) / size)
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="memory is read from /proc")
 @pytest.mark.parametrize(("stored", "wanted"), [("float32", "float32"), ("bfloat16", "float32")])
 def test_memory_holds_the_weights_once(stored: str, wanted: str, tmp_path: Path) -> None:
-    """Fused matrices included; of 260 MB: what a process takes anyway counts too, here 0.05 to 0.25 of it."""
+    """Fused matrices included; of 290 MB. The lesser of two runs: what else a process takes only adds."""
     config = transformers.LlamaConfig(
-        vocab_size=16_000, hidden_size=768, intermediate_size=2048, num_hidden_layers=6,
-        num_attention_heads=12, num_key_value_heads=4, max_position_embeddings=128,
+        vocab_size=4_000, hidden_size=512, intermediate_size=1408, num_hidden_layers=24,
+        num_attention_heads=8, num_key_value_heads=4, max_position_embeddings=128,
     )  # fmt: skip
     with torch.device("meta"):
         shapes = transformers.AutoModelForCausalLM.from_config(config).state_dict()
@@ -287,5 +287,5 @@ def test_memory_holds_the_weights_once(stored: str, wanted: str, tmp_path: Path)
     config.save_pretrained(tmp_path)
     save_file(tensors, tmp_path / WEIGHTS)
     command = [sys.executable, "-c", MEASURED, str(tmp_path), wanted]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert float(done.stdout) < 1.5
+    runs = (subprocess.run(command, capture_output=True, text=True, check=True) for _ in range(2))
+    assert min(float(done.stdout) for done in runs) < 1.2
