@@ -214,6 +214,14 @@ def test_money_against_money(tmp_path: Path) -> None:
         table = {row.name: row for row in found.comparison.rows}
         assert table["remote:teacher"].cost == table["remote:teacher"].costs["price_per_1000"]
         assert table["lexicon"].cost < table["remote:teacher"].cost
+        costs, num_requests = table["remote:teacher"].costs, len(server.requests)
+        options["teacher_options"] |= {"price_in": 2000.0, "price_out": 2000.0, "concurrency": 2}
+        found = run(tmp_path, "classification", "lexicon", labels=LABELS, **options,
+                    price_per_hour=1.0, currency="USD")  # fmt: skip
+        again = next(row.costs for row in found.comparison.rows if row.name == "remote:teacher")
+        assert again["price_per_1000"] == pytest.approx(2 * costs["price_per_1000"])
+        assert again["predictions_per_s"] == pytest.approx(costs["predictions_per_s"] / 4)
+        assert len(server.requests) == num_requests  # answers are the same, so none is paid again
         with pytest.raises(UserError, match=r"remote:teacher.* in USD.* in 원"):
             run(tmp_path, "classification", "lexicon", labels=LABELS, **options,
                 price_per_hour=1.0, currency="원")  # fmt: skip
