@@ -241,6 +241,28 @@ def test_a_higher_limit_goes_on(tmp_path: Path) -> None:
         assert 0 < asked < 40 == len(server.requests)
 
 
+def test_answers_that_did_not_come_are_asked_for_again(tmp_path: Path) -> None:
+    unlabelled(tmp_path, "classification", 40)
+    lost = {row["text"] for row in read(tmp_path / "raw.jsonl")[5:8]}
+
+    def script(text: str, number: int) -> Any:
+        return error(400, "later") if any(one in text for one in lost) else sentiment(text, number)
+
+    with serving(script) as server:
+        given = {"labels": LABELS} | remote(server, tmp_path)
+        counts = [run(tmp_path, "classification", "lexicon", **given).num_labelled for _ in range(2)]
+        lost.pop()
+        counts += [run(tmp_path, "classification", "lexicon", **given).num_labelled]
+        lost.clear()
+        found = run(tmp_path, "classification", "lexicon", **given)
+        asked = len(server.requests)
+        assert run(tmp_path, "classification", "lexicon", **given).sentence == found.sentence
+        assert len(server.requests) == asked
+    assert [*counts, found.num_labelled] == [37, 37, 38, 40]
+    parts = found.comparison.material.parts
+    assert sum(map(len, parts.values())) == 40  # the student has learned from all of them
+
+
 def test_answers_that_cannot_be_used_are_left_out(tmp_path: Path) -> None:
     unlabelled(tmp_path, "summarization", 40)
 
