@@ -214,6 +214,14 @@ def test_money_against_money(tmp_path: Path) -> None:
         table = {row.name: row for row in found.comparison.rows}
         assert table["remote:teacher"].cost == table["remote:teacher"].costs["price_per_1000"]
         assert table["lexicon"].cost < table["remote:teacher"].cost
+        costs, num_requests = table["remote:teacher"].costs, len(server.requests)
+        options["teacher_options"] |= {"price_in": 2000.0, "price_out": 2000.0, "concurrency": 2}
+        found = run(tmp_path, "classification", "lexicon", labels=LABELS, **options,
+                    price_per_hour=1.0, currency="USD")  # fmt: skip
+        again = next(row.costs for row in found.comparison.rows if row.name == "remote:teacher")
+        assert again["price_per_1000"] == pytest.approx(2 * costs["price_per_1000"])
+        assert again["predictions_per_s"] == pytest.approx(costs["predictions_per_s"] / 4)
+        assert len(server.requests) == num_requests  # answers are the same, so none is paid again
         with pytest.raises(UserError, match=r"remote:teacher.* in USD.* in 원"):
             run(tmp_path, "classification", "lexicon", labels=LABELS, **options,
                 price_per_hour=1.0, currency="원")  # fmt: skip
@@ -231,6 +239,28 @@ def test_a_higher_limit_goes_on(tmp_path: Path) -> None:
         run(tmp_path, "classification", "lexicon", **given,
             **remote(server, tmp_path, **prices, spend_limit=9.0))  # fmt: skip
         assert 0 < asked < 40 == len(server.requests)
+
+
+def test_answers_that_did_not_come_are_asked_for_again(tmp_path: Path) -> None:
+    unlabelled(tmp_path, "classification", 40)
+    lost = {row["text"] for row in read(tmp_path / "raw.jsonl")[5:8]}
+
+    def script(text: str, number: int) -> Any:
+        return error(400, "later") if any(one in text for one in lost) else sentiment(text, number)
+
+    with serving(script) as server:
+        given = {"labels": LABELS} | remote(server, tmp_path)
+        counts = [run(tmp_path, "classification", "lexicon", **given).num_labelled for _ in range(2)]
+        lost.pop()
+        counts += [run(tmp_path, "classification", "lexicon", **given).num_labelled]
+        lost.clear()
+        found = run(tmp_path, "classification", "lexicon", **given)
+        asked = len(server.requests)
+        assert run(tmp_path, "classification", "lexicon", **given).sentence == found.sentence
+        assert len(server.requests) == asked
+    assert [*counts, found.num_labelled] == [37, 37, 38, 40]
+    parts = found.comparison.material.parts
+    assert sum(map(len, parts.values())) == 40  # the student has learned from all of them
 
 
 def test_answers_that_cannot_be_used_are_left_out(tmp_path: Path) -> None:

@@ -164,3 +164,27 @@ def test_a_budget_that_was_too_small_is_told(steps: int, told: str) -> None:
 def test_little_data_is_no_small_budget() -> None:
     method = make_method("lstm", make_task("classification"), {"epochs": 2, "vocab_size": 300, "width": 16})
     assert "note" not in method.fit(reviews(), reviews()[:4]).report
+
+
+LINES = [Example(f"{name} goes to {place} ", "and comes home.") for name in NAMES for place in PLACES]
+TINY: dict[str, Any] = {"width": 16, "heads": 2, "layers": 1, "vocab_size": 300, "batch": 8}
+
+
+def test_a_continuation_leaves_room_for_its_prompt() -> None:
+    with pytest.raises(UserError, match=r"max_new_tokens 64 leaves no room .* lower max_new_tokens or raise"):
+        make_method("transformer", make_task("completion"), {"context": 64})
+    make_method("lstm", make_task("completion"), {"context": 64})  # there is no limit
+
+
+def test_likelihoods_need_no_room_for_a_reply() -> None:
+    texts, ends = ["The mill stands at the end of Plum Street. " * 3] * 2, ["Mina", "longer than all " * 9]
+    few, many = (
+        learned("completion", "transformer", LINES, 1, context=32, max_new_tokens=n, **TINY) for n in (1, 31)
+    )
+    assert few.log_likelihood(texts, ends) == many.log_likelihood(texts, ends)
+
+
+def test_recurrent_networks_read_all_of_a_long_prompt() -> None:
+    method = learned("completion", "lstm", LINES, 1, context=4, width=16, vocab_size=300, batch=8)
+    one, other = method.log_likelihood([f"{first} is at home" for first in "MV"], ["."] * 2) or ()
+    assert one != other

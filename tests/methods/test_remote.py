@@ -184,6 +184,18 @@ def test_the_spending_limit_stops_and_a_higher_one_goes_on(tmp_path: Path) -> No
         assert len(server.requests) == 40
 
 
+def test_the_spending_limit_counts_the_replies_that_are_really_asked_for(tmp_path: Path) -> None:
+    prices = {"price_in": 0.0, "price_out": 1.0, "spend_limit": 0.001}  # 1,000 tokens
+    with serving(right) as server:
+        for name in ("max_tokens", "max_completion_tokens"):
+            with pytest.raises(UserError, match="spend_limit"):
+                fitted(server, tmp_path, **prices, extra={name: 1001}).predict(TEXTS[:1])
+        assert server.requests == []
+        extra = {"max_tokens": None, "max_completion_tokens": 999}
+        method = fitted(server, tmp_path, **prices, max_new_tokens=2000, extra=extra)
+        assert method.predict(TEXTS[:1]) == LABELS[:1]
+
+
 def test_it_works_in_a_notebook(tmp_path: Path) -> None:
     async def cell() -> list[Any]:
         return fitted(server, tmp_path).predict(TEXTS[:4])
@@ -255,10 +267,15 @@ def test_replies_that_were_cut_are_told(tmp_path: Path) -> None:
         raw = completion(right(text, number), {"model": "m", "messages": []})
         return Raw(200, raw.body.replace(b'"stop"', b'"length"'))
 
+    extras = {
+        " at 3 tokens": {}, " at 5 tokens": {"max_tokens": None, "max_completion_tokens": 5},
+        " at 7 tokens": {"max_tokens": 7}, "": {"max_tokens": None},
+    }  # fmt: skip
     with serving(cut) as server:
-        method = fitted(server, tmp_path, max_new_tokens=3)
-        method.predict(TEXTS[:2])
-        assert note(method) == "2 of 2 replies were cut at 3 tokens"
+        for where, extra in extras.items():
+            method = fitted(server, tmp_path, max_new_tokens=3, extra=extra)
+            method.predict(TEXTS[:2])
+            assert note(method) == f"2 of 2 replies were cut{where}"
 
 
 def test_without_usage_tokens_are_bounded_by_bytes(tmp_path: Path) -> None:
@@ -399,6 +416,10 @@ def test_a_key_that_no_header_can_carry_is_told_but_not_shown(
         ({"price_in": 1.0}, "belong together"),
         ({"spend_limit": 1.0}, "need price_in and price_out"),
         ({"extra": {"stream": True}}, "cannot set stream"),
+        (
+            {"price_in": 1.0, "price_out": 1.0, "spend_limit": 1.0, "extra": {"max_tokens": None}},
+            "give extra max_completion_tokens",
+        ),
         ({"concurrency": 0}, "concurrency"),
         ({"shot": 2}, "did you mean 'shots'"),
     ],

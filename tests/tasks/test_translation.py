@@ -104,3 +104,22 @@ def test_korean_targets_are_scored_by_characters() -> None:
     assert "tok:char" in scores["bleu"].signature
     turned = Translation().statistics(["A boat left.", None], [Example(two, one) for one, two in PAIRS])
     assert "tok:13a" in turned["bleu"].signature
+
+
+@pytest.mark.parametrize(
+    ("target", "text", "asked"),
+    [
+        ("", "It rains.", "Translate this text into Korean. Reply"),
+        ("", "비가 온다.", "다음 글을 영어로 번역하세요."),
+        ("ko", "It rains.", "Translate this text into Korean. Reply"),
+        ("en", "비가 온다.", "다음 글을 영어로 번역하세요."),
+        ("de", "Korean rain.", "Translate this text into German. Reply"),
+        ("ja", "영어 수업", "다음 글을 일본어로 번역하세요."),
+        ("en", "Es regnet.", "Translate this text into English. Reply"),
+        ("theirs", "It rains.", "Translate this text into Korean. Reply"),
+    ],
+)
+def test_the_language_that_the_target_names_is_asked_for(target: str, text: str, asked: str) -> None:
+    task = Translation({"target": target} if target else {})
+    assert task.ask(text).startswith(asked)
+    assert task.ask(text).endswith(text)

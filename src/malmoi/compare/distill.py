@@ -250,11 +250,15 @@ def _claim(out: Path, record: Json) -> None:
 def _answers(path: Path, teacher: Method, inputs: Sequence[Any], say: Say) -> list[Json]:
     """{"answer": JSON, "sure": the teacher's probability or null} of each input, in order.
 
-    They are appended as they come; a line that an interruption has cut is asked for again.
+    They are appended as they come; a line that an interruption has cut is asked for again, as is an answer
+    that did not come. A student that has learned without it learns anew.
     """
-    found = _whole_lines(path)
-    if found:
-        say(f"{len(found):,} of {len(inputs):,} inputs were labelled before")
+    known = _whole_lines(path)
+    if known:
+        say(f"{len(known):,} of {len(inputs):,} inputs were labelled before")
+    found = _asked_again(teacher, inputs, known, say)
+    if found != known:
+        shutil.rmtree(path.parent / REPORT, ignore_errors=True)
     _write_rows(path, found)
     said_s = time.monotonic()
     with path.open("a", encoding="utf-8") as file:
@@ -267,6 +271,18 @@ def _answers(path: Path, teacher: Method, inputs: Sequence[Any], say: Say) -> li
                 said_s = time.monotonic()
                 say(f"labelled {len(found):,} of {len(inputs):,}")
     return found
+
+
+def _asked_again(teacher: Method, inputs: Sequence[Any], found: list[Json], say: Say) -> list[Json]:
+    """The answers, those that did not come asked for once more."""
+    missing = [at for at, answer in enumerate(found) if answer["answer"] is None]
+    try:
+        answers = _labels(teacher, [inputs[at] for at in missing]) if missing else []
+    except UserError as error:
+        say(f"{len(missing):,} inputs still have no answer: {error}")
+        return found
+    new = dict(zip(missing, answers, strict=True))
+    return [new.get(at, answer) for at, answer in enumerate(found)]
 
 
 def _whole_lines(path: Path) -> list[Json]:

@@ -110,7 +110,11 @@ def _claim(out: Path, settings: ComparisonSettings, material: Material) -> None:
         old = read_json(out / RECORD)
         if changed := _changed(old, record):
             raise UserError(f"{out} holds a comparison with other {', '.join(changed)}; choose another --out")
-        record["settings"]["methods"] = old["settings"]["methods"] | settings.methods
+        asked, before = record["settings"]["methods"], old["settings"]["methods"]
+        for name in asked.keys() & before.keys():
+            if asked[name] != before[name]:  # such as a price: what was learned stays, what it costs does not
+                (Job(out, name).folder / RESULT).unlink(missing_ok=True)
+        record["settings"]["methods"] = before | asked
     elif out.exists() and any(out.iterdir()):
         raise UserError(f"{out} holds something else than a comparison; choose another --out")
     inputs = [material.task.input_json(example.input) for example in material.test]

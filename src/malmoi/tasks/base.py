@@ -50,7 +50,7 @@ class Task(ABC, Generic[X, Y]):
     kind: ClassVar[Kind]
     primary: ClassVar[str]  # the metric that methods are ordered by
     roles: ClassVar[Mapping[str, tuple[str, ...]]] = {}  # what `fields` may name -> other usual names of it
-    wordings: ClassVar[tuple[tuple[str, ...], tuple[str, ...]]] = (("{input}",), ("{input}",))
+    wordings: tuple[tuple[str, ...], tuple[str, ...]] = (("{input}",), ("{input}",))
     labels: Sequence[str] = ()
     needs_likelihood: ClassVar[bool] = False  # whether metrics want log-likelihoods of the true targets
 

@@ -3,7 +3,7 @@
 # ruff: noqa: ARG002  (a method of every task takes the same arguments)
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from itertools import chain
 from pathlib import Path
 from typing import Any, ClassVar
@@ -16,11 +16,23 @@ from malmoi.metrics import bleu, chrf
 from malmoi.tasks.base import Examples, Found, Nats, Scores, Task
 from malmoi.tasks.words import is_korean
 
-_CODES = {"en", "ko", "de", "fr", "es", "it", "pt", "nl", "ru", "ja", "zh", "vi", "id", "th", "ar", "tr"}
+# by code: what they are called in English, and in Korean
+_LANGUAGES = {
+    "en": ("English", "영어"), "ko": ("Korean", "한국어"), "de": ("German", "독일어"),
+    "fr": ("French", "프랑스어"), "es": ("Spanish", "스페인어"), "it": ("Italian", "이탈리아어"),
+    "pt": ("Portuguese", "포르투갈어"), "nl": ("Dutch", "네덜란드어"), "ru": ("Russian", "러시아어"),
+    "ja": ("Japanese", "일본어"), "zh": ("Chinese", "중국어"), "vi": ("Vietnamese", "베트남어"),
+    "id": ("Indonesian", "인도네시아어"),
+    "th": ("Thai", "태국어"), "ar": ("Arabic", "아랍어"), "tr": ("Turkish", "튀르키예어"),
+}  # fmt: skip
 
 
 class Translation(Task[str, str]):
-    """Rows with two texts (the first two, if none is named "source" or "target"), or two parallel files."""
+    """Rows with two texts (the first two, if none is named "source" or "target"), or two parallel files.
+
+    A language model is asked for the language that `fields` names as the target by its code; without one, for
+    Korean, or English where the text is Korean.
+    """
 
     name = "translation"
     kind = "text"
@@ -38,6 +50,15 @@ class Translation(Task[str, str]):
             "영어로 옮겨 주세요: {input}",
         ),
     )
+
+    def __init__(self, fields: Mapping[str, str] | None = None) -> None:
+        super().__init__(fields)
+        if names := _LANGUAGES.get(self.fields.get("target", "").lower()):
+            english, korean = self.wordings
+            self.wordings = (
+                tuple(wording.replace("Korean", names[0]) for wording in english),
+                tuple(wording.replace("영어", names[1]) for wording in korean),
+            )
 
     def read(self, path: Path, report: Report) -> list[Example[str, str]]:
         """A file or folder of rows, or "a.en,a.ko", a folder of two such files, or their common beginning."""
@@ -74,7 +95,7 @@ class Translation(Task[str, str]):
         """Whether the first line names columns: two cells of which neither is a known name are a pair."""
         first = next(read_lines(file, lambda _: None), "")
         cells = [cell.strip() for cell in first.split("\t")]
-        usual = {*self.roles, *self.fields.values(), *_CODES, *sum(self.roles.values(), ())}
+        usual = {*self.roles, *self.fields.values(), *_LANGUAGES, *sum(self.roles.values(), ())}
         return len(cells) != 2 or any(cell.lower() in usual for cell in cells)
 
     def _names(self, values: dict[str, Any]) -> dict[str, str]:

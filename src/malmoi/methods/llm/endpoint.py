@@ -94,7 +94,15 @@ class EndpointOptions(StrictModel):
             raise ValueError("price_in and price_out belong together")
         if self.price_in is None and (self.spend_limit is not None or self.currency):
             raise ValueError("spend_limit and currency need price_in and price_out")
+        if self.spend_limit is not None and not self.reply_limit(1):
+            raise ValueError("spend_limit needs replies with an end; give extra max_completion_tokens")
         return self
+
+    def reply_limit(self, max_new_tokens: int) -> int:
+        """The tokens that a reply may have at most by what is sent, `extra` included; 0: no limit is sent."""
+        sent = {"max_tokens": max_new_tokens} | self.extra
+        limits = [sent.get(name) for name in ("max_tokens", "max_completion_tokens")]
+        return max((limit for limit in limits if isinstance(limit, int)), default=0)
 
     @property
     def priced(self) -> bool:
@@ -137,6 +145,7 @@ class Endpoint:
 
     def __init__(self, options: EndpointOptions, max_new_tokens: int) -> None:
         self.options, self.max_new_tokens = options, max_new_tokens
+        self.reply_limit = options.reply_limit(max_new_tokens)
         home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
         self.cache = Path(options.cache).expanduser() if options.cache else home / "malmoi" / "remote"
         self._outcomes: dict[str, Reply | Failure] = {}  # by key, of this and earlier calls
@@ -224,7 +233,7 @@ class Endpoint:
 
     def _most(self, body: dict[str, Any]) -> float:
         """What a request can cost at most."""
-        return self.options.price(_most_tokens(body), self.max_new_tokens)
+        return self.options.price(_most_tokens(body), self.reply_limit)
 
     def _over_the_limit(self, num_left: int) -> str:
         spent = f"{self._spent:.4g} {self.options.currency}".strip()
@@ -337,10 +346,11 @@ class Endpoint:
         num_empty = sum(not one.text.strip() for one in replies)
         num_cut = sum(one.finish == "length" for one in replies)
         total = f"of {len(self._outcomes):,}"
+        where = f" at {self.reply_limit} tokens" if self.reply_limit else ""
         parts = [
             f"{len(failures):,} {total} requests failed: {_reasons(failures)}" if failures else "",
             f"{num_empty:,} {total} replies are empty or a refusal" if num_empty else "",
-            f"{num_cut:,} {total} replies were cut at {self.max_new_tokens} tokens" if num_cut else "",
+            f"{num_cut:,} {total} replies were cut{where}" if num_cut else "",
         ]
         return "; ".join(filter(None, parts))
 

@@ -15,16 +15,19 @@ from malmoi.core import IGNORE, Example, Loss, TokenBatch
 from malmoi.engine.engine import Engine
 from malmoi.engine.request import Sampling
 from malmoi.methods.base import Json, Parts
-from malmoi.methods.neural.form import Form, NeuralOptions, padded
+from malmoi.methods.neural.form import Backbone, Form, NeuralOptions, padded
 from malmoi.models.build import build_model
 from malmoi.models.config import RecurrentConfig, TransformerConfig
 from malmoi.models.language import LanguageModel
+from malmoi.tasks.base import Task
 from malmoi.text.tokenizer import Tokenizer, train_tokenizer
 from malmoi.train.losses import next_token_loss
+from malmoi.util.errors import UserError
 
 
 class ContinuationOptions(NeuralOptions):
-    """context: the most tokens of a row; a longer text is learned in parts."""
+    """context: the most tokens of a row; a longer text is learned in parts. A Transformer reads no more at
+    once, so its prompts leave room for max_new_tokens."""
 
     context: PositiveInt = 512
     max_new_tokens: PositiveInt = 64
@@ -43,6 +46,14 @@ class ContinuationForm(Form[list[int], LanguageModel]):
     }  # fmt: skip
     by_metric = False
     tokenizer: Tokenizer
+
+    def __init__(self, options: Any, backbone: Backbone, task: Task[Any, Any]) -> None:
+        super().__init__(options, backbone, task)
+        if backbone == "transformer" and options.max_new_tokens >= options.context:
+            raise UserError(
+                f"max_new_tokens {options.max_new_tokens} leaves no room for a prompt in a context of "
+                f"{options.context}; lower max_new_tokens or raise context"
+            )
 
     def learn(self, train: Sequence[Example[Any, Any]]) -> None:
         self.tokenizer = train_tokenizer((_text(e) for e in train), "bpe", self.options.vocab_size)
@@ -79,20 +90,24 @@ class ContinuationForm(Form[list[int], LanguageModel]):
     def predict(self, model: LanguageModel, inputs: Sequence[Any]) -> list[str]:
         o = self.options
         sampling = Sampling(max_tokens=o.max_new_tokens, temperature=o.temperature, top_k=50, seed=o.seed)
-        found = self._engine(model).generate([self._prompt(text) for text in inputs], sampling)
+        most = model.context and model.context - o.max_new_tokens
+        found = self._engine(model).generate([self._prompt(text, most) for text in inputs], sampling)
         return [completion.text for completion in found]
 
     def log_likelihood(
         self, model: LanguageModel, inputs: Sequence[str], targets: Sequence[str]
     ) -> list[float]:
         """Of the target's tokens after the input's; what exceeds the context is scored in further parts."""
-        pairs = [(self._prompt(x), self.tokenizer.encode(y)) for x, y in zip(inputs, targets, strict=True)]
-        return scored(self._engine(model), pairs, self.options.context)
+        pairs = [
+            (self._prompt(x, model.context and max(model.context // 2, model.context - len(ids) + 1)), ids)
+            for x, ids in zip(inputs, self.tokenizer.encode_batch(targets), strict=True)
+        ]
+        return scored(self._engine(model), pairs, model.context)
 
-    def _prompt(self, text: str) -> list[int]:
-        """A start of a text that leaves room to go on."""
-        room = max(1, self.options.context - self.options.max_new_tokens)
-        return [self.tokenizer.specials.eos, *self.tokenizer.encode(text)][-room:]
+    def _prompt(self, text: str, most: int | None) -> list[int]:
+        """Eos, which begins a text, and the text; of these the last `most` ids."""
+        ids = [self.tokenizer.specials.eos, *self.tokenizer.encode(text)]
+        return ids[-most:] if most else ids
 
     def _engine(self, model: LanguageModel) -> Engine:
         return Engine(model.eval(), self.tokenizer, max_rows=32)
