@@ -152,7 +152,7 @@ def test_samples_fit_any_context(
 
 def test_standard_input_that_is_not_utf8(run: Run, trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO("거위".encode("cp949"))))
-    fails(run("complete", trained, "-"), "UTF-8")
+    fails(run("complete", trained, "-"), "UTF-8", "looks like cp949")
 
 
 def test_dry_run_trains_nothing(run: Run, corpus: Path, tmp_path: Path) -> None:

@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 
 import malmoi
+from malmoi import console
+from malmoi.core import Metric
 from malmoi.data.world import documents
 from malmoi.data.world.labelled import write_labelled
 from malmoi.methods.use import LoadedMethod
@@ -182,7 +184,10 @@ def test_any_text_can_be_predicted(run: Run, geese: Path, text: str) -> None:
     [
         ('goose\n{"x": 1}\n', ["standard input:2", '{"text": TEXT}']),
         ('{"text": 5}\n', ["standard input:1"]),
-        ("거위".encode("cp949"), ["standard input", "UTF-8"]),
+        (
+            "거위".encode("cp949"),
+            ["standard input: byte 0xb0 at offset 0", "looks like cp949: save it as UTF-8"],
+        ),
     ],
 )
 def test_bad_lines_are_named(
@@ -213,7 +218,16 @@ def test_context_is_for_questions(
     found = [json.loads(line) for line in run("predict", songs, "-", "--context", text)[1].splitlines()]
     assert [row["input"]["context"][:3] for row in found] == ["Ann", "Ann", "Bob"]
     text.write_bytes("거위".encode("cp949"))
-    fails(run("predict", songs, "Who?", "--context", text), "UTF-8", str(text))
+    fails(run("predict", songs, "Who?", "--context", text), "looks like cp949", str(text))
+
+
+def test_metrics_have_a_column_of_notes_where_there_are_some(capsys: pytest.CaptureFixture[str]) -> None:
+    plain, noted = Metric(0.5, (0.4, 0.6)), Metric(1.5, None, higher_is_better=False, signature="nrefs:1")
+    for metrics, columns in (({"f1": plain}, 3), ({"f1": plain, "bits": noted}, 4)):
+        console.show_metrics(metrics, 40)
+        said = capsys.readouterr().out
+        assert said.splitlines()[1].count("┃") == columns + 1
+        assert ("lower is better; nrefs:1" in said) == (columns == 4)
 
 
 def test_inputs_may_have_the_names_of_the_users_fields(

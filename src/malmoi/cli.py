@@ -198,9 +198,9 @@ def _standard_input() -> str:
     try:
         return sys.stdin.buffer.read().decode("utf-8")
     except UnicodeDecodeError as error:
-        raise UserError(
-            f"standard input is not UTF-8 ({error.reason} at byte {error.start}); convert it"
-        ) from None
+        from malmoi.data.encodings import not_utf8
+
+        raise UserError(f"standard input: {not_utf8(error, error.start)}") from None
 
 
 def _echo_logprobs(found: Completion, tokenizer: Tokenizer) -> None:

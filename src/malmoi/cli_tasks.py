@@ -271,7 +271,9 @@ def _decoded(content: bytes, name: str) -> str:
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise UserError(f"{name} is not UTF-8 ({error.reason} at byte {error.start}); convert it") from None
+        from malmoi.data.encodings import not_utf8
+
+        raise UserError(f"{name}: {not_utf8(error, error.start)}") from None
 
 
 def _json_or_text(line: str) -> Any:

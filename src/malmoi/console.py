@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any, Protocol
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
-from rich.table import Column, Table
+from rich.table import Table
 from rich.text import Text
 
 from malmoi.engine.engine import Engine
 from malmoi.engine.request import Sampling
+from malmoi.hub.card import metric_note
 from malmoi.models.config import TransformerConfig
 from malmoi.models.lora import trained_parameters
 from malmoi.train.pretrain import Pretraining
@@ -279,13 +280,14 @@ def show_tokenizers(rows: Sequence[TokenizerRow]) -> None:
 
 def show_metrics(metrics: Mapping[str, Metric], num_examples: int) -> None:
     """Each metric with its 95% interval and what exactly it is."""
-    last = Column("", overflow="fold")  # a signature is one long word
-    table = Table(f"on {num_examples:,} examples", "value", "95% interval", last)
-    for name, metric in metrics.items():
+    table = Table(f"on {num_examples:,} examples", "value", "95% interval")
+    notes = list(map(metric_note, metrics.values()))
+    if any(notes):
+        table.add_column(overflow="fold")  # a signature is one long word
+    for (name, metric), note in zip(metrics.items(), notes, strict=True):
         interval = "" if metric.interval is None else "{:.4f} to {:.4f}".format(*metric.interval)
-        better = "" if metric.higher_is_better else "lower is better"
-        note = "; ".join(part for part in (better, metric.signature) if part)
-        table.add_row(name, f"{metric.value:.4f}", interval, f"[dim]{escape(note)}[/]")
+        told = (f"[dim]{escape(note)}[/]",) if any(notes) else ()
+        table.add_row(name, f"{metric.value:.4f}", interval, *told)
     console.print(table)
 
 

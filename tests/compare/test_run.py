@@ -171,12 +171,17 @@ def test_other_data_need_another_folder(settings: ComparisonSettings, tmp_path: 
 
 
 def test_mistakes_are_said_before_training(settings: ComparisonSettings, tmp_path: Path) -> None:
-    out = tmp_path / "out"
+    out, three = tmp_path / "out", tmp_path / "three.jsonl"
+    rows = (
+        {"text": f"{label} soup {n}", "label": label} for n in range(20) for label in ("good", "bad", "so")
+    )
+    three.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
     for change, words in (
         ({"good_enough": ("acuracy", 0.9)}, "did you mean 'accuracy'"),
         ({"methods": {"wurds": {}}}, "no method 'wurds'"),
         ({"methods": {"words": {"leters": 3}}}, "leters"),
         ({"train": tmp_path / "missing.jsonl"}, "missing.jsonl"),
+        ({"train": three, "methods": {"words": {}, "tfidf": {"ratios": True}}}, "ratios are for two labels"),
     ):
         with pytest.raises(UserError, match=words):
             run_comparison(settings.model_copy(update=change), out, isolated=False)

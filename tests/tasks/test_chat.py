@@ -72,10 +72,12 @@ def test_bad_rows_are_told(row: object, message: str, tmp_path: Path) -> None:
     assert message in findings[0].message
 
 
-def test_an_assistant_that_speaks_first_is_noted(tmp_path: Path) -> None:
-    found, findings = read(tmp_path / "a.jsonl", {"messages": OPENAI["messages"][1:]})
-    assert found == [Example((REPLY, MORE), LAST.content, f"{tmp_path / 'a.jsonl'}:1")]
-    assert findings[0].level == "note"
+@pytest.mark.parametrize("before", [(), (Message("system", "짧게"),), (Message("system", "짧게"), REPLY)])
+def test_an_assistant_that_speaks_first_is_noted(before: tuple[Message, ...], tmp_path: Path) -> None:
+    turns = (*before, REPLY, MORE, LAST)
+    found, findings = read(tmp_path / "a.jsonl", Chat().input_json(turns))
+    assert found == [Example(turns[:-1], LAST.content, f"{tmp_path / 'a.jsonl'}:1")]
+    assert [finding.level for finding in findings] == ["note"]
 
 
 def test_inputs_are_texts_or_messages() -> None:

@@ -148,6 +148,8 @@ def test_the_answer_is_a_list_in_order() -> None:
         ('[{"text": "of", "label": "c"}, {"text": "of", "label": "c"}]', (Entity(7, 9, "c"),)),
         ('[{"text": "of"}, 3, {"text": "", "label": "c"}]', ()),
         ("[]", ()),
+        ('Names [in order][1]: [{"text": "USA", "label": "b"}] [{', (Entity(3, 6, "b"),)),
+        ("[1] says none", None),
         ("none", None),
         ('[{"text": ', None),
         ("[" * 100_000, None),

@@ -128,12 +128,12 @@ def test_inputs_are_objects_and_share_a_group_by_context() -> None:
             task.input_from(wrong)
 
 
-def test_a_table_has_its_numbers_as_text(tmp_path: Path) -> None:
+def test_a_table_has_its_numbers_as_text_and_empty_cells(tmp_path: Path) -> None:
     path = tmp_path / "asked.csv"
     rows = [
-        "question,context,answer,answer_start",
-        "Who?,Mina sang.,Mina,0",
-        "누가?,어제 민아가 노래했다.,민아,",
+        "id,question,context,answer,answer_start",
+        ",Who?,Mina sang.,Mina,0",
+        ",누가?,어제 민아가 노래했다.,민아,",
     ]
     path.write_text("\n".join(rows), encoding="utf-8")
     found = QuestionAnswering().load(path)

@@ -57,6 +57,8 @@ def run_comparison(
     metric, wanted = settings.good_enough or (material.task.primary, None)
     _check_metric(metric, material)
     _check_currencies(methods, settings)
+    for method in methods.values():
+        method.check(material.parts["train"])
     if settings.shots_curve and not any(method.family == "prompted" for method in methods.values()):
         raise UserError("--shots-curve is of the prompted method, which is not compared; give --model DIR")
     _claim(out, settings, material)

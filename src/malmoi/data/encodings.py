@@ -7,6 +7,13 @@ import re
 from contextlib import suppress
 
 
+def not_utf8(error: UnicodeDecodeError, offset: int) -> str:
+    """What to say of bytes that are not UTF-8, of which the first stands at `offset` of a file."""
+    byte, guess = error.object[error.start], likely_encoding(error.object[error.start : error.start + 4096])
+    told = f"it looks like {guess}: " if guess else ""
+    return f"byte 0x{byte:02x} at offset {offset} is not UTF-8; {told}save it as UTF-8"
+
+
 def likely_encoding(sample: bytes) -> str | None:
     """The encoding of bytes that are not UTF-8, for an error message; None where nothing fits."""
     if sample.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):

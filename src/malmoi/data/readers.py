@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, Literal, NamedTuple, TypeVar, cast
 
 from malmoi.data import arrow
-from malmoi.data.encodings import likely_encoding
+from malmoi.data.encodings import likely_encoding, not_utf8
 from malmoi.util.errors import UserError, nearest
 from malmoi.util.files import DEMO_MARK, RUN_RECORD
 
@@ -125,12 +125,6 @@ def encoding_of(file: Path) -> str:
     return "unreadable"
 
 
-def _not_utf8(error: UnicodeDecodeError, offset: int) -> str:
-    byte, guess = error.object[error.start], likely_encoding(error.object[error.start : error.start + 4096])
-    mend = f"it looks like {guess}: save it as UTF-8, or " if guess else ""
-    return f"byte 0x{byte:02x} at offset {offset} is not UTF-8; {mend}--errors replace goes on"
-
-
 def chunks(path: Path, how: How) -> Iterator[str]:
     """The text of a file in parts of bounded size, without its byte-order mark."""
     decoder = codecs.getincrementaldecoder("utf-8")(how.errors)
@@ -144,7 +138,7 @@ def chunks(path: Path, how: How) -> Iterator[str]:
                 # The decoder keeps the first bytes of a character until the rest of it is read.
                 start = offset - (len(error.object) - len(chunk)) + error.start
                 where = f"{path}:{line + error.object.count(10, 0, error.start)}"
-                how.report("error", where, _not_utf8(error, start))
+                how.report("error", where, f"{not_utf8(error, start)}, or --errors replace goes on")
                 decoder.errors = "replace"  # told once a file: all of one in another encoding is wrong
                 text = decoder.decode(chunk, final=not chunk)
             if text:

@@ -126,7 +126,7 @@ class Card:
 
     def _results(self) -> list[str]:
         rows = (
-            (name, f"{metric.value:.4f}", _interval(metric), _note(metric))
+            (name, f"{metric.value:.4f}", _interval(metric), metric_note(metric))
             for name, metric in self.results.items()
         )
         head = ("metric", "value", "95% interval", "")
@@ -148,7 +148,8 @@ def _interval(metric: Metric) -> str:
     return "not measured" if metric.interval is None else "{:.4f} to {:.4f}".format(*metric.interval)
 
 
-def _note(metric: Metric) -> str:
+def metric_note(metric: Metric) -> str:
+    """Which way is better, where that is not up, and the signature; or ''."""
     better = "" if metric.higher_is_better else "lower is better"
     return "; ".join(part for part in (better, metric.signature) if part)
 

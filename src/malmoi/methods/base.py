@@ -91,6 +91,10 @@ class Method(ABC):
         """Whether this method can do the task."""
         return task.kind in cls.kinds and (not cls.only or task.name in cls.only)
 
+    def check(self, train: Sequence[Example[Any, Any]]) -> None:
+        """Before any work: raises UserError for options that do not suit these examples."""
+        del train
+
     @abstractmethod
     def fit(
         self,

@@ -18,7 +18,7 @@ from malmoi.util.errors import UserError
 class Chat(Task[Messages, str]):
     """OpenAI's "messages", ShareGPT's "conversations" or Alpaca's "instruction", "input", "output".
 
-    Every turn of the assistant after the first message is an example.
+    Every turn of the assistant after the user's first is an example.
     """
 
     name = "chat"
@@ -37,10 +37,11 @@ class Chat(Task[Messages, str]):
         turns = [at for at, message in enumerate(messages) if message.role == "assistant"]
         if not turns:
             raise BadRow("no turn of the assistant")
-        if turns[0] == 0:
+        asked = next((at for at, message in enumerate(messages) if message.role == "user"), len(messages))
+        if turns[0] < asked:
             report(Finding("note", record.where, "the assistant speaks first; that turn is no example"))
         for at in turns:
-            if at:
+            if at > asked:
                 yield Example(messages[:at], messages[at].content, record.where)
 
     def _messages(self, values: Mapping[str, Any]) -> Messages:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
@@ -109,10 +110,9 @@ class NamedEntities(Task[str, Entities]):
         return json.dumps(found, ensure_ascii=False)
 
     def parse(self, reply: str, value: str) -> Entities | None:
-        """The entities of the first JSON list in the reply; those that are not in the text are left out."""
-        try:
-            found, _ = json.JSONDecoder().raw_decode(reply[reply.index("[") :])
-        except (ValueError, RecursionError):
+        """The entities of the first list of them in a reply; those that are not in the text are left out."""
+        found = _first_list(reply)
+        if found is None:
             return None
         entities: list[Entity] = []
         for one in found:
@@ -127,6 +127,18 @@ class NamedEntities(Task[str, Entities]):
     def statistics(self, predictions: Found, examples: Examples, log_likelihoods: Nats = None) -> Scores:
         """entity_f1, precision and recall."""
         return entity_scores(predictions, [example.target for example in examples])
+
+
+def _first_list(reply: str) -> list[Any] | None:
+    """The first JSON list that is empty or begins with an object; [1] and [sic] may stand before it."""
+    for bracket in re.finditer(r"\[(?=\s*[{\]])", reply):
+        try:
+            return json.JSONDecoder().raw_decode(reply, bracket.start())[0]
+        except ValueError:
+            continue
+        except RecursionError:
+            break
+    return None
 
 
 def _example(tokens: Sequence[Tagged], report: Report) -> Example[str, Entities]:

@@ -45,7 +45,7 @@ class QuestionAnswering(Task[Question, Answer]):
 
         def make(row: Record) -> Iterator[Example[Question, Answer]]:
             id = row.values.get("id")
-            if id is not None and (first := seen.setdefault(str(id), row)) is not row:
+            if id not in (None, "") and (first := seen.setdefault(str(id), row)) is not row:
                 raise BadRow(f"the id {id!r} stands at {first.where} already")
             return self.examples(row, report)
 

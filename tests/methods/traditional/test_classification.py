@@ -13,6 +13,7 @@ from sklearn.naive_bayes import MultinomialNB
 
 from malmoi.core import Example
 from malmoi.methods.base import Parts
+from malmoi.methods.registry import make_method
 from malmoi.methods.traditional.classification import PRIOR_WORDS, Lexicon, TfIdf, log_odds
 from malmoi.methods.traditional.vectors import Vectors, View
 from malmoi.tasks import make_task
@@ -65,12 +66,13 @@ def test_log_odds_are_those_of_the_paper() -> None:
 
 def test_the_users_own_lexicon(task, tmp_path: Path) -> None:
     path = tmp_path / "words.tsv"
-    path.write_text("crisp\tgood\nsoggy\tbad\t2.5\n바삭\tgood\n", encoding="utf-8")
+    path.write_text("crisp\tgood\n\nsoggy\tbad\t2.5\n \n바삭\tgood\n", encoding="utf-8")
     method = Lexicon(task, {"lexicon": str(path)}).fit(TRAIN, [])
     assert method.predict(["crisp but soggy", "Crisp!", "바삭해요"]) == ["bad", "good", "good"]
-    path.write_text("crisp\tgood\nsoggy\tterrible\n", encoding="utf-8")
-    with pytest.raises(UserError, match=r"words.tsv:2"):
-        Lexicon(task, {"lexicon": str(path)}).fit(TRAIN, [])
+    for line in ("soggy\tterrible", "soggy", "soggy\tbad\tnan", "soggy\tbad\t-inf", "soggy\tbad\tmuch"):
+        path.write_text(f"crisp\tgood\n\n{line}\n", encoding="utf-8")
+        with pytest.raises(UserError, match=r"words.tsv:3"):
+            Lexicon(task, {"lexicon": str(path)}).fit(TRAIN, [])
 
 
 def test_without_known_words_the_commonest_label(task) -> None:
@@ -99,6 +101,11 @@ def test_probabilities_equal_scikit_learns(task, num_labels: int, ratios: bool) 
 def test_ratios_are_for_two_labels(task) -> None:
     with pytest.raises(UserError, match="ratios are for two labels, here are 3"):
         TfIdf(task, {"ratios": True}).fit([*TRAIN, Example("neither here nor there", "fair")], [])
+
+
+def test_some_strength_must_be_tried(task) -> None:
+    with pytest.raises(UserError, match=r"tfidf: c: .* at least 1 item"):
+        make_method("tfidf", task, {"c": []})
 
 
 def test_vectors_survive_their_parts_and_are_bounded() -> None:

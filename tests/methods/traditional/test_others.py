@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from malmoi.core import Answer, Entity, Example, Message, Question
+from malmoi.methods.folder import load_method, save_method
 from malmoi.methods.registry import make_method
 from malmoi.methods.traditional.completion import NGram
 from malmoi.methods.traditional.ner import Crf
@@ -105,6 +107,15 @@ def test_answers_are_exact_spans() -> None:
     found = method.predict([*new, Question("who", "")])
     assert [a and a.text for a in found] == ["1966", "1977년", None]
     assert all(q.context[a.start :].startswith(a.text) for q, a in zip(new, found[:2], strict=True))
+
+
+def test_where_every_span_is_an_answer_nothing_is_learned(tmp_path: Path) -> None:
+    train = [
+        asked(f"Where is {person}?", f"{town}.", town) for person, town in zip(PEOPLE, TOWNS, strict=True)
+    ]
+    save_method(tmp_path / "m", SentenceSpan(make_task("question-answering")).fit(train, []))
+    (found,) = load_method(tmp_path / "m").predict([Question("Where is Mina?", "In Oslo now.")])
+    assert found == Answer("Oslo", 3)
 
 
 def test_likelihoods_are_of_the_target_only() -> None:

@@ -6,18 +6,19 @@ Shape letters: N texts, F features, L labels, W words.
 from __future__ import annotations
 
 import json
+import math
 import re
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import Annotated, Any, NamedTuple, Self
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import PositiveFloat, PositiveInt
+from pydantic import Field, PositiveFloat, PositiveInt
 from scipy.special import log_softmax
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
@@ -119,13 +120,18 @@ class Lexicon(LabelMethod):
         except (OSError, UnicodeDecodeError) as error:
             raise UserError(f"lexicon {path} cannot be read ({error}); give a UTF-8 file") from None
         for number, line in enumerate(lines, start=1):
+            if not line.strip():
+                continue
             try:
                 word, label, weight = (*line.split("\t"), "1")[:3]
                 found = weights.setdefault(word.lower(), [0.0] * len(self.labels))
                 found[self.labels.index(label)] += float(weight)
+                if not math.isfinite(float(weight)):
+                    raise ValueError
             except ValueError:
                 raise UserError(
-                    f"{path}:{number}: not 'word TAB label [TAB weight]' with a label of {list(self.labels)}"
+                    f"{path}:{number}: not 'word TAB label [TAB weight]' with a label of {list(self.labels)} "
+                    "and a finite weight"
                 ) from None
         return weights
 
@@ -223,21 +229,23 @@ class TfIdf(LabelMethod):
         weighs the same (None: try both). ratios: whether features are multiplied by naive Bayes' log-count
         ratios, of two labels (None: try both). max_features: of a view. max_iterations: of the solver."""
 
-        c: tuple[PositiveFloat, ...] = (4.0, 1.0, 16.0)
+        c: Annotated[tuple[PositiveFloat, ...], Field(min_length=1)] = (4.0, 1.0, 16.0)
         balanced: bool | None = None
         ratios: bool | None = None
         max_features: PositiveInt = 400_000
         max_iterations: PositiveInt = 100
 
-    def fit(self, train: Examples, valid: Examples, budget: Budget = Budget(), say: Say = silent) -> Self:
-        """See `Method.fit`. Views, C, balance and ratios are chosen on `valid` one after another.
+    def check(self, train: Examples) -> None:
+        """Raises UserError where ratios are asked for and there are more than two labels."""
+        labels = {example.target for example in train}
+        if self.options.ratios and len(labels) > 2:
+            raise UserError(f"tfidf: ratios are for two labels, here are {len(labels)}; leave ratios out")
 
-        Raises UserError where ratios are asked for and there are more than two labels.
-        """
+    def fit(self, train: Examples, valid: Examples, budget: Budget = Budget(), say: Say = silent) -> Self:
+        """See `Method.fit`. Views, C, balance and ratios are chosen on `valid` one after another."""
         del budget, say
+        self.check(train)
         self._learn_labels(train)
-        if self.options.ratios and len(self.labels) > 2:
-            raise UserError(f"ratios are for two labels, here are {len(self.labels)}; leave ratios out")
         options = self.options
         shuffled = [train[i] for i in np.random.default_rng(0).permutation(len(train))]
         every_label = {example.target: example for example in train}.values()

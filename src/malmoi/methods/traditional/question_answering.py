@@ -132,13 +132,8 @@ class SentenceSpan(Method):
         rows, right = self._training(train)
         if not any(right):
             raise UserError("no training answer is a few words of its context; check answers and contexts")
-        counter = CountVectorizer(analyzer=AS_IT_IS, binary=True, min_df=min(SEEN, 1 + len(train) // 100))
-        weights_F = (
-            LogisticRegression(solver="liblinear", random_state=0)
-            .fit(counter.fit_transform(rows), right)
-            .coef_[0]
-        )
-        self._weights = dict(zip(counter.get_feature_names_out().tolist(), weights_F.tolist(), strict=True))
+        min_df = min(SEEN, 1 + len(train) // 100)
+        self._weights = {} if all(right) else _weights(rows, right, min_df)  # any span will do, or some
         self.report = {"spans": len(rows), "answers among them": sum(right), "features": len(self._weights)}
         return self
 
@@ -189,6 +184,13 @@ class SentenceSpan(Method):
         """See `Method.restore`."""
         self._vectors, names = Vectors.restore(parts), json.loads(parts.files["features.json"])
         self._weights = dict(zip(names, parts.tensors["weights"].tolist(), strict=True))
+
+
+def _weights(rows: Sequence[list[str]], right: Sequence[bool], min_df: int) -> dict[str, float]:
+    """Of each feature that at least min_df spans show."""
+    counter = CountVectorizer(analyzer=AS_IT_IS, binary=True, min_df=min_df)
+    model = LogisticRegression(solver="liblinear", random_state=0).fit(counter.fit_transform(rows), right)
+    return dict(zip(counter.get_feature_names_out().tolist(), model.coef_[0].tolist(), strict=True))
 
 
 def _bare(text: str) -> str:
