@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -156,7 +157,7 @@ def test_neural_methods_within_a_budget(
     small = [part for one in ("width=32", "vocab_size=512") for part in ("--set", one)]
     found = fit(run, task, method, world / f"{task}-{language}.jsonl", out, "--budget", 1, *small)
     assert found[0] == 0, found[2]
-    assert "steps of" in found[1]
+    assert re.search("steps? of", found[1])  # how many depends on how busy the machine is
     walk(run, world, task, language, out)
 
 
