@@ -39,13 +39,15 @@ CHUNK_NUMBERS = 1 << 22  # sums made at a time
 class Statistic:
     """One metric over E examples, not yet summed.
 
-    parts_EK: what each example adds, dense or sparse. combine: values_R from sums_RK.
+    parts_EK: what each example adds, dense or sparse. combine: values_R from sums_RK. has_interval: False
+    where a resample is not like the whole; the signature says why.
     """
 
     parts_EK: Floats | csr_array
     combine: Callable[[Floats], Floats]
     higher_is_better: bool = True
     signature: str = ""
+    has_interval: bool = True
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -67,7 +69,9 @@ class Statistic:
         return np.concatenate([self.combine(np.asarray(draws_RE @ self.parts_EK)) for draws_RE in chunks])
 
     def metric(self) -> Metric:
-        """The value with its 95% interval (percentile bootstrap)."""
+        """The value with its 95% interval (percentile bootstrap), if it has one."""
+        if not self.has_interval:
+            return Metric(self.value, None, self.higher_is_better, self.signature)
         low, high = np.nanpercentile(self.resampled(), (2.5, 97.5))
         return Metric(self.value, (float(low), float(high)), self.higher_is_better, self.signature)
 
@@ -261,7 +265,7 @@ def _word_f1(found: str, true: str) -> float:
 def distinct(predictions: Texts, order: int) -> Statistic:
     """Different n-grams of words / words, over all predictions: low where replies repeat (Li et al. 2016).
 
-    A resample holds fewer different examples than the whole, so that the interval lies below the value.
+    It has no interval: a resample holds fewer different examples than the whole, and so lies below it.
     """
     words = [Words().tokenize(text or "") for text in predictions]
     column: dict[tuple[str, ...], int] = {}
@@ -275,4 +279,5 @@ def distinct(predictions: Texts, order: int) -> Statistic:
     def combine(sums_RK: Floats) -> Floats:
         return np.count_nonzero(sums_RK[:, 1:], axis=1) / np.maximum(1, sums_RK[:, 0])
 
-    return Statistic(_counts(cells, len(words), len(column) + 1), combine)
+    signature = "no interval: examples drawn again and again repeat themselves"
+    return Statistic(_counts(cells, len(words), len(column) + 1), combine, True, signature, False)

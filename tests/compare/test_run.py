@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from pathlib import Path
 
@@ -85,6 +86,8 @@ def test_the_results_are_json(compared: Comparison) -> None:
     low, high = found["methods"]["words"]["metrics"]["accuracy"]["interval"]
     assert low < found["methods"]["words"]["metrics"]["accuracy"]["value"] < high
     assert set(found["versions"]) >= {"malmoi", "python", "torch"}
+    assert found["front"] == [row.name for row in compared.verdict.front]
+    assert found["same_cost"] == 1.5
     assert found["hashes"] == compared.material.hashes()
     assert found["lead_of_the_best"]["usual"]["p"] < 0.05
 
@@ -134,7 +137,7 @@ def test_what_failed_is_tried_again(settings: ComparisonSettings, tmp_path: Path
     assert sum(line.startswith("forgets: failed: ") for line in said) == 2
     assert found.verdict.winner is None
     assert not found.winner_folder.exists()
-    assert found.advice.startswith("No method has a accuracy to compare by: forgets (")
+    assert found.advice.startswith("No method can be compared by accuracy: forgets (")
     assert (tmp_path / "out" / "report.html").exists()
 
 
@@ -145,7 +148,7 @@ def test_judging_may_change_in_a_used_folder(settings: ComparisonSettings, tmp_p
     found = run_comparison(cheap, out, said.append, isolated=False)
     assert said[-2:] == ["words: measured before", "usual: measured before"]
     assert "is good enough" in found.advice
-    wanted = settings.model_copy(update={"good_enough": ("accuracy", 1.1)})
+    wanted = settings.model_copy(update={"good_enough": ("accuracy", 1.0)})
     assert run_comparison(wanted, out, isolated=False).advice.startswith("No method reaches")
     assert not (out / "winner").exists()
 
@@ -174,6 +177,10 @@ def test_mistakes_are_said_before_training(settings: ComparisonSettings, tmp_pat
     out = tmp_path / "out"
     for change, words in (
         ({"good_enough": ("acuracy", 0.9)}, "did you mean 'accuracy'"),
+        ({"good_enough": ("accuracy", 90)}, r"accuracy=90: .* from 0 to 1; write 0\.9 or 90%"),
+        ({"good_enough": ("accuracy", 200)}, "goes from 0 to 1$"),
+        ({"good_enough": ("accuracy", -1.0)}, "goes from 0 to 1$"),
+        ({"good_enough": ("macro_f1", math.nan)}, "goes from 0 to 1$"),
         ({"methods": {"wurds": {}}}, "no method 'wurds'"),
         ({"methods": {"words": {"leters": 3}}}, "leters"),
         ({"train": tmp_path / "missing.jsonl"}, "missing.jsonl"),

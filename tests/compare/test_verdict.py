@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from malmoi.compare.settings import parse_good_enough
-from malmoi.compare.verdict import Row, Verdict, advice, judge, saving, show
+from malmoi.compare.verdict import Row, Verdict, advice, count_of_costs, judge, saving, show, show_cost
 from malmoi.core import Metric
 from malmoi.metrics import mean
 from malmoi.util.errors import UserError
@@ -42,8 +42,16 @@ BAG, LSTM, GPT = row("bag", 344, 0.1), row("lstm", 346, 40.0), row("gpt", 390, 9
         ([BAG, GPT], None, "gpt",
          f"gpt {LEAD} 86.0% of bag, difference significant. bag (86.0%) is 900x cheaper."),
         ([row("bag", 390, 1.0), row("lstm", 300, 2.0)], None, "bag",
-         f"bag {LEAD} 75.0% of lstm, difference significant. No method is cheaper."),
-        ([row("a", 344, 1.0), row("b", 346, 1.02)], None, "a", "not significant, and about as cheap."),
+         f"bag {LEAD} 75.0% of lstm, difference significant. No method is much cheaper."),
+        ([row("a", 344, 1.0), row("b", 345, 1.4), row("c", 346, 1.6)], None, "b",
+         "b already wins: accuracy 86.2% against 86.5% of c, difference not significant, and 1.1x cheaper. "
+         "a (86.0%) is 1.4x cheaper; costs within 1.5x count as equal."),
+        ([row("a", 344, 1.0), row("b", 346, 1.02)], None, "b",
+         "b wins: accuracy 86.5% against 86.0% of a, difference not significant. No method is much cheaper. "
+         "a (86.0%) is about as cheap; costs within 1.5x count as equal."),
+        ([row("a", 344, 1.0), row("b", 346, 1.4), row("gpt", 390, 90.0)], 0.85, "b",
+         "it is the best of the cheapest of the 3 methods that are. While the best is gpt with 97.5% "
+         "(difference significant), b is 64x cheaper. a (86.0%) is 1.4x cheaper; costs within 1.5x count"),
         ([BAG, LSTM, GPT], 0.85, "bag", "bag is good enough: 86.0% for accuracy of at least 85.0%; it is the "
          "cheapest of the 3 methods that are. While the best is gpt with 97.5% (difference significant), "
          "bag is 900x cheaper."),
@@ -53,9 +61,9 @@ BAG, LSTM, GPT = row("bag", 344, 0.1), row("lstm", 346, 40.0), row("gpt", 390, 9
          "No method reaches accuracy of at least 95.0%; the best is lstm with 86.5%."),
         ([BAG], 0.86, "bag", "it is the only method that is."),
         ([failed("lstm"), failed("gpt")], None, None,
-         "No method has a accuracy to compare by: lstm (out of memory); gpt (out of memory)."),
+         "No method can be compared by accuracy: lstm (out of memory); gpt (out of memory)."),
         ([failed("lstm"), BAG], None, "bag", "Failed: lstm; the table says why."),
-        ([], None, None, "No method has a accuracy to compare by"),
+        ([], None, None, "No method can be compared by accuracy"),
     ],
 )  # fmt: skip
 def test_cases(rows: list[Row], wanted: float | None, winner: str | None, words: str) -> None:
@@ -104,13 +112,15 @@ def beaten(one: Row, by: Row) -> bool:
 
 
 @given(st.lists(st.tuples(st.integers(0, NUM), st.integers(1, 9)), min_size=1, max_size=6, unique=True))
-def test_the_front_is_what_no_other_beats(pairs: list[tuple[int, int]]) -> None:
+def test_the_front_is_what_wins_for_some_wanted_quality(pairs: list[tuple[int, int]]) -> None:
     rows = [row(f"m{number}", right, float(cost)) for number, (right, cost) in enumerate(pairs)]
     verdict = judge(rows, "accuracy")
-    expected = {one.name for one in rows if not any(beaten(one, other) for other in rows)}
-    assert {one.name for one in verdict.front} == expected
+    wanted = [one.metrics["accuracy"].value for one in rows]
+    winners = [winner for value in wanted if (winner := judge(rows, "accuracy", value).winner)]
+    assert {one.name for one in verdict.front} == {one.name for one in winners}
+    assert not any(beaten(one, other) for one in verdict.front for other in rows)
+    assert verdict.winner in verdict.front
     assert [one.cost for one in verdict.front] == sorted(one.cost for one in verdict.front)
-    assert verdict.winner in rows
     assert re.search(r"wins|reaches", advice(verdict, NUM))
 
 
@@ -126,15 +136,27 @@ def test_savings_have_two_digits(times: float, words: str) -> None:
 @pytest.mark.parametrize(
     ("name", "value", "less", "words"),
     [("accuracy", 0.8614, False, "86.1%"), ("chrf", 0.8, False, "0.8"), ("chrf", 41.234, False, "41.23"),
-     ("bits_per_byte", 0.95, True, "0.95"), ("word_perplexity", 123.456, True, "123.5")],
+     ("bits_per_byte", 0.95, True, "0.95"), ("word_perplexity", 123.456, True, "123.5"),
+     ("word_perplexity", 12_345_678.9, True, "12,350,000"), ("word_perplexity", 1.5e30, True, "1.5e+30")],
 )  # fmt: skip
 def test_shares_are_percentages(name: str, value: float, less: bool, words: str) -> None:
     assert show(name, Metric(value, higher_is_better=not less)) == words
 
 
+@pytest.mark.parametrize(
+    ("costs", "shown"),
+    [([0.0169, 0.461], (1_000_000, ["16.9", "461"])), ([0.3, 1234.5], (1_000, ["0.3", "1,230"])),
+     ([2e-6], (1_000_000_000, ["2"])), ([0.0, 50.0], (1_000, ["0", "50"]))],
+)  # fmt: skip
+def test_costs_are_of_as_many_predictions_as_makes_them_legible(costs: list[float], shown: object) -> None:
+    count = count_of_costs(costs)
+    assert (count, [show_cost(cost, count) for cost in costs]) == shown
+
+
 def test_good_enough_is_parsed() -> None:
     assert parse_good_enough("accuracy=0.85") == ("accuracy", 0.85)
-    assert parse_good_enough("macro_f1 = 85%") == ("macro_f1", 0.85)
+    assert parse_good_enough("macro_f1 = 85% ") == ("macro_f1", 0.85)
+    assert parse_good_enough("chrf=50%") == parse_good_enough("chrf=50") == ("chrf", 50)
     for wrong in ("accuracy", "accuracy=", "accuracy=high"):
         with pytest.raises(UserError, match="METRIC=VALUE"):
             parse_good_enough(wrong)

@@ -6,17 +6,17 @@ import json
 import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import cycle
 from pathlib import Path
 
 from markupsafe import Markup
 
 from malmoi.compare.contrast import Confusion, Contrast
 from malmoi.compare.page import render
-from malmoi.compare.plots import COLOURS, Points, measured_curves, quality_against_cost
+from malmoi.compare.plots import COLOURS, MARKERS, Look, Points, measured_curves, quality_against_cost
 from malmoi.compare.settings import ComparisonSettings, Material
-from malmoi.compare.verdict import Row, Verdict, show
+from malmoi.compare.verdict import PER, SAME_COST, Row, Verdict, count_of_costs, show, show_cost
 from malmoi.core import Metric
-from malmoi.methods.base import FAMILIES
 from malmoi.methods.use import WINNER
 from malmoi.util.files import write_text
 
@@ -55,8 +55,24 @@ class Comparison:
 
     @property
     def cost_unit(self) -> str:
-        """What the cost of 1,000 predictions is counted in."""
+        """What costs are counted in."""
         return self.settings.currency if self.settings.price_per_hour else "s"
+
+    @property
+    def cost_count(self) -> int:
+        """How many predictions the shown costs are of."""
+        return count_of_costs(row.cost for row in self.rows if row.costs)
+
+    @property
+    def looks(self) -> dict[str, Look]:
+        """The colour and marker of every method, the same in all plots."""
+        return dict(
+            zip(self.settings.methods, zip(cycle(COLOURS), cycle(MARKERS), strict=False), strict=False)
+        )
+
+    def cost(self, row: Row) -> str:
+        """What `cost_count` predictions of a method cost."""
+        return show_cost(row.cost, self.cost_count)
 
 
 def write_comparison(comparison: Comparison, path: Path) -> None:
@@ -65,7 +81,8 @@ def write_comparison(comparison: Comparison, path: Path) -> None:
     settings = comparison.settings.model_dump(mode="json")
     values = {
         "comparison": comparison, "verdict": verdict, "material": comparison.material,
-        "settings": comparison.settings, "show": show, "shade": shade, "command": command, "snippet": snippet,
+        "settings": comparison.settings, "show": show, "shade": shade, "same_cost": SAME_COST,
+        "per": PER[comparison.cost_count], "command": command, "snippet": snippet,
         "columns": list(dict.fromkeys(name for row in verdict.ranking for name in row.metrics)),
         "picture": Markup(_picture(comparison)),
         "curves": Markup(_curves(comparison, comparison.curve, "training examples")),
@@ -82,18 +99,18 @@ def shade(count: int, total: int, right: bool) -> str:
 
 def _picture(comparison: Comparison) -> str:
     verdict = comparison.verdict
-    points = {row.name: (row.cost, row.metrics[verdict.metric]) for row in verdict.ranking}
-    x_label = f"cost of 1,000 predictions ({comparison.cost_unit})".removesuffix(" ()")
+    count = comparison.cost_count
+    points = {row.name: (row.cost * count / 1000, row.metrics[verdict.metric]) for row in verdict.ranking}
+    x_label = f"cost of {PER[count]} predictions ({comparison.cost_unit})".removesuffix(" ()")
     front = [row.name for row in verdict.front]
-    of_family = dict(zip(map(str, FAMILIES), COLOURS, strict=True))
-    colours = {row.name: of_family[row.family] for row in verdict.ranking}
-    words = verdict.words
-    return quality_against_cost(points, colours, front, x_label=x_label, y_label=words) if points else ""
+    looks, words = comparison.looks, verdict.words
+    return quality_against_cost(points, looks, front, x_label=x_label, y_label=words) if points else ""
 
 
 def _curves(comparison: Comparison, found: Mapping[str, Points], x_label: str) -> str:
     curves = {name: points for name, points in found.items() if len(points) > 1}
-    return measured_curves(curves, x_label=x_label, y_label=comparison.verdict.words) if curves else ""
+    looks, words = comparison.looks, comparison.verdict.words
+    return measured_curves(curves, looks, x_label=x_label, y_label=words) if curves else ""
 
 
 def _usage(comparison: Comparison) -> tuple[str, str]:

@@ -6,8 +6,8 @@ import numpy as np
 
 from malmoi.compare.comparison import Comparison
 from malmoi.compare.page import latency
-from malmoi.compare.verdict import Row, saving, show, two_digits
-from malmoi.util.units import human_bytes
+from malmoi.compare.verdict import PER, Row, count_of_costs, saving, show, show_cost
+from malmoi.util.units import counted, figures, human_bytes
 
 
 def sentence(found: Comparison, teacher: str, student: str, *, by_people: bool) -> str:
@@ -18,14 +18,15 @@ def sentence(found: Comparison, teacher: str, student: str, *, by_people: bool) 
         if row.error or metric not in row.metrics:
             reason = f"failed: {row.error}" if row.error else f"has no {words}"
             return f"What was kept cannot be told: {row.name} {reason}."
-    quality, count = found.verdict.quality, f"{len(found.material.test):,}"
+    quality, number = found.verdict.quality, len(found.material.test)
     if by_people:
-        of = f"({quality(new)} against {quality(old)} on {count} examples labelled by people)"
+        of = f"({quality(new)} against {quality(old)} on {counted(number, 'example')} labelled by people)"
         text = f"{student} keeps {kept(old, new, metric)} of the {words} of {teacher} {of}."
     else:
         text = (
-            f"{student} agrees with {teacher} by {words} {_with_interval(new, metric)} on {count} held-out "
-            "inputs; how right either is cannot be told, for people have labelled none."
+            f"{student} agrees with {teacher} by {words} {_with_interval(new, metric)} on "
+            f"{counted(number, 'held-out input')}; how right either "
+            "is cannot be told, for people have labelled none."
         )
     paid = found.settings.methods[teacher].get("currency", "")
     return f"{text} {_costs(old, new, found.cost_unit, paid)}"
@@ -52,13 +53,16 @@ def kept(old: Row, new: Row, metric: str) -> str:
 def _costs(old: Row, new: Row, unit: str, paid_in: str) -> str:
     a, b = new.costs, old.costs
     times = b["latency_p50_s"] / a["latency_p50_s"]
-    speed = f"{two_digits(times)}x faster" if times >= 1 else f"{two_digits(1 / times)}x slower"
+    speed = f"{figures(times, 2)}x faster" if times >= 1 else f"{figures(1 / times, 2)}x slower"
     here, there = (human_bytes(costs["predict_peak_bytes"]) for costs in (a, b))
-    cost = f"{new.cost:.3g} {unit} instead of {old.cost:.3g} {unit}"
+    count = count_of_costs([new.cost, old.cost])
+    cost = f"{show_cost(new.cost, count)} {unit} instead of {show_cost(old.cost, count)} {unit}"
     cost += f" ({saving(new, old)})" if new.cost < old.cost else ""
     if unit == "s" and "price_per_1000" in b:
-        cost += f"; those of the teacher are paid with {b['price_per_1000']:.3g} {paid_in}".rstrip()
+        cost += (
+            f"; those of the teacher are paid with {show_cost(b['price_per_1000'], count)} {paid_in}".rstrip()
+        )
     return (
         f"It answers {speed} ({latency(a['latency_p50_s'])} instead of {latency(b['latency_p50_s'])}), takes "
-        f"{here} of memory instead of {there}, and 1,000 predictions cost {cost}."
+        f"{here} of memory instead of {there}, and {PER[count]} predictions cost {cost}."
     )

@@ -11,23 +11,25 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import matplotlib as mpl
+import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
 from malmoi.core import Metric
-from malmoi.util.units import human_count
+from malmoi.util.units import figures, human_count
 
 if TYPE_CHECKING:
     from malmoi.text.compare import TokenizerRow
 
 COLOURS = ("#4c8df6", "#e8743b", "#35a77c", "#b45fd1", "#c9a227", "#d6455d")  # legible on light and dark
-MOST_BANDS = 3  # more of them hide each other
-_MARKERS = "osD^vPX"
+MARKERS = "osD^vPX"
 _INK = "#010203"  # stands for the page's text colour until the SVG is in the page
 
 Curve = tuple[str, Sequence[float], Sequence[float]]  # name, x, y
 Points = Sequence[tuple[int, Metric]]
+Look = tuple[str, str]  # colour, marker
 
 
 def loss_curves(curves: Sequence[Curve], *, x_label: str, y_label: str) -> str:
@@ -47,18 +49,23 @@ def loss_curves(curves: Sequence[Curve], *, x_label: str, y_label: str) -> str:
     return _svg(figure)
 
 
-def measured_curves(curves: Mapping[str, Points], *, x_label: str, y_label: str) -> str:
-    """An SVG of a metric against a count for each method; a few have their interval as a band."""
+def measured_curves(
+    curves: Mapping[str, Points], looks: Mapping[str, Look], *, x_label: str, y_label: str
+) -> str:
+    """An SVG of a metric against a count for each method, with intervals as bars side by side."""
     figure = Figure(figsize=(9.0, 3.8), layout="constrained")
     axes = figure.add_subplot()
-    for (name, points), colour, marker in zip(curves.items(), cycle(COLOURS), cycle(_MARKERS), strict=False):
-        counts, metrics = zip(*points, strict=True)
-        values = [metric.value for metric in metrics]
-        lows, highs = zip(*(metric.interval or (metric.value,) * 2 for metric in metrics), strict=True)
-        if len(curves) <= MOST_BANDS:
-            axes.fill_between(counts, lows, highs, color=colour, alpha=0.13, linewidth=0)
-        axes.plot(counts, values, color=colour, linewidth=2.2, marker=marker, markersize=5, label=name)
-    axes.set_xticks(sorted({count for points in curves.values() for count, _ in points}))
+    ticks = sorted({count for points in curves.values() for count, _ in points})
+    step = (ticks[-1] - ticks[0]) / 150
+    for number, (name, points) in enumerate(curves.items()):
+        colour, marker = looks[name]
+        aside = step * (number - (len(curves) - 1) / 2)
+        axes.errorbar(
+            [count + aside for count, _ in points], [metric.value for _, metric in points],
+            yerr=np.transpose([_around(metric) for _, metric in points]), color=colour, marker=marker,
+            markersize=5, capsize=3, linewidth=2.2, elinewidth=1.2, label=name,
+        )  # fmt: skip
+    axes.set_xticks(ticks)
     axes.xaxis.set_major_formatter(lambda value, _: human_count(value))
     axes.set_xlabel(x_label)
     axes.set_ylabel(y_label)
@@ -67,29 +74,41 @@ def measured_curves(curves: Mapping[str, Points], *, x_label: str, y_label: str)
 
 
 def quality_against_cost(
-    points: Mapping[str, tuple[float, Metric]], colours: Mapping[str, str], front: Sequence[str],
+    points: Mapping[str, tuple[float, Metric]], looks: Mapping[str, Look], front: Sequence[str],
     *, x_label: str, y_label: str,
 ) -> str:  # fmt: skip
     """An SVG of methods by cost (log) and quality with its interval; a line joins the Pareto front."""
     figure = Figure(figsize=(9.0, 4.2), layout="constrained")
     axes = figure.add_subplot()
-    axes.step(
-        [points[name][0] for name in front], [points[name][1].value for name in front],
-        where="post", color="#8a8f98", linestyle="--", linewidth=1.4, zorder=1, label="not beaten in both",
-    )  # fmt: skip
-    for (name, (cost, metric)), marker in zip(points.items(), cycle(_MARKERS), strict=False):
-        low, high = metric.interval or (metric.value, metric.value)
-        around = [[max(0.0, metric.value - low)], [max(0.0, high - metric.value)]]
+    if len(front) > 1:
+        axes.step(
+            [points[name][0] for name in front], [points[name][1].value for name in front],
+            where="post", color="#8a8f98", linestyle="--", linewidth=1.4, zorder=1,
+            label="not beaten in both",
+        )  # fmt: skip
+    for name, (cost, metric) in points.items():
+        colour, marker = looks[name]
         axes.errorbar(
-            cost, metric.value, yerr=around, color=colours[name], marker=marker, markersize=8, capsize=4,
-            linewidth=1.6, linestyle="none", label=name,
+            cost, metric.value, yerr=np.transpose([_around(metric)]), color=colour, marker=marker,
+            markersize=8, capsize=4, linewidth=1.6, linestyle="none", label=name,
         )  # fmt: skip
     axes.set_xscale("log")
+    costs = [cost for cost, _ in points.values()]
+    few = max(costs) < 10 * min(costs)
+    axes.xaxis.set_major_locator(MaxNLocator(6) if few else LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_major_formatter(lambda value, _: figures(value, 3))
+    axes.xaxis.set_minor_formatter(NullFormatter())
     axes.margins(0.1)
     axes.set_xlabel(x_label)
     axes.set_ylabel(y_label)
     figure.legend(*axes.get_legend_handles_labels(), frameon=False, loc="outside right upper")
     return _svg(figure)
+
+
+def _around(metric: Metric) -> tuple[float, float]:
+    """How far the interval reaches below and above the value."""
+    low, high = metric.interval or (metric.value, metric.value)
+    return max(0.0, metric.value - low), max(0.0, high - metric.value)
 
 
 def plot_tokenizers(rows: Sequence[TokenizerRow], path: Path) -> None:

@@ -14,6 +14,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from importlib.metadata import version
+from math import isfinite
 from pathlib import Path
 
 import torch
@@ -21,7 +22,7 @@ import torch
 from malmoi.compare.comparison import Comparison, write_comparison
 from malmoi.compare.contrast import confusions, contrasts
 from malmoi.compare.settings import ComparisonSettings, Material, load_material
-from malmoi.compare.verdict import Row, Verdict, advice, judge
+from malmoi.compare.verdict import SAME_COST, Row, Verdict, advice, best_possible, judge
 from malmoi.compare.worker import FIT, QUESTIONS, RECORD, RESULT, Job, attempt, keep
 from malmoi.core import Metric
 from malmoi.data.labelled import summary
@@ -55,7 +56,7 @@ def run_comparison(
     material = load_material(settings)
     methods = {name: make_method(name, material.task, options) for name, options in settings.methods.items()}
     metric, wanted = settings.good_enough or (material.task.primary, None)
-    _check_metric(metric, material)
+    _check_metric(metric, wanted, material)
     _check_currencies(methods, settings)
     if settings.shots_curve and not any(method.family == "prompted" for method in methods.values()):
         raise UserError("--shots-curve is of the prompted method, which is not compared; give --model DIR")
@@ -85,13 +86,20 @@ def run_comparison(
     return comparison
 
 
-def _check_metric(name: str, material: Material) -> None:
+def _check_metric(name: str, wanted: float | None, material: Material) -> None:
     """Before any training: perfect predictions of a few examples show which metrics there are."""
     few = material.test[:20]
     likelihoods = [-1.0] * len(few) if material.texts else None
     known = material.task.statistics([example.target for example in few], few, likelihoods)
     if name not in known:
         raise UserError(f"{material.task.name} has no metric {name!r}; {nearest(name, known)}")
+    if not known[name].has_interval:
+        raise UserError(f"{name} has no interval to judge by; take {material.task.primary}")
+    most = best_possible(name, known[name])
+    if wanted is not None and not (0 <= wanted <= most and isfinite(wanted)):
+        mend = f"; write {wanted / 100:g} or {wanted:g}%" if most == 1 < wanted <= 100 else ""
+        bounds = f"goes from 0 to {most:g}" if isfinite(most) else "is a number of 0 or more"
+        raise UserError(f"--good-enough {name}={wanted:g}: {name} {bounds}{mend}")
 
 
 def _check_currencies(methods: Mapping[str, Method], settings: ComparisonSettings) -> None:
@@ -260,7 +268,7 @@ def _results(comparison: Comparison, found: dict[str, Json]) -> Json:
     )
     return {
         "advice": comparison.advice, "winner": verdict.winner.name if verdict.winner else None,
-        "metric": verdict.metric, "front": [row.name for row in verdict.front],
+        "metric": verdict.metric, "front": [row.name for row in verdict.front], "same_cost": SAME_COST,
         "methods": {row.name: _measures(row) | found[row.name] for row in comparison.rows},
         "lead_of_the_best": {name: asdict(lead) for name, lead in verdict.against_best.items()},
         "lead_over_the_next": {name: asdict(lead) for name, lead in verdict.against_next.items()},

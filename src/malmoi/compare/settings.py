@@ -11,6 +11,7 @@ from typing import Any
 
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 
+from malmoi.compare.verdict import OF_100
 from malmoi.core import Example
 from malmoi.data.check import Finding
 from malmoi.models.config import StrictModel
@@ -47,10 +48,11 @@ class ComparisonSettings(StrictModel):
 
 
 def parse_good_enough(text: str) -> tuple[str, float]:
-    """`accuracy=0.85` or `accuracy=85%` as a pair. Raises UserError."""
-    name, _, number = text.partition("=")
+    """`accuracy=0.85` or `accuracy=85%` as a pair; `chrf=50%` is 50. Raises UserError."""
+    name, _, number = (part.strip() for part in text.partition("="))
+    scale = 100 if number.endswith("%") and name not in OF_100 else 1
     try:
-        return name.strip(), float(number.removesuffix("%")) / (100 if number.endswith("%") else 1)
+        return name, float(number.removesuffix("%")) / scale
     except ValueError:
         raise UserError(f"--good-enough {text!r} is not METRIC=VALUE; for example accuracy=0.85") from None
 

@@ -10,7 +10,7 @@ from rich.text import Text
 
 from malmoi.compare.comparison import Comparison
 from malmoi.compare.page import latency
-from malmoi.compare.verdict import Row, show
+from malmoi.compare.verdict import PER, Row, show
 from malmoi.util.units import human_bytes, human_count, human_seconds
 
 WIDE = 100  # columns of a terminal
@@ -22,7 +22,7 @@ def show_comparison(comparison: Comparison, width: int = WIDE) -> Group:
     width: of the terminal; a narrow one leaves out memory and disk.
     """
     verdict = comparison.verdict
-    unit = f"1,000 ({comparison.cost_unit})".removesuffix(" ()")
+    unit = f"{PER[comparison.cost_count]} ({comparison.cost_unit})".removesuffix(" ()")
     numbers = (unit, "one", "per s", "training", *(("memory", "disk") if width >= WIDE else ()))
     table = Table("method", verdict.words, "than the best", box=None, pad_edge=False)
     for name in numbers:
@@ -64,7 +64,7 @@ def _cells(row: Row, comparison: Comparison) -> list[str]:
         return ["", f"failed: {row.error}" if row.error else f"has no {verdict.words}"]
     return [
         verdict.quality(row), _chance(row, comparison),
-        f"{row.cost:.3g}", latency(costs["latency_p50_s"]), human_count(costs["predictions_per_s"]),
+        comparison.cost(row), latency(costs["latency_p50_s"]), human_count(costs["predictions_per_s"]),
         human_seconds(costs["train_seconds"]), human_bytes(costs["predict_peak_bytes"]),
         human_bytes(costs["disk_bytes"]),
     ]  # fmt: skip

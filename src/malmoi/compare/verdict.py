@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
-from math import floor, log10
+from math import inf
 from typing import Any
 
 from malmoi.core import Metric
 from malmoi.metrics import Difference, Statistic, difference
+from malmoi.util.units import counted, figures
 
 OF_100 = {"bleu", "chrf"}  # shown as they are, even where they are below 1
 FEW = 100  # test examples
+SAME_COST = 1.5  # costs within this factor count as equal: timing is no surer than that
+PER = {1_000: "1,000", 1_000_000: "1 million", 1_000_000_000: "1 billion"}  # predictions that a cost is of
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,17 +67,18 @@ class Verdict:
 
     @property
     def winner(self) -> Row | None:
-        """The cheapest that is good enough; the better one of equally cheap ones."""
-        return min(self.good_enough, key=lambda row: row.cost, default=None)
+        """The cheapest that is good enough; the best one of equally cheap ones (SAME_COST)."""
+        return best_of_cheapest(self.good_enough) if self.good_enough else None
 
     @property
     def front(self) -> list[Row]:
-        """The methods that no other beats in both quality and cost (Pareto), the cheapest first."""
+        """Those that win where some quality is wanted, the cheapest first: no other beats them in both."""
         found: list[Row] = []
-        for row in self.ranking:  # from the best down, only what is cheaper than all before is worth it
-            if not found or row.cost < found[-1].cost:
+        for count in range(len(self.ranking), 0, -1):
+            row = best_of_cheapest(self.ranking[:count])
+            if not found or row is not found[-1]:
                 found.append(row)
-        return found[::-1]
+        return found
 
     @property
     def words(self) -> str:
@@ -85,9 +89,22 @@ class Verdict:
         """The row's value: `86.1%`."""
         return show(self.metric, row.metrics[self.metric])
 
+    @property
+    def goal(self) -> str:
+        """What is good enough: `accuracy of at least 85.0%`."""
+        metric = self.ranking[0].metrics[self.metric]
+        bound = "at least" if metric.higher_is_better else "at most"
+        return f"{self.words} of {bound} {show(self.metric, metric, self.wanted)}"
+
     def chance(self, row: Row) -> str:
         """Whether the best's lead over this row may be chance, in words."""
         return f"difference {'' if self.against_best[row.name].significant else 'not '}significant"
+
+
+def best_of_cheapest(ranking: Sequence[Row]) -> Row:
+    """The first of those whose cost is about the lowest (SAME_COST)."""
+    most = SAME_COST * min(row.cost for row in ranking)
+    return next(row for row in ranking if row.cost <= most)
 
 
 def gain(metric: Metric, value: float | None = None) -> float:
@@ -99,7 +116,23 @@ def show(name: str, metric: Metric, value: float | None = None) -> str:
     """A metric's value (or another one of its scale): a share as a percentage, anything else as it is."""
     share = metric.higher_is_better and metric.value <= 1 and name not in OF_100
     value = metric.value if value is None else value
-    return f"{value:.1%}" if share else f"{value:.4g}"
+    return f"{value:.1%}" if share else figures(value, 4)
+
+
+def count_of_costs(costs_per_1000: Iterable[float]) -> int:
+    """The number of predictions, one of PER, whose costs are no tiny numbers."""
+    least = min((cost for cost in costs_per_1000 if cost > 0), default=1.0)
+    return next((count for count in PER if least * count >= 100), max(PER))
+
+
+def show_cost(cost_per_1000: float, count: int) -> str:
+    """What so many predictions cost: `12,300`."""
+    return figures(cost_per_1000 * count / 1000, 3)
+
+
+def best_possible(name: str, perfect: Statistic) -> float:
+    """The most that a metric can be; perfect: of right predictions, for metrics with a scale of their own."""
+    return inf if not perfect.higher_is_better else 100.0 if name in OF_100 else max(1.0, perfect.value)
 
 
 def judge(rows: Sequence[Row], metric: str, wanted: float | None = None) -> Verdict:
@@ -123,7 +156,9 @@ def advice(verdict: Verdict, num_test: int) -> str:
     if failed and verdict.ranking:
         text += f" Failed: {', '.join(failed)}; the table says why."
     if num_test < FEW and len(verdict.ranking) > 1:
-        text += f" With only {num_test} test examples small differences cannot be told from chance."
+        text += (
+            f" With only {counted(num_test, 'test example')} small differences cannot be told from chance."
+        )
     return text
 
 
@@ -131,9 +166,18 @@ def _chosen(verdict: Verdict) -> str:
     best, winner, words, quality = verdict.best, verdict.winner, verdict.words, verdict.quality
     if best is None:
         reasons = (f"{row.name} ({row.error or 'offers no such measure'})" for row in verdict.left_out)
-        return f"No method has a {words} to compare by: {'; '.join(reasons)}."
-    if verdict.wanted is not None:
-        return _enough(verdict, best, winner)
+        return f"No method can be compared by {words}: {'; '.join(reasons)}."
+    text = _won(verdict, best, winner) if verdict.wanted is None else _enough(verdict, best, winner)
+    cheapest = min(verdict.good_enough, key=lambda row: row.cost, default=winner)
+    if cheapest and winner and cheapest.cost < winner.cost:
+        lower = f"{cheapest.name} ({quality(cheapest)}) is {saving(cheapest, winner)}"
+        text += f" {lower}; costs within {SAME_COST:g}x count as equal."
+    return text
+
+
+def _won(verdict: Verdict, best: Row, winner: Row | None) -> str:
+    """Without a wanted value."""
+    words, quality = verdict.words, verdict.quality
     if len(verdict.ranking) == 1:
         return f"{best.name} reaches {words} {quality(best)}; there is no other to compare it with."
     assert winner is not None
@@ -143,18 +187,21 @@ def _chosen(verdict: Verdict) -> str:
         return f"{winner.name} already wins: {lead}, {verdict.chance(winner)}, and {saving(winner, best)}."
     cheapest = verdict.front[0]
     price = f"{cheapest.name} ({quality(cheapest)}) is {saving(cheapest, best)}"
-    price = "No method is cheaper" if cheapest is best else price
+    price = "No method is much cheaper" if cheapest is best else price
     return f"{best.name} wins: {lead}, {verdict.chance(other)}. {price}."
 
 
 def _enough(verdict: Verdict, best: Row, winner: Row | None) -> str:
-    metric, number = best.metrics[verdict.metric], len(verdict.good_enough)
-    bound = "at least" if metric.higher_is_better else "at most"
-    wanted = f"{verdict.words} of {bound} {show(verdict.metric, metric, verdict.wanted)}"
+    wanted, number = verdict.goal, len(verdict.good_enough)
     lead = f"the best is {best.name} with {verdict.quality(best)}"
     if winner is None:
         return f"No method reaches {wanted}; {lead}."
-    rank = "the only method that is" if number == 1 else f"the cheapest of the {number} methods that are"
+    cheap = (
+        "the cheapest"
+        if winner.cost <= min(it.cost for it in verdict.good_enough)
+        else "the best of the cheapest"
+    )
+    rank = "the only method that is" if number == 1 else f"{cheap} of the {number} methods that are"
     text = f"{winner.name} is good enough: {verdict.quality(winner)} for {wanted}; it is {rank}"
     if winner is best:
         return f"{text}."
@@ -164,9 +211,4 @@ def _enough(verdict: Verdict, best: Row, winner: Row | None) -> str:
 def saving(cheap: Row, dear: Row) -> str:
     """How much cheaper, to two digits."""
     times = dear.cost / cheap.cost
-    return "about as cheap" if times < 1.05 else f"{two_digits(times)}x cheaper"
-
-
-def two_digits(number: float) -> str:
-    """1234.5 -> '1,200'."""
-    return f"{round(number, 1 - floor(log10(number))):,.15g}"
+    return "about as cheap" if times < 1.05 else f"{figures(times, 2)}x cheaper"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from math import floor, isfinite, log10
+
 
 def human_count(number: float) -> str:
     """1234567 -> '1.23M'."""
@@ -23,6 +25,13 @@ def human_seconds(seconds: float) -> str:
     if minutes < 60:
         return f"{minutes} min {rest_s:02d} s"
     return f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def figures(number: float, digits: int) -> str:
+    """(1234.5, 2) -> '1,200'; what is beyond 10^12 as '1.2e+18'."""
+    if number == 0 or not isfinite(number) or abs(number) >= 1e12:
+        return f"{number:.{digits}g}"
+    return f"{round(number, digits - 1 - floor(log10(abs(number)))):,.15g}"
 
 
 def counted(number: int, noun: str) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 import gradio as gr
 
 from malmoi.compare.page import latency
-from malmoi.compare.verdict import show
+from malmoi.compare.verdict import PER, count_of_costs, show, show_cost
 from malmoi.core import Metric
 from malmoi.methods.use import COMPARISON
 from malmoi.serve.page.look import note, panel, safe
@@ -114,13 +114,14 @@ def table_of(run: Run) -> str:
 def _table(results: Mapping[str, Any]) -> str:
     metric, winner = results["metric"], results["winner"]
     lines = sorted(results["methods"].items(), key=lambda it: _rank(it[1], metric))
-    rows = "".join(_row(name, of, metric, name == winner) for name, of in lines)
+    count = count_of_costs(of["costs"]["cost_per_1000"] for _, of in lines if of.get("costs"))
+    rows = "".join(_row(name, of, metric, count, name == winner) for name, of in lines)
     unit = safe(str(results["cost_unit"]))
     heads = "".join(
         f'<th class="{kind}">{safe(text)}</th>'
         for text, kind in (
             ("Method", ""), ("Family", ""), (metric.replace("_", " "), "number"), ("95% interval", "number"),
-            ("Latency", "number"), ("Size", "number"), (f"1,000 predictions ({unit})", "number"),
+            ("Latency", "number"), ("Size", "number"), (f"{PER[count]} predictions ({unit})", "number"),
         )
     )  # fmt: skip
     return (
@@ -135,20 +136,22 @@ def _rank(of: Mapping[str, Any], metric: str) -> float:
     return float("inf") if found is None else -found["value"] * (1 if found["higher_is_better"] else -1)
 
 
-def _row(name: str, of: Mapping[str, Any], metric: str, wins: bool) -> str:
+def _row(name: str, of: Mapping[str, Any], metric: str, count: int, wins: bool) -> str:
     badge = ' <span class="badge">winner</span>' if wins else ""
     cells = [f"<td><b>{safe(name)}</b>{badge}</td>", f"<td>{safe(of['family'])}</td>"]
     if (found := of.get("metrics", {}).get(metric)) is None:
         cells.append(f'<td colspan="5"><small>{safe(str(of.get("error") or "no such measure"))}</small></td>')
     else:
-        cells += [f'<td class="number">{safe(text)}</td>' for text in _figures(found, metric, of["costs"])]
+        cells += [
+            f'<td class="number">{safe(text)}</td>' for text in _figures(found, metric, of["costs"], count)
+        ]
     return f'<tr class="{"winner" if wins else ""}">{"".join(cells)}</tr>'
 
 
-def _figures(found: Mapping[str, Any], metric: str, costs: Mapping[str, float]) -> list[str]:
+def _figures(found: Mapping[str, Any], metric: str, costs: Mapping[str, float], count: int) -> list[str]:
     measure = Metric(found["value"], tuple(found["interval"] or ()) or None, found["higher_is_better"])
     ends = " to ".join(show(metric, measure, end) for end in measure.interval or ())
     return [
         show(metric, measure), ends or "-", latency(costs["latency_p50_s"]), human_bytes(costs["disk_bytes"]),
-        f"{costs['cost_per_1000']:.3g}",
+        show_cost(costs["cost_per_1000"], count),
     ]  # fmt: skip
