@@ -122,6 +122,8 @@ def evaluate(
     loaded = use.LoadedMethod(folder)
     task = _task(loaded.task.name, fields) if fields else loaded.task
     examples = use.load(task, {"test": data}, allow_skips=allow_skips, say=typer.echo)["test"]
+    for line in use.unseen(loaded.method, examples):
+        typer.echo(line)
     console.show_metrics(use.evaluate(loaded.method, examples), len(examples))
 
 

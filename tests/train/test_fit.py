@@ -29,6 +29,7 @@ class Line:
     values: list[float] | None = None
     steps_per_epoch: int = 25
     dtype: str = "fp32"
+    judged_by: str = "loss"
     seen: list[int] = field(default_factory=list)
 
     def losses(self, step: int) -> Iterator[Loss]:
@@ -48,6 +49,14 @@ def made(**options: object) -> Line:
 
 def fitted(problem: Line, budget: Budget = Budget()) -> FitReport:
     return fit(problem, SPEC, planned_steps(problem, SPEC, budget))
+
+
+@pytest.mark.parametrize(("judged_by", "shown"), [("loss", "valid loss 0.5000"), ("f1", "valid f1 -0.5000")])
+def test_the_log_names_what_it_judges_by(judged_by: str, shown: str) -> None:
+    said: list[str] = []
+    report = fit(made(judged_by=judged_by, values=[-0.5]), SPEC, 1, said.append)
+    assert said[0].endswith(shown)
+    assert report.as_json()["judged_by"] == judged_by
 
 
 def test_it_learns_and_reports() -> None:

@@ -34,7 +34,7 @@ from malmoi.models.config import StrictModel
 from malmoi.tasks import make_task
 from malmoi.tasks.base import Task
 from malmoi.util.errors import UserError
-from malmoi.util.files import MANIFEST, read_json, sha256, write_json, write_text
+from malmoi.util.files import MANIFEST, check_folder, read_json, sha256, write_json, write_text
 
 RECORD, ANSWERS, LABELLED, TRAIN, TEST = (
     "distill.json", "answers.jsonl", "labelled.jsonl", "train.jsonl", "test.jsonl",
@@ -102,6 +102,7 @@ def distill(settings: DistillSettings, out: Path, say: Say = silent, isolated: b
     isolated: see `malmoi.compare.run:run_comparison`. Raises UserError for data, a teacher or options that
     cannot be, and for a folder that holds something else.
     """
+    check_folder(out)
     task = make_task(settings.task, settings.fields)
     make_method(settings.student, task, settings.student_options)
     material = _gather(task, settings, say)

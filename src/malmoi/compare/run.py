@@ -31,8 +31,9 @@ from malmoi.methods.cards import method_card, task_files
 from malmoi.methods.folder import write_card
 from malmoi.methods.registry import make_method, settled_options
 from malmoi.metrics import Statistic
+from malmoi.tasks.checks import refuse_too_few_labels
 from malmoi.util.errors import UserError, nearest
-from malmoi.util.files import read_json, write_json
+from malmoi.util.files import check_folder, read_json, write_json
 from malmoi.util.hardware import cpu_name, pick_device
 
 WORKER = ("-m", "malmoi.compare.worker")
@@ -53,7 +54,10 @@ def run_comparison(
     settings, those that have learned already and are only measured. Raises UserError for data, options or
     metrics that cannot be, and for a folder that holds something else.
     """
+    check_folder(out)
     material = load_material(settings)
+    if not fitted:
+        refuse_too_few_labels(material.parts["train"], material.task.kind)
     methods = {name: make_method(name, material.task, options) for name, options in settings.methods.items()}
     metric, wanted = settings.good_enough or (material.task.primary, None)
     _check_metric(metric, wanted, material)

@@ -21,7 +21,7 @@ from malmoi.compare.settings import ComparisonSettings, load_material, sample
 from malmoi.methods.base import Budget, Method, Say
 from malmoi.methods.folder import load_method, save_method
 from malmoi.methods.registry import make_method
-from malmoi.methods.use import COMPARISON
+from malmoi.methods.use import COMPARISON, remember_labels
 from malmoi.util.files import read_json, write_json
 from malmoi.util.hardware import peak_memory_bytes
 
@@ -88,6 +88,7 @@ def fit(job: Job, say: Say) -> None:
     method.fit(train, material.parts["valid"], budget, told)
     costs = {"train_seconds": time.perf_counter() - start_s, "train_peak_bytes": peak_bytes()}
     _keep_steps(job, method)
+    remember_labels(method, train)
     keep(job, method, len(train), costs)
 
 

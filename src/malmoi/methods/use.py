@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,8 +20,10 @@ from malmoi.methods.folder import is_method, load_method, save_method
 from malmoi.methods.inspect import insides
 from malmoi.methods.registry import make_method
 from malmoi.tasks.base import Task
+from malmoi.tasks.checks import LABELLED, labels_in, refuse_too_few_labels, unseen_labels
 from malmoi.train.fit import Budget
 from malmoi.util.errors import UserError
+from malmoi.util.files import check_folder
 from malmoi.util.units import human_seconds
 
 # in the folder of a comparison: what was asked, and the method that it recommends
@@ -89,11 +90,13 @@ def fit_method(
     method = make_method(name, task, options)
     parts = load(task, {"train": train, "valid": valid}, allow_skips=allow_skips, say=say)
     splits = task.split(parts["train"], parts.get("valid"))
+    refuse_too_few_labels(splits.train, task.kind)
     for note in splits.notes:
         say(note)
     start_s = time.perf_counter()
     method.fit(splits.train, splits.valid, budget, say)
     seconds = time.perf_counter() - start_s
+    remember_labels(method, splits.train)
     say(f"fitted to {len(splits.train):,} examples in {human_seconds(seconds)}")
     metrics = evaluate(method, splits.test)
     note = splits.notes[0] if splits.notes else ""
@@ -109,9 +112,19 @@ def _check_new(out: Path) -> None:
     """Raises UserError where the folder `out` is there, or cannot be made."""
     if out.exists():
         raise UserError(f"{out} exists; choose another --out")
-    above = next(folder for folder in out.absolute().parents if folder.exists())
-    if not above.is_dir() or not os.access(above, os.W_OK):
-        raise UserError(f"{out} cannot be made, for {above} is no folder to write to; choose another --out")
+    check_folder(out)
+
+
+def remember_labels(method: Method, train: Examples) -> None:
+    """Put the labels that a method was fitted to into its report, for `unseen`."""
+    if method.task.kind in LABELLED:
+        method.report["labels"] = labels_in(train)
+
+
+def unseen(method: Method, examples: Examples) -> Iterable[str]:
+    """A warning where examples have labels that the method was not fitted to."""
+    known = method.report.get("labels")
+    return () if known is None else unseen_labels(known, examples, "these data")
 
 
 def load(

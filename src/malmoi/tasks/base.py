@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar, Generic, Literal, TypeVar, cast
 
@@ -24,7 +25,7 @@ from malmoi.data.labelled import BadRow, Report, attempts, raise_when_many, read
 from malmoi.data.readers import Record, short
 from malmoi.data.splits import Splits, split_examples
 from malmoi.metrics import Statistic
-from malmoi.tasks.checks import check_examples
+from malmoi.tasks.checks import LABELLED, check_examples, labels_in, unseen_labels
 from malmoi.tasks.words import is_korean
 from malmoi.util.errors import UserError, nearest
 
@@ -129,9 +130,20 @@ class Task(ABC, Generic[X, Y]):
         test: Sequence[Example[X, Y]] | None = None,
         seed: int = 0,
     ) -> Splits:
-        """The parts to learn from, to choose by, to report on (see `malmoi.data.splits:split_examples`)."""
+        """The parts to learn from, to choose by, to report on (see `malmoi.data.splits:split_examples`).
+
+        The notes also warn of labels that only the other parts have.
+        """
         label = (lambda example: str(example.target)) if self.kind == "label" else None
-        return split_examples(train, valid, test, key=self.key, group=self.group, label=label, seed=seed)
+        found = split_examples(train, valid, test, key=self.key, group=self.group, label=label, seed=seed)
+        if self.kind not in LABELLED:
+            return found
+        told = [
+            line
+            for part, use in ((found.test, "the report"), (found.valid, "the choices"))
+            for line in unseen_labels(labels_in(found.train), part, use)
+        ]
+        return replace(found, notes=(*found.notes, *told))
 
     def check(self, parts: Mapping[str, Sequence[Example[X, Y]]]) -> list[Finding]:
         """What is wrong across examples: conflicts, leaks between the parts ("train", "valid", "test")."""

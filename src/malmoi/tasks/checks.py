@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from malmoi.core import Answer, Entity, Example
 from malmoi.data.check import Finding
+from malmoi.util.errors import UserError
+from malmoi.util.units import counted
 
+LABELLED = ("label", "tags")  # kinds of tasks
 LONG = 100_000  # characters
+MOST_NAMES = 5  # in a line
 
 Parts = Mapping[str, Sequence[Example[Any, Any]]]
 
 
 def check_examples(parts: Parts, key: Callable[[Any], str], kind: str) -> list[Finding]:
     """Empty targets, very long inputs, conflicts, inputs in two parts, rare and unseen labels."""
-    labelled = kind in ("label", "tags")
+    labelled = kind in LABELLED
     found = [*_one_by_one(parts, key), *_repeats(parts, key, labelled=labelled)]
     return [*found, *_too_few_labels(parts.get("train", ()), kind), *_labels(parts)] if labelled else found
 
@@ -41,9 +45,29 @@ def _repeats(parts: Parts, key: Callable[[Any], str], *, labelled: bool) -> Iter
             yield Finding("warning", example.source, f"the same input as {before.source}, another label")
 
 
+def refuse_too_few_labels(train: Sequence[Example[Any, Any]], kind: str) -> None:
+    """Raises UserError for training examples of which nothing can be learned."""
+    for finding in _too_few_labels(train, kind):
+        raise UserError(finding.message)
+
+
+def labels_in(examples: Sequence[Example[Any, Any]]) -> list[str]:
+    """All labels of examples of a task of kind "label" or "tags", sorted."""
+    return sorted({label for example in examples for label in label_set(example.target)})
+
+
+def unseen_labels(known: Iterable[str], examples: Sequence[Example[Any, Any]], use: str) -> Iterator[str]:
+    """A warning where examples have labels that are not `known`; use: what they are for, in words."""
+    unseen = [labels for one in examples if (labels := set(label_set(one.target)).difference(known))]
+    if names := sorted(set().union(*unseen)):
+        told = ", ".join(map(repr, names[:MOST_NAMES])) + (", ..." if len(names) > MOST_NAMES else "")
+        share = f"{len(unseen):,} of {counted(len(examples), 'example')}"
+        yield f"warning: training never saw {counted(len(names), 'label')} of {use}: {told} ({share})"
+
+
 def _too_few_labels(examples: Sequence[Example[Any, Any]], kind: str) -> Iterator[Finding]:
     """Training examples of which nothing can be learned."""
-    labels = sorted({label for example in examples for label in label_set(example.target)})
+    labels = labels_in(examples) if kind in LABELLED else []
     if kind == "label" and len(labels) == 1:
         message = f"all training examples have the label {labels[0]!r}; give some of another one"
         yield Finding("error", examples[0].source, message)

@@ -61,6 +61,7 @@ class Problem(Protocol):
     model: nn.Module
     steps_per_epoch: int
     dtype: str  # "fp32" or "bf16", in which losses are computed
+    judged_by: str  # what `validate` tells: "loss" (turned, so below zero), or a metric's name
 
     def losses(self, step: int) -> Iterator[Loss]:
         """The parts of one step's batch; a function of the step."""
@@ -73,9 +74,10 @@ class Problem(Protocol):
 
 @dataclass(slots=True)
 class FitReport:
-    """What a fit did. curve: (step, training loss, validation value) at each evaluation."""
+    """What a fit did. curve: (step, training loss, validation value as in `Problem`) at each evaluation."""
 
     steps: int  # planned
+    judged_by: str
     best_step: int = 0
     best: float = float("-inf")
     seconds: float = 0.0
@@ -99,14 +101,15 @@ def fit(
 ) -> FitReport:
     """Train `problem.model` in place; it ends with the weights that were best in validation."""
     start_s = time.perf_counter()
-    report = FitReport(steps)
+    report = FitReport(steps, problem.judged_by)
     best = _copied(problem.model)
     for step, loss in _train(problem, spec, steps):
         if not _due(step, steps, spec.evaluations_in(steps)):
             continue
         value = problem.validate()
         report.curve.append((step, loss, value))
-        say(f"step {step}/{steps}  loss {loss:.4f}  valid {value:.4f}")
+        shown = -value if problem.judged_by == "loss" else value
+        say(f"step {step}/{steps}  loss {loss:.4f}  valid {problem.judged_by} {shown:.4f}")
         if value > report.best:
             report.best, report.best_step, best = value, step, _copied(problem.model)
         elif _evaluations_since(report) >= spec.patience:

@@ -18,6 +18,15 @@ MANIFEST = "manifest.json"
 RUN_RECORD, DEMO_MARK = "run.json", "demo.json"  # say that malmoi made the folder that holds them
 
 
+def check_folder(out: Path) -> None:
+    """Raises UserError where `out` is no folder to write to, nor can be made one."""
+    found = next(path for path in (out.absolute(), *out.absolute().parents) if path.exists())
+    if not found.is_dir() or not os.access(found, os.W_OK | os.X_OK):
+        raise UserError(
+            f"{out} cannot be written, for {found} is no folder to write to; choose another --out"
+        )
+
+
 def sync_file(path: Path) -> None:
     """Flush one file's (or, on POSIX, folder's) contents to the disk."""
     descriptor = os.open(path, os.O_RDONLY)

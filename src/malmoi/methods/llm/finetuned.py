@@ -163,6 +163,8 @@ class FineTuned(LanguageMethod):
 class _Tuning:
     """Rows of like length in a batch, for `malmoi.train.fit:fit`."""
 
+    judged_by = "loss"
+
     def __init__(
         self, model: LanguageModel, learned: list[ChatRow], judged: list[ChatRow], options: Any, dtype: str
     ) -> None:

@@ -196,6 +196,7 @@ class _Rows(ABC, Generic[Row]):
     """Batches of rows for `malmoi.train.fit:fit`."""
 
     model: Any
+    judged_by = "loss"
 
     def __init__(self, form: Form[Row, Any], rows: list[Row], options: Any, dtype: str) -> None:
         self.form, self.rows_of, self.options, self.dtype = form, rows, options, dtype
@@ -232,6 +233,7 @@ class _Fitting(_Rows[Any]):
     ) -> None:  # fmt: skip
         super().__init__(form, form.rows(train), options, dtype)
         self.model, self.valid = model, valid
+        self.judged_by = form.task.primary if form.by_metric else "loss"
         self.valid_rows = [] if form.by_metric else self._few(form.rows(valid))
 
     def _few(self, rows: list[Any]) -> list[Any]:
