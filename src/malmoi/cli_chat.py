@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 import malmoi
+from malmoi.data.encodings import not_utf8
 from malmoi.util.errors import UserError, nearest
 
 if TYPE_CHECKING:
@@ -260,7 +261,7 @@ def _from_lines(stream: Iterable[bytes]) -> Read:
             try:
                 return line.decode("utf-8-sig").rstrip("\r\n")
             except UnicodeDecodeError as error:
-                raise UserError(f"line {number} is not UTF-8 ({error.reason}); convert it") from None
+                raise UserError(f"line {number}: {not_utf8(error, error.start)}") from None
         return None
 
     return read

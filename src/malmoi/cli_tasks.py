@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from malmoi.data.encodings import not_utf8
 from malmoi.util.errors import UserError
 
 if TYPE_CHECKING:
@@ -273,8 +274,6 @@ def _decoded(content: bytes, name: str) -> str:
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        from malmoi.data.encodings import not_utf8
-
         raise UserError(f"{name}: {not_utf8(error, error.start)}") from None
 
 

@@ -23,6 +23,7 @@ from scipy.special import log_softmax
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 
+from malmoi.data.encodings import not_utf8
 from malmoi.methods.base import Budget, Json, Method, Parts, Say, silent, two_or_more
 from malmoi.methods.traditional.choice import Examples, best_setting, quality, softmax_layer
 from malmoi.methods.traditional.vectors import Vectors, View
@@ -117,8 +118,10 @@ class Lexicon(LabelMethod):
         weights: dict[str, list[float]] = {}
         try:
             lines = path.read_text(encoding="utf-8-sig").splitlines()
-        except (OSError, UnicodeDecodeError) as error:
-            raise UserError(f"lexicon {path} cannot be read ({error}); give a UTF-8 file") from None
+        except OSError as error:
+            raise UserError(f"lexicon {path} cannot be read ({error.strerror}); give its path") from None
+        except UnicodeDecodeError as error:
+            raise UserError(f"lexicon {path}: {not_utf8(error, error.start)}") from None
         for number, line in enumerate(lines, start=1):
             if not line.strip():
                 continue
