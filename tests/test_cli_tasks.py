@@ -268,6 +268,7 @@ def test_what_is_unseen_or_in_both_parts_is_told(run: Run, write: Write, tmp_pat
     code, said, _ = fit(run, "classification", "tfidf", train, tmp_path / "m", "--valid", valid)
     assert code == 0
     assert "the label 'soso' of valid is not in train" in said
+    assert "data: 1 warning; the first" in said
     assert "warning: training never saw 1 label of the report: 'soso' (2 of 2 examples)" in said
     said = run("evaluate", tmp_path / "m", "--data", valid)[1]
     assert "warning: training never saw 1 label of these data: 'soso' (2 of 2 examples)" in said

@@ -17,6 +17,7 @@ import typer
 
 import malmoi
 from malmoi.util.errors import UserError, nearest
+from malmoi.util.units import counted
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -153,7 +154,7 @@ class Talk:
                 self._note(f"saved {argument}")
             case "/load":
                 session.load(os.path.expanduser(argument))
-                self._note(f"loaded {len(session.messages)} turns {self._meter()}")
+                self._note(f"loaded {counted(len(session.messages), 'turn')} {self._meter()}")
             case "/system":
                 self._system(argument)
             case "/regenerate":
@@ -198,7 +199,7 @@ def meter(used: int, limit: int | None, width: int = 8) -> str:
 
 def _ending(turn: Turn) -> str:
     """What is special about how a reply ended."""
-    endings = {"cancelled": ", stopped", "length": f", cut at {turn.reply_tokens} tokens"}
+    endings = {"cancelled": ", stopped", "length": f", cut at {counted(turn.reply_tokens, 'token')}"}
     forgotten = "" if turn.text.strip() else ", no reply, so the message is forgotten"
     return endings.get(turn.finished or "", "") + forgotten
 

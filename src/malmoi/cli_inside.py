@@ -27,10 +27,11 @@ def inside(
     """Draw what happens to a text inside a model: tokens, embeddings, predictions, attention, gates."""
     from malmoi.inside.gallery import pictures_of
     from malmoi.inside.page import write_pictures
+    from malmoi.util.units import counted
 
     pictures = pictures_of(malmoi.load(folder), text, layer=layer, head=head)
     index = write_pictures(out, pictures, title=f"Inside {folder.resolve().name}", text=text)
-    typer.echo(f"{len(pictures)} pictures: {', '.join(picture.name for picture in pictures)}")
+    typer.echo(f"{counted(len(pictures), 'picture')}: {', '.join(picture.name for picture in pictures)}")
     typer.echo(f"look at them all in {index}")
 
 

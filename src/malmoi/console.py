@@ -19,7 +19,7 @@ from malmoi.models.lora import trained_parameters
 from malmoi.train.pretrain import Pretraining
 from malmoi.train.size import derived
 from malmoi.train.trainer import StepReport
-from malmoi.util.units import human_bytes, human_count, human_seconds
+from malmoi.util.units import counted, human_bytes, human_count, human_seconds, measured
 
 if TYPE_CHECKING:
     from malmoi.core import Answer, Entity, Metric
@@ -49,11 +49,12 @@ def announce(run: Pretraining) -> None:
     rows = {
         "model": f"{run.config.name}, {human_count(run.model.num_parameters())} parameters: {_shape(run)}",
         "text": f"{human_count(corpus)} tokens, {human_count(run.text.valid.num_tokens)} more for validation",
-        "training": f"{spec.steps} steps of {spec.batch} rows of {trainer.context} = {human_count(seen)} "
-        f"tokens ({seen / corpus:.2g} passes), {spec.optimizer}, learning rate {spec.lr:g}, {spec.schedule}",
-        "computing": f"{spec.dtype} on {run.model.device}, micro-batch {spec.micro_batch} rows, "
-        f"{trial.tokens_per_s:,.0f} tokens/s in a trial step, MFU {mfu:.0%} of "
-        f"{human_count(trial.flops_per_s)}FLOP/s",
+        "training": f"{counted(spec.steps, 'step')} of {counted(spec.batch, 'row')} of {trainer.context} = "
+        f"{human_count(seen)} tokens ({seen / corpus:.2g} passes), {spec.optimizer}, "
+        f"learning rate {spec.lr:g}, {spec.schedule}",
+        "computing": f"{spec.dtype} on {run.model.device}, micro-batch "
+        f"{counted(spec.micro_batch or 1, 'row')}, {trial.tokens_per_s:,.0f} tokens/s in a trial step, "
+        f"MFU {mfu:.0%} of {human_count(trial.flops_per_s)}FLOP/s",
         "expected": f"{human_seconds(trial.seconds(trainer.context))}, {human_bytes(trial.memory_bytes)}",
     }
     for name, value in rows.items():
@@ -66,8 +67,8 @@ def announce(run: Pretraining) -> None:
 
 def _shape(run: Pretraining) -> str:
     config = run.model.config
-    heads = f", {config.heads} heads" if isinstance(config, TransformerConfig) else ""
-    return f"{config.layers} layers, {config.width} wide{heads}, vocabulary {config.vocab_size}"
+    heads = f", {counted(config.heads, 'head')}" if isinstance(config, TransformerConfig) else ""
+    return f"{counted(config.layers, 'layer')}, {config.width} wide{heads}, vocabulary {config.vocab_size}"
 
 
 def _derived(run: Pretraining) -> str:
@@ -82,7 +83,7 @@ def announce_tuning(run: Tuning) -> None:
     """What is learned, from what, and how long it will take, before the work starts."""
     told = sum(sum(row.trained) for row in run.material.train)
     data = (
-        f"{len(run.material.train):,} conversations, {human_count(told)} tokens of the assistant; "
+        f"{counted(len(run.material.train), 'conversation')}, {human_count(told)} tokens of the assistant; "
         f"{len(run.material.valid):,} more for validation"
     )
     _announce(run, data, f"windows of {run.trainer.context}")
@@ -92,8 +93,8 @@ def announce_tuning(run: Tuning) -> None:
 def announce_alignment(run: Alignment) -> None:
     """As `announce_tuning`, for pairs of answers."""
     train, valid = run.objective.train, run.objective.valid
-    data = f"{len(train):,} pairs of answers, of {train.mean_tokens:,} tokens on average; {len(valid):,} more"
-    _announce(run, f"{data} for validation", f"pairs, beta {run.trial.spec.beta:g}")
+    data = f"{counted(len(train), 'pair')} of answers, of {train.mean_tokens:,} tokens on average"
+    _announce(run, f"{data}; {len(valid):,} more for validation", f"pairs, beta {run.trial.spec.beta:g}")
     _tell_left_out(run.findings)
 
 
@@ -105,7 +106,7 @@ def _announce(run: Tuning | Alignment, data: str, rows: str) -> None:
         "model": f"{config.model}, {human_count(trained)} of {human_count(run.model.num_parameters())} "
         f"parameters learn{lora}",
         "data": data,
-        "training": f"{spec.steps} steps of {spec.batch} {rows}, "
+        "training": f"{counted(spec.steps, 'step')} of {spec.batch} {rows}, "
         f"{spec.optimizer}, learning rate {spec.lr:g}, {spec.schedule}",
         "computing": f"{spec.dtype} on {run.model.device}, micro-batch {spec.micro_batch}, "
         f"{trial.tokens_per_s:,.0f} tokens/s in a trial step",
@@ -132,8 +133,8 @@ def show_rows(rows: Sequence[Sequence[tuple[str, bool]]], material: Material) ->
         console.print()
     told, seen = (sum(map(count, material.train)) for count in (_num_trained, _num_ids))
     console.print(
-        f"{len(material.train):,} conversations of {human_count(seen)} tokens, of which {human_count(told)} "
-        f"(green) are learned; {len(material.findings):,} left out"
+        f"{counted(len(material.train), 'conversation')} of {human_count(seen)} tokens, of which "
+        f"{human_count(told)} (green) are learned; {len(material.findings):,} left out"
     )
 
 
@@ -230,7 +231,9 @@ def show_tokens(documents: Sequence[Sequence[tuple[str, bool]]]) -> None:
     for tokens in documents:
         console.print(coloured(tokens))
         trained = sum(is_trained for _, is_trained in tokens)
-        console.print(f"[dim]{len(tokens)} tokens shown, {trained} of them trained (underlined)[/]\n")
+        console.print(
+            f"[dim]{counted(len(tokens), 'token')} shown, {trained} of them trained (underlined)[/]\n"
+        )
 
 
 def show_findings(findings: Sequence[Finding]) -> int:
@@ -239,7 +242,11 @@ def show_findings(findings: Sequence[Finding]) -> int:
         colour = _LEVEL_COLOURS[found.level]
         console.print(f"[{colour}]{found.level}[/] {escape(found.where)}: {escape(found.message)}")
     errors = sum(found.level == "error" for found in findings)
-    console.print(f"{len(findings)} findings, {errors} of them errors" if findings else "nothing is wrong")
+    console.print(
+        f"{counted(len(findings), 'finding')}, {counted(errors, 'error')} among them"
+        if findings
+        else "nothing is wrong"
+    )
     return errors
 
 
@@ -251,14 +258,14 @@ def show_stats(stats: CorpusStats, context: int) -> None:
         "text": f"{stats.num_characters:,} characters, {human_bytes(stats.num_bytes)}",
         "characters of a document": lengths,
         "letters": ", ".join(f"{script} {share:.1%}" for script, share in stats.scripts.items()),
-        "encodings": ", ".join(f"{name}: {files} files" for name, files in stats.encodings.items()),
+        "encodings": ", ".join(f"{name}: {counted(it, 'file')}" for name, it in stats.encodings.items()),
         "duplicates": f"{stats.exact_duplicates:,} exact, {stats.near_duplicates:,} near "
         f"(among {stats.num_compared:,} compared)",
         "train in valid": f"{stats.overlap_exact:,} exact, {stats.overlap_near:,} near",
         "validation": stats.note or "its own files",
     }
     if stats.num_long is not None:
-        rows[f"over {context} tokens"] = f"{stats.num_long:,} documents, learned in parts"
+        rows[f"over {context} tokens"] = f"{counted(stats.num_long, 'document')}, learned in parts"
     for name, value in rows.items():
         console.print(f"[bold]{name:24}[/] {escape(value)}")
     show_findings(stats.findings)
@@ -280,12 +287,12 @@ def show_tokenizers(rows: Sequence[TokenizerRow]) -> None:
 def show_metrics(metrics: Mapping[str, Metric], num_examples: int) -> None:
     """Each metric with its 95% interval and what exactly it is."""
     last = Column("", overflow="fold")  # a signature is one long word
-    table = Table(f"on {num_examples:,} examples", "value", "95% interval", last)
+    table = Table(f"on {counted(num_examples, 'example')}", "value", "95% interval", last)
     for name, metric in metrics.items():
-        interval = "" if metric.interval is None else "{:.4f} to {:.4f}".format(*metric.interval)
+        interval = "" if metric.interval is None else " to ".join(map(measured, metric.interval))
         better = "" if metric.higher_is_better else "lower is better"
         note = "; ".join(part for part in (better, metric.signature) if part)
-        table.add_row(name, f"{metric.value:.4f}", interval, f"[dim]{escape(note)}[/]")
+        table.add_row(name, measured(metric.value), interval, f"[dim]{escape(note)}[/]")
     console.print(table)
 
 

@@ -50,7 +50,7 @@ from malmoi.util import files
 from malmoi.util.errors import UserError
 from malmoi.util.hardware import cpu_name, pick_device
 from malmoi.util.heap import keep_heap
-from malmoi.util.units import human_bytes, human_count, human_seconds
+from malmoi.util.units import counted, human_bytes, human_count, human_seconds
 
 MADE = (
     "world",
@@ -169,7 +169,7 @@ def run_demo(
     expected = predictions(models[-1].model, models[-1].tokenizer, material.unseen)
     report = Report(
         title=f"A language model of {data.name}" if data else "From text to a language model",
-        machine=f"{cpu_name()}, {torch.get_num_threads()} threads",
+        machine=f"{cpu_name()}, {counted(torch.get_num_threads(), 'thread')}",
         cuts=cuts,
         growth=models[-1].growth,
         prompts=material.prompts,

@@ -64,7 +64,7 @@ def test_duplicates_are_counted_with_the_places_of_the_first(tmp_path: Path) -> 
     stats = corpus_stats(split(tmp_path, [*EN, EN[3], f"  {EN[3]}\n"], KO))
     assert stats.exact_duplicates == 2
     (message,) = messages(stats.findings, "warning")
-    assert message.startswith("2 documents equal an earlier one of the same part")
+    assert message.startswith("2 documents found in the same part already")
     assert message.endswith("train.jsonl:21 as " + str(tmp_path / "train.jsonl") + ":4")
 
 
@@ -73,7 +73,7 @@ def test_near_duplicates_are_not_equal_ones(tmp_path: Path) -> None:
     stats = corpus_stats(split(tmp_path, [*EN, near, EN[6]], [*KO, KO[2] + "."]))
     assert (stats.exact_duplicates, stats.near_duplicates) == (1, 2)
     assert any(
-        "2 of 43 documents compared nearly equal" in text for text in messages(stats.findings, "warning")
+        "2 documents of 43 compared, nearly equal" in text for text in messages(stats.findings, "warning")
     )
 
 
@@ -98,7 +98,7 @@ def test_text_lost_before_is_found(tmp_path: Path) -> None:
     jsonl(tmp_path / "a.jsonl", [*EN, "lost \ufffd\ufffd here", "zero\0", "one\r\n", "two\r\n"])
     findings = {finding.where: finding.message for finding in check_corpus(tmp_path / "a.jsonl")}
     path = str(tmp_path / "a.jsonl")
-    assert findings.pop(f"{path}:21").startswith("2 characters were lost")
+    assert findings.pop(f"{path}:21").startswith("2 characters lost")
     assert "UTF-16" in findings.pop(f"{path}:22")
     assert "as on Windows" in findings.pop(path)  # once for a file
     assert not findings
@@ -133,7 +133,7 @@ def test_documents_past_the_context_are_counted(tmp_path: Path) -> None:
     byte = train_tokenizer([], "byte")
     stats = corpus_stats(path, tokenizer=byte, context=10)  # eos counts
     assert stats.num_long == 3
-    assert messages(stats.findings, "note")[0].startswith("3 documents have more than 10 tokens")
+    assert messages(stats.findings, "note")[0].startswith("3 documents of more than 10 tokens")
     assert corpus_stats(path).num_long is None
 
 

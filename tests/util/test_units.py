@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 import re
 
 import pytest
@@ -7,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from malmoi.util.errors import nearest
-from malmoi.util.units import human_bytes, human_count, human_seconds
+from malmoi.util.units import counted, figures, human_bytes, human_count, human_seconds, measured
 
 
 @pytest.mark.parametrize(
@@ -26,6 +27,15 @@ from malmoi.util.units import human_bytes, human_count, human_seconds
         (human_seconds(59.9), "1 min 00 s"),
         (human_seconds(61), "1 min 01 s"),
         (human_seconds(4020), "1 h 07 min"),
+        (counted(1, "step"), "1 step"),
+        (counted(1200, "step"), "1,200 steps"),
+        (figures(1234.5, 2), "1,200"),
+        (figures(-0.01234, 2), "-0.012"),
+        (figures(0, 3), "0"),
+        (figures(math.inf, 3), "inf"),
+        (measured(0.5), "0.5000"),
+        (measured(123_456.7), "123,500"),
+        (measured(1.5e30), "1.5e+30"),
     ],
 )
 def test_known_values(shown: str, expected: str) -> None:

@@ -35,6 +35,7 @@ from malmoi.tasks import make_task
 from malmoi.tasks.base import Task
 from malmoi.util.errors import UserError
 from malmoi.util.files import MANIFEST, check_folder, read_json, sha256, write_json, write_text
+from malmoi.util.units import counted
 
 RECORD, ANSWERS, LABELLED, TRAIN, TEST = (
     "distill.json", "answers.jsonl", "labelled.jsonl", "train.jsonl", "test.jsonl",
@@ -117,7 +118,7 @@ def distill(settings: DistillSettings, out: Path, say: Say = silent, isolated: b
         _write_rows(out / TRAIN, [*map(task.row, material.people), *rows])
     if material.test and not settings.test:
         _write_rows(out / TEST, map(task.row, material.test))
-    say(f"{len(rows):,} examples labelled by {teacher.name}: {out / LABELLED}")
+    say(f"{counted(len(rows), 'example')} labelled by {teacher.name}: {out / LABELLED}")
     wanted, name = _comparison(settings, teacher, material, out), _name(teacher)
     found = run_comparison(wanted, out / REPORT, say, isolated, {name: teacher})
     told = sentence(found, name, settings.student, by_people=bool(material.test))
@@ -146,7 +147,7 @@ def _gather(task: Task[Any, Any], settings: DistillSettings, say: Say) -> _Mater
     if not new:
         raise UserError(f"people have labelled every input of {settings.unlabelled}; nothing is left to do")
     if dropped := len(inputs) - len(new):
-        notes.append(f"{dropped:,} inputs were labelled by people already")
+        notes.append(f"labelled by people already: {counted(dropped, 'input')}")
     return _Material(new, people, test, notes)
 
 
@@ -172,9 +173,11 @@ def read_inputs(
     if not found:
         raise UserError(f"{path} holds no input for {task.name}; {first}")
     if errors and len(errors) > SKIPPED * (len(found) + len(errors)) and not allow_skips:
-        raise UserError(f"{path}: {len(errors)} rows are wrong; the first, {first}; --allow-skips goes on")
+        raise UserError(
+            f"{path}: {counted(len(errors), 'wrong row')}; the first, {first}; --allow-skips goes on"
+        )
     if errors:
-        say(f"{path}: {len(errors)} rows are left out; the first, {first}")
+        say(f"{path}: {counted(len(errors), 'row')} left out; the first, {first}")
     return list(found.values())
 
 
@@ -301,10 +304,10 @@ def _rows(
     notes = [f"labelled by the teacher: {len(rows):,} of {len(answers):,} inputs"]
     if unsure := len(answers) - len(sure):
         notes.append(
-            f"left out: {unsure:,} inputs of which the teacher is not more than {keep_above:.0%} sure"
+            f"left out: {counted(unsure, 'input')} with the teacher not more than {keep_above:.0%} sure"
         )
     if unusable := len(sure) - len(rows):
-        notes.append(f"left out: {unusable:,} inputs that the teacher has no usable answer to")
+        notes.append(f"left out: {counted(unusable, 'input')} that the teacher has no usable answer to")
     if not rows:
         raise UserError(f"the teacher labelled nothing that could be learned from; {'; '.join(notes[1:])}")
     return rows, notes

@@ -9,7 +9,7 @@ from typing import Any
 from jinja2 import Environment, FunctionLoader, StrictUndefined
 
 from malmoi.compare.plots import COLOURS
-from malmoi.util.units import human_bytes, human_count, human_seconds
+from malmoi.util.units import counted, human_bytes, human_count, human_seconds
 from malmoi.util.version import VERSION
 
 
@@ -21,7 +21,7 @@ def render(template: str, values: Mapping[str, Any]) -> str:
     )  # fmt: skip
     environment.filters |= {
         "seconds": human_seconds, "bytes": human_bytes, "count": human_count, "visible": visible,
-        "heat": heat, "one_line": one_line, "shortened": shortened, "latency": latency,
+        "heat": heat, "one_line": one_line, "shortened": shortened, "latency": latency, "counted": counted,
     }  # fmt: skip
     page = environment.get_template(template)
     return page.render({**values, "version": VERSION, "colours": COLOURS})

@@ -35,6 +35,7 @@ from malmoi.tasks.checks import refuse_too_few_labels
 from malmoi.util.errors import UserError, nearest
 from malmoi.util.files import check_folder, read_json, write_json
 from malmoi.util.hardware import cpu_name, pick_device
+from malmoi.util.units import counted
 
 WORKER = ("-m", "malmoi.compare.worker")
 SHARES = (0.1, 0.3)  # of the training examples, for the learning curve
@@ -81,7 +82,7 @@ def run_comparison(
         _curve(verdict, material, out, say, isolated) if settings.curve else {},
         *_shots_curve(verdict, found, material, settings.shots_curve, out, say, isolated),
         contrasts(verdict, material), confusions(verdict, material),
-        f"{cpu_name()}, {torch.get_num_threads()} threads, {pick_device()}",
+        f"{cpu_name()}, {counted(torch.get_num_threads(), 'thread')}, {pick_device()}",
         {"python": platform.python_version()} | {name: version(name) for name in PACKAGES}, isolated,
     )  # fmt: skip
     _keep_winner(comparison)
@@ -234,7 +235,7 @@ def _shots_curve(
         points = [pair for pair in zip(shots, measured, strict=True) if "error" not in pair[1]]
         curve[name] = [(count, _metric(verdict, it, material)) for count, it in points]
         told = [(count, note) for count, it in points if (note := it["report"].get("note"))]
-        notes += [f"{name} with {count} shots: {note}" for count, note in told]
+        notes += [f"{name} with {counted(count, 'shot')}: {note}" for count, note in told]
     return curve, notes
 
 
@@ -257,7 +258,7 @@ def keep_apart(comparison: Comparison, row: Row, folder: Path) -> None:
     card = method_card(
         make_method(row.name, material.task, settings.methods[row.name]), row.metrics,
         material.parts["train"], folder=folder, data=task_files(paths, settings.licence),
-        measured_on=f"{len(material.test):,} test examples", notes=(comparison.advice,),
+        measured_on=counted(len(material.test), "test example"), notes=(comparison.advice,),
         seconds=row.costs.get("train_seconds"),
     )  # fmt: skip
     write_card(folder, card.render())

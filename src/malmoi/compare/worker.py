@@ -24,6 +24,7 @@ from malmoi.methods.registry import make_method
 from malmoi.methods.use import COMPARISON, remember_labels
 from malmoi.util.files import read_json, write_json
 from malmoi.util.hardware import peak_memory_bytes
+from malmoi.util.units import counted
 
 RECORD, QUESTIONS = COMPARISON, "test.json"  # what was asked; the test inputs, as JSON
 FIT, RESULT = "fit.json", "result.json"  # in a method's folder: after training; after measuring or failing
@@ -110,7 +111,7 @@ def predict(job: Job, say: Say) -> None:
     settings = ComparisonSettings.model_validate(read_json(job.out / RECORD)["settings"])
     method = load_method(job.folder, job.options(settings))
     inputs = [method.task.input_from(value) for value in asked["inputs"]]
-    say(f"measuring on {len(inputs):,} examples")
+    say(f"measuring on {counted(len(inputs), 'example')}")
     method.predict(inputs[:1])  # warm-up
     most_s = settings.measure_seconds
     costs = _latency(method, inputs, most_s) if job.whole else {}

@@ -27,6 +27,7 @@ from malmoi.data.readers import (
     read_documents,
 )
 from malmoi.text.tokenizer import Tokenizer
+from malmoi.util.units import counted
 
 COMPARED = 20_000  # documents of each part compared for near-duplicates
 COMPARED_CHARACTERS = 20_000  # of each of them
@@ -162,7 +163,9 @@ def preview(
 
 def _check_characters(text: str, where: str, findings: Findings) -> None:
     if "\ufffd" in text:
-        message = f"{text.count(chr(0xFFFD))} characters were lost in a decoding, now or before (U+FFFD)"
+        message = (
+            f"{counted(text.count(chr(0xFFFD)), 'character')} lost in a decoding, now or before (U+FFFD)"
+        )
         findings[Finding("warning", where, message)] = None
     if "\0" in text:
         message = "holds zero characters; it may be UTF-16 or no text at all: save it as UTF-8"
@@ -182,17 +185,17 @@ def _stats(
     num_long = train.num_long + valid.num_long if context else None
     path, num_compared = str(corpus.path), len(train.places) + len(valid.places)
 
-    def find(level: Level, message: str, pairs: list[tuple[str, str]]) -> None:
+    def find(level: Level, noun: str, message: str, pairs: list[tuple[str, str]]) -> None:
         if pairs:
-            line = f"{len(pairs)} {message}: {pairs[0][0]} as {pairs[0][1]}"
+            line = f"{counted(len(pairs), noun)} {message}: {pairs[0][0]} as {pairs[0][1]}"
             findings[Finding(level, path, line)] = None
 
-    find("warning", "documents equal an earlier one of the same part; drop them", repeats)
-    find("warning", f"of {num_compared} documents compared nearly equal an earlier one of their part", near)
-    find("error", "validation documents are training documents too; drop them from one of the two", leaks)
-    find("warning", "validation documents compared nearly equal a training document", near_leaks)
+    find("warning", "document", "found in the same part already; drop the repeats", repeats)
+    find("warning", "document", f"of {num_compared} compared, nearly equal to one before in the part", near)
+    find("error", "validation document", "found in training too; drop from one of the two", leaks)
+    find("warning", "validation document", "compared, nearly equal to a training document", near_leaks)
     if num_long:
-        message = f"{num_long} documents have more than {context} tokens, and are learned in parts of it"
+        message = f"{counted(num_long, 'document')} of more than {context} tokens, learned in parts of it"
         findings[Finding("note", path, message)] = None
     if not len(lengths):
         findings[Finding("error", path, "no document could be read")] = None

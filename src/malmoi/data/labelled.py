@@ -27,6 +27,7 @@ from malmoi.data.readers import (
     short,
 )
 from malmoi.util.errors import UserError
+from malmoi.util.units import counted
 
 Report = Callable[[Finding], None]
 RECORD_EXTENSIONS = (*RECORD_READERS, ".json")
@@ -159,8 +160,10 @@ def raise_when_many(
 def summary(findings: Sequence[Finding], task_name: str) -> str:
     """One line about findings: how many of each level, the first of the worst, how to see all."""
     counts = Counter(finding.level for finding in findings)
-    levels = {"error": "errors (bad rows are left out)", "warning": "warnings", "note": "notes"}
-    told = ", ".join(f"{counts[level]:,} {words}" for level, words in levels.items() if counts[level])
+    levels = {"error": " (bad rows are left out)", "warning": "", "note": ""}
+    told = ", ".join(
+        f"{counted(counts[level], level)}{more}" for level, more in levels.items() if counts[level]
+    )
     first = min(findings, key=lambda finding: list(levels).index(finding.level))
     where = f"the first, {first.where}: {first.message}"
     return f"data: {told}; {where}; malmoi data check --task {task_name} lists all"

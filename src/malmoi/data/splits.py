@@ -14,6 +14,7 @@ from typing import Any
 from malmoi.core import Example
 from malmoi.data.readers import document_hash
 from malmoi.util.errors import UserError
+from malmoi.util.units import counted
 
 FEWEST = 10  # different inputs that can be split at all
 HELD_OUT = 0.1
@@ -56,9 +57,9 @@ def split_examples(
     notes: list[str] = []
     if test is None and valid is not None:
         test, valid = valid, None
-        notes.append(f"report: the {len(test):,} validation examples")
+        notes.append(f"report: the {counted(len(test), 'validation example')}")
     if valid is None and (num_inputs := len({key(example.input) for example in train})) < FEWEST:
-        raise UserError(f"{num_inputs} different inputs are too few to hold some out; give {FEWEST} or more")
+        raise UserError(f"too few different inputs to hold some out: {num_inputs}; give {FEWEST} or more")
     # a tenth, but of little data more, for five examples tell nothing
     num_held = max(1, round(HELD_OUT * len(train)), min(FEW_HELD, len(train) // 5))
     by = group or key
@@ -67,7 +68,7 @@ def split_examples(
         notes.append(f"report: {len(test):,} of the training examples, held out by hash")
     train, dropped = _without(train, {key(example.input) for example in test}, key)
     if dropped:
-        notes.append(f"dropped from training: {dropped:,} examples whose input is in the report")
+        notes.append(f"dropped from training: {counted(dropped, 'example')} whose input is in the report")
     if valid is None:
         train, valid = _cut(train, min(num_held, MOST_VALID), key, by, label, seed)
         notes.append(f"choices: {len(valid):,} of the training examples, held out by hash")

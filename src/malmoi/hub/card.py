@@ -17,7 +17,7 @@ import yaml
 from malmoi.core import Metric
 from malmoi.util import files
 from malmoi.util.hardware import cpu_name
-from malmoi.util.units import human_seconds
+from malmoi.util.units import counted, human_seconds, measured
 from malmoi.util.version import VERSION
 
 CARD = "README.md"
@@ -126,7 +126,7 @@ class Card:
 
     def _results(self) -> list[str]:
         rows = (
-            (name, f"{metric.value:.4f}", _interval(metric), _note(metric))
+            (name, measured(metric.value), _interval(metric), _note(metric))
             for name, metric in self.results.items()
         )
         head = ("metric", "value", "95% interval", "")
@@ -145,7 +145,7 @@ class Card:
 
 
 def _interval(metric: Metric) -> str:
-    return "not measured" if metric.interval is None else "{:.4f} to {:.4f}".format(*metric.interval)
+    return "not measured" if metric.interval is None else " to ".join(map(measured, metric.interval))
 
 
 def _note(metric: Metric) -> str:
@@ -225,4 +225,4 @@ def languages_of(texts: Iterable[str]) -> tuple[str, ...]:
 def this_machine() -> str:
     """The processor, its threads, and the GPU where there is one."""
     gpu = f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""
-    return f"{cpu_name()}, {torch.get_num_threads()} threads{gpu}"
+    return f"{cpu_name()}, {counted(torch.get_num_threads(), 'thread')}{gpu}"

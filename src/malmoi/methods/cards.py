@@ -11,6 +11,7 @@ from malmoi.core import Example, Metric
 from malmoi.hub.card import Card, DataFile, data_files, languages_of, this_machine
 from malmoi.methods.base import Method
 from malmoi.train.finetune import files_of
+from malmoi.util.units import counted
 from malmoi.util.version import VERSION
 
 # The hub's words for what our tasks are.
@@ -43,7 +44,8 @@ def method_card(
     limits += ["Its answers are made token by token and can be wrong with confidence."] * bool(base)
     return Card(
         f"{method.name} for {task.name}",
-        f"A {method.family} model for {task.name}, fitted by malmoi {VERSION} to {len(train):,} examples.",
+        f"A {method.family} model for {task.name}, fitted by malmoi {VERSION} to "
+        f"{counted(len(train), 'example')}.",
         KINDS.get(task.name, "text-generation"), languages_of(texts), base=Path(base).name if base else "",
         tags=(method.name,), data=data, settings=settings, results=metrics, measured_on=measured_on,
         notes=tuple(notes), limits=tuple(limits), seconds=seconds, machine=this_machine(),

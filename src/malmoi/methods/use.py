@@ -24,7 +24,7 @@ from malmoi.tasks.checks import LABELLED, labels_in, refuse_too_few_labels, unse
 from malmoi.train.fit import Budget
 from malmoi.util.errors import UserError
 from malmoi.util.files import check_folder
-from malmoi.util.units import human_seconds
+from malmoi.util.units import counted, human_seconds
 
 # in the folder of a comparison: what was asked, and the method that it recommends
 COMPARISON, WINNER = "comparison.json", "winner"
@@ -97,11 +97,11 @@ def fit_method(
     method.fit(splits.train, splits.valid, budget, say)
     seconds = time.perf_counter() - start_s
     remember_labels(method, splits.train)
-    say(f"fitted to {len(splits.train):,} examples in {human_seconds(seconds)}")
+    say(f"fitted to {counted(len(splits.train), 'example')} in {human_seconds(seconds)}")
     metrics = evaluate(method, splits.test)
     note = splits.notes[0] if splits.notes else ""
     card = method_card(
-        method, metrics, splits.train, measured_on=f"{len(splits.test):,} other examples", folder=out,
+        method, metrics, splits.train, measured_on=counted(len(splits.test), "other example"), folder=out,
         data=task_files((train, valid), licence), seconds=seconds, notes=splits.notes,
     )  # fmt: skip
     save_method(out, method, card.render())

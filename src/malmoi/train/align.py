@@ -40,7 +40,7 @@ from malmoi.util import files
 from malmoi.util.errors import UserError
 from malmoi.util.hardware import pick_device
 from malmoi.util.heap import keep_heap
-from malmoi.util.units import human_count
+from malmoi.util.units import counted, human_count
 from malmoi.util.version import VERSION
 
 Rows = tuple[ChatRow, ChatRow]
@@ -225,11 +225,11 @@ def _card(run: Alignment, found: dict[str, float]) -> Card:
     card = Card(
         f"{Path(config.model).name}, tuned to preferences",
         f"A chat model of {human_count(run.model.num_parameters())} parameters, tuned ({how}) by malmoi "
-        f"{VERSION} with DPO, beta {spec.beta:g}, on {len(run.objective.train):,} pairs for "
-        f"{run.trainer.step} steps of {spec.batch} pairs.",
+        f"{VERSION} with DPO, beta {spec.beta:g}, on {counted(len(run.objective.train), 'pair')} for "
+        f"{counted(run.trainer.step, 'step')} of {counted(spec.batch, 'pair')}.",
         "text-generation", base=Path(config.model).name, tags=("conversational", "dpo"),
         results=measured(run.trainer), use=chat_use(run.folder), notes=tuple(run.told(found)),
-        measured_on=f"{len(run.objective.valid):,} held-out pairs",
+        measured_on=counted(len(run.objective.valid), "held-out pair"),
         limits=("It prefers what the people (or programs) who chose preferred, right or wrong.",),
     )  # fmt: skip
     texts = [run.tokenizer.decode(row.ids) for row in run.objective.train.rows[:20]]

@@ -41,7 +41,7 @@ from malmoi.util import files
 from malmoi.util.errors import UserError
 from malmoi.util.hardware import pick_device
 from malmoi.util.heap import keep_heap
-from malmoi.util.units import human_count
+from malmoi.util.units import counted, human_count
 from malmoi.util.version import VERSION
 
 Row = TypeVar("Row")
@@ -392,11 +392,11 @@ def _card(run: Tuning, ended: tuple[int, int]) -> Card:
     card = Card(
         f"{Path(config.model).name}, tuned to answer",
         f"A chat model of {human_count(run.model.num_parameters())} parameters, tuned ({how}) by malmoi "
-        f"{VERSION} on {len(rows):,} conversations for {run.trainer.step} steps of {spec.batch} windows of "
-        f"{run.trainer.context} tokens.",
+        f"{VERSION} on {counted(len(rows), 'conversation')} for {counted(run.trainer.step, 'step')} "
+        f"of {counted(spec.batch, 'window')} of {run.trainer.context} tokens.",
         "text-generation", base=Path(config.model).name, tags=("conversational",),
         results=measured(run.trainer), use=chat_use(run.folder),
-        measured_on=f"the assistant's turns of {len(run.material.valid):,} held-out conversations",
+        measured_on=f"the assistant's turns of {counted(len(run.material.valid), 'held-out conversation')}",
         notes=(f"it ended its turn in {ended[0]} of {ended[1]} replies to held-out questions",),
     )  # fmt: skip
     texts = [run.tokenizer.decode(row.ids) for row in spread(rows, ASKED)]

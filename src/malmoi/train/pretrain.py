@@ -36,7 +36,7 @@ from malmoi.train.trial import Trial, try_step
 from malmoi.util import files
 from malmoi.util.hardware import pick_device
 from malmoi.util.heap import keep_heap
-from malmoi.util.units import human_count
+from malmoi.util.units import counted, human_count
 from malmoi.util.version import VERSION
 
 Say = Callable[[str], None]
@@ -256,8 +256,8 @@ def _card(run: Pretraining) -> Card:
     card = Card(
         run.config.name,
         f"A language model of {human_count(run.model.num_parameters())} parameters, pre-trained by malmoi "
-        f"{VERSION} on the user's own text for {run.trainer.step} steps of {spec.batch} rows of "
-        f"{run.trainer.context} tokens. It completes text.",
+        f"{VERSION} on the user's own text for {counted(run.trainer.step, 'step')} of "
+        f"{counted(spec.batch, 'row')} of {run.trainer.context} tokens. It completes text.",
         "text-generation", results=measured(run.trainer),
         measured_on=f"{evaluated:,} tokens of validation text", use=_use(run.folder),
         limits=("It completes text; it was not taught to answer or to follow instructions.",),

@@ -34,6 +34,11 @@ def figures(number: float, digits: int) -> str:
     return f"{round(number, digits - 1 - floor(log10(abs(number)))):,.15g}"
 
 
+def measured(number: float) -> str:
+    """A metric's value: 0.5 -> '0.5000', 123456.7 -> '123,500'."""
+    return f"{number:.4f}" if abs(number) < 1000 else figures(number, 4)
+
+
 def counted(number: int, noun: str) -> str:
     """(1, "step") -> '1 step', (1200, "step") -> '1,200 steps'."""
     return f"{number:,} {noun}{'' if number == 1 else 's'}"

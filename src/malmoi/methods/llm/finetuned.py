@@ -34,6 +34,7 @@ from malmoi.train.optim import OptimizerKind
 from malmoi.train.trainer import mean
 from malmoi.util.errors import UserError
 from malmoi.util.hardware import bf16_pays, pick_device
+from malmoi.util.units import counted
 
 MOST_CHOSEN_BY = 500  # validation examples looked at during a fit
 ROW_TOKENS = 512  # of a piece of a longer text, where the model's context has no limit
@@ -144,7 +145,7 @@ class FineTuned(LanguageMethod):
         problem = _Tuning(model, learned, judged, o, dtype)
         self.report["steps"] = steps = planned_steps(problem, o, budget)
         how = "LoRA" if o.lora else "all weights"
-        say(f"{steps} steps of {o.batch} rows, {how}, {dtype}")
+        say(f"{counted(steps, 'step')} of {counted(o.batch, 'row')}, {how}, {dtype}")
         self.report |= {"dtype": dtype, "fit": fit(problem, o, steps, say).as_json()}
 
     def parts(self) -> Parts:

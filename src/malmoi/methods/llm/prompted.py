@@ -30,6 +30,7 @@ from malmoi.text.tokenizer import Tokenizer
 from malmoi.train.finetune import weights_hash
 from malmoi.train.fit import Budget
 from malmoi.util.errors import UserError
+from malmoi.util.units import counted
 
 FOUNDATION_SHOTS = 4  # by default; a chat model knows what a question is
 CALIBRATED_BY, COUNTED_OVER = 64, 200  # validation examples
@@ -151,7 +152,7 @@ class Prompted(LanguageMethod):
             "model": settled.model, "chat": is_chat, "shots": settled.shots, "calibrated": settled.calibrate,
             "reply_tokens": settled.manner.reply_tokens,
         }  # fmt: skip
-        say(f"a {'chat' if is_chat else 'foundation'} model, asked with {settled.shots} shots")
+        say(f"a {'chat' if is_chat else 'foundation'} model, asked with {counted(settled.shots, 'shot')}")
         if note := self.asker.note([example.input for example in examples[:COUNTED_OVER]]):
             self.report["note"] = note
             say(note)
