@@ -125,9 +125,7 @@ def test_people_and_teacher_together(reviews: Path) -> None:
     assert {example.input for example in parts["test"]} < texts
     assert "labelled by people" in found.sentence
     assert not texts & {row["text"] for row in read(reviews / "out" / "labelled.jsonl")}
-    assert any(
-        "30 inputs were labelled by people already" in note for note in found.comparison.material.notes
-    )
+    assert any("labelled by people already: 30 inputs" in note for note in found.comparison.material.notes)
 
 
 def test_only_what_the_teacher_is_sure_of_is_kept(reviews: Path) -> None:
@@ -391,11 +389,11 @@ def test_inputs_are_lines_or_rows(tmp_path: Path) -> None:
     write(folder / "c.jsonl", [{"text": "넷째"}])
     assert read_inputs(task, folder) == ["첫째 줄", "second", "third", "넷째"]
     write(folder / "c.jsonl", [{"number": 4}, {"text": 5}])
-    with pytest.raises(UserError, match=r"2 rows are wrong; the first, .*c.jsonl:1: .*--allow-skips"):
+    with pytest.raises(UserError, match=r"2 wrong rows; the first, .*c.jsonl:1: .*--allow-skips"):
         read_inputs(task, folder)
     said: list[str] = []
     assert len(read_inputs(task, folder, allow_skips=True, say=said.append)) == 3
-    assert "2 rows are left out" in said[0]
+    assert "2 rows left out" in said[0]
 
 
 def test_the_winner_of_a_comparison_teaches(reviews: Path, tmp_path: Path) -> None:

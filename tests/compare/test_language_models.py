@@ -126,7 +126,7 @@ def test_fitting_and_asking_from_the_terminal(run: Run, folder: Path) -> None:
     fit = ("fit", "classification", "--train", folder / "reviews.jsonl", "--out", folder / "asked")
     code, out, errors = run(*fit, "--method", "prompted", "--model", folder / "chat", "--set", "shots=1")
     assert code == 0, errors
-    assert "a chat model, asked with 1 shots" in out
+    assert "a chat model, asked with 1 shot" in out
     code, out, _ = run("predict", folder / "asked", "따뜻한 의자")
     assert out.split()[0] in ("positive", "negative")
 
