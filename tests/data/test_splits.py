@@ -94,5 +94,5 @@ def test_groups_stay_together_where_there_are_enough() -> None:
 
 
 def test_too_few_are_an_error() -> None:
-    with pytest.raises(UserError, match=r"different inputs .*: 9;"):
+    with pytest.raises(UserError, match="9 different inputs"):
         split(examples(9) * 5)
