@@ -114,6 +114,14 @@ def test_a_calibration_keeps_to_half_of_the_budget(
     assert len(problem.seen) == tried
 
 
+def test_the_time_of_a_budget_runs_from_its_beginning(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = SimpleNamespace(now=100.0)
+    monkeypatch.setattr(fit_module, "time", SimpleNamespace(perf_counter=lambda: clock.now))
+    waiting, begun, endless = Budget(10.0), Budget(10.0).begin(), Budget().begin()
+    clock.now += 7
+    assert (waiting.left_s, begun.left_s, endless.left_s) == (10.0, 3.0, None)
+
+
 def test_a_diverging_fit_says_so() -> None:
     problem = made()
     with torch.no_grad():

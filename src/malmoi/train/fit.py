@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Annotated, Any, Protocol
 
 import torch
@@ -35,6 +35,18 @@ class Budget:
     seconds: float | None = None
     steps: int | None = None
     warm_up_steps: int | None = None  # of masked-token pre-training, where there is any
+    begun_s: float | None = None  # by time.perf_counter
+
+    def begin(self) -> Budget:
+        """From here on its time runs: what comes before the first step counts, too."""
+        return replace(self, begun_s=time.perf_counter())
+
+    @property
+    def left_s(self) -> float | None:
+        """Of `seconds`; all of them before it has begun."""
+        if self.seconds is None or self.begun_s is None:
+            return self.seconds
+        return self.seconds - (time.perf_counter() - self.begun_s)
 
 
 class FitSpec(OptimSpec):
@@ -93,7 +105,8 @@ def planned_steps(problem: Problem, spec: FitSpec, budget: Budget) -> int:
     if budget.steps is not None:
         return budget.steps
     steps = max(1, round(spec.epochs * problem.steps_per_epoch))
-    return steps if budget.seconds is None else min(steps, affordable_steps(problem, spec, budget.seconds))
+    left_s = budget.left_s
+    return steps if left_s is None else min(steps, affordable_steps(problem, spec, left_s))
 
 
 def fit(

@@ -80,7 +80,7 @@ class FineTuned(LanguageMethod):
         budget: Budget = Budget(),
         say: Say = silent,
     ) -> Self:
-        o = self.options
+        o, budget = self.options, budget.begin()
         model, tokenizer = open_model(Path(o.model))
         if not isinstance(model, LanguageModel):
             raise UserError(f"{o.model} is an n-gram model, which only counts; tune a GPT or an LSTM")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from itertools import accumulate
 from pathlib import Path
 from typing import Any, ClassVar, Generic, Self, TypeVar
@@ -85,13 +84,14 @@ class Neural(Method):
         if not train or not valid:
             raise UserError(f"{self.name} needs examples to learn from and some to stop by; give more data")
         options: Any = self.options
+        budget = budget.begin()
         self.form.learn(train)
         torch.manual_seed(options.seed)
         self._build()
         dtype = training_dtype(options.dtype, self.form.device, self.form.width)
         if isinstance(options, EncoderOptions) and options.unlabelled:
             assert isinstance(self.form, EncoderForm)
-            budget = self._warm_up(self.form, options, budget, dtype, say)
+            self._warm_up(self.form, options, budget, dtype, say)
         self._learn(train, valid[:MOST_CHOSEN_BY], budget, dtype, say)
         self.report["parameters"] = sum(parameter.numel() for parameter in self.model.parameters())
         return self
@@ -113,8 +113,8 @@ class Neural(Method):
 
     def _warm_up(
         self, form: EncoderForm[Any, Any], options: EncoderOptions, budget: Budget, dtype: str, say: Say
-    ) -> Budget:
-        """Masked-token pre-training of the encoder; returns what is left of the budget."""
+    ) -> None:
+        """Masked-token pre-training of the encoder, for a share of the budget."""
         assert options.unlabelled is not None
         texts = list(read_documents(Path(options.unlabelled)))
         masked = MaskedLanguageModel(self.model.encoder)
@@ -123,8 +123,7 @@ class Neural(Method):
         spec = options.model_copy(update={"epochs": options.warm_up_epochs})
         steps = planned_steps(problem, spec, Budget(share, budget.warm_up_steps))
         self.report["warm_up_steps"] = steps
-        seconds = fit(problem, spec, steps, say).seconds
-        return budget if budget.seconds is None else replace(budget, seconds=budget.seconds - seconds)
+        fit(problem, spec, steps, say)
 
     def to(self, device: torch.device) -> Self:
         self.form.device = device
