@@ -257,7 +257,7 @@ def test_a_line_that_cannot_be_used_is_told_and_the_rest_goes_on(
     code, said, noted = run("chat", models["gpt"], "--max-tokens", 3)
     assert code == 1
     assert said.count("\n") >= 1
-    assert "line 1 is not UTF-8" in noted
+    assert "line 1: byte 0xff" in noted
     assert "takes 300 tokens" in noted
     assert noted.count("[ctx ") == 1
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -83,12 +84,13 @@ def page(browser: Any, site: Running) -> Iterator[Any]:
 
 def ask(page: Any, text: str) -> None:
     """Send a message; again where the reply before it had not quite ended, for then Enter does nothing."""
-    box = page.locator("#chat-box textarea")
-    box.fill(text)
-    until = time.monotonic() + WAIT_MS / 1000
-    while box.input_value() and time.monotonic() < until:
+    box, said = page.locator("#chat-box textarea"), page.locator("#conversation .user")
+    before, until = said.count(), time.monotonic() + WAIT_MS / 1000
+    while said.count() == before and time.monotonic() < until:
+        box.fill(text)
         box.press("Enter")
-        page.wait_for_timeout(500)
+        with suppress(AssertionError):
+            expect(said).to_have_count(before + 1, timeout=2000)
 
 
 def is_soon_idle(page: Any, site: Running) -> bool:

@@ -9,6 +9,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import gradio as gr
 import httpx
 import pytest
 from hypothesis import given, settings
@@ -106,6 +107,8 @@ def test_a_stopped_reply_leaves_the_engine_free(how: str) -> None:
         try:
             shown = talk.say(TAB, "hi", [], "slow", "", 0.0, 1.0, 1000, None)
             seen = [await anext(shown), await anext(shown)]
+            twice = [one async for one in talk.say(TAB, "hi", [], "slow", "", 0.0, 1.0, 1000, None)]
+            assert twice == [(gr.skip(),) * 5]  # Enter pressed again while it streams changes nothing
             if how != "page closed":
                 await (talk.stop if how == "stop" else talk.clear)(TAB)
                 seen += [one async for one in shown]

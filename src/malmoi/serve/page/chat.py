@@ -143,7 +143,10 @@ class Talk:
     ) -> AsyncIterator[Shown]:
         """Answer a new message; it stays in the box where it cannot be answered."""
         if not text or not text.strip():
-            yield "", turns, note("Write something first.", kind="warn"), *_buttons()
+            yield gr.skip(), turns, note("Write something first.", kind="warn"), *_buttons()
+            return
+        if str(request.session_hash) in self._running:  # Enter was pressed twice
+            yield (gr.skip(),) * 5
             return
         if not turns:
             self._cleared.discard(str(request.session_hash))
