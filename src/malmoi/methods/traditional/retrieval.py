@@ -27,7 +27,7 @@ from malmoi.util.errors import UserError
 
 CHUNK_INPUTS = 32
 CHOICE_INPUTS = 300
-MAX_FEATURES = 50_000  # of a view
+MAX_FEATURES = 200_000  # of a view
 VIEWS = ((View("word", 1, 2), View("char_wb", 1, 4)), (View("char_wb", 1, 4),))
 DISCOUNTS = (0.3, 0.0, 0.6)
 NEIGHBOURS = (1, 64)
