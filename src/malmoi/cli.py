@@ -12,6 +12,7 @@ import typer
 
 import malmoi
 from malmoi import cli_chat, cli_distill, cli_hub, cli_inside, cli_probe, cli_serve, cli_tasks, cli_tune
+from malmoi.data.encodings import decoded
 from malmoi.util.errors import UserError
 
 if TYPE_CHECKING:
@@ -195,12 +196,7 @@ def complete(
 
 
 def _standard_input() -> str:
-    try:
-        return sys.stdin.buffer.read().decode("utf-8")
-    except UnicodeDecodeError as error:
-        from malmoi.data.encodings import not_utf8
-
-        raise UserError(f"standard input: {not_utf8(error, error.start)}") from None
+    return decoded(sys.stdin.buffer.read(), "standard input", "utf-8")
 
 
 def _echo_logprobs(found: Completion, tokenizer: Tokenizer) -> None:

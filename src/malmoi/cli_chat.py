@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 import malmoi
-from malmoi.data.encodings import not_utf8
+from malmoi.data.encodings import decoded
 from malmoi.util.errors import UserError, nearest
 from malmoi.util.units import counted
 
@@ -259,10 +259,7 @@ def _from_lines(stream: Iterable[bytes]) -> Read:
     def read(prompt: str) -> str | None:
         del prompt
         for number, line in lines:
-            try:
-                return line.decode("utf-8-sig").rstrip("\r\n")
-            except UnicodeDecodeError as error:
-                raise UserError(f"line {number}: {not_utf8(error, error.start)}") from None
+            return decoded(line, f"line {number}").rstrip("\r\n")
         return None
 
     return read

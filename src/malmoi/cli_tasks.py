@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from malmoi.data.encodings import not_utf8
+from malmoi.data.encodings import decoded
 from malmoi.util.errors import UserError
 
 if TYPE_CHECKING:
@@ -236,7 +236,7 @@ def _inputs(path: str, ask: Callable[[Any], Any]) -> list[Any]:
     found = sys.stdin.buffer.read() if path == "-" else Path(path).read_bytes()
     name = "standard input" if path == "-" else path
     inputs: list[Any] = []
-    for number, line in enumerate(_decoded(found, name).split("\n"), 1):
+    for number, line in enumerate(decoded(found, name).split("\n"), 1):
         try:
             inputs += [ask(_json_or_text(line))] if line.strip() else []
         except UserError as error:
@@ -250,7 +250,7 @@ def _asker(task: Task[Any, Any], context: str | None) -> Callable[[Any], Any]:
         return task.input_from
     if task.kind != "span":
         raise UserError(f"--context is for question-answering; this folder does {task.name}")
-    text = _decoded(Path(context).read_bytes(), context) if _is_file(context) else context
+    text = decoded(Path(context).read_bytes(), context) if _is_file(context) else context
     about = {"context": text}
     return lambda value: task.input_from(about | (value if isinstance(value, dict) else {"question": value}))
 
@@ -268,13 +268,6 @@ def _is_file(text: str) -> bool:
     if named and path.suffix.lower() in TABLES:
         raise UserError(f"{text} is a table; give a .txt or .jsonl file with one input a line")
     return found
-
-
-def _decoded(content: bytes, name: str) -> str:
-    try:
-        return content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise UserError(f"{name}: {not_utf8(error, error.start)}") from None
 
 
 def _json_or_text(line: str) -> Any:

@@ -71,6 +71,12 @@ class Verdict:
         return best_of_cheapest(self.good_enough) if self.good_enough else None
 
     @property
+    def cheaper(self) -> Row | None:
+        """The cheapest that is good enough, where it costs less than the winner."""
+        found = min(self.good_enough, key=lambda row: row.cost, default=None)
+        return found if found and self.winner and found.cost < self.winner.cost else None
+
+    @property
     def front(self) -> list[Row]:
         """Those that win where some quality is wanted, the cheapest first: no other beats them in both."""
         found: list[Row] = []
@@ -168,9 +174,8 @@ def _chosen(verdict: Verdict) -> str:
         reasons = (f"{row.name} ({row.error or 'offers no such measure'})" for row in verdict.left_out)
         return f"No method can be compared by {words}: {'; '.join(reasons)}."
     text = _won(verdict, best, winner) if verdict.wanted is None else _enough(verdict, best, winner)
-    cheapest = min(verdict.good_enough, key=lambda row: row.cost, default=winner)
-    if cheapest and winner and cheapest.cost < winner.cost:
-        lower = f"{cheapest.name} ({quality(cheapest)}) is {saving(cheapest, winner)}"
+    if winner and (cheaper := verdict.cheaper):
+        lower = f"{cheaper.name} ({quality(cheaper)}) is {saving(cheaper, winner)}"
         text += f" {lower}; costs within {SAME_COST:g}x count as equal."
     return text
 
@@ -196,11 +201,7 @@ def _enough(verdict: Verdict, best: Row, winner: Row | None) -> str:
     lead = f"the best is {best.name} with {verdict.quality(best)}"
     if winner is None:
         return f"No method reaches {wanted}; {lead}."
-    cheap = (
-        "the cheapest"
-        if winner.cost <= min(it.cost for it in verdict.good_enough)
-        else "the best of the cheapest"
-    )
+    cheap = "the best of the cheapest" if verdict.cheaper else "the cheapest"
     rank = "the only method that is" if number == 1 else f"{cheap} of the {number} methods that are"
     text = f"{winner.name} is good enough: {verdict.quality(winner)} for {wanted}; it is {rank}"
     if winner is best:

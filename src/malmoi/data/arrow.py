@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from malmoi.util.errors import UserError
+from malmoi.util.files import cache_folder
 
 EXTENSIONS = (".parquet", ".arrow", ".feather")
 HUB = "hf://"
@@ -119,9 +120,8 @@ def local(path: Path) -> Path:
     found = _PLACE.fullmatch(text.removeprefix(HUB[:-1]).strip("/"))
     if found is None:
         raise UserError(f"{path} is not {HUB}owner/name[:config][/split], for example {HUB}nyu-mll/blimp")
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "malmoi" / "datasets"
     name, config, split = found["name"], found["config"], (found["split"] or "").strip("/")
-    folder = cache / "--".join([*name.split("/"), *([config] if config else [])])
+    folder = cache_folder("datasets") / "--".join([*name.split("/"), *([config] if config else [])])
     if not folder.exists():
         _fetch(name, config, folder)
     place = folder / split

@@ -6,12 +6,22 @@ import codecs
 import re
 from contextlib import suppress
 
+from malmoi.util.errors import UserError
+
 
 def not_utf8(error: UnicodeDecodeError, offset: int) -> str:
     """What to say of bytes that are not UTF-8, of which the first stands at `offset` of a file."""
     byte, guess = error.object[error.start], likely_encoding(error.object[error.start : error.start + 4096])
     told = f"it looks like {guess}: " if guess else ""
     return f"byte 0x{byte:02x} at offset {offset} is not UTF-8; {told}save it as UTF-8"
+
+
+def decoded(content: bytes, name: str, encoding: str = "utf-8-sig") -> str:
+    """The text of something called `name`. Raises UserError where it is not UTF-8."""
+    try:
+        return content.decode(encoding)
+    except UnicodeDecodeError as error:
+        raise UserError(f"{name}: {not_utf8(error, error.start)}") from None
 
 
 def likely_encoding(sample: bytes) -> str | None:

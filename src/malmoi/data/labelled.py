@@ -68,12 +68,10 @@ def read_records(path: Path, report: Report, *, tell_ids: bool = True) -> Iterat
             how.report("error", record.where, "characters were lost in a decoding; save the file as UTF-8")
             continue
         id = record.values.get("id")
-        if (
-            tell_ids
-            and id not in (None, "")
-            and (at := seen.setdefault(str(id), record.where)) != record.where
-        ):
-            how.report("warning", record.where, f"the id {id!r} stands at {at} already")
+        if tell_ids and id not in (None, ""):
+            at = seen.setdefault(str(id), record.where)
+            if at != record.where:
+                how.report("warning", record.where, f"the id {id!r} stands at {at} already")
         yield record
 
 

@@ -118,7 +118,7 @@ def _check_new(out: Path) -> None:
 def remember_labels(method: Method, train: Examples) -> None:
     """Put the labels that a method was fitted to into its report, for `unseen`."""
     if method.task.kind in LABELLED:
-        method.report["labels"] = labels_in(train)
+        method.report["labels"] = labels_in(train, method.task.kind)
 
 
 def unseen(method: Method, examples: Examples) -> Iterable[str]:

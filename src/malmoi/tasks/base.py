@@ -141,7 +141,7 @@ class Task(ABC, Generic[X, Y]):
         told = [
             line
             for part, use in ((found.test, "the report"), (found.valid, "the choices"))
-            for line in unseen_labels(labels_in(found.train), part, use)
+            for line in unseen_labels(labels_in(found.train, self.kind), part, use)
         ]
         return replace(found, notes=(*found.notes, *told))
 

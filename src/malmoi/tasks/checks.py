@@ -51,8 +51,10 @@ def refuse_too_few_labels(train: Sequence[Example[Any, Any]], kind: str) -> None
         raise UserError(finding.message)
 
 
-def labels_in(examples: Sequence[Example[Any, Any]]) -> list[str]:
-    """All labels of examples of a task of kind "label" or "tags", sorted."""
+def labels_in(examples: Sequence[Example[Any, Any]], kind: str) -> list[str]:
+    """All labels in the examples' targets, sorted; none where a task of that kind has no label set."""
+    if kind not in LABELLED:
+        return []
     return sorted({label for example in examples for label in label_set(example.target)})
 
 
@@ -67,7 +69,7 @@ def unseen_labels(known: Iterable[str], examples: Sequence[Example[Any, Any]], u
 
 def _too_few_labels(examples: Sequence[Example[Any, Any]], kind: str) -> Iterator[Finding]:
     """Training examples of which nothing can be learned."""
-    labels = labels_in(examples) if kind in LABELLED else []
+    labels = labels_in(examples, kind)
     if kind == "label" and len(labels) == 1:
         message = f"all training examples have the label {labels[0]!r}; give some of another one"
         yield Finding("error", examples[0].source, message)

@@ -12,13 +12,13 @@ import torch
 from malmoi.data.check import Finding
 from malmoi.data.labelled import SKIPPED
 from malmoi.data.preferences import read_preferences
-from malmoi.hub.card import Card, data_files
+from malmoi.hub.card import Card, DataFile, data_files
 from malmoi.hub.folder import load_model, save_model
 from malmoi.models.language import LanguageModel
 from malmoi.models.lora import add_lora
 from malmoi.text.chat import ChatFormat, ChatRow
 from malmoi.text.tokenizer import Tokenizer
-from malmoi.train.cards import measured, trained_seconds, with_run
+from malmoi.train.cards import trained_seconds, with_intervals, with_run
 from malmoi.train.distributed import join_group
 from malmoi.train.finetune import (
     TuneConfig,
@@ -79,7 +79,7 @@ class Alignment:
     trainer: Trainer[PairBatch]
     trial: Trial[PreferenceSpec]
     findings: list[Finding]
-    files: dict[str, Path]  # that were read, by their names
+    data: tuple[DataFile, ...]
 
     @property
     def model(self) -> LanguageModel:
@@ -138,7 +138,7 @@ def prepare_alignment(
     context, findings = context_of(model, config.train), []
     train, valid = _read(config, form, context, findings)
     paths = [file for name in (*config.data, *config.valid) for file in files_of(Path(name))]
-    read = {str(path): path for path in paths}
+    read = data_files({str(path): path for path in paths}, config.licence)
     hashes = same_files(read, record, folder)
     torch.manual_seed(config.train.seed)
     if config.lora:
@@ -228,10 +228,10 @@ def _card(run: Alignment, found: dict[str, float]) -> Card:
         f"{VERSION} with DPO, beta {spec.beta:g}, on {counted(len(run.objective.train), 'pair')} for "
         f"{counted(run.trainer.step, 'step')} of {counted(spec.batch, 'pair')}.",
         "text-generation", base=Path(config.model).name, tags=("conversational", "dpo"),
-        results=measured(run.trainer), use=chat_use(run.folder), notes=tuple(run.told(found)),
+        results=with_intervals(run.trainer, found), use=chat_use(run.folder), notes=tuple(run.told(found)),
         measured_on=counted(len(run.objective.valid), "held-out pair"),
         limits=("It prefers what the people (or programs) who chose preferred, right or wrong.",),
     )  # fmt: skip
     texts = [run.tokenizer.decode(row.ids) for row in run.objective.train.rows[:20]]
     seconds = trained_seconds(run.trainer, run.folder)
-    return with_run(card, config, data_files(run.files, config.licence), texts, seconds)
+    return with_run(card, config, run.data, texts, seconds)

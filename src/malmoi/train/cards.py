@@ -20,27 +20,21 @@ from malmoi.train.running import METRICS
 from malmoi.train.trainer import Trainer, compute_loss
 
 _LOWER = ("loss", "bits_per_byte")
-_ELSEWHERE = (
-    "name",
-    "model",
-    "data",
-    "valid",
-    "licence",
-)  # of a configuration: the card says it in other words
+# of a configuration: the card says it in other words
+_ELSEWHERE = ("name", "model", "data", "valid", "licence")
 FROM_TEXT = "It says what its training text makes likely, right or wrong, and can be wrong with confidence."
 NO_FILTER = "Nobody has tested it for harm or bias; it repeats what its training text holds."
 
 
 @torch.no_grad()
-def measured(trainer: Trainer[Any]) -> dict[str, Metric]:
-    """The trainer's measures of its validation rows, with intervals from a bootstrap over the rows."""
+def with_intervals(trainer: Trainer[Any], found: Mapping[str, float]) -> dict[str, Metric]:
+    """What the trainer found in its validation rows, with intervals from a bootstrap over the rows."""
     losses: list[Loss] = []
 
     def loss(part: Any) -> Loss:
         losses.append(compute_loss(trainer.model, trainer.objective, part, trainer.spec.dtype))
         return losses[-1]
 
-    found = trainer.evaluate()
     trainer.model.eval()
     trainer.objective.evaluate(loss, 1)  # one row at a time: the bootstrap draws rows
     trainer.model.train()

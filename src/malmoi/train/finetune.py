@@ -18,7 +18,7 @@ from malmoi.data.packing import Packed
 from malmoi.engine.engine import Engine
 from malmoi.engine.request import Sampling
 from malmoi.hub.adapter import save_adapter
-from malmoi.hub.card import Card, data_files
+from malmoi.hub.card import Card, DataFile, data_files
 from malmoi.hub.folder import WEIGHTS, load_model, save_model
 from malmoi.models.language import LanguageModel
 from malmoi.models.lora import LoRASpec, add_lora, merge_lora
@@ -26,7 +26,7 @@ from malmoi.models.recurrent import Recurrent
 from malmoi.models.transformer import Transformer
 from malmoi.text.chat import ChatFormat, ChatRow, chat_template
 from malmoi.text.tokenizer import Tokenizer
-from malmoi.train.cards import measured, trained_seconds, with_run
+from malmoi.train.cards import trained_seconds, with_intervals, with_run
 from malmoi.train.distributed import Group, join_group
 from malmoi.train.losses import next_token_loss
 from malmoi.train.optim import OptimizerKind
@@ -163,7 +163,7 @@ class Tuning:
     material: Material
     trainer: Trainer[TokenBatch]
     trial: Trial[TuneSpec]
-    files: dict[str, Path]  # that were read, by their names
+    data: tuple[DataFile, ...]
 
     @property
     def model(self) -> LanguageModel:
@@ -223,7 +223,7 @@ def prepare_tuning(
     context = context_of(model, spec)
     material = _material(config, form, context)
     paths = [path for text in (*config.data, *config.valid) for path in files_of(Source.parse(text).path)]
-    read = {str(path): path for path in paths}
+    read = data_files({str(path): path for path in paths}, config.licence)
     hashes = same_files(read, record, folder)
     torch.manual_seed(spec.seed)
     if config.lora:
@@ -395,13 +395,13 @@ def _card(run: Tuning, ended: tuple[int, int]) -> Card:
         f"{VERSION} on {counted(len(rows), 'conversation')} for {counted(run.trainer.step, 'step')} "
         f"of {counted(spec.batch, 'window')} of {run.trainer.context} tokens.",
         "text-generation", base=Path(config.model).name, tags=("conversational",),
-        results=measured(run.trainer), use=chat_use(run.folder),
+        results=with_intervals(run.trainer, run.trainer.evaluate()), use=chat_use(run.folder),
         measured_on=f"the assistant's turns of {counted(len(run.material.valid), 'held-out conversation')}",
         notes=(f"it ended its turn in {ended[0]} of {ended[1]} replies to held-out questions",),
     )  # fmt: skip
     texts = [run.tokenizer.decode(row.ids) for row in spread(rows, ASKED)]
     seconds = trained_seconds(run.trainer, run.folder)
-    return with_run(card, config, data_files(run.files, config.licence), texts, seconds)
+    return with_run(card, config, run.data, texts, seconds)
 
 
 def chat_use(folder: Path) -> tuple[str, ...]:

@@ -26,7 +26,7 @@ from malmoi.models.config import TransformerConfig
 from malmoi.models.language import LanguageModel
 from malmoi.models.ngram import KneserNey
 from malmoi.text.tokenizer import TOKENIZER_FILE, Tokenizer, train_tokenizer
-from malmoi.train.cards import measured, trained_seconds, with_run
+from malmoi.train.cards import trained_seconds, with_intervals, with_run
 from malmoi.train.distributed import Group, join_group
 from malmoi.train.record import SOURCE, describe, started_run
 from malmoi.train.run import NGramSpec, RunConfig, TrainSpec
@@ -162,10 +162,9 @@ def count_ngrams(
     )
     if model.note:
         say(model.note)
-    nats, bits = evaluate_ngrams(model, text.valid, config.train.eval_tokens)
     card = _ngram_card(config, folder, text, model, time.perf_counter() - start_s)
     save_model(folder, model, text.tokenizer, card.render())
-    return nats, bits
+    return card.results["loss"].value, card.results["bits_per_byte"].value
 
 
 def evaluate_ngrams(model: KneserNey, valid: TokenFile, limit_tokens: int) -> tuple[float, float]:
@@ -258,7 +257,7 @@ def _card(run: Pretraining) -> Card:
         f"A language model of {human_count(run.model.num_parameters())} parameters, pre-trained by malmoi "
         f"{VERSION} on the user's own text for {counted(run.trainer.step, 'step')} of "
         f"{counted(spec.batch, 'row')} of {run.trainer.context} tokens. It completes text.",
-        "text-generation", results=measured(run.trainer),
+        "text-generation", results=with_intervals(run.trainer, run.trainer.evaluate()),
         measured_on=f"{evaluated:,} tokens of validation text", use=_use(run.folder),
         limits=("It completes text; it was not taught to answer or to follow instructions.",),
         notes=(f"tokens in the training text: {text.train.num_tokens:,}",),

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 from pydantic import ValidationError
 
+from malmoi.hub.card import DataFile
 from malmoi.hub.folder import WEIGHTS
 from malmoi.train.run import AnyRun
 from malmoi.util import files
@@ -52,9 +53,9 @@ def started_run(
     return config, {}
 
 
-def same_files(read: Mapping[str, Path], record: dict[str, Any], folder: Path) -> dict[str, str]:
+def same_files(read: Iterable[DataFile], record: dict[str, Any], folder: Path) -> dict[str, str]:
     """The SHA-256 of each file, by its name. Raises UserError where the run to resume began with others."""
-    hashes = {name: files.sha256(path) for name, path in read.items()}
+    hashes = {file.name: file.sha256 for file in read}
     if record and record["data"] != hashes:
         raise UserError(f"the data of {folder} have changed since it began; tune again with another --out")
     return hashes

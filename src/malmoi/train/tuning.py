@@ -17,6 +17,7 @@ from malmoi.data.conversations import Conversation, read_conversations
 from malmoi.data.labelled import SKIPPED, raise_when_many
 from malmoi.tasks import TASKS, make_task
 from malmoi.tasks.base import Task
+from malmoi.tasks.checks import labels_in
 from malmoi.text.chat import ChatFormat, ChatRow
 from malmoi.util.errors import UserError, nearest
 from malmoi.util.seeds import mixed
@@ -72,15 +73,6 @@ def conversation_of(task: Task[Any, Any], example: Example[Any, Any], variant: i
     answer = task.answer(example.target, example.input)
     asked = task.prompt(example.input, variant=variant)
     return Conversation((*asked, Message("assistant", answer)), example.source)
-
-
-def labels_of(task: Task[Any, Any], examples: Sequence[Example[Any, Any]]) -> set[str]:
-    """The labels among the examples' targets; none where the task has no label set."""
-    if task.kind == "label":
-        return {example.target for example in examples}
-    if task.kind == "tags":
-        return {entity.label for example in examples for entity in example.target}
-    return set()
 
 
 def make_material(
@@ -139,7 +131,7 @@ class _Reader:
         roles = TASKS[source.task].roles
         task = make_task(source.task, {role: name for role, name in self.fields.items() if role in roles})
         examples = task.load(source.path, allow_skips=self.allow_skips, report=self.findings.append)
-        shown, own = self.labels.setdefault(task.name, set()), labels_of(task, examples)
+        shown, own = self.labels.setdefault(task.name, set()), set(labels_in(examples, task.kind))
         task.labels = sorted(shown if judging and shown else own)
         if not judging:
             shown |= own

@@ -18,6 +18,11 @@ MANIFEST = "manifest.json"
 RUN_RECORD, DEMO_MARK = "run.json", "demo.json"  # say that malmoi made the folder that holds them
 
 
+def cache_folder(name: str) -> Path:
+    """~/.cache/malmoi/NAME (or under $XDG_CACHE_HOME); it need not be there."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "malmoi" / name
+
+
 def check_folder(out: Path) -> None:
     """Raises UserError where `out` is no folder to write to, nor can be made one."""
     found = next(path for path in (out.absolute(), *out.absolute().parents) if path.exists())

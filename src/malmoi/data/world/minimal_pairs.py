@@ -161,13 +161,9 @@ def _korean_order(sentence: str, document: Document, random: Random) -> str | No
 def _dropped(sentence: str, document: Document, random: Random) -> str | None:
     """책을 읽은: 책읽은을. A particle that stands after the verb instead of its noun."""
     del document
-    pattern = r"(?<= )([가-힣]{2,})([을를]) ([가-힣]{2,}[다요])(?=[.])"
-    found = list(re.finditer(pattern, sentence))
-    if not found:
-        return None
-    chosen = random.choice(found)
-    moved = f"{chosen[1]} {chosen[3]}{chosen[2]}"
-    return sentence[: chosen.start()] + moved + sentence[chosen.end() :]
+    words = "([가-힣]{2,})([을를]) ([가-힣]{2,}[다요])"
+    found = list(re.finditer(rf"(?<= ){words}(?=[.])", sentence))
+    return _replaced(sentence, found, lambda text: re.sub(words, r"\1 \3\2", text), random)
 
 
 def _swapped(text: str) -> str:
@@ -239,7 +235,7 @@ def _conclusion(random: Random, split: Split, language: Language) -> MinimalPair
     good, bad = ("x", "y") if asked == "a" else ("y", "x")
 
     def told(concluded: str) -> str:
-        writer = Writer(language, terms | {"a": terms["a"], "b": terms["b"]}, level)
+        writer = Writer(language, terms, level)
         for number, (en, ko) in enumerate((*people, *objects)):
             writer.write(ko if language == "ko" else en, separator=" " if number else "")
         pattern = conclusion[language == "ko"].replace("{a", f"{{{asked}").replace("{x", f"{{{concluded}")

@@ -33,9 +33,9 @@ from malmoi.models.config import StrictModel
 from malmoi.models.language import LanguageModel
 from malmoi.models.state import Scorer
 from malmoi.tasks.base import Task
+from malmoi.tasks.checks import labels_in
 from malmoi.text.chat import ChatFormat
 from malmoi.text.tokenizer import Tokenizer
-from malmoi.train.tuning import labels_of
 from malmoi.util.errors import UserError
 from malmoi.util.hardware import pick_device
 
@@ -89,10 +89,10 @@ class Manner(StrictModel):
 
 def known_labels(task: Task[Any, Any], examples: Examples) -> tuple[str, ...]:
     """The labels in the examples, else those that the task knows. Raises UserError for too few of them."""
-    labels = labels_of(task, examples) or {*task.labels}
+    labels = labels_in(examples, task.kind) or sorted(set(task.labels))
     if task.kind == "tags" and not labels:
         raise UserError("no example has an entity; give some that have")
-    return tuple(two_or_more(labels) if task.kind == "label" else sorted(labels))
+    return tuple(two_or_more(labels) if task.kind == "label" else labels)
 
 
 class Asked(NamedTuple):

@@ -26,7 +26,7 @@ from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, field_
 from malmoi.core import Message
 from malmoi.models.config import StrictModel
 from malmoi.util.errors import UserError
-from malmoi.util.files import write_json
+from malmoi.util.files import cache_folder, write_json
 
 if TYPE_CHECKING:
     from openai import AsyncOpenAI
@@ -146,8 +146,7 @@ class Endpoint:
     def __init__(self, options: EndpointOptions, max_new_tokens: int) -> None:
         self.options, self.max_new_tokens = options, max_new_tokens
         self.reply_limit = options.reply_limit(max_new_tokens)
-        home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-        self.cache = Path(options.cache).expanduser() if options.cache else home / "malmoi" / "remote"
+        self.cache = Path(options.cache).expanduser() if options.cache else cache_folder("remote")
         self._outcomes: dict[str, Reply | Failure] = {}  # by key, of this and earlier calls
         self._sent = self._cached = self._failed_in_a_row = 0
         self._spent = self._reserved = 0.0

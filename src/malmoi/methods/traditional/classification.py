@@ -23,7 +23,7 @@ from scipy.special import log_softmax
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 
-from malmoi.data.encodings import not_utf8
+from malmoi.data.encodings import decoded
 from malmoi.methods.base import Budget, Json, Method, Parts, Say, silent, two_or_more
 from malmoi.methods.traditional.choice import Examples, best_setting, quality, softmax_layer
 from malmoi.methods.traditional.vectors import Vectors, View
@@ -117,12 +117,10 @@ class Lexicon(LabelMethod):
     def _read(self, path: Path) -> dict[str, list[float]]:
         weights: dict[str, list[float]] = {}
         try:
-            lines = path.read_text(encoding="utf-8-sig").splitlines()
+            content = path.read_bytes()
         except OSError as error:
             raise UserError(f"lexicon {path} cannot be read ({error.strerror}); give its path") from None
-        except UnicodeDecodeError as error:
-            raise UserError(f"lexicon {path}: {not_utf8(error, error.start)}") from None
-        for number, line in enumerate(lines, start=1):
+        for number, line in enumerate(decoded(content, f"lexicon {path}").splitlines(), start=1):
             if not line.strip():
                 continue
             try:
@@ -254,10 +252,8 @@ class TfIdf(LabelMethod):
         every_label = {example.target: example for example in train}.values()
         some = _cut([*shuffled[:CHOICE_TEXTS], *every_label], options.max_features)
         whole = _cut(train, options.max_features)
-        balanced, ratios = (
-            _tried(options.balanced),
-            _tried(options.ratios if len(self.labels) == 2 else False),
-        )
+        balanced = _tried(options.balanced)
+        ratios = _tried(options.ratios if len(self.labels) == 2 else False)
         setting = _Setting(VIEWS[0], options.c[0], balanced[0], ratios[0])
         setting = self._chosen(setting, {"views": VIEWS, "c": options.c, "balanced": balanced}, some, valid)
         setting = self._chosen(setting, {"ratios": ratios}, whole, valid)  # they pay where texts are many
