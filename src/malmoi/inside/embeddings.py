@@ -14,8 +14,9 @@ from torch.nn import functional
 
 def matrix_of(embed: nn.Module, size: int) -> Tensor:
     """weight_VD, whatever the precision that it is kept in."""
-    with torch.no_grad():
-        return embed(torch.arange(size, device=next(embed.parameters()).device)).float().cpu()
+    weight_VD = embed.weight
+    assert isinstance(weight_VD, Tensor)
+    return weight_VD.detach()[:size].float().cpu()
 
 
 def neighbours(
