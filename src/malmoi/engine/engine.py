@@ -336,7 +336,7 @@ class Engine:
             first, *others = self._tiles
             rows = [row for tile in self._tiles for row in tile.rows]
             self._tiles = [Tile(rows, first.state.join([tile.state for tile in others]))]
-        return torch.cat(logits)
+        return logits[0] if len(logits) == 1 else torch.cat(logits)
 
     def _groups(self, lengths: Sequence[int]) -> list[list[int]]:
         """Which prompts to read together: like lengths, and a long one (or, if deterministic, any) alone."""

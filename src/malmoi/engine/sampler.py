@@ -45,11 +45,14 @@ def biased(
 ) -> Tensor:
     """The logits after the bias and the penalties of each row."""
     rows = [b for b, p in enumerate(params) if p.changes_logits]
-    logits_BV = logits_BV.clone() if rows else logits_BV
+    if not rows:
+        return logits_BV
+    logits_BV = logits_BV.clone()
+    if biases := [(b, id, bias) for b in rows for id, bias in params[b].logit_bias]:
+        places_B, ids, values = zip(*biases, strict=True)
+        added = torch.tensor(values, dtype=logits_BV.dtype, device=logits_BV.device)
+        logits_BV[list(places_B), list(ids)] += added
     for b in rows:
-        if params[b].logit_bias:
-            ids, biases = zip(*params[b].logit_bias, strict=True)
-            logits_BV[b, list(ids)] += torch.tensor(biases, dtype=logits_BV.dtype, device=logits_BV.device)
         _penalise(logits_BV[b], params[b], histories[b], prompt_lengths[b])
     return logits_BV
 
