@@ -75,7 +75,7 @@ def test_help_loads_nothing_heavy() -> None:
 def test_doctor_names_the_machine(run: Run) -> None:
     code, out, _ = run("doctor")
     assert code == 0
-    for name in ("processor", "fast bf16", "AMX", "compiler", "device", "memory limit", "torch"):
+    for name in ("processor", "fast bf16", "AMX", "own kernels", "device", "memory limit", "torch"):
         assert re.search(rf"^{name} +\S", out, re.MULTILINE), name
 
 

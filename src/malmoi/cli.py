@@ -77,6 +77,7 @@ def doctor() -> None:
 
     import torch
 
+    from malmoi.models.native.library import why_not
     from malmoi.util import hardware, units
 
     device = hardware.pick_device()
@@ -88,7 +89,7 @@ def doctor() -> None:
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu (no GPU found)",
         "fast bf16": "yes" if hardware.has_fast_bf16(device) else "no (fp32 is used)",
         "AMX": "yes" if "amx_tile" in hardware.cpu_flags() else "no",
-        "compiler": hardware.compiler() or "none (torch.compile is not used)",
+        "own kernels": "yes" if (reason := why_not()) is None else f"no: {reason}",
         "memory limit": units.human_bytes(hardware.memory_limit_bytes()),
         "fp32 matrix product": f"{units.human_count(speed)}FLOP/s",
     }.items():  # fmt: skip

@@ -105,12 +105,15 @@ def _run(
 
 def _opening(url: str, catalogue: Catalogue, with_key: bool, page: bool) -> list[str]:
     """What the terminal shows once the server is there."""
-    from malmoi.serve.catalogue import TaskEntry
+    from malmoi.models.native.library import why_not
+    from malmoi.serve.catalogue import TaskEntry, languages
 
     width = max(map(len, catalogue))
     lines = [f"malmoi serves at {url}" + ("  (open it in a browser)" if page else "")]
     if find_spec("gradio") is None:
         lines.append('no page for the browser; it needs: pip install "malmoi[web]"')
+    if (reason := why_not()) and languages(catalogue):
+        lines.append(f"language models answer more slowly, without malmoi's own kernels: {reason}")
     for entry in catalogue.values():
         does = (
             f"task {entry.task.name}, by {entry.method.method.name}" if isinstance(entry, TaskEntry)

@@ -12,11 +12,10 @@ import malmoi
 from malmoi.engine.engine import Engine
 from malmoi.engine.handle import Loaded
 from malmoi.engine.precision import bits_per_byte, int8_loss
-from malmoi.hub.folder import save_model
+from malmoi.hub.folder import load_model, save_model
 from malmoi.models.build import build_model
 from malmoi.models.config import TransformerConfig
 from malmoi.models.ngram import KneserNey
-from malmoi.models.packed import Int8Linear
 from malmoi.text.tokenizer import Tokenizer, train_tokenizer
 from malmoi.util.errors import UserError
 
@@ -51,10 +50,13 @@ def test_what_8_bits_cost(folder: Path) -> None:
 
 
 def test_every_precision_answers(folder: Path) -> None:
+    exact_VD = load_model(folder)[0].head.weight  # pyright: ignore[reportAttributeAccessIssue]
     for options in ({}, {"dtype": "bf16"}, {"quantize": "int8"}):
         model = malmoi.load(folder, **options)
         assert isinstance(model, Loaded)
-        assert isinstance(model.model.head, Int8Linear) == ("quantize" in options)  # pyright: ignore[reportAttributeAccessIssue]
+        weight_VD = model.model.head.weight.float()  # pyright: ignore[reportAttributeAccessIssue]
+        assert torch.equal(weight_VD, exact_VD) == (options == {})
+        assert float((weight_VD - exact_VD).norm() / exact_VD.norm()) < 0.02
         (found,) = model.complete("밤", max_tokens=3, temperature=0)
         assert 1 <= len(found.ids) <= 3
 

@@ -1,11 +1,15 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 import torch
 from sklearn.decomposition import PCA
 from torch import nn
 
 from malmoi.inside.embeddings import matrix_of, neighbours, plane
+from malmoi.models.build import build_model
+from malmoi.models.config import TransformerConfig
+from malmoi.models.packed import pack
 
 
 def test_the_matrix_is_what_the_embedding_looks_up() -> None:
@@ -32,3 +36,12 @@ def test_the_plane_is_that_of_sklearn() -> None:
 def test_a_plane_of_one_row_or_column() -> None:
     assert plane(torch.ones(1, 5))[0].tolist() == [[0.0, 0.0]]
     assert plane(torch.tensor([[1.0], [3.0]]))[0].shape == (2, 2)
+
+
+@pytest.mark.parametrize("quantize", [None, "int8"])
+def test_the_matrix_of_a_packed_model(quantize: str | None) -> None:
+    config = TransformerConfig(vocab_size=9, context=8, layers=1, width=8, heads=2, tied=True)
+    model = build_model(config)
+    exact = model.embed.weight.detach().clone()
+    pack(model, quantize=quantize)
+    torch.testing.assert_close(matrix_of(model.embed, 7), exact[:7], rtol=0, atol=0.001 if quantize else 0)

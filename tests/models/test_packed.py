@@ -1,4 +1,5 @@
-"""A packed model answers as the plain one does; in 8 bits nearly so, and the same in any batch."""
+"""Without our kernels, a packed model answers as the plain one does; in 8 bits nearly so, and the same in any
+batch."""
 
 from __future__ import annotations
 
@@ -25,6 +26,11 @@ CONFIGS = {
     "lstm": RecurrentConfig(family="lstm", vocab_size=300, layers=2, width=64),
 }  # fmt: skip
 every_model = pytest.mark.parametrize("name", CONFIGS)
+
+
+@pytest.fixture(autouse=True)
+def _without_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(packed, "kernels", lambda: None)
 
 
 def logits(model: nn.Module, ids_BT: torch.Tensor) -> torch.Tensor:

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from malmoi.hub.folder import save_model
 from malmoi.models.ngram import KneserNey
-from malmoi.models.packed import Int8Linear
 from malmoi.serve.catalogue import LanguageEntry, TaskEntry, open_catalogue
 from malmoi.util.errors import UserError
 from tests.engine.scripted import BYTES
@@ -40,10 +40,12 @@ def test_a_model_inside_a_folder_that_is_named_too_is_served_once(all_in_one: Pa
 
 
 def test_int8_is_for_the_models_that_have_matrices(all_in_one: Path) -> None:
-    found = open_catalogue([all_in_one], quantize="int8")
-    gpt = found["gpt"]
-    assert isinstance(gpt, LanguageEntry)
-    assert isinstance(gpt.model.model.head, Int8Linear)  # pyright: ignore[reportAttributeAccessIssue]
+    exact, found = (open_catalogue([all_in_one], quantize=how)["gpt"] for how in (None, "int8"))
+    assert isinstance(exact, LanguageEntry)
+    assert isinstance(found, LanguageEntry)
+    weights = [one.model.model.head.weight for one in (exact, found)]  # pyright: ignore[reportAttributeAccessIssue]
+    assert not torch.equal(*weights)
+    torch.testing.assert_close(*weights, rtol=0, atol=float(weights[0].abs().max()) / 60)
 
 
 def test_a_folder_with_nothing_to_serve_is_refused(tmp_path: Path) -> None:

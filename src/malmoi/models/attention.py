@@ -187,4 +187,5 @@ class Attention(nn.Module):
             rows_B1 = torch.arange(len(k_BKTC), device=k_BKTC.device)[:, None]
             keys_BKSC[rows_B1, :, sight.positions] = k_BKTC.transpose(1, 2).to(keys_BKSC.dtype)
             values_BKSC[rows_B1, :, sight.positions] = v_BKTC.transpose(1, 2).to(values_BKSC.dtype)
-        return keys_BKSC[:, :, : sight.length], values_BKSC[:, :, : sight.length]
+        dtype = k_BKTC.dtype
+        return keys_BKSC[:, :, : sight.length].to(dtype), values_BKSC[:, :, : sight.length].to(dtype)

@@ -1,14 +1,16 @@
 """A model made ready to answer on a processor: matrices in the layout of its kernels, or in 8 bits.
 
 A matrix times few rows is bound by memory, and a plain matrix of PyTorch's is read there at a fraction of the
-speed; one packed once for oneDNN's kernels is not. A packed model computes the same function (in 8 bits:
-nearly), but can no longer be trained or saved.
+speed. Packed once for our kernels (`malmoi.models.native`) it is not; where these cannot be had, for
+oneDNN's. A packed model computes the same function (in 8 bits: nearly), but can no longer be trained or
+saved.
 
 Shape letters: N rows, W their width, V vocabulary, O outputs, I inputs.
 """
 
 from __future__ import annotations
 
+import ctypes
 import platform
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,8 +20,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from malmoi.models.blocks import constant
+from malmoi.models.native.decoder import FusedDecoder, can_fuse
+from malmoi.models.native.library import kernels
+from malmoi.models.native.linear import NativeEmbedding, NativeLinear, Panels
+from malmoi.models.transformer import Transformer
 from malmoi.util.errors import UserError
-from malmoi.util.hardware import cpu_flags
+from malmoi.util.hardware import cpu_flags, has_amx
 
 # smaller matrices stay in the processor's caches, where a plain product is as fast
 _LEAST_NUMBERS = {torch.float32: 1 << 20, torch.bfloat16: 1 << 15}
@@ -110,38 +116,98 @@ def pack(model: nn.Module, *, quantize: str | None = None) -> None:
     quantize: "int8", or None to keep their values. Raises UserError for another one, or
     where 8 bits are asked of a model on a GPU.
     """
-    on_cpu = next(model.parameters()).device.type == "cpu"
+    parameter = next(model.parameters())
+    on_cpu = parameter.device.type == "cpu"
     if quantize not in (None, "int8"):
         raise UserError(f"quantize is {quantize!r}; it can be int8")
     if quantize and not on_cpu:
         raise UserError("int8 is for processors; on a GPU leave quantize out")
-    if quantize:
-        _replace(model.float(), _In8Bits())
-    elif on_cpu and torch.backends.mkldnn.is_available():
-        _replace(model, lambda it: PackedLinear(it) if isinstance(it, nn.Linear) and _pays(it.weight) else it)
     model.requires_grad_(False)
+    if not on_cpu:
+        return
+    if quantize:
+        model.float()
+    library = kernels() if parameter.dtype in (torch.float32, torch.bfloat16) or quantize else None
+    if library is not None:
+        _replace(model, _Native(library, model, in_8_bits=bool(quantize)))
+        if can_fuse(model):
+            assert isinstance(model, Transformer)
+            model.fused = FusedDecoder(model)
+            # what attention adds up has more digits than what 8 bits leave of it
+            model.cache_dtype = torch.bfloat16 if quantize else None
+    elif quantize:
+        _replace(model, _In8Bits())
+    elif torch.backends.mkldnn.is_available():
+        _replace(model, lambda it: PackedLinear(it) if isinstance(it, nn.Linear) and _pays(it.weight) else it)
 
 
 def _replace(model: nn.Module, made: Callable[[nn.Module], nn.Module]) -> None:
     """Put what `made` makes of each innermost module in its place."""
-    for parent in list(model.modules()):
+    parents = [module for module in model.modules() if next(module.children(), None) is not None]
+    for parent in parents:  # none of what is replaced is held here: memory would hold a model twice
         for name, child in list(parent.named_children()):
             if (new := made(child)) is not child:
                 setattr(parent, name, new)
 
 
-class _In8Bits:
-    """What takes a module's place in 8 bits; a matrix that two modules share stays one."""
+class _Quantizer:
+    """Matrices in 8 bits; one that two modules share stays one."""
 
     def __init__(self) -> None:
         self._made: dict[int, Rows8] = {}
 
+    def __call__(self, weight: Tensor) -> Rows8:
+        if (rows := self._made.get(id(weight))) is None:
+            rows = self._made[id(weight)] = Rows8.of(weight)
+        return rows
+
+
+class _In8Bits:
+    """What takes a module's place in 8 bits."""
+
+    def __init__(self) -> None:
+        self._quantized = _Quantizer()
+
     def __call__(self, module: nn.Module) -> nn.Module:
-        if not isinstance(module, nn.Linear | nn.Embedding):
-            return module
-        if (rows := self._made.get(id(module.weight))) is None:
-            rows = self._made[id(module.weight)] = Rows8.of(module.weight)
-        return Int8Linear(rows, module.bias) if isinstance(module, nn.Linear) else Int8Embedding(rows)
+        if isinstance(module, nn.Linear):
+            return Int8Linear(self._quantized(module.weight), module.bias)
+        return Int8Embedding(self._quantized(module.weight)) if isinstance(module, nn.Embedding) else module
+
+
+class _Native:
+    """What takes a module's place for our kernels; a matrix that two modules share stays one.
+
+    On processors with AMX, PyTorch's own products use it and are faster for many rows: matrices are kept for
+    them, too.
+    """
+
+    def __init__(self, library: ctypes.CDLL, model: nn.Module, *, in_8_bits: bool) -> None:
+        self._library, self._quantized = library, _Quantizer() if in_8_bits else None
+        self._multiplied = {id(module.weight) for module in model.modules() if type(module) is nn.Linear}
+        self._made: dict[int, Panels] = {}
+
+    def __call__(self, module: nn.Module) -> nn.Module:
+        if type(module) is nn.Linear:
+            return NativeLinear(self._panels(module.weight), module.bias, self._for_many(module))
+        if isinstance(module, nn.Embedding) and id(module.weight) in self._multiplied:
+            return NativeEmbedding(self._panels(module.weight))
+        if isinstance(module, nn.Embedding) and self._quantized:
+            return Int8Embedding(self._quantized(module.weight))
+        return module
+
+    def _panels(self, weight: Tensor) -> Panels:
+        if (panels := self._made.get(id(weight))) is None:
+            rows = self._quantized(weight) if self._quantized else None
+            matrix, scales = (weight, None) if rows is None else (rows.whole_NW, rows.scales_N)
+            panels = self._made[id(weight)] = Panels.of(self._library, matrix, scales)
+        return panels
+
+    def _for_many(self, linear: nn.Linear) -> nn.Module | None:
+        if not has_amx():
+            return None
+        if self._quantized:
+            return Int8Linear(self._quantized(linear.weight), linear.bias)
+        return PackedLinear(linear) if linear.weight.dtype == torch.bfloat16 else None
 
 
 def _pays(weight: Tensor) -> bool:
@@ -151,5 +217,7 @@ def _pays(weight: Tensor) -> bool:
 def _most() -> int:
     """The largest weight in 8 bits. x86 processors without VNNI add pairs of products in 16 bits, which hold
     weights of 7 bits only."""
+    if (library := kernels()) is not None:
+        return library.malmoi_most()
     x86 = platform.machine().lower() in ("x86_64", "amd64")
     return 127 if not x86 or {"avx512_vnni", "avx_vnni"} & cpu_flags() else 63

@@ -6,6 +6,7 @@ Shape letters: B rows, T positions, S cached positions, D width.
 from __future__ import annotations
 
 import math
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -64,6 +65,20 @@ def initialise(model: nn.Module, layers: int) -> None:
             nn.init.normal_(parameter, std=0.02 / math.sqrt(2 * layers))
 
 
+class FusedStep(Protocol):
+    """Computes `Scorer.step` in another way than module by module."""
+
+    def pays(self, counts_B: Tensor) -> bool:
+        """Whether it is the faster one for so many tokens."""
+        ...
+
+    def __call__(
+        self, model: Transformer, ids_BT: Tensor, counts_B: Tensor, state: State, *, last_only: bool = False
+    ) -> Tensor:
+        """See `Scorer.step`; `model` is the one that this was made for."""
+        ...
+
+
 class Transformer(LanguageModel):
     """A stack of blocks between an embedding and an output matrix."""
 
@@ -83,6 +98,8 @@ class Transformer(LanguageModel):
         self.head = nn.Linear(config.width, config.vocab_size, bias=False)
         self.softcap = config.logit_softcap
         self.kinds = config.layer_kinds
+        self.fused: FusedStep | None = None  # of a model that is packed to answer
+        self.cache_dtype: torch.dtype | None = None  # of keys and values; None: that of the model
         initialise(self, config.layers)
         if config.tied:
             self.head.weight = self.embed.weight
@@ -103,7 +120,7 @@ class Transformer(LanguageModel):
 
     def new_state(self, rows: int, capacity: int = 0) -> KVState:
         c = self.config
-        like = next(self.parameters())
+        like = torch.empty(0, dtype=self.cache_dtype or self.dtype, device=self.device)
         return KVState.empty(c.layers, rows, c.num_kv_heads, capacity, c.size_of_head, like)
 
     def hidden(
@@ -120,19 +137,29 @@ class Transformer(LanguageModel):
         """
         assert state is None or isinstance(state, KVState)
         positions = self._positions(batch, state)
-        x_BTD = self.embed(batch.ids_BT)
-        if self.config.scaled_embedding:
-            x_BTD = x_BTD * self.config.width**0.5
-        if self.positions is not None:
-            x_BTD = x_BTD + (
-                self.positions.weight[positions] if isinstance(positions, slice)
-                else self.positions(positions.clamp(max=self.config.context - 1))  # padding may lie beyond
-            )  # fmt: skip
-        x_BTD = self.dropout(x_BTD)
+        x_BTD = self.dropout(self.embedded(batch.ids_BT, positions))
         sights = self._sights(batch, positions, state, memory, reach)
         for layer, (block, kind) in enumerate(zip(self.blocks, self.kinds, strict=True)):
             x_BTD = block(x_BTD, sights[kind], state, layer)
         return self.norm(x_BTD)
+
+    def embedded(self, ids: Tensor, positions: Positions) -> Tensor:
+        """What the first block reads: the ids' rows, and their positions' where these are learned."""
+        x = self.embed(ids)
+        if self.config.scaled_embedding:
+            x = x * self.config.width**0.5
+        if self.positions is None:
+            return x
+        if isinstance(positions, slice):
+            return x + self.positions.weight[positions]
+        return x + self.positions(positions.clamp(max=self.config.context - 1))  # padding may lie beyond
+
+    @torch.inference_mode()
+    def step(self, ids_BT: Tensor, counts_B: Tensor, state: State, *, last_only: bool = False) -> Tensor:
+        """See `Scorer.step`."""
+        if self.fused is None or not self.fused.pays(counts_B):
+            return super().step(ids_BT, counts_B, state, last_only=last_only)
+        return self.fused(self, ids_BT, counts_B, state, last_only=last_only)
 
     def _read(self, ids_BT: Tensor, counts_B: Tensor, state: State) -> Tensor:
         """Causal attention never looks at the padding to the right; a rotation may depend on real lengths."""

@@ -55,6 +55,11 @@ def has_fast_bf16(device: torch.device) -> bool:
     return bool({"amx_bf16", "avx512_bf16"} & cpu_flags())
 
 
+def has_amx() -> bool:
+    """Whether the processor multiplies tiles of bf16 and of 8 bits (Intel's AMX)."""
+    return "amx_tile" in cpu_flags()
+
+
 def bf16_pays(device: torch.device, width: int) -> bool:
     """Whether a model of that width trains faster in bf16 here: a rule, so that a run can be repeated."""
     return has_fast_bf16(device) and (device.type == "cuda" or width >= _BF16_PAYS_WIDTH)
@@ -115,5 +120,5 @@ def matmul_flops_per_s(
 
 
 def compiler() -> str | None:
-    """The C++ compiler that torch.compile would use, if any."""
+    """This machine's C++ compiler, if any."""
     return next((found for name in ("c++", "g++", "clang++") if (found := shutil.which(name))), None)

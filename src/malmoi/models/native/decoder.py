@@ -1,0 +1,217 @@
+"""All of a decoder's blocks and its output matrix in one call, in place of some twenty operations a block.
+
+Shape letters: B rows, T new positions, N real tokens of all rows, C head width, D width, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from malmoi.models.blocks import OffsetRMSNorm
+from malmoi.models.language import capped
+from malmoi.models.native import library
+from malmoi.models.native.linear import NativeLinear
+from malmoi.models.rope import Rotary
+from malmoi.models.state import KVState, State
+from malmoi.models.transformer import Block, SandwichBlock, Transformer
+
+PIECE_TOKENS = 512  # in one call, which bounds the memory of what is between the matrices
+_FEED_FORWARDS = {"swiglu": 0, "geglu": 1, "gelu": 2}
+
+
+def can_fuse(model: nn.Module) -> bool:
+    """Whether the kernels know all that a model with native matrices does: its blocks, and a rotation that is
+    the same for all rows."""
+    return (
+        type(model) is Transformer
+        and all(type(block) in (Block, SandwichBlock) for block in model.blocks)
+        and not any(isinstance(module, nn.Linear) for module in model.modules())
+        and all(rotary.steady is None for rotary in _rotaries(model))
+    )
+
+
+class FusedDecoder:
+    """`Scorer.step` of a packed Transformer by one call of our kernels.
+
+    Between the matrices everything is in fp32, whatever they are in; keys and values are cached as the plain
+    blocks cache them, so both can continue the same state.
+    """
+
+    def __init__(self, model: Transformer) -> None:
+        self._kept: list[Tensor] = []  # what the structures refer to
+        config = model.config
+        layers = [self._layer(model, layer) for layer in range(config.layers)]
+        self._library = _native(model.head).panels.library
+        self._most_tokens = None if _native(model.head).many is None else NativeLinear.MANY_ROWS
+        self._decoder = library.Decoder(
+            layers=(library.Layer * len(layers))(*layers),
+            norm=self._norm(model.norm),
+            head=_native(model.head).matrix,
+            num_layers=config.layers,
+            width=config.width,
+            heads=config.heads,
+            kv_heads=config.num_kv_heads,
+            head_width=config.size_of_head,
+            ff_width=config.size_of_ff,
+            feed_forward=_FEED_FORWARDS[config.feed_forward],
+            eps=config.norm_eps,
+            scale=(config.query_scalar or config.size_of_head) ** -0.5,
+            softcap=config.attention_softcap or 0,
+        )
+
+    def pays(self, counts_B: Tensor) -> bool:
+        """See `FusedStep.pays`."""
+        return self._most_tokens is None or int(counts_B.sum()) < self._most_tokens
+
+    def __call__(
+        self, model: Transformer, ids_BT: Tensor, counts_B: Tensor, state: State, *, last_only: bool = False
+    ) -> Tensor:
+        """See `FusedStep`."""
+        assert isinstance(state, KVState)
+        state.reserve(int((state.lengths_B + counts_B).max()))
+        here_1T = torch.arange(ids_BT.shape[1])[None]
+        real_BT = here_1T < counts_B[:, None]
+        ids_N, positions_N = ids_BT[real_BT], (state.lengths_B[:, None] + here_1T)[real_BT]
+        wanted = (counts_B.cumsum(0) - 1).clamp(min=0) if last_only else torch.arange(len(ids_N))
+        logits = torch.empty(len(wanted), model.vocab_size, dtype=torch.float32, device="cpu")
+        for piece in _pieces(counts_B, state.lengths_B, wanted):
+            ids, positions = ids_N[piece.tokens], positions_N[piece.tokens]
+            self._read(model, piece, ids, positions, state, logits[piece.rows_wanted])
+        state.lengths_B += counts_B
+        logits = capped(logits, model.softcap)
+        if last_only or bool(real_BT.all()):
+            return logits.view(len(ids_BT), -1, model.vocab_size)
+        return logits.new_zeros(*ids_BT.shape, model.vocab_size).index_put_((real_BT,), logits)
+
+    def _read(
+        self,
+        model: Transformer,
+        piece: _Piece,
+        ids_N: Tensor,
+        positions_N: Tensor,
+        state: KVState,
+        logits: Tensor,
+    ) -> None:
+        x_ND = model.embedded(ids_N, positions_N).float().contiguous()
+        length = int(positions_N.max()) + 1
+        turns = [
+            [table.float().flatten(1) for table in rotary.tables(positions_N, length)]
+            for rotary in _rotaries(model)
+        ]
+        pointers = [[table.data_ptr() for table in tables] for tables in zip(*turns, strict=True)] or [[], []]
+        keys, values = state.rooms_LRKSC
+        assert keys.device.type == "cpu"
+        assert keys.dtype in (torch.float32, torch.bfloat16)
+        assert keys.stride() == values.stride()
+        assert keys[0, 0, 0].is_contiguous()
+        batch = library.Batch(
+            rows=len(piece.counts_B),
+            num_tokens=len(ids_N),
+            num_wanted=len(piece.wanted),
+            threads=torch.get_num_threads(),
+            counts=piece.counts_B.data_ptr(),
+            lengths=piece.lengths_B.data_ptr(),
+            wanted=piece.wanted.data_ptr(),
+            x=x_ND.data_ptr(),
+            cos=(ctypes.c_void_p * 2)(*pointers[0]),
+            sin=(ctypes.c_void_p * 2)(*pointers[1]),
+            keys=keys.data_ptr(),
+            values=values.data_ptr(),
+            layer_stride=keys.stride(0),
+            row_stride=keys.stride(1),
+            head_stride=keys.stride(2),
+            is_bf16=keys.dtype == torch.bfloat16,
+            logits=logits.data_ptr(),
+        )
+        self._library.malmoi_forward(self._decoder, batch)
+
+    def _layer(self, model: Transformer, layer: int) -> library.Layer:
+        block, kind = model.blocks[layer], model.kinds[layer]
+        assert isinstance(block, Block)
+        attention, feed_forward = block.attention, block.feed_forward
+        up = feed_forward.up if model.config.feed_forward == "gelu" else feed_forward.gate_up
+        post = (
+            (block.attention_post_norm, block.feed_forward_post_norm)
+            if isinstance(block, SandwichBlock)
+            else ()
+        )
+        attention_post, feed_forward_post = map(self._norm, post or (None, None))
+        of_window = kind.has_window and model.window_rotary is not None
+        return library.Layer(
+            attention_norm=self._norm(block.attention_norm),
+            attention_post_norm=attention_post,
+            feed_forward_norm=self._norm(block.feed_forward_norm),
+            feed_forward_post_norm=feed_forward_post,
+            q_norm=self._norm(attention.q_norm),
+            k_norm=self._norm(attention.k_norm),
+            qkv=_native(attention.qkv).matrix,
+            out=_native(attention.out).matrix,
+            up=_native(up).matrix,
+            down=_native(feed_forward.down).matrix,
+            window=(model.config.window or 0) if kind.has_window else 0,
+            turn=int(of_window) if kind.has_rope else -1,
+        )
+
+    def _norm(self, norm: nn.Module | None) -> library.Norm:
+        """Its numbers in fp32; nothing for no norm."""
+        if norm is None or isinstance(norm, nn.Identity):
+            return library.Norm()
+        assert isinstance(norm, nn.RMSNorm | nn.LayerNorm)
+        weight = norm.weight.detach().float()
+        weight = 1 + weight if isinstance(norm, OffsetRMSNorm) else weight.clone()
+        bias = (
+            norm.bias.detach().float().clone()
+            if isinstance(norm, nn.LayerNorm) and norm.bias is not None
+            else None
+        )
+        self._kept += [weight] if bias is None else [weight, bias]
+        is_layer = isinstance(norm, nn.LayerNorm)
+        return library.Norm(weight.data_ptr(), None if bias is None else bias.data_ptr(), is_layer)
+
+
+@dataclass(frozen=True, slots=True)
+class _Piece:
+    """What one call reads: which tokens, each row's share of them and what it has read before."""
+
+    tokens: slice
+    counts_B: Tensor
+    lengths_B: Tensor
+    wanted: Tensor  # of the piece's tokens
+    rows_wanted: slice  # and their places in the result
+
+
+def _pieces(counts_B: Tensor, lengths_B: Tensor, wanted: Tensor) -> Iterator[_Piece]:
+    """At most PIECE_TOKENS tokens at a time, in order.
+
+    One token's attention is summed in another order than that of several, so none is cut off from its row: a
+    row's result does not depend on where it stands.
+    """
+    ends_B = counts_B.cumsum(0)
+    starts_B = ends_B - counts_B
+    total, last = int(ends_B[-1]), 0
+    while (first := last) < total:
+        last = min(first + PIECE_TOKENS, total)
+        while bool(
+            ((starts_B < last) & (last < ends_B) & ((last == starts_B + 1) | (last == ends_B - 1))).any()
+        ):
+            last -= 1
+        from_B, to_B = starts_B.clamp(first, last), ends_B.clamp(first, last)
+        begin, end = torch.searchsorted(wanted, torch.tensor([first, last])).tolist()
+        yield _Piece(
+            slice(first, last), to_B - from_B, lengths_B + from_B - starts_B, wanted[begin:end] - first,
+            slice(begin, end),
+        )  # fmt: skip
+
+
+def _rotaries(model: Transformer) -> list[Rotary]:
+    return [rotary for rotary in (model.rotary, model.window_rotary) if rotary is not None]
+
+
+def _native(module: object) -> NativeLinear:
+    assert isinstance(module, NativeLinear)
+    return module

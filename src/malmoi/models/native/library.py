@@ -1,0 +1,131 @@
+"""`kernels.cpp` as a library: compiled once for this processor, kept in the cache folder, called by ctypes.
+
+MALMOI_KERNELS=0 in the environment does without it.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import os
+import platform
+import subprocess
+import tempfile
+from collections.abc import Sequence
+from ctypes import POINTER, c_float, c_int64, c_void_p
+from functools import cache
+from pathlib import Path
+
+from malmoi.util.files import cache_folder, sync_file
+from malmoi.util.hardware import compiler, cpu_flags
+
+_SOURCE = Path(__file__).with_name("kernels.cpp")
+FLAGS = ("-std=c++17", "-O3", "-march=native", "-fno-strict-aliasing", "-fopenmp", "-shared", "-fPIC")
+_NEEDED = frozenset({"avx2", "fma"})
+_LONGEST_S = 120
+
+FP32, BF16, INT8 = 0, 1, 2  # how a matrix is kept: `Kind` there
+WORD_INPUTS = {FP32: 1, BF16: 2, INT8: 4}  # inputs in a word of 32 bits
+
+
+class Matrix(ctypes.Structure):
+    """What a product multiplies by: addresses of its panels, scales, sums and bias. See `kernels.cpp`."""
+
+    _fields_ = (
+        ("panels", c_void_p), ("scales", c_void_p), ("sums", c_void_p), ("bias", c_void_p),
+        ("outputs", c_int64), ("inputs", c_int64), ("kind", c_int64),
+    )  # fmt: skip
+
+
+class Norm(ctypes.Structure):
+    """Addresses of a norm's numbers; an empty one is no norm. See `kernels.cpp`."""
+
+    _fields_ = (("weight", c_void_p), ("bias", c_void_p), ("is_layer", c_int64))
+
+
+class Layer(ctypes.Structure):
+    """One block. See `kernels.cpp`."""
+
+    _fields_ = (
+        ("attention_norm", Norm), ("attention_post_norm", Norm),
+        ("feed_forward_norm", Norm), ("feed_forward_post_norm", Norm), ("q_norm", Norm), ("k_norm", Norm),
+        ("qkv", Matrix), ("out", Matrix), ("up", Matrix), ("down", Matrix),
+        ("window", c_int64), ("turn", c_int64),
+    )  # fmt: skip
+
+
+class Decoder(ctypes.Structure):
+    """All blocks, and how they compute. See `kernels.cpp`."""
+
+    _fields_ = (
+        ("layers", POINTER(Layer)), ("norm", Norm), ("head", Matrix),
+        ("num_layers", c_int64), ("width", c_int64), ("heads", c_int64), ("kv_heads", c_int64),
+        ("head_width", c_int64), ("ff_width", c_int64), ("feed_forward", c_int64),
+        ("eps", c_float), ("scale", c_float), ("softcap", c_float),
+    )  # fmt: skip
+
+
+class Batch(ctypes.Structure):
+    """New tokens and the cache that they continue. See `kernels.cpp`."""
+
+    _fields_ = (
+        ("rows", c_int64), ("num_tokens", c_int64), ("num_wanted", c_int64), ("threads", c_int64),
+        ("counts", c_void_p), ("lengths", c_void_p), ("wanted", c_void_p), ("x", c_void_p),
+        ("cos", c_void_p * 2), ("sin", c_void_p * 2), ("keys", c_void_p), ("values", c_void_p),
+        ("layer_stride", c_int64), ("row_stride", c_int64), ("head_stride", c_int64), ("is_bf16", c_int64),
+        ("logits", c_void_p),
+    )  # fmt: skip
+
+
+def kernels() -> ctypes.CDLL | None:
+    """The library; None where there cannot be one (`why_not`)."""
+    found = _found()
+    return found if isinstance(found, ctypes.CDLL) else None
+
+
+def why_not() -> str | None:
+    """What keeps the kernels from this machine, if anything."""
+    found = _found()
+    return found if isinstance(found, str) else None
+
+
+@cache
+def _found() -> ctypes.CDLL | str:
+    if os.environ.get("MALMOI_KERNELS") == "0":
+        return "MALMOI_KERNELS=0 is set"
+    if platform.system() != "Linux" or not cpu_flags() >= _NEEDED:
+        return "they are for Linux on x86 processors with AVX2"
+    if (found := compiler()) is None:
+        return "there is no C++ compiler (on Debian and Ubuntu: apt install g++)"
+    try:
+        return build(found, cache_folder("kernels"))
+    except subprocess.SubprocessError as error:
+        said = (getattr(error, "stderr", None) or b"").decode(errors="replace").strip() or str(error)
+        return f"{found} cannot compile them: {said.splitlines()[0]}"
+    except (OSError, RuntimeError) as error:  # RuntimeError: there is no home to keep them in
+        return f"they cannot be kept or loaded: {error}"
+
+
+def build(compiler: str, folder: Path, flags: Sequence[str] = FLAGS) -> ctypes.CDLL:
+    """The library of this source, compiler and processor, compiled if `folder` does not have it yet.
+
+    Raises OSError or subprocess.SubprocessError where it cannot be.
+    """
+    command = [compiler, *flags]
+    of = (_SOURCE.read_bytes(), " ".join(command).encode(), " ".join(sorted(cpu_flags())).encode())
+    path = folder / f"{hashlib.sha256(b'|'.join(of)).hexdigest()[:32]}.so"
+    if not path.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder) as here:  # so that nobody loads a half-written file
+            new = Path(here) / path.name
+            subprocess.run(
+                [*command, str(_SOURCE), "-o", str(new)], check=True, capture_output=True, timeout=_LONGEST_S
+            )
+            sync_file(new)
+            new.replace(path)
+    library = ctypes.CDLL(str(path))
+    library.malmoi_wide.restype = library.malmoi_most.restype = c_int64
+    library.malmoi_linear.argtypes = (POINTER(Matrix), c_void_p, c_int64, c_void_p, c_int64)
+    library.malmoi_forward.argtypes = (POINTER(Decoder), POINTER(Batch))
+    library.malmoi_linear.restype = library.malmoi_forward.restype = None
+    return library

@@ -1,0 +1,326 @@
+"""Our kernels compute what PyTorch does, in every build of them, for every kind of decoder."""
+
+from __future__ import annotations
+
+import copy
+import ctypes
+import gc
+import shutil
+import subprocess
+import weakref
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from malmoi.models import packed
+from malmoi.models.build import build_model
+from malmoi.models.config import DynamicRope, TransformerConfig
+from malmoi.models.native import library
+from malmoi.models.native.decoder import PIECE_TOKENS
+from malmoi.models.native.linear import NativeEmbedding, NativeLinear, Panels
+from malmoi.models.packed import Int8Linear, PackedLinear, Rows8, pack
+from malmoi.models.transformer import Transformer
+from malmoi.util.hardware import cpu_flags
+
+from .variants import SMALL, TRANSFORMERS, VOCAB
+
+pytestmark = pytest.mark.skipif(
+    library.kernels() is None, reason=f"our kernels are not used here: {library.why_not()}"
+)
+
+PRECISIONS = {"fp32": 2e-5, "bf16": 0.08, "int8": 0.25}  # and how far from fp32 logits may be, of their norm
+every_precision = pytest.mark.parametrize("precision", PRECISIONS)
+
+# Other builds: the compiler, its options, and what they need of the processor.
+BUILDS = {
+    "AVX2": ("c++", "-march=haswell", {"avx2", "fma"}),
+    "AVX2 with VNNI": ("c++", "-march=haswell -mavxvnni", {"avx2", "fma", "avx_vnni"}),
+    "AVX-512": ("c++", "-march=skylake-avx512", {"avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512cd"}),
+    "by clang": ("clang++", "-march=native", set[str]()),
+}
+
+
+@pytest.fixture(scope="module", params=["as it is used", *BUILDS])
+def built(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
+    if request.param not in BUILDS:
+        found = library.kernels()
+        assert found is not None
+        return found
+    compiler, flags, needed = BUILDS[request.param]
+    if shutil.which(compiler) is None:
+        pytest.skip(f"there is no {compiler}")
+    if not needed <= cpu_flags():
+        pytest.skip(f"this processor lacks {', '.join(sorted(needed - cpu_flags()))}")
+    options = [*(flag for flag in library.FLAGS if flag != "-march=native"), *flags.split()]
+    try:
+        return library.build(compiler, tmp_path_factory.mktemp("kernels"), options)
+    except subprocess.CalledProcessError as error:
+        if compiler == "clang++" and b"omp" in error.stderr:
+            pytest.skip("clang++ has no OpenMP here")
+        raise
+
+
+def model_of(config: TransformerConfig, precision: str = "fp32") -> tuple[Transformer, Transformer]:
+    """A plain model in fp32, and the same one packed."""
+    torch.manual_seed(0)
+    plain = build_model(config).eval()
+    for parameter in plain.parameters():
+        if parameter.ndim == 1:
+            parameter.data.add_(0.2 * torch.randn_like(parameter))
+        else:
+            parameter.data.mul_(3)  # logits that differ
+    model = copy.deepcopy(plain)
+    if precision == "bf16":
+        model.to(torch.bfloat16)
+    pack(model, quantize="int8" if precision == "int8" else None)
+    assert isinstance(plain, Transformer)
+    assert isinstance(model, Transformer)
+    return plain, model
+
+
+def reading(model: Transformer) -> list[Tensor]:
+    """Logits at the real positions of ragged prompts, of a token after each, and of more text."""
+    generator = torch.Generator().manual_seed(1)
+    vocab = model.vocab_size
+    ids_BT, counts_B = torch.randint(vocab, (4, 20), generator=generator), torch.tensor([7, 1, 20, 13])
+    state, found = model.new_state(4, 3), []
+    for counts in (counts_B, torch.ones(4, dtype=torch.int64), torch.tensor([2, 1, 1, 9])):
+        length = int(counts.max())
+        logits_BTV = model.step(ids_BT[:, :length], counts, state)
+        found.append(logits_BTV[torch.arange(length) < counts[:, None]])
+    last_B1V = model.step(ids_BT[:, :3], torch.tensor([3, 2, 1, 3]), state, last_only=True)
+    assert state.lengths_B.tolist() == [13, 5, 23, 26]
+    return [*found, last_B1V[:, 0]]
+
+
+def assert_near(found: list[Tensor], wanted: list[Tensor], most: float) -> None:
+    for one, other in zip(found, wanted, strict=True):
+        assert one.dtype == torch.float32
+        assert one.shape == other.shape
+        off = (one - other).norm(dim=-1) / other.norm(dim=-1).mean()  # at every position
+        assert float(off.max()) < most
+
+
+@every_precision
+@pytest.mark.parametrize("name", TRANSFORMERS)
+def test_a_fused_step_computes_what_the_blocks_do(name: str, precision: str) -> None:
+    plain, model = model_of(TRANSFORMERS[name], precision)
+    assert (model.fused is not None) == (name != "llama-longrope")
+    assert_near(reading(model), reading(plain), PRECISIONS[precision])
+
+
+@every_precision
+@pytest.mark.parametrize("head_width", [1, 16, 30, 80, 128, 130])
+@pytest.mark.parametrize("window", [None, 6])
+def test_heads_of_every_width(head_width: int, window: int | None, precision: str) -> None:
+    config = TransformerConfig(
+        vocab_size=45, context=64, layers=2, width=33, heads=3, kv_heads=1, head_width=head_width,
+        ff_width=37, window=window, position="learned" if head_width % 2 else "rotary",
+    )  # fmt: skip
+    plain, model = model_of(config, precision)
+    assert_near(reading(model), reading(plain), PRECISIONS[precision])
+
+
+@every_precision
+def test_a_row_is_the_same_to_the_bit_whatever_stands_beside_it(precision: str) -> None:
+    _, model = model_of(TRANSFORMERS["qwen3-window"], precision)
+    ids_BT, counts_B = torch.randint(VOCAB, (19, 12)), torch.randint(1, 13, (19,))
+    together, alone = model.new_state(19), [model.new_state(1) for _ in range(19)]
+    for _ in range(3):
+        found_B1V = model.step(ids_BT, counts_B, together, last_only=True)
+        for row, state in enumerate(alone):
+            one = slice(row, row + 1)
+            row_B1V = model.step(ids_BT[one, : counts_B[row]], counts_B[one], state, last_only=True)
+            assert torch.equal(found_B1V[one], row_B1V)
+        ids_BT, counts_B = ids_BT[:, :1], torch.ones(19, dtype=torch.int64)
+
+
+@pytest.mark.parametrize("counts", [(503, 10), (490, 23), (511, 2, 2), (1, 511, 5), (700, 400)])
+def test_where_a_call_ends_changes_no_row(counts: tuple[int, ...]) -> None:
+    _, model = model_of(TRANSFORMERS["llama-gqa"].model_copy(update={"context": 800}))
+    ids_BT, counts_B = torch.randint(VOCAB, (len(counts), max(counts))), torch.tensor(counts)
+    found_B1V = model.step(ids_BT, counts_B, model.new_state(len(counts)), last_only=True)
+    for row, count in enumerate(counts):
+        one = slice(row, row + 1)
+        row_B1V = model.step(ids_BT[one, :count], counts_B[one], model.new_state(1), last_only=True)
+        assert count > PIECE_TOKENS or torch.equal(found_B1V[one], row_B1V)
+        torch.testing.assert_close(found_B1V[one], row_B1V, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["llama-gqa", "mistral", "gemma2"])
+def test_a_prompt_longer_than_a_call_takes(name: str) -> None:
+    config = TRANSFORMERS[name].model_copy(update={"context": 4 * PIECE_TOKENS})
+    plain, model = model_of(config)
+    length = 2 * PIECE_TOKENS + 37
+    ids_BT, counts_B = torch.randint(VOCAB, (2, length)), torch.tensor([length, 100])
+    (wanted_BTV, state), (found_BTV, own) = (
+        (it.step(ids_BT, counts_B, state), state) for it in (plain, model) for state in [it.new_state(2)]
+    )
+    assert_near([found_BTV[0], found_BTV[1, :100]], [wanted_BTV[0], wanted_BTV[1, :100]], 1e-4)
+    one_B = torch.ones(2, dtype=torch.int64)
+    assert_near([model.step(ids_BT[:, :1], one_B, own)], [plain.step(ids_BT[:, :1], one_B, state)], 1e-4)
+
+
+@every_precision
+def test_rows_that_read_nothing_stay_as_they_are(precision: str) -> None:
+    _, model = model_of(SMALL, precision)
+    ids_BT, state, other = torch.randint(VOCAB, (3, 5)), model.new_state(3), model.new_state(1)
+    found_BTV = model.step(ids_BT, torch.tensor([0, 5, 0]), state)
+    assert state.lengths_B.tolist() == [0, 5, 0]
+    assert torch.equal(found_BTV[1:2], model.step(ids_BT[1:2], torch.tensor([5]), other))
+
+
+def test_what_is_not_known_goes_block_by_block() -> None:
+    plain, model = model_of(SMALL.model_copy(update={"rope": DynamicRope(factor=2.0)}))
+    assert model.fused is None
+    assert isinstance(model.head, NativeLinear)
+    assert_near(reading(model)[:1], reading(plain)[:1], 2e-5)
+
+
+@every_precision
+def test_with_amx_many_rows_go_through_pytorchs_products(
+    precision: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(packed, "has_amx", lambda: True)
+    plain, model = model_of(SMALL, precision)
+    assert model.fused is not None
+    assert isinstance(model.head, NativeLinear)
+    kept = {"fp32": type(None), "bf16": PackedLinear, "int8": Int8Linear}[precision]
+    assert type(model.head.many) is kept
+    most = NativeLinear.MANY_ROWS
+    assert model.fused.pays(torch.tensor([most - 1]))
+    assert model.fused.pays(torch.tensor([most])) == (precision == "fp32")
+    assert_near(reading(model), reading(plain), PRECISIONS[precision])  # both ways continue one state
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    rows=st.integers(0, 30), inputs=st.integers(1, 70), outputs=st.integers(1, 90), bias=st.booleans(),
+    kind=st.sampled_from(["fp32", "bf16", "int8"]), seed=st.integers(0, 1000),
+)  # fmt: skip
+def test_products_are_exact_for_what_the_matrix_holds(
+    built: ctypes.CDLL, rows: int, inputs: int, outputs: int, bias: bool, kind: str, seed: int
+) -> None:
+    torch.manual_seed(seed)
+    x_NI, matrix_OI = torch.randn(rows, inputs), torch.randn(outputs, inputs)
+    bias_O = torch.randn(outputs) if bias else None
+    if kind == "int8":
+        most = built.malmoi_most()
+        scales_O = matrix_OI.abs().amax(1) / most
+        whole_OI = (matrix_OI / scales_O[:, None]).round().to(torch.int8)
+        panels = Panels.of(built, whole_OI, scales_O)
+        steps_N1 = x_NI.abs().amax(1, keepdim=True) / 127
+        x_NI_as_read = (x_NI / steps_N1).round() * steps_N1
+    else:
+        panels = Panels.of(built, matrix_OI if kind == "fp32" else matrix_OI.bfloat16())
+        x_NI_as_read = x_NI if kind == "fp32" else x_NI.bfloat16().float()
+    linear = NativeLinear(panels, bias_O)
+    found_NO = linear(x_NI)
+    wanted_NO = x_NI_as_read.double() @ linear.weight.double().T + (0 if bias_O is None else bias_O)
+    # a value in the middle between two of 8 bits may go either way
+    most_off = (
+        1e-4
+        if kind != "int8"
+        else 1e-4 + float(linear.weight.abs().max()) * float(x_NI.abs().amax() if rows else 0) / 100
+    )
+    assert found_NO.shape == (rows, outputs)
+    torch.testing.assert_close(found_NO.double(), wanted_NO, rtol=0, atol=most_off)
+    assert torch.equal(panels.rows(torch.arange(outputs)), linear.weight)
+
+
+@every_precision
+def test_every_build_computes_a_decoder(
+    built: ctypes.CDLL, precision: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(packed, "kernels", lambda: built)
+    for name in ("llama-gqa", "gpt2", "gemma2", "qwen3-window"):
+        plain, model = model_of(TRANSFORMERS[name], precision)
+        assert model.fused is not None
+        assert_near(reading(model), reading(plain), PRECISIONS[precision])
+
+
+@every_precision
+def test_a_matrix_that_two_modules_share_is_kept_once(precision: str) -> None:
+    plain, model = model_of(TRANSFORMERS["gpt2"], precision)
+    assert isinstance(model.embed, NativeEmbedding)
+    assert isinstance(model.head, NativeLinear)
+    assert model.embed.panels is model.head.panels
+    ids_BT = torch.tensor([[5, 7], [60, 0]])
+    assert torch.equal(model.embed(ids_BT), model.head.weight[ids_BT])
+    if precision == "fp32":
+        assert torch.equal(model.head.weight, plain.head.weight)
+    with pytest.raises(IndexError, match="outside the vocabulary"):
+        model.embed(torch.tensor([VOCAB]))
+
+
+def test_a_packed_model_is_gone_with_its_last_name() -> None:
+    _, model = model_of(SMALL)
+    gone = weakref.ref(model)
+    gc.disable()
+    try:
+        del model
+        assert gone() is None
+    finally:
+        gc.enable()
+
+
+def test_8_bits_keep_keys_and_values_in_16() -> None:
+    for precision, dtype in {"fp32": torch.float32, "bf16": torch.bfloat16, "int8": torch.bfloat16}.items():
+        _, model = model_of(SMALL, precision)
+        assert model.new_state(1, 4).rooms_LRKSC[0].dtype == dtype
+
+
+@pytest.fixture
+def found_anew(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> pytest.MonkeyPatch:
+    """Nothing is known of the kernels, and none are in the cache."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(library, "_found", library._found.__wrapped__)
+    return monkeypatch
+
+
+def test_without_a_compiler_pytorch_answers(found_anew: pytest.MonkeyPatch) -> None:
+    found_anew.setattr(library, "compiler", lambda: None)
+    assert "apt install g++" in str(library.why_not())
+    plain, model = model_of(SMALL)
+    assert model.fused is None
+    assert isinstance(model.head, nn.Linear)
+    assert_near(reading(model), reading(plain), 2e-5)
+
+
+def test_a_compiler_that_fails_is_told(found_anew: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    broken = tmp_path / "c++"
+    broken.write_text("#!/bin/sh\necho 'no such option' >&2\nexit 1\n")
+    broken.chmod(0o755)
+    found_anew.setattr(library, "compiler", lambda: str(broken))
+    assert str(library.why_not()) == f"{broken} cannot compile them: no such option"
+    assert library.kernels() is None
+    assert not list(tmp_path.rglob("*.so"))
+
+
+def test_a_folder_that_cannot_be_written_is_told(found_anew: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "malmoi").write_text("no folder")
+    assert "they cannot be kept or loaded" in str(library.why_not())
+    del found_anew
+
+
+def test_they_can_be_switched_off(found_anew: pytest.MonkeyPatch) -> None:
+    found_anew.setenv("MALMOI_KERNELS", "0")
+    assert library.kernels() is None
+
+
+def test_they_are_compiled_once(found_anew: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    assert library.kernels() is not None
+    (made,) = tmp_path.rglob("*.so")
+    found_anew.setattr(library.subprocess, "run", lambda *_, **__: pytest.fail("compiled twice"))
+    assert library.kernels() is not None
+    assert list(tmp_path.rglob("*.so")) == [made]
+
+
+def test_weights_of_8_bits_are_those_that_the_build_can_add_up() -> None:
+    found = library.kernels()
+    assert found is not None
+    assert int(Rows8.of(torch.randn(4, 8)).whole_NW.abs().max()) == found.malmoi_most()
