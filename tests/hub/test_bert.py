@@ -138,6 +138,9 @@ def test_a_sentence_encoder_says_how_it_pools(mode: str, pooling: str, tmp_path:
     (tmp_path / "1_Pooling/config.json").write_text(json.dumps({"pooling_mode_mean_sqrt_len_tokens": True}))
     with pytest.raises(UserError, match="mean_sqrt_len"):
         load_encoder(tmp_path)
+    (tmp_path / "1_Pooling/config.json").write_text("null")
+    with pytest.raises(UserError, match="not a JSON object"):
+        load_encoder(tmp_path)
 
 
 def reconfigured(**changes: Any) -> Callable[[Path], None]:
@@ -170,7 +173,7 @@ WRONG = {
     "a decoder": (reconfigured(is_decoder=True), "is_decoder = True"),
     "relative positions": (reconfigured(position_embedding_type="relative_key"), "position_embedding_type"),
     "no width": (reconfigured(hidden_size="gone"), "has no 'hidden_size'"),
-    "uneven heads": (reconfigured(num_attention_heads=5), "not a multiple of heads 5"),
+    "uneven heads": (reconfigured(num_attention_heads=5), "used: width 32 is not a multiple of heads"),
     "a text for a number": (reconfigured(num_hidden_layers="two"), "layers"),
     "activation": (reconfigured(hidden_act="silu"), "unknown activation 'silu'"),
     "more layers": (reconfigured(num_hidden_layers=3), r"no tensor encoder\.layer\.2\..* \(32x32\)"),

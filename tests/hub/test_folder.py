@@ -119,6 +119,7 @@ def test_damage_is_one_line(name: str, damage: str, tmp_path: Path) -> None:
     ("name", "key", "value"),
     [
         ("llama", "rope_scaling", {"rope_type": "yarn", "factor": 2.0, "speed": 3}),
+        ("llama", "rope_scaling", "yarn"),
         ("llama", "hidden_act", "gelu"),
         ("llama", "num_attention_heads", 3),
         ("mistral", "sliding_window", 0),

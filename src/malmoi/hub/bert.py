@@ -16,7 +16,7 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor
 
-from malmoi.hub.outside import Json, require
+from malmoi.hub.outside import Json, first_fault, require
 from malmoi.hub.weights import Checkpoint, open_checkpoint
 from malmoi.models.bert import BertConfig, BertEncoder
 from malmoi.text.tokenizer import Tokenizer
@@ -165,9 +165,8 @@ def _load(folder: Path, dropout: float) -> tuple[Kin, BertEncoder]:
     except KeyError as error:
         raise UserError(f"{folder / CONFIG} has no {error}") from None
     except (UserError, TypeError, ValidationError) as error:
-        reason = error.errors()[0] if isinstance(error, ValidationError) else {"loc": (), "msg": str(error)}
-        where = ".".join(map(str, reason["loc"]))
-        raise UserError(f"{folder / CONFIG} cannot be used: {where} {reason['msg']}") from None
+        reason = first_fault(error) if isinstance(error, ValidationError) else error
+        raise UserError(f"{folder / CONFIG} cannot be used: {reason}") from None
     with torch.device("meta"):  # the weights come from the files: none are made
         encoder = BertEncoder(config)
     weights = _weights(folder, kin, encoder, found)
@@ -227,6 +226,8 @@ def _pooling(folder: Path) -> SentencePooling:
     if not path.is_file():
         return "mean"
     found = files.read_json(path)
+    if not isinstance(found, dict):
+        raise UserError(f"{path} is not a JSON object; copy the folder again")
     wanted = [name for name in found if name.startswith("pooling_mode_") and found[name] is True]
     if len(wanted) != 1 or wanted[0] not in _POOLINGS:
         raise UserError(f"{path} asks for {', '.join(wanted) or 'no pooling'}; known: {', '.join(_POOLINGS)}")

@@ -19,7 +19,7 @@ from malmoi.hub.adapter import base_of, is_adapter, load_adapter
 from malmoi.hub.architectures import ARCHITECTURES, Architecture, architecture_of, obstacle
 from malmoi.hub.bert import ENCODERS
 from malmoi.hub.filling import build_unfilled, fill
-from malmoi.hub.outside import Json
+from malmoi.hub.outside import Json, first_fault
 from malmoi.hub.weights import WEIGHTS, Checkpoint, open_checkpoint, save_weights
 from malmoi.models.build import build_model
 from malmoi.models.config import RecurrentConfig, TransformerConfig, model_config_adapter
@@ -233,7 +233,5 @@ def _outside(
 def _finding(error: Exception) -> str:
     """The first thing that is wrong, in a line."""
     if isinstance(error, ValidationError):
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"]))
-        return f"{where}: {first['msg'].removeprefix('Value error, ')}"
+        return first_fault(error)
     return f"{CONFIG} or {WEIGHTS} has no {error}" if isinstance(error, KeyError) else str(error)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from malmoi.hub.llama import LlamaFamily
 from malmoi.hub.outside import Json, require
-from malmoi.hub.rope import read_rope
+from malmoi.hub.rope import read_rope, rope_object
 from malmoi.models.config import TransformerConfig
 from malmoi.util.errors import UserError
 
@@ -53,13 +53,13 @@ class Gemma3(Gemma2):
 
     def import_choices(self, found: Json) -> Json:
         require(found, "attn_logit_softcapping", None)  # transformers reads it and does not use it
-        nested: Json = found.get("rope_parameters") or {}
+        nested = rope_object(found, "rope_parameters")
         if not set(nested) <= {_GLOBAL, _LOCAL}:
             raise UserError(f"config.json needs rope_parameters for {_GLOBAL} and {_LOCAL}")
-        local: Json = nested.get(_LOCAL) or {}
+        local = rope_object(nested, _LOCAL)
         require(local, "rope_type", None, "default")
-        everywhere = {"rope_scaling": None, "rope_parameters": (nested.get(_GLOBAL) or {})}
-        everywhere["rope_parameters"] |= found.get("rope_scaling") or {}
+        for_all = rope_object(nested, _GLOBAL) | rope_object(found, "rope_scaling")
+        everywhere = {"rope_scaling": None, "rope_parameters": for_all}
         theta, rope = read_rope(found | everywhere, _THETA)
         ours = super().import_choices(found | everywhere) | {"rope_theta": theta, "rope": rope}
         local_theta = local.get("rope_theta") or found.get("rope_local_base_freq") or _LOCAL_THETA

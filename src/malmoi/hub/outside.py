@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import Any
 
+from pydantic import ValidationError
+
 from malmoi.models.config import TransformerConfig
 from malmoi.util.errors import UserError
 
@@ -35,3 +37,10 @@ def require(found: Json, name: str, *known: Any, file: str = "config.json") -> N
     if name in found and found[name] not in known:
         allowed = " or ".join(map(repr, known))
         raise UserError(f"{file} has {name} = {found[name]!r}; only {allowed} is supported here")
+
+
+def first_fault(error: ValidationError) -> str:
+    """What a config's check found first, in a line: where, and what is wrong there."""
+    first = error.errors()[0]
+    where = [".".join(map(str, first["loc"]))] if first["loc"] else []
+    return ": ".join([*where, first["msg"].removeprefix("Value error, ")])

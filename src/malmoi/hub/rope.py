@@ -12,7 +12,7 @@ _FROM_ORIGINAL = ("llama3", "yarn", "longrope")
 
 def read_rope(found: Json, default_theta: float = 10_000.0) -> tuple[float, RopeScaling | None]:
     """The base and the scaling of a config. Raises UserError or ValidationError for what we do not have."""
-    rope: Json = dict(found.get("rope_scaling") or found.get("rope_parameters") or {})
+    rope = rope_object(found, "rope_scaling") or rope_object(found, "rope_parameters")
     nested = [name for name, value in rope.items() if isinstance(value, dict)]
     if nested:
         raise UserError(f"config.json has rope_parameters for {nested[0]} alone; only one for all works here")
@@ -31,6 +31,14 @@ def read_rope(found: Json, default_theta: float = 10_000.0) -> tuple[float, Rope
         _settle_context(kind, rope, found)
     given = {name: value for name, value in rope.items() if value is not None}
     return theta, rope_scaling_adapter.validate_python({"rope_type": kind} | given)
+
+
+def rope_object(found: Json, name: str) -> Json:
+    """A copy of the object of that name, {} where there is none. Raises UserError for anything else."""
+    value = found.get(name) or {}
+    if not isinstance(value, dict):
+        raise UserError(f"config.json has {name} = {value!r}; it must be a JSON object")
+    return dict(value)
 
 
 def _settle_context(kind: str, rope: Json, found: Json) -> None:
