@@ -162,6 +162,23 @@ def test_what_is_there_is_left_alone(to: str, there: str, tmp_path: Path) -> Non
     assert (out if there == "a file" else out / "x").read_text() == "mine"
 
 
+@pytest.mark.parametrize("to", ["hf", "gguf"])
+def test_a_place_that_cannot_be_is_named(to: str, tmp_path: Path) -> None:
+    saved(tmp_path / "m", "llama", None)
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(UserError, match="is no folder to write to"):
+        export(tmp_path / "m", to, tmp_path / "file" / "out")
+
+
+def test_what_ends_a_reply_of_its_base_ends_an_adapters(tmp_path: Path) -> None:
+    model, tokenizer = make_model("llama"), train_tokenizer(["abc"], "character", 20)
+    save_model(tmp_path / "m", model, tokenizer, ends=[5])
+    add_lora(model, LoRASpec(rank=2, alpha=4.0))
+    save_adapter(tmp_path / "a", model, tmp_path / "m", tokenizer)
+    export(tmp_path / "a", "hf", tmp_path / "out")
+    assert read_json(tmp_path / "out" / "generation_config.json")["eos_token_id"] == [2, 5]
+
+
 def test_another_modelfile_is_left_alone(tmp_path: Path) -> None:
     saved(tmp_path / "m")
     (tmp_path / "m.Modelfile").write_text("mine")

@@ -18,6 +18,7 @@ from typer.testing import CliRunner
 
 import malmoi
 from malmoi.cli import app
+from malmoi.hub.bert import load_encoder
 from malmoi.hub.folder import load_model, save_model
 from malmoi.hub.source import find_source, import_model
 from malmoi.text.tokenizer import Tokenizer, train_tokenizer
@@ -109,9 +110,13 @@ def test_an_encoder(tmp_path: Path) -> None:
         max_position_embeddings=40,
     )  # fmt: skip
     transformers.BertModel(config).save_pretrained(tmp_path / "bert")
+    (tmp_path / "bert" / "1_Pooling").mkdir()
+    (tmp_path / "bert" / "1_Pooling" / "config.json").write_text('{"pooling_mode_cls_token": true}')
     said: list[str] = []
     import_model(str(tmp_path / "bert"), tmp_path / "ours", said.append)
     assert "an encoder (bert)" in said[0]
+    assert load_encoder(tmp_path / "ours").pooling == "first"
+    assert "1_Pooling/config.json" in read_json(tmp_path / "ours" / "import.json")["files"]
 
 
 WRONG: dict[str, tuple[Callable[[Path], Any], str]] = {

@@ -16,6 +16,7 @@ import torch
 from malmoi.hub import gguf, ollama, verify
 from malmoi.hub.adapter import base_of, is_adapter
 from malmoi.hub.architectures import architecture_of, obstacle
+from malmoi.hub.card import CARD
 from malmoi.hub.folder import CONFIG, load_model, save_model
 from malmoi.hub.gguf_vocab import vocabulary
 from malmoi.hub.weights import open_checkpoint
@@ -46,6 +47,7 @@ def export(folder: Path, to: str, out: Path, dtype: str | None = None) -> list[s
         raise UserError(f"{to} has no type {dtype!r}; {nearest(dtype, known)}")
     if out.exists() and not (out.is_dir() and not any(out.iterdir())):
         raise UserError(f"{out} is there already; remove it or choose another --out")
+    files.check_folder(out)
     return (_export_hf if to == "hf" else _export_gguf)(folder, out, dtype or _stored(folder))
 
 
@@ -54,7 +56,7 @@ def export(folder: Path, to: str, out: Path, dtype: str | None = None) -> list[s
 
 def _export_hf(folder: Path, out: Path, dtype: str) -> list[str]:
     model, tokenizer = _loaded(folder)
-    card = (folder / "README.md").read_text(encoding="utf-8") if (folder / "README.md").is_file() else ""
+    card = (folder / CARD).read_text(encoding="utf-8") if (folder / CARD).is_file() else ""
     with files.new_folder(out) as made:
         ends = [id for id in _ends(folder, tokenizer) if tokenizer and id != tokenizer.specials.eos]
         save_model(made, model.to(_TORCH[dtype]), tokenizer, card, ends=ends)
@@ -153,19 +155,25 @@ def _loaded(folder: Path) -> tuple[LanguageModel, Tokenizer | None]:
 
 def _stored(folder: Path) -> str:
     """The type of the weights in the folder, or in an adapter's base; f32 where export has no such type."""
-    while is_adapter(folder) and not (folder / CONFIG).exists():
-        folder = base_of(folder)
+    folder = _whole(folder)
     if not (folder / CONFIG).exists():
         return "f32"  # what is wrong with it is told where it is loaded
     kind = open_checkpoint(folder).dtype
     return next((name for name, known in _TORCH.items() if known == kind), "f32")
 
 
+def _whole(folder: Path) -> Path:
+    """The folder, or the one with the model that an adapter is for."""
+    while is_adapter(folder) and not (folder / CONFIG).exists():
+        folder = base_of(folder)
+    return folder
+
+
 def _ends(folder: Path, tokenizer: Tokenizer | None) -> list[int]:
-    """The ids that end a reply: by the folder's generation config, and by its chat template."""
+    """The ids that end a reply: by the model's generation config, and by its chat template."""
     if tokenizer is None:
         return []
-    path = folder / _GENERATION
+    path = _whole(folder) / _GENERATION
     named = files.read_json(path).get("eos_token_id") if path.is_file() else None
     found = named if isinstance(named, list) else [] if named is None else [named]
     template = chat_template(tokenizer)

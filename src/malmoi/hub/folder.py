@@ -18,6 +18,7 @@ from torch import Tensor
 from malmoi.hub.adapter import base_of, is_adapter, load_adapter
 from malmoi.hub.architectures import ARCHITECTURES, Architecture, architecture_of, obstacle
 from malmoi.hub.bert import ENCODERS
+from malmoi.hub.card import CARD
 from malmoi.hub.filling import build_unfilled, fill
 from malmoi.hub.outside import Json, first_fault
 from malmoi.hub.weights import WEIGHTS, Checkpoint, open_checkpoint, save_weights
@@ -71,7 +72,7 @@ def save_model(
         files.write_json(folder / "generation_config.json", ids | stops | {"do_sample": True})
     files.write_json(folder / CONFIG, config)
     if card:
-        files.write_text(folder / "README.md", card)
+        files.write_text(folder / CARD, card)
     save_weights(folder / WEIGHTS, weights)
     return obstacle(model.config) if isinstance(model.config, TransformerConfig) else ""
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from malmoi.hub.bert import ENCODERS, load_encoder
+from malmoi.hub.card import CARD
 from malmoi.hub.folder import load_model, read_config
 from malmoi.hub.weights import open_checkpoint
 from malmoi.text.tokenizer import Tokenizer
@@ -25,11 +26,11 @@ from malmoi.util.version import VERSION
 IMPORT_RECORD = "import.json"
 _WANTED = (
     "*.safetensors", "*.json", "*.model", "merges.txt", "vocab.txt", "*.jinja", "LICENSE*", "LICENCE*",
-    "NOTICE*", "USE_POLICY*", "README.md",
+    "NOTICE*", "USE_POLICY*", CARD,
 )  # fmt: skip
 # The same weights for other programs, or in other numbers.
 _OTHERS = ("onnx/*", "openvino/*", "original/*", "consolidated*", "*.fp16.safetensors", "*.fp32.safetensors")
-_POOLING = Path("1_Pooling", "config.json")  # of sentence encoders
+_POOLING = "1_Pooling/config.json"  # of sentence encoders
 _HUB_ID = re.compile(r"(?P<name>[\w.-]+/[\w.-]+)(@(?P<revision>[\w./-]+))?")
 
 
@@ -49,6 +50,7 @@ def import_model(source: str, out: Path, say: Callable[[str], None] = print) -> 
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"{out} already holds something; choose another --out")
+    files.check_folder(out)
     found = find_source(source)
     config = read_config(found.folder)
     open_checkpoint(found.folder)  # what is not there should be said before gigabytes are copied
@@ -122,19 +124,20 @@ def _fetch(name: str, revision: str | None) -> Source:
 
 
 def _copy(source: Path, folder: Path) -> list[str]:
-    """Copy what belongs to a model; the names, sorted."""
+    """Copy what belongs to a model; the files' names."""
     wanted = [
         path for path in sorted(source.iterdir())
         if path.is_file() and any(fnmatch(path.name, pattern) for pattern in _WANTED)
         and not any(fnmatch(path.name, pattern) for pattern in _OTHERS)
         and path.name not in (files.MANIFEST, IMPORT_RECORD)
     ]  # fmt: skip
-    for path in wanted:
-        shutil.copyfile(path, folder / path.name)
+    names = [path.name for path in wanted]
     if (source / _POOLING).is_file():
         (folder / _POOLING).parent.mkdir()
-        shutil.copyfile(source / _POOLING, folder / _POOLING)
-    return [path.name for path in wanted]
+        names.append(_POOLING)
+    for name in names:
+        shutil.copyfile(source / name, folder / name)
+    return names
 
 
 def _opened(folder: Path, model_type: str) -> str:
@@ -151,7 +154,7 @@ def _opened(folder: Path, model_type: str) -> str:
 
 def _licence(folder: Path) -> str:
     """What the model's card says, else which file tells."""
-    card = folder / "README.md"
+    card = folder / CARD
     if card.exists():
         told = re.search(r"^licen[sc]e: *(\S.*)$", card.read_text("utf-8", "replace"), re.MULTILINE)
         if told:
