@@ -24,8 +24,9 @@ from malmoi.methods.neural.method import Neural
 from malmoi.methods.neural.spans import SpanForm
 from malmoi.methods.neural.tags import TagForm
 from malmoi.methods.neural.texts import TextForm
-from malmoi.methods.traditional.classification import Lexicon, TfIdf
+from malmoi.methods.traditional.classification import Lexicon, TfIdf, counted_words
 from malmoi.methods.traditional.completion import NGram
+from malmoi.methods.traditional.vectors import WORD
 from malmoi.text.tokenizer import Tokenizer
 
 STRONGEST = 12
@@ -126,11 +127,11 @@ _TOKENS: dict[type[Form[Any, Any]], Callable[[Any, Any, Any], tuple[list[str], l
 
 def _lexicon(method: Lexicon, value: str, text: str) -> Looked:
     del value
-    words = re.findall(r"\S+", text)
+    words = text.split()
     added_LW = np.zeros((len(method.labels), len(words)))
     known = False
     for place, word in enumerate(words):
-        for part in re.findall(r"\w+", word.lower()):
+        for part in counted_words(word):
             if (number := method._number(part)) is not None:
                 added_LW[:, place] += method._weights_WL[number]
                 known = True
@@ -181,7 +182,7 @@ def _places(term: str, words: Sequence[str]) -> Iterator[tuple[int, int]]:
             yield min(owners[inner[0]], len(words) - 1), min(owners[inner[-1]], len(words) - 1)
             start = text.find(gram, start + 1)
         return
-    pairs = [(part, w) for w, word in enumerate(words) for part in re.findall(r"\w+|[^\w\s]", word.lower())]
+    pairs = [(part, w) for w, word in enumerate(words) for part in re.findall(WORD, word.lower())]
     wanted = term.split(" ")
     for start in range(len(pairs) - len(wanted) + 1):
         if [part for part, _ in pairs[start : start + len(wanted)]] == wanted:

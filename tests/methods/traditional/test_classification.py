@@ -73,6 +73,9 @@ def test_the_users_own_lexicon(task, tmp_path: Path) -> None:
         path.write_text(f"crisp\tgood\n\n{line}\n", encoding="utf-8")
         with pytest.raises(UserError, match=r"words.tsv:3"):
             Lexicon(task, {"lexicon": str(path)}).fit(TRAIN, [])
+    path.write_text("\n")
+    with pytest.raises(UserError, match=r"words.tsv has no words"):
+        Lexicon(task, {"lexicon": str(path)}).fit(TRAIN, [])
 
 
 def test_without_known_words_the_commonest_label(task) -> None:

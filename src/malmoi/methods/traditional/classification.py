@@ -90,7 +90,7 @@ class Lexicon(LabelMethod):
         max_words: PositiveInt = 50_000
 
     def fit(self, train: Examples, valid: Examples, budget: Budget = Budget(), say: Say = silent) -> Self:
-        """See `Method.fit`. Raises UserError for a lexicon with a broken line or without our labels."""
+        """See `Method.fit`. Raises UserError for a lexicon without words, with a broken line or label."""
         del valid, budget, say
         labels_N = self._learn_labels(train)
         self._prior_L = np.log(np.bincount(labels_N) / len(labels_N))
@@ -107,7 +107,7 @@ class Lexicon(LabelMethod):
         """Log-odds of each word in a label against the others, 0 where it is not above chance."""
         counts: list[Counter[str]] = [Counter() for _ in self.labels]
         for label, example in zip(labels_N, train, strict=True):
-            counts[label].update({stem for word in _words(example.input) for stem in stems(word)})
+            counts[label].update({stem for word in counted_words(example.input) for stem in stems(word)})
         total = sum(counts, Counter[str]())
         words = sorted(total, key=lambda word: (-total[word], word))[: self.options.max_words]
         here_LW = np.array([[count[word] for word in words] for count in counts], dtype=np.float64)
@@ -134,6 +134,8 @@ class Lexicon(LabelMethod):
                     f"{path}:{number}: not 'word TAB label [TAB weight]' with a label of {list(self.labels)} "
                     "and a finite weight"
                 ) from None
+        if not weights:
+            raise UserError(f"lexicon {path} has no words; give lines of 'word TAB label [TAB weight]'")
         return weights
 
     def _number(self, word: str) -> int | None:
@@ -143,7 +145,7 @@ class Lexicon(LabelMethod):
         """log_probs_NL: the softmax of the summed weights; equal sums: the commoner label."""
         rows = []
         for text in inputs:
-            known = [number for word in _words(text) if (number := self._number(word)) is not None]
+            known = [number for word in counted_words(text) if (number := self._number(word)) is not None]
             sums_L = self._weights_WL[known].sum(axis=0)
             rows.append(sums_L + TIE * self._prior_L if known else self._prior_L)
         return log_softmax(np.array(rows), axis=1)
@@ -160,7 +162,8 @@ class Lexicon(LabelMethod):
         self._set(json.loads(parts.files["lexicon.json"]))
 
 
-def _words(text: str) -> list[str]:
+def counted_words(text: str) -> list[str]:
+    """What a lexicon counts: words in lower case, without signs."""
     return re.findall(r"\w+", text.lower())
 
 

@@ -17,6 +17,7 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from malmoi.methods.base import Parts
 from malmoi.util.errors import UserError
 
+WORD = r"\w+|[^\w\s]"  # what a view of words takes for one: signs are words, too
 SMALL = 500  # with fewer texts, n-grams seen once count too
 
 
@@ -39,7 +40,7 @@ class Vectors:
         self._fitted: list[TfidfVectorizer] = []
 
     def _vectorizer(self, view: View, **settings: Any) -> TfidfVectorizer:
-        pattern = r"\w+|[^\w\s]" if view.analyzer == "word" else None
+        pattern = WORD if view.analyzer == "word" else None
         common: Any = {"sublinear_tf": True, "dtype": np.float32, "token_pattern": pattern, **settings}
         return TfidfVectorizer(analyzer=view.analyzer, ngram_range=(view.low, view.high), **common)
 
