@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from pydantic import ValidationError
@@ -20,6 +20,7 @@ from malmoi.hub.outside import Json, first_fault, require
 from malmoi.hub.weights import Checkpoint, open_checkpoint
 from malmoi.models.bert import BertConfig, BertEncoder
 from malmoi.text.tokenizer import Tokenizer
+from malmoi.text.tokenizer_files import token_name
 from malmoi.util import files
 from malmoi.util.errors import UserError, nearest
 
@@ -213,11 +214,8 @@ def _tensor(folder: Path, checkpoint: Checkpoint, name: str, shape: tuple[int, .
 
 def _mark(tokenizer: Tokenizer, role: Literal["cls", "sep"]) -> int:
     """The id of the mark before ("cls") or behind ("sep") a text."""
-    named: Any = tokenizer.config.get(f"{role}_token")
-    named = named.get("content") if isinstance(named, dict) else named
-    specials = tokenizer.specials
-    usual = specials.bos if role == "cls" else specials.eos
-    return tokenizer.special_texts.get(named, usual) if isinstance(named, str) else usual
+    usual = tokenizer.specials.bos if role == "cls" else tokenizer.specials.eos
+    return tokenizer.special_texts.get(token_name(tokenizer.config.get(f"{role}_token")) or "", usual)
 
 
 def _pooling(folder: Path) -> SentencePooling:

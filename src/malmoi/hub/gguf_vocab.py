@@ -16,6 +16,7 @@ from gguf import TokenType
 
 from malmoi.hub.outside import Json
 from malmoi.text.chat import chat_template
+from malmoi.text.sentencepiece import SPACE
 from malmoi.text.tokenizer import TURNS, Tokenizer
 from malmoi.util.errors import UserError
 
@@ -39,7 +40,6 @@ _PRE: dict[tuple[tuple[str, ...], bool], str] = {
     ((_modern(r"\p{N}{1,3}"),), False): "smaug-bpe",
     ((_modern(r"\p{N}"),), False): "qwen2",
 }
-_SPACE = "▁"
 
 
 @dataclass(frozen=True)
@@ -206,7 +206,7 @@ def _adds_space(steps: list[Json], pre: Json | None) -> bool:
     """Whether a space is put before a text. Raises UserError where text is changed in another way."""
     kinds = [step["type"] for step in steps]
     spaces = [s for s in steps if s["type"] == "Replace" and s["pattern"] == {"String": " "}]
-    if kinds in (["Prepend", "Replace"], ["Replace"]) and spaces and spaces[0]["content"] == _SPACE:
+    if kinds in (["Prepend", "Replace"], ["Replace"]) and spaces and spaces[0]["content"] == SPACE:
         if pre is None or _is_idle(pre):
             return kinds[0] == "Prepend"
     elif not steps and pre and pre["type"] == "Metaspace" and not pre.get("split", True):

@@ -31,7 +31,7 @@ from typing import Any
 from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tokenizers, trainers
 from tokenizers import Tokenizer as Backend
 
-from malmoi.text.tokenizer_files import TOKENIZER_FILE, parse_tokenizer, read_tokenizer
+from malmoi.text.tokenizer_files import TOKENIZER_FILE, parse_tokenizer, read_tokenizer, token_name
 from malmoi.util.errors import UserError, nearest
 from malmoi.util.files import write_json, write_text
 
@@ -411,10 +411,8 @@ def _find_specials(backend: Backend, config: Mapping[str, Any]) -> Specials:
     flagged = {id for id, token in backend.get_added_tokens_decoder().items() if token.special}
     found: dict[str, int] = {}
     for role, usual in _NAMES.items():
-        named = config.get(f"{role}_token")
-        named = named.get("content") if isinstance(named, dict) else named
-        names = [name for name in (named, *usual) if isinstance(name, str)]
-        id = next((id for name in names if (id := backend.token_to_id(name)) is not None), None)
+        names = (token_name(config.get(f"{role}_token")), *usual)
+        id = next((id for name in names if name and (id := backend.token_to_id(name)) is not None), None)
         if id is not None:
             found[role] = id
     if "eos" not in found and "bos" not in found:

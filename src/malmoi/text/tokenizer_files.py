@@ -119,7 +119,7 @@ def _require_kind(kind: str, known: tuple[str, ...], file: Path) -> None:
 def _byte_level(file: Path, kind: str, config: Mapping[str, Any]) -> Backend:
     lines = file.with_name(_MERGES).read_text(encoding="utf-8").split("\n")
     pairs = [line.split(" ") for line in lines if line and not line.startswith("#version")]
-    unk = _name(config.get("unk_token"))
+    unk = token_name(config.get("unk_token"))
     merges = [(left, right) for left, right in pairs]
     vocab = read_json(file)
     backend = Backend(models.BPE(vocab, merges, unk_token=unk if unk in vocab else None))
@@ -139,7 +139,7 @@ def _byte_level(file: Path, kind: str, config: Mapping[str, Any]) -> Backend:
 def _wordpiece(file: Path, config: Mapping[str, Any]) -> Backend:
     lines = file.read_text(encoding="utf-8").split("\n")
     vocab = {line.rstrip("\r"): id for id, line in enumerate(lines) if line or id < len(lines) - 1}
-    backend = Backend(models.WordPiece(vocab, unk_token=_name(config.get("unk_token")) or "[UNK]"))
+    backend = Backend(models.WordPiece(vocab, unk_token=token_name(config.get("unk_token")) or "[UNK]"))
     backend.normalizer = normalizers.BertNormalizer(
         clean_text=True,
         handle_chinese_chars=bool(config.get("tokenize_chinese_chars", True)),
@@ -186,7 +186,7 @@ def _add_tokens(backend: Backend, config: Mapping[str, Any], folder: Path) -> No
             raise UserError(
                 f"the added token {token.content!r} does not come out as {id}; restore the folder"
             )
-    named = [_name(config.get(f"{role}_token")) for role in _ROLES] + ["[CLS]", "[SEP]", "[MASK]"]
+    named = [token_name(config.get(f"{role}_token")) for role in _ROLES] + ["[CLS]", "[SEP]", "[MASK]"]
     known = [name for name in named if name and backend.token_to_id(name) is not None]
     backend.add_special_tokens([AddedToken(name, special=True, normalized=False) for name in known])
 
@@ -216,7 +216,7 @@ def _name_specials(backend: Backend, config: Config, folder: Path) -> None:
     backend.add_special_tokens([AddedToken(name, special=True, normalized=False) for name in names])
 
 
-def _name(token: object) -> str | None:
-    """A token in a config: its text, or an object with it."""
+def token_name(token: object) -> str | None:
+    """The text of a token in a config, which is the text itself or an object that holds it."""
     text = token.get("content") if isinstance(token, dict) else token
     return text if isinstance(text, str) else None
