@@ -56,6 +56,19 @@ def test_licences_beside_the_data(text: str, name: str, place: str, tmp_path: Pa
     assert licence_beside(tmp_path / "data" / "a.txt") == name
 
 
+def test_a_folder_above_that_may_not_be_read_says_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "LICENSE").write_text(CC_BY)
+    (tmp_path / "data").mkdir()
+
+    def closed(folder: Path) -> Any:
+        raise PermissionError(13, "Permission denied", str(folder))
+
+    monkeypatch.setattr(Path, "iterdir", closed)
+    assert licence_beside(tmp_path / "data" / "a.txt") == "unknown"
+
+
 def test_a_licence_that_nothing_says_is_unknown(tmp_path: Path) -> None:
     (tmp_path / "licensed.txt").write_text(CC_BY)
     assert licence_beside(tmp_path / "a.txt") == "unknown"

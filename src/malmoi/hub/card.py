@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -189,11 +190,13 @@ def licence_beside(path: Path) -> str:
     """The licence that a LICENSE or COPYING in a file's folder says; "other" for one that is not known here.
 
     Without such a file there, the folder above is asked, for a data set's parts have folders of their own.
+    What may not be read (a home's folder above) says nothing: a model that is fitted shall not be lost by it.
     """
     for folder in (path.absolute().parent, path.absolute().parent.parent):
-        for file in sorted(folder.iterdir()) if folder.is_dir() else ():
-            if file.is_file() and _FILE.fullmatch(file.name):
-                return _named(file.read_text(encoding="utf-8", errors="replace"))
+        with suppress(OSError):
+            for file in sorted(folder.iterdir()):
+                if file.is_file() and _FILE.fullmatch(file.name):
+                    return _named(file.read_text(encoding="utf-8", errors="replace"))
     return UNKNOWN
 
 
