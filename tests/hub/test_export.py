@@ -238,6 +238,19 @@ def test_what_comes_out_otherwise_is_refused(tmp_path: Path, monkeypatch: pytest
     assert not (tmp_path / "out").exists()
 
 
+def test_a_transformers_that_cannot_open_it_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def unknown(*_: object, **__: object) -> None:
+        raise ValueError("the model type `llama`\nis not known")
+
+    saved(tmp_path / "m")
+    monkeypatch.setattr(transformers.AutoModelForCausalLM, "from_pretrained", unknown)
+    with pytest.raises(
+        UserError, match=r"transformers \d.* cannot open the folder \(the model type `llama` is"
+    ):
+        export(tmp_path / "m", "hf", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
 def test_without_transformers_it_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     saved(tmp_path / "m")
     monkeypatch.setattr(verify, "library", lambda _: None)

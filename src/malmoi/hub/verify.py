@@ -61,7 +61,11 @@ def in_transformers(folder: Path, model: LanguageModel, tokenizer: Tokenizer | N
         return "transformers is not installed, so the folder was not loaded there"
     there.logging.set_verbosity_error()
     there.logging.disable_progress_bar()
-    theirs = there.AutoModelForCausalLM.from_pretrained(folder, local_files_only=True).float().eval()
+    try:
+        theirs = there.AutoModelForCausalLM.from_pretrained(folder, local_files_only=True).float().eval()
+    except (ValueError, LookupError) as error:  # as an older version, which does not know the architecture
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"transformers {there.__version__} cannot open the folder ({reason})") from None
     told: list[str] = []
     if tokenizer is not None:
         other = there.AutoTokenizer.from_pretrained(folder, local_files_only=True)
