@@ -17,6 +17,7 @@ from malmoi.data.world import documents
 from malmoi.data.world.labelled import write_labelled
 from malmoi.methods.use import LoadedMethod
 from malmoi.tasks import TASKS
+from malmoi.util.errors import UserError
 
 from . import test_cli
 from .test_cli import Run, fails
@@ -274,6 +275,20 @@ def test_what_fit_leaves_out_is_counted(run: Run, write: Write, tmp_path: Path) 
     code, said, _ = run("evaluate", tmp_path / "m", "--data", train, "--allow-skips")
     assert code == 0
     assert "data: 4 errors" in said
+
+
+def test_what_was_fitted_is_kept_though_measuring_it_fails(
+    run: Run, write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train = write("train.jsonl", GEESE)
+
+    def failing(*_: object) -> None:
+        raise UserError("no measuring today")
+
+    monkeypatch.setattr("malmoi.methods.use.evaluate", failing)
+    fails(fit(run, "classification", "tfidf", train, tmp_path / "m"), "no measuring today")
+    monkeypatch.undo()
+    assert run("evaluate", tmp_path / "m", "--data", train)[0] == 0
 
 
 def test_what_is_unseen_or_in_both_parts_is_told(run: Run, write: Write, tmp_path: Path) -> None:

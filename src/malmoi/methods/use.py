@@ -16,7 +16,7 @@ from malmoi.data.labelled import summary
 from malmoi.inside.sources import Source
 from malmoi.methods.base import Method, Say
 from malmoi.methods.cards import method_card, task_files
-from malmoi.methods.folder import is_method, load_method, save_method
+from malmoi.methods.folder import is_method, load_method, save_method, write_card
 from malmoi.methods.inspect import insides
 from malmoi.methods.registry import make_method
 from malmoi.tasks.base import Task
@@ -98,13 +98,14 @@ def fit_method(
     seconds = time.perf_counter() - start_s
     remember_labels(method, splits.train)
     say(f"fitted to {counted(len(splits.train), 'example')} in {human_seconds(seconds)}")
+    save_method(out, method)  # before anything else can fail
     metrics = evaluate(method, splits.test)
     note = splits.notes[0] if splits.notes else ""
     card = method_card(
         method, metrics, splits.train, measured_on=counted(len(splits.test), "other example"), folder=out,
         data=task_files((train, valid), licence), seconds=seconds, notes=splits.notes,
     )  # fmt: skip
-    save_method(out, method, card.render())
+    write_card(out, card.render())
     return Fitted(method, metrics, len(splits.test), note)
 
 
