@@ -97,7 +97,7 @@ class Guard:
         allowed = self.settings.cors_origins
         if origin is None or origin in allowed or "*" in allowed:
             return
-        if urlsplit(origin).netloc != host:
+        if origin.partition("://")[2] != host:  # scheme://host, and nothing else
             raise ApiError(
                 403, f"pages of {origin[:100]!r} may not use this server; allow them with --cors-origin",
                 kind="permission_error",
