@@ -61,6 +61,7 @@ def test_what_is_not_there_answers_in_openais_shape(server: Running, path: str) 
     found = server.get(path)
     assert found.status_code in (404, 405)
     assert set(found.json()["error"]) == {"message", "type", "param", "code"}
+    assert found.headers.get("allow") == ("POST" if found.status_code == 405 else None)
 
 
 # --- chat

@@ -291,7 +291,8 @@ def _on_error(metrics: ServeMetrics) -> Callable[[Request, Exception], Awaitable
             metrics.errors.labels("client_gone").inc()
             return Response(status_code=499)  # nobody reads it
         if isinstance(error, HTTPException):
-            error = ApiError(error.status_code, f"{request.method} {request.url.path}: {error.detail}")
+            message = f"{request.method} {request.url.path}: {error.detail}"
+            error = ApiError(error.status_code, message, headers=error.headers)
         found = as_api_error(error)
         metrics.errors.labels(found.kind).inc()
         return ErrorResponse(found)
