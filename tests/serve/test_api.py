@@ -319,6 +319,7 @@ def test_tokens_and_back(server: Running) -> None:
         ({"top_logprobs": 3}, "top_logprobs", "logprobs"),
         ({"n": 9}, None, "4 samples"),
         ({"max_tokens": 100_000}, "max_tokens", "4096"),
+        ({"max_tokens": 0}, "max_tokens", "greater"),
         ({"stop": ""}, "stop", "empty"),
         ({"logit_bias": {"999": 1}}, "logit_bias", "262"),
         ({"response_format": {"type": "yaml"}}, "response_format", "json_schema"),
