@@ -228,6 +228,20 @@ def test_echo_shows_the_prompt(server: Running) -> None:
     assert only["usage"]["completion_tokens"] == 0
 
 
+@pytest.mark.parametrize("options", [{}, {"echo": True}, {"echo": True, "logprobs": 1, "n": 2}])
+def test_no_token_is_an_answer_streamed_or_not(server: Running, options: dict[str, Any]) -> None:
+    body = TEXT | {"prompt": ["one", "둘"], "max_tokens": 0} | options
+    whole = server.post("/v1/completions", body).json()["choices"]
+    chunks = events(server.post("/v1/completions", body | {"stream": True}))
+    assert len(whole) == 2 * options.get("n", 1)
+    for choice in whole:
+        pieces = [c for one in chunks for c in one["choices"] if c["index"] == choice["index"]]
+        assert "".join(c["text"] for c in pieces) == choice["text"]
+        assert (pieces[-1]["finish_reason"], choice["finish_reason"]) == ("length", "length")
+        if "logprobs" in options:
+            assert pieces[0]["logprobs"] == choice["logprobs"]
+
+
 def test_echo_with_logprobs_scores_the_prompt_as_the_engine_does(server: Running) -> None:
     """As lm_eval's local-completions asks: ids, one token more, and the best beside each."""
     engine = engine_of(server, "writer")

@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 from malmoi.serve.catalogue import LanguageEntry
 from malmoi.serve.settings import Keys, ServeSettings, is_loopback
 from malmoi.util.errors import UserError
+from tests.engine.fake_scorer import FakeScorer
 from tests.engine.scripted import BYTES, Scripted
 
 from .conftest import scripted_entry
@@ -32,10 +33,19 @@ CHAT = {"model": "talker", "messages": [{"role": "user", "content": "안녕"}], 
 ENDLESS = {"model": "endless", "prompt": "x", "max_tokens": 4000, "stream": True}
 
 
+class Slow(FakeScorer):
+    """Takes its time for every token."""
+
+    def logits(self, history: Any) -> Any:
+        time.sleep(0.05)
+        return super().logits(history)
+
+
 def entries() -> dict[str, LanguageEntry]:
     made = [
         scripted_entry("talker", Scripted(context=512), chats=True),
         scripted_entry("endless", Endless(BYTES.vocab_size), chats=False, max_rows=1),
+        scripted_entry("slow", Slow(BYTES.vocab_size), chats=False),
     ]
     return {entry.name: entry for entry in made}
 
@@ -156,6 +166,8 @@ def test_a_request_that_takes_too_long_ends(guarded: Running) -> None:
     assert (found.status_code, found.json()["error"]["type"]) == (504, "timeout_error")
     streamed = guarded.post("/v1/completions", ENDLESS, **bearer(KEY)).text.strip().split("\n\n")
     assert json.loads(streamed[-1].removeprefix("data: "))["error"]["type"] == "timeout_error"
+    echo = {"model": "slow", "prompt": ["abcd"] * 20, "max_tokens": 0, "echo": True, "logprobs": 1}
+    assert guarded.post("/v1/completions", echo, **bearer(KEY)).status_code == 504
 
 
 def test_a_full_queue_is_429_with_retry_after(guarded: Running) -> None:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from itertools import chain
-from typing import Any, TypeVar
+from typing import Any
 
 from fastapi import FastAPI, Request
 from starlette.exceptions import HTTPException
@@ -20,6 +20,7 @@ from malmoi.serve.generation import (
     ClientGone,
     Generator,
     as_api_error,
+    in_time,
     plan_chat,
     plan_completion,
     until_gone,
@@ -40,7 +41,6 @@ from malmoi.tasks import TASKS
 from malmoi.util.errors import UserError, nearest
 from malmoi.util.version import VERSION
 
-T = TypeVar("T")
 WARNING = "x-malmoi-warning"
 INPUTS_A_CALL = 8  # of a task: others' tokens come in between
 Handler = Callable[[Request], Awaitable[Response]]
@@ -140,7 +140,8 @@ class _Routes:
         entry = self._task(request.path_params["task"], body.model)
         inputs = [_input(entry, at, value) for at, value in enumerate(body.values(self.settings.max_prompts))]
         parts = [(entry, inputs[at : at + INPUTS_A_CALL]) for at in range(0, len(inputs), INPUTS_A_CALL)]
-        found = await until_gone(request, self._in_time(self.worker.calls(_predict, parts)))
+        async with in_time(asyncio.get_running_loop().time() + self.settings.request_timeout_s):
+            found = await until_gone(request, self.worker.calls(_predict, parts))
         return _json(
             {
                 "object": "task.predictions", "task": entry.task.name, "model": entry.name,
@@ -183,16 +184,6 @@ class _Routes:
         for entry in languages(self.catalogue):
             self.metrics.waiting.labels(entry.name).set(self.worker.waiting(entry.engine))
         return Response(self.metrics.exposition(), media_type=CONTENT_TYPE)
-
-    async def _in_time(self, work: Coroutine[Any, Any, T]) -> T:
-        """Raises ApiError where it takes too long."""
-        try:
-            async with asyncio.timeout(self.settings.request_timeout_s):
-                return await work
-        except TimeoutError:
-            raise ApiError(
-                504, "the request took too long; ask for less at once", kind="timeout_error"
-            ) from None
 
     def _language(self, name: str | None) -> LanguageEntry:
         """By name; the only one may be left unnamed."""

@@ -67,8 +67,6 @@ def plan_completion(entry: LanguageEntry, body: CompletionBody, settings: ServeS
         raise ApiError(
             400, f"{len(body.prompt)} prompts; give at most {settings.max_prompts} at once", param="prompt"
         )
-    if body.max_tokens == 0 and body.stream and body.n not in (None, 1):
-        raise ApiError(400, "max_tokens is 0, so there is one answer; leave n out", param="n")
     prompts = [_prompt_ids(entry, prompt) for prompt in body.prompt]
     wanted = DEFAULT_TOKENS if body.max_tokens is None else body.max_tokens
     if wanted:
@@ -122,20 +120,25 @@ class Generator:
 
     async def chat(self, request: Request, plan: Plan, body: ChatBody, headers: dict[str, str]) -> Response:
         """The answer of /v1/chat/completions."""
-        wanted = body.alternatives() is not None
+        until, wanted = self._until(), body.alternatives() is not None
         shape = ChatShape(plan.entry.name, plan.entry.engine.tokenizer, plan.params.n, wanted)
-        return await self._answer(request, plan, body, shape, headers)
+        return await self._answer(request, plan, body, shape, headers, until)
 
     async def completion(
         self, request: Request, plan: Plan, body: CompletionBody, headers: dict[str, str]
     ) -> Response:
         """The answer of /v1/completions."""
-        wanted = body.alternatives()
-        echoes = await until_gone(request, self._echoes(plan, body, wanted)) if body.echo else None
+        until, wanted = self._until(), body.alternatives()
+        async with in_time(until):
+            echoes = await until_gone(request, self._echoes(plan, body, wanted)) if body.echo else None
         shape = CompletionShape(
             plan.entry.name, plan.entry.engine.tokenizer, plan.params.n, wanted is not None, echoes
         )
-        return await self._answer(request, plan, body, shape, headers)
+        return await self._answer(request, plan, body, shape, headers, until)
+
+    def _until(self) -> float:
+        """When a request that begins now must have ended, by the event loop's clock."""
+        return asyncio.get_running_loop().time() + self.settings.request_timeout_s
 
     async def _echoes(
         self, plan: Plan, body: CompletionBody, top: int | None
@@ -157,20 +160,12 @@ class Generator:
         return found
 
     async def _answer(
-        self, request: Request, plan: Plan, body: GenerationBody, shape: Shape, headers: dict[str, str]
-    ) -> Response:
+        self, request: Request, plan: Plan, body: GenerationBody, shape: Shape, headers: dict[str, str],
+        until: float,
+    ) -> Response:  # fmt: skip
         meter = Meter(self.metrics, plan.entry.name)
+        events = _Timed(self._stream(plan), until, meter)
         meter.read(sum(map(len, plan.prompts)))
-        until = asyncio.get_running_loop().time() + self.settings.request_timeout_s
-        if plan.max_tokens == 0:
-            samples = [Sample(finished="length") for _ in range(len(plan.prompts) * plan.params.n)]
-            if not body.stream:
-                return Response(as_json(shape.whole(samples, meter.usage)), 200, headers, "application/json")
-            return StreamingResponse(
-                self._nothing(shape, samples, meter, body.include_usage), 200, headers, "text/event-stream"
-            )
-        stream = self.worker.stream_batch(plan.entry.engine, plan.prompts, plan.params)
-        events = _Timed(stream, until, meter)
         if body.stream:
             try:
                 first = await until_gone(request, events.take())  # or an error with its own status
@@ -211,15 +206,30 @@ class Generator:
             yield _event(shape.chunk([], events.meter.usage))
         yield b"data: [DONE]\n\n"
 
-    async def _nothing(
-        self, shape: Shape, samples: list[Sample], meter: Meter, usage: bool
-    ) -> AsyncIterator[bytes]:
-        """The stream of a request that wants no token."""
-        for choice in shape.opening(len(samples)):
-            yield _event(shape.chunk([choice | {"finish_reason": "length"}]))
-        if usage:
-            yield _event(shape.chunk([], meter.usage))
-        yield b"data: [DONE]\n\n"
+    def _stream(self, plan: Plan) -> Stream | _Ended:
+        if plan.max_tokens == 0:
+            return _Ended(len(plan.prompts), plan.params.n)
+        return self.worker.stream_batch(plan.entry.engine, plan.prompts, plan.params)
+
+
+class _Ended:
+    """As a `Stream` of prompts that want no token."""
+
+    def __init__(self, prompts: int, n: int) -> None:
+        self._left = [
+            (prompt, TokenEvent(prompt, index, None, "", 0.0, finished="length"))
+            for prompt in range(prompts)
+            for index in range(n)
+        ]
+
+    async def take(self, not_before: float = 0.0) -> list[tuple[int, TokenEvent]]:
+        """All events; then none."""
+        del not_before
+        found, self._left = self._left, []
+        return found
+
+    def close(self) -> None:
+        """There is nothing to give up."""
 
 
 class _Timed:
@@ -228,20 +238,15 @@ class _Timed:
     told: whether the client has heard how it ended.
     """
 
-    def __init__(self, stream: Stream, until: float, meter: Meter) -> None:
+    def __init__(self, stream: Stream | _Ended, until: float, meter: Meter) -> None:
         self._stream, self._until, self.meter, self._closed = stream, until, meter, False
         self.told = False
 
     async def take(self, not_before: float = 0.0) -> list[tuple[int, TokenEvent]]:
         """As `Stream.take`. Raises ApiError where the time is over."""
         try:
-            async with asyncio.timeout_at(self._until):
+            async with in_time(self._until):
                 found = await self._stream.take(not_before)
-        except TimeoutError:
-            self.close()
-            raise ApiError(
-                504, "the request took too long; ask for fewer tokens", kind="timeout_error"
-            ) from None
         except BaseException:
             self.close()
             raise
@@ -292,6 +297,16 @@ async def _collect(events: _Timed, shape: Shape, prompts: int) -> list[Sample]:
     finally:
         events.close()
     return samples
+
+
+@contextlib.asynccontextmanager
+async def in_time(until: float) -> AsyncIterator[None]:
+    """Raises ApiError where what is done within lasts until then, by the event loop's clock."""
+    try:
+        async with asyncio.timeout_at(until):
+            yield
+    except TimeoutError:
+        raise ApiError(504, "the request took too long; ask for less at once", kind="timeout_error") from None
 
 
 async def until_gone(request: Request, work: Coroutine[Any, Any, T]) -> T:

@@ -86,15 +86,17 @@ class Meter:
         self._metrics.prompt_tokens.labels(self._model).inc(prompt_tokens)
 
     def take(self, prompt: int, event: TokenEvent) -> None:
-        """A token of the prompt of this number."""
-        if self._first_s is None:
-            self._first_s = time.perf_counter()
-            self._metrics.first_token.labels(self._model).observe(self._first_s - self._start_s)
+        """An event of the prompt of this number."""
         if prompt not in self._prompts:
             self._prompts.add(prompt)
             self.cached_tokens += event.cached
+        if event.id is None:  # an end without a token
+            return
+        if self._first_s is None:
+            self._first_s = time.perf_counter()
+            self._metrics.first_token.labels(self._model).observe(self._first_s - self._start_s)
         self._samples.add((prompt, event.index))
-        self.tokens += event.id is not None
+        self.tokens += 1
 
     def end(self) -> None:
         """No more tokens come."""
