@@ -247,6 +247,26 @@ def test_closing_gives_up_what_takes_too_long() -> None:
     assert time.monotonic() - start < 20
 
 
+def test_whoever_closes_need_not_wait_for_a_long_call() -> None:
+    release, worker = threading.Event(), Worker()
+
+    async def go() -> None:
+        call = asyncio.ensure_future(worker.call(release.wait))
+        await asyncio.sleep(0.05)
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(worker.close(0), 0.2)
+        call.cancel()
+
+    worker.start()
+    late = threading.Timer(20, release.set)
+    late.start()
+    start = time.monotonic()
+    asyncio.run(go())  # which waits for what it has given to other threads
+    assert time.monotonic() - start < 10
+    release.set()
+    late.cancel()
+
+
 def test_a_queue_has_room_for_someone() -> None:
     with pytest.raises(UserError, match="1 or more"):
         Worker(max_waiting=0)

@@ -245,7 +245,8 @@ class Worker:
             await asyncio.sleep(POLL_S)
         if self._thread.is_alive():
             self._inbox.put(self._end)
-            await asyncio.to_thread(self._thread.join)
+        while self._thread.is_alive():  # not joined: a process that is told to end at once can
+            await asyncio.sleep(POLL_S)
 
     def stream(self, engine: Engine, ids: Sequence[int], params: Sampling) -> TokenStream:
         """The events of one prompt; closing it cancels the request within a step.
@@ -407,6 +408,7 @@ class Worker:
         for group in groups:
             self._cancel(group)
         _deliver([(group, Stopping()) for group in (*groups, *self._calls)])
+        self._calls.clear()
 
 
 def _public(error: Exception) -> Exception:
