@@ -42,7 +42,7 @@ class ServeMetrics:
         self.occupancy = self._histogram(
             "batch_occupancy", "Share of an engine's rows that took a token in a step.", SHARES, "model"
         )
-        self.rows = self._gauge("running_rows", "Samples in the last step.", "model")
+        self.rows = self._gauge("running_rows", "Samples that have not ended.", "model")
         self.cache = self._gauge("cache_bytes", "Memory of states (KV caches) and kept prefixes.", "model")
         self.waiting = self._gauge("waiting_requests", "Requests that wait for rows.", "model")
 
@@ -50,7 +50,7 @@ class ServeMetrics:
         """After a step: `rows` samples took a token. Called on the worker's thread."""
         name = self._names.get(engine)
         if name is not None:
-            self.rows.labels(name).set(rows)
+            self.rows.labels(name).set(engine.num_running)
             self.cache.labels(name).set(engine.state_bytes)
             if rows:
                 self.occupancy.labels(name).observe(rows / engine.max_rows)
