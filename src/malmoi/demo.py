@@ -166,7 +166,8 @@ def run_demo(
     exchanges: list[Exchange] = []
     if not data:
         tasks, one_model, exchanges = _tasks(out, models[-1], clock, quick=quick)
-    expected = predictions(models[-1].model, models[-1].tokenizer, material.unseen)
+    tokenizer = models[-1].tokenizer
+    expected = predictions(models[-1].model, tokenizer, tokenizer.encode(material.unseen))
     report = Report(
         title=f"A language model of {data.name}" if data else "From text to a language model",
         machine=f"{cpu_name()}, {counted(torch.get_num_threads(), 'thread')}",

@@ -88,21 +88,16 @@ class _Artist:
             yield from _embeddings(model.embed, tokenizer, ids)
         if isinstance(model, KneserNey):
             yield draw_orders(model, ids, tokens, note)
-        found = predictions(model, tokenizer, source.text)[:most]
+        found = predictions(model, tokenizer, ids)
         yield draw_losses(found, note)
         yield draw_next(found, note)
         if isinstance(model, LanguageModel):
             row = torch.tensor([ids], device=model.device)
-            yield from self._network(
-                model, Network(model, lambda: model.hidden(TokenBatch(row)), tuple(tokens))
-            )
+            yield from self.draw(Network(model, lambda: model.hidden(TokenBatch(row)), tuple(tokens)))
 
     @draw.register
     def _(self, source: Network) -> Iterator[Picture]:
-        yield from self._network(source.model, source)
-
-    def _network(self, model: nn.Module, source: Network) -> Iterator[Picture]:
-        recording = record(model, source.read)
+        recording = record(source.model, source.read)
         for part in dict.fromkeys(one.part for one in recording.attended if one.kind == "self"):
             layers = [one for one in recording.attended if (one.part, one.kind) == (part, "self")]
             yield from self._attention(layers, source)

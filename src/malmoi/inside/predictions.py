@@ -5,6 +5,7 @@ Shape letters: T positions, V vocabulary.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -23,12 +24,14 @@ class Prediction:
     best: tuple[tuple[str, float], ...]  # the likeliest tokens with their probabilities
 
 
-def predictions(model: Scorer, tokenizer: Tokenizer, text: str, *, top: int = 5) -> list[Prediction]:
-    """One `Prediction` a token of `text`; the first is predicted from the start of a document (eos).
+def predictions(
+    model: Scorer, tokenizer: Tokenizer, ids: Sequence[int], *, top: int = 5
+) -> list[Prediction]:  # fmt: skip
+    """One `Prediction` a token of a text; the first is predicted from the start of a document (eos).
 
     A text longer than the model's context is cut there.
     """
-    ids = tokenizer.encode(text)[: model.context]
+    ids = ids[: model.context]
     read = [tokenizer.start, *ids[:-1]]
     counts = torch.tensor([len(read)])
     logits_TV = model.step(torch.tensor([read]), counts, model.new_state(1, len(read)))[0].cpu()
