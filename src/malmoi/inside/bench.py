@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -94,7 +94,7 @@ def time_and_memory(given: Mapping[str, LanguageModel], size: Size, say: Say) ->
     found = {name: scaling.measure(name, model, size.lengths, say) for name, model in models.items()}
     gpt, lstm = found["GPT"], found["LSTM"]
     crossed = scaling.crossing(gpt.lengths, gpt.train_seconds, lstm.train_seconds)
-    numbers = {name: one.as_json() for name, one in found.items()}
+    numbers = {name: asdict(one) for name, one in found.items()}
     return Found(draw_scaling(found, crossed), scaling.sentences(found), numbers)
 
 

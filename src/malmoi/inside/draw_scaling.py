@@ -6,11 +6,12 @@ from collections.abc import Mapping, Sequence
 from itertools import cycle, pairwise
 
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullLocator
 
 from malmoi.inside.picture import COLOURS, SOFT, Picture, bare, new_figure
-from malmoi.inside.scaling import Crossing, Measured, rounded
-from malmoi.util.units import human_bytes
+from malmoi.inside.scaling import Crossing, Measured
+from malmoi.util.units import figures, human_bytes
 
 PANELS = (
     ("train_seconds", "training: seconds a step", 1.0),
@@ -25,9 +26,11 @@ def draw_scaling(found: Mapping[str, Measured], crossed: Crossing | None) -> Pic
     figure = new_figure(10.0, 7.4)
     axes = figure.subplots(2, 2).flatten()
     for panel, (field, title, scale) in zip(axes, PANELS, strict=True):
-        for (name, one), colour in zip(found.items(), cycle(COLOURS), strict=False):
-            values = [scale * value for value in getattr(one, field)]
-            panel.plot(one.lengths, values, color=colour, marker="o", markersize=4, linewidth=2, label=name)
+        curves = {
+            name: (one.lengths, [scale * value for value in getattr(one, field)])
+            for name, one in found.items()
+        }
+        _draw_curves(panel, curves)
         _log(bare(panel), [length for one in found.values() for length in one.lengths])
         panel.set_title(title, fontsize=10.5)
         in_bytes = field.endswith("bytes")
@@ -39,10 +42,8 @@ def draw_scaling(found: Mapping[str, Measured], crossed: Crossing | None) -> Pic
     _guides(axes[0], found)
     if crossed and crossed.length and not crossed.foretold:
         axes[0].axvline(crossed.length, color=SOFT, linestyle=":", linewidth=1.5)
-        top = axes[0].get_ylim()[1]
-        axes[0].text(
-            crossed.length, top, f"{rounded(crossed.length)} ", color=SOFT, fontsize=9, ha="right", va="top"
-        )
+        top, where = axes[0].get_ylim()[1], f"{figures(crossed.length, 2)} "
+        axes[0].text(crossed.length, top, where, color=SOFT, fontsize=9, ha="right", va="top")
     figure.legend(*axes[1].get_legend_handles_labels(), frameon=False, loc="outside upper center", ncols=6)
     explanation = (
         "Both axes double from mark to mark, so a straight line is a power: n tokens cost n (the flatter "
@@ -62,7 +63,7 @@ def _log(axes: Axes, lengths: Sequence[int]) -> None:
 
 
 def _guides(axes: Axes, found: Mapping[str, Measured]) -> None:
-    """From the last point of the first model backwards: n and n^2."""
+    """From the highest last point backwards: n and n^2."""
     longest = max(found.values(), key=lambda one: one.lengths[-1:])
     if not longest.lengths:
         return
@@ -83,16 +84,12 @@ def _guides(axes: Axes, found: Mapping[str, Measured]) -> None:
 
 def draw_recall(edges: Sequence[int], curves: Mapping[str, Sequence[float]], chance: float) -> Picture:
     """The share of facts that are remembered, by their distance."""
-    figure = new_figure(8.0, 4.0)
-    axes = bare(figure.add_subplot())
-    _draw_curves(axes, range(len(edges) - 1), curves)
+    places = range(len(edges) - 1)
+    figure, axes = _chart(places, curves, "tokens since the fact was told", "answers that are right")
     axes.axhline(chance, color=SOFT, linestyle="--", linewidth=1)
     axes.text(0, chance + 0.015, "a guess", color=SOFT, fontsize=9)
-    axes.set_xticks(range(len(edges) - 1), [f"{a} to {b - 1}" for a, b in pairwise(edges)])
-    axes.set_xlabel("tokens since the fact was told")
-    axes.set_ylabel("answers that are right")
+    axes.set_xticks(places, [f"{a} to {b - 1}" for a, b in pairwise(edges)])
     axes.set_ylim(0, 1.03)
-    axes.legend(frameon=False)
     explanation = (
         "A row tells a fact (a key and its value), talks of other things, and asks for it. Attention looks "
         "the key up wherever it stands; a recurrent state must have carried the fact all the way. Each model "
@@ -101,30 +98,36 @@ def draw_recall(edges: Sequence[int], curves: Mapping[str, Sequence[float]], cha
     return Picture("recall", "Recall of a fact against its distance", explanation, figure)
 
 
-def _draw_curves(
-    axes: Axes, places: Sequence[float], curves: Mapping[str, Sequence[float]], *, markersize: float = 6
-) -> None:
-    """A line for each name, in the colours' order."""
-    for (name, heights), colour in zip(curves.items(), cycle(COLOURS), strict=False):
-        axes.plot(places, heights, color=colour, marker="o", markersize=markersize, linewidth=2.2, label=name)
-
-
 def draw_beyond(edges: Sequence[int], curves: Mapping[str, Sequence[float]], context: int) -> Picture:
     """Bits per byte by position, within and beyond the trained context."""
-    figure = new_figure(8.0, 4.0)
-    axes = bare(figure.add_subplot())
     middles = [(a + b) / 2 for a, b in pairwise(edges)]
-    _draw_curves(axes, middles, curves, markersize=4)
+    figure, axes = _chart(middles, curves, "position in the text (tokens)", "bits per byte")
     axes.axvline(context, color=SOFT, linestyle="--", linewidth=1)
     axes.text(context, axes.get_ylim()[1], f" trained on {context}", color=SOFT, fontsize=9, va="top")
-    axes.set_xlabel("position in the text (tokens)")
-    axes.set_ylabel("bits per byte")
     axes.set_ylim(bottom=0)
-    if curves:
-        axes.legend(frameon=False)
     explanation = (
         "To the left of the dashed line are positions that training had. A recurrent network goes on as "
         "before; a GPT with rotary positions meets distances that it never saw, and gets worse; one with "
         "learned positions has no row for them and cannot read on at all."
     )
     return Picture("beyond", "Bits per byte beyond the trained context", explanation, figure)
+
+
+def _chart(
+    places: Sequence[float], curves: Mapping[str, Sequence[float]], xlabel: str, ylabel: str
+) -> tuple[Figure, Axes]:
+    """One panel of curves over the same places, with its legend."""
+    figure = new_figure(8.0, 4.0)
+    axes = bare(figure.add_subplot())
+    _draw_curves(axes, {name: (places, heights) for name, heights in curves.items()})
+    axes.set_xlabel(xlabel)
+    axes.set_ylabel(ylabel)
+    if curves:
+        axes.legend(frameon=False)
+    return figure, axes
+
+
+def _draw_curves(axes: Axes, curves: Mapping[str, tuple[Sequence[float], Sequence[float]]]) -> None:
+    """A line through (places, heights) for each name, in the colours' order."""
+    for (name, points), colour in zip(curves.items(), cycle(COLOURS), strict=False):
+        axes.plot(*points, color=colour, marker="o", markersize=4, linewidth=2, label=name)

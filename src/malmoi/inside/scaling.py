@@ -9,8 +9,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -20,6 +19,7 @@ from malmoi.models.build import build_model
 from malmoi.models.config import RecurrentConfig, TransformerConfig
 from malmoi.models.language import LanguageModel
 from malmoi.train.losses import next_token_loss
+from malmoi.util.units import figures, human_bytes
 
 MOST_RUNS, ENOUGH_S = 7, 0.4  # of one measurement
 REACH = 20  # a crossing further than this times the longest row is not foretold
@@ -39,10 +39,6 @@ class Measured:
     train_bytes: tuple[int, ...]
     decode_seconds: tuple[float, ...]
     state_bytes: tuple[int, ...]
-
-    def as_json(self) -> dict[str, Any]:
-        """All fields."""
-        return asdict(self)
 
 
 def small_models(vocab_size: int = 512, width: int = 128, context: int = 1 << 17) -> dict[str, LanguageModel]:
@@ -174,7 +170,7 @@ def _crossing(a: Measured, b: Measured, does: str, field: str) -> str:
         return f"{so_far}, and no crossing is near."
     if not found.length:
         return f"At every length from {lengths[0]:,} tokens the {b.name} {does} faster than the {a.name}."
-    where = rounded(found.length)
+    where = figures(found.length, 2)
     if found.foretold:
         return f"{so_far}; as the curves go on, they would cross at about {where}."
     return f"From about {where} tokens on the {b.name} {does} faster than the {a.name}."
@@ -183,21 +179,10 @@ def _crossing(a: Measured, b: Measured, does: str, field: str) -> str:
 def _memory(one: Measured) -> str:
     first, last = one.state_bytes[0], one.state_bytes[-1]
     token, length = _time(one.decode_seconds[-1]), one.lengths[-1]
-    remembered = (
-        f"is {_bytes(last)}, however long the text" if first == last else f"has grown to {_bytes(last)}"
-    )
+    size = human_bytes(last)
+    remembered = f"is {size}, however long the text" if first == last else f"has grown to {size}"
     return f"{one.name}: the token after {length:,} takes {token}; its memory {remembered}."
 
 
 def _time(seconds: float) -> str:
-    return f"{rounded(seconds)} s" if seconds >= 1 else f"{rounded(1000 * seconds)} ms"
-
-
-def rounded(value: float) -> str:
-    """Two digits that count: 2660.9 is "2,700", 0.1234 is "0.12"."""
-    two = float(f"{value:.2g}")
-    return f"{two:,.0f}" if two >= 10 else f"{two:g}"
-
-
-def _bytes(count: int) -> str:
-    return f"{count / 1024:,.3g} KiB" if count < 1 << 20 else f"{count / (1 << 20):,.3g} MiB"
+    return f"{figures(seconds, 2)} s" if seconds >= 1 else f"{figures(1000 * seconds, 2)} ms"
