@@ -163,3 +163,6 @@ def test_it_refuses_what_it_cannot_measure(tmp_path: Path) -> None:
     (tmp_path / "mine" / "letter.txt").write_text("dear")
     with pytest.raises(UserError, match="not a benchmark's folder"):
         bench.run_scaling([], tmp_path / "mine", size=TINY, say=quiet)
+    for folders in ([tmp_path / "a" / "it", tmp_path / "b" / "it"], [tmp_path / "GPT"]):
+        with pytest.raises(UserError, match="two models"):
+            bench.run_scaling(folders, tmp_path / "out", size=TINY, say=quiet)

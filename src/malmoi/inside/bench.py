@@ -26,6 +26,7 @@ from malmoi.util.files import write_json
 from malmoi.util.hardware import cpu_name
 
 RESULTS = "scaling.json"
+SMALL = ("RNN", "LSTM", "GPT")  # what is made here
 MOST_DOCUMENTS = 20_000  # far more than the rows of a long context take
 
 
@@ -56,12 +57,16 @@ class Found:
 def run_scaling(folders: Sequence[Path], out: Path, *, size: Size = Size(), say: Say) -> list[str]:
     """Measure, write scaling.json, the plots and index.html into `out`; what was found, in sentences.
 
-    folders: language models to measure beside the small ones that are made here. Raises UserError for one
-    that is no network, and for a folder `out` that holds something else.
+    folders: language models to measure beside the small ones that are made here, by their names. Raises
+    UserError for one that is no network, two of one name, and for a folder `out` that holds something else.
     """
     if out.exists() and any(out.iterdir()) and not (out / RESULTS).exists():
         raise UserError(f"{out} exists and is not a benchmark's folder; choose another --out")
-    given = {folder.resolve().name: _opened(folder) for folder in folders}
+    names = [folder.resolve().name for folder in folders]
+    for name in names:
+        if [*SMALL, *names].count(name) > 1:
+            raise UserError(f"{name} would name two models in the plots; rename or copy the folder")
+    given = {name: _opened(folder) for name, folder in zip(names, folders, strict=True)}
     with drawing():
         parts = [
             time_and_memory({name: model for name, (model, _) in given.items()}, size, say),
