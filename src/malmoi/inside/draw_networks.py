@@ -108,10 +108,11 @@ def draw_alignment(
     figure = _token_square(rows_TS.numpy(), target, source)
     whose = [f"layer {layer + 1}"] if layer is not None else ["all layers"] if len(weights) > 1 else []
     whose += [f"head {head + 1}"] if head is not None else ["all heads"] if len(weights[0]) > 1 else []
+    whose += ["the mean"] if {"all layers", "all heads"} & set(whose) else []
     explanation = (
         "To the left what the decoder has just read, below the source. A dark cell is where it looked in "
         "the source before it wrote its next token: an alignment of words that nobody gave it. "
-        + (f"({', '.join(whose)}, mean.)" if whose else "")
+        + (f"({', '.join(whose)}.)" if whose else "")
         + note
     )
     return Picture("alignment", "Cross-attention: which word comes from which", explanation.strip(), figure)
