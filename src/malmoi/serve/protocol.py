@@ -39,12 +39,11 @@ class Body(BaseModel):
 
     def ignored(self, prefix: str = "") -> list[str]:
         """Unknown fields that change nothing. Raises ApiError for one that would."""
-        found = [name for name, value in (self.model_extra or {}).items() if value is not None]
-        for name in found:
-            value = (self.model_extra or {})[name]
+        given = {name: value for name, value in (self.model_extra or {}).items() if value is not None}
+        for name, value in given.items():
             if name in REFUSED and value not in ("", [], {}) and value not in REFUSED[name]:
                 raise ApiError(400, f"{prefix}{name!r} is not supported; leave it out", param=prefix + name)
-        return [prefix + name for name in found if name not in REFUSED]
+        return [prefix + name for name in given if name not in REFUSED]
 
 
 class StreamOptions(Body):

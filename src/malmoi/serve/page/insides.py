@@ -49,9 +49,9 @@ def inside_tab(catalogue: Mapping[str, Entry], worker: Worker) -> None:
         return _slider(layers), _slider(heads)
 
     asked = [model, text, layer, head]
-    gr.on([run.click, text.submit], show, asked, shown, api_visibility="private", concurrency_limit=None)
-    gr.on([layer.release, head.release], show, asked, shown, api_visibility="private", concurrency_limit=None)
-    gr.on([model.change], sliders, model, [layer, head], api_visibility="private")
+    asking = [run.click, text.submit, layer.release, head.release]
+    gr.on(asking, show, asked, shown, api_visibility="private", concurrency_limit=None)
+    model.change(sliders, model, [layer, head], api_visibility="private")
 
 
 def _slider(most: int, **options: Any) -> gr.Slider:

@@ -102,7 +102,7 @@ def _frame(base: str, number: int) -> str:
 
 
 def table_of(run: Run) -> str:
-    """The methods of a comparison as an HTML table, the best first; '' for a report without one."""
+    """The methods of a comparison as an HTML table, the best first, or a note that there is none."""
     if not run.compares:
         return note("This report has no table of methods.")
     try:
