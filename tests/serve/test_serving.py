@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -15,6 +16,7 @@ import pytest
 from typer.testing import CliRunner
 
 from malmoi.cli import app
+from malmoi.cli_serve import _example
 from malmoi.serve.catalogue import LanguageEntry, TaskEntry, open_catalogue
 from malmoi.serve.settings import ServeSettings
 from malmoi.tasks import TASKS
@@ -61,6 +63,9 @@ def test_every_task_predicts_over_http(tmp_path: Path) -> None:
         assert {one["id"] for one in server.get("/v1/tasks").json()["data"]} == set(TASKS)
         for task, (_, kind) in QUICK.items():
             made, examples = world(task)
+            shown = "".join(_example(server.url, {task: catalogue[task]}, with_key=False))
+            body = json.loads(shown[shown.index("-d '") + 4 : -1])
+            assert server.post(f"/v1/tasks/{task}", body).status_code == 200, shown
             inputs = [made.input_json(one.input) for one in examples[:3]]
             response = server.post(f"/v1/tasks/{task}", {"inputs": inputs})
             assert response.status_code == 200, response.text
