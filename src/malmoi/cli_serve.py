@@ -80,7 +80,10 @@ def serve(
         for entry in languages(catalogue) if quantize else []:
             if line := worker.run(partial(_loss, entry)):
                 typer.echo(line)
-        _run(catalogue, worker, settings, listening, page and find_spec("gradio") is not None)
+        if page and find_spec("gradio") is None:
+            typer.echo('no page for the browser; it needs: pip install "malmoi[web]"')
+            page = False
+        _run(catalogue, worker, settings, listening, page)
     typer.echo("stopped")
 
 
@@ -110,8 +113,6 @@ def _opening(url: str, catalogue: Catalogue, with_key: bool, page: bool) -> list
 
     width = max(map(len, catalogue))
     lines = [f"malmoi serves at {url}" + ("  (open it in a browser)" if page else "")]
-    if find_spec("gradio") is None:
-        lines.append('no page for the browser; it needs: pip install "malmoi[web]"')
     if (reason := why_not()) and languages(catalogue):
         lines.append(f"language models answer more slowly, without malmoi's own kernels: {reason}")
     for entry in catalogue.values():

@@ -15,8 +15,8 @@ import httpx
 import pytest
 from typer.testing import CliRunner
 
+from malmoi import cli_serve
 from malmoi.cli import app
-from malmoi.cli_serve import _example
 from malmoi.serve.catalogue import LanguageEntry, TaskEntry, open_catalogue
 from malmoi.serve.settings import ServeSettings
 from malmoi.tasks import TASKS
@@ -63,7 +63,7 @@ def test_every_task_predicts_over_http(tmp_path: Path) -> None:
         assert {one["id"] for one in server.get("/v1/tasks").json()["data"]} == set(TASKS)
         for task, (_, kind) in QUICK.items():
             made, examples = world(task)
-            shown = "".join(_example(server.url, {task: catalogue[task]}, with_key=False))
+            shown = "".join(cli_serve._example(server.url, {task: catalogue[task]}, with_key=False))
             body = json.loads(shown[shown.index("-d '") + 4 : -1])
             assert server.post(f"/v1/tasks/{task}", body).status_code == 200, shown
             inputs = [made.input_json(one.input) for one in examples[:3]]
@@ -128,6 +128,19 @@ def test_the_command_serves_until_it_is_told_to_stop(
     rest = process.stdout.read()
     assert process.wait(60) == 0, rest
     assert rest.strip() == "stopped"
+
+
+@pytest.mark.parametrize("wanted", [True, False])
+def test_the_command_says_what_a_page_needs_to_those_who_want_one(
+    folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch, wanted: bool
+) -> None:
+    monkeypatch.setattr(cli_serve, "find_spec", lambda _: None)
+    monkeypatch.setattr("malmoi.serve.run.Server.run", lambda *_, **__: None)
+    options = ["--port", "0", *([] if wanted else ["--no-page"])]
+    found = CliRunner().invoke(app, ["serve", str(folders["topics"]), *options])
+    assert found.exit_code == 0, found.output
+    assert ("malmoi[web]" in found.output) == wanted
+    assert "in a browser" not in found.output
 
 
 @pytest.mark.parametrize(
