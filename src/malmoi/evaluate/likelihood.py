@@ -8,12 +8,13 @@ Shape letters: B rows, T positions, V vocabulary, W wanted positions.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
 
 from malmoi.engine.engine import LOGITS_NUMBERS, padded
+from malmoi.engine.scoring import Read, batches
 from malmoi.models.state import Scorer
 from malmoi.text.tokenizer import Tokenizer
 from malmoi.util.errors import UserError
@@ -63,36 +64,22 @@ def log_likelihoods(scorer: Scorer, pairs: Sequence[Pair], *, max_rows: int = 32
     The logits of at most `max_rows` pairs, or 64 MiB of them, are held at once. Raises as `fitted`.
     """
     wanted = [fitted(pair, scorer.context) for pair in pairs]
-    found: list[Likelihood] = [Likelihood(0.0, True)] * len(pairs)
-    for numbers in _batches(wanted, max_rows, max(1, LOGITS_NUMBERS // scorer.vocab_size)):
-        results = _batch(scorer, [wanted[number] for number in numbers])
-        for number, result in zip(numbers, results, strict=True):
-            found[number] = result
+    assert all(prompt for prompt, _ in wanted)
+    reads = [Read(number, [*prompt, *rest[:-1]]) for number, (prompt, rest) in enumerate(wanted) if rest]
+    found: list[Likelihood] = [Likelihood(0.0, True)] * len(pairs)  # nothing to say has the likelihood 1
+    for batch in batches(reads, max_rows, max(1, LOGITS_NUMBERS // scorer.vocab_size)):
+        for read, result in zip(batch, _batch(scorer, batch, wanted), strict=True):
+            found[read.prompt] = result
     return found
 
 
-def _batches(pairs: Sequence[Pair], max_rows: int, max_tokens: int) -> Iterator[list[int]]:
-    """Numbers of pairs of like lengths, so that little is padding."""
-    order = sorted(range(len(pairs)), key=lambda i: len(pairs[i][0]) + len(pairs[i][1]))
-    batch: list[int] = []
-    for number in order:
-        length = sum(map(len, pairs[number]))
-        if batch and (len(batch) == max_rows or (len(batch) + 1) * length > max_tokens):
-            yield batch
-            batch = []
-        if pairs[number][1]:  # nothing to say has the likelihood 1
-            batch.append(number)
-    if batch:
-        yield batch
-
-
-def _batch(scorer: Scorer, pairs: Sequence[Pair]) -> list[Likelihood]:
-    assert all(prompt for prompt, _ in pairs)
-    ids_BT, counts_B = padded([[*prompt, *rest[:-1]] for prompt, rest in pairs])
-    state = scorer.new_state(len(pairs), ids_BT.shape[1])
+def _batch(scorer: Scorer, batch: Sequence[Read], pairs: Sequence[Pair]) -> list[Likelihood]:
+    ids_BT, counts_B = padded([read.ids for read in batch])
+    state = scorer.new_state(len(batch), ids_BT.shape[1])
     logits_BTV = scorer.step(ids_BT, counts_B, state)
     results: list[Likelihood] = []
-    for logits_TV, (prompt, rest) in zip(logits_BTV, pairs, strict=True):
+    for logits_TV, read in zip(logits_BTV, batch, strict=True):
+        prompt, rest = pairs[read.prompt]
         logits_WV = logits_TV[len(prompt) - 1 : len(prompt) - 1 + len(rest)].float()
         ids_W = torch.tensor(rest, device=logits_WV.device)
         logprobs_W = logits_WV.log_softmax(-1).gather(-1, ids_W[:, None]).squeeze(-1)

@@ -15,7 +15,7 @@ from malmoi.core import Metric
 from malmoi.data.world.minimal_pairs import MinimalPair
 from malmoi.engine.engine import Engine
 from malmoi.evaluate.files import Choice, Cloze
-from malmoi.evaluate.likelihood import Pair, fitted, log_likelihoods, split_pair
+from malmoi.evaluate.likelihood import Pair, log_likelihoods, split_pair
 from malmoi.metrics import Floats, mean, word_perplexity
 from malmoi.util.errors import UserError
 
@@ -89,9 +89,9 @@ def _continued(prompt: str, choice: str) -> str:
 
 
 def _pair(engine: Engine, prompt: str, rest: str) -> Pair:
-    """The ids of both, the prompt after the start of a document and cut to the context."""
+    """The ids of both, the prompt after the start of a document."""
     ids, after = split_pair(engine.tokenizer, prompt, rest)
-    return fitted(([engine.tokenizer.start, *ids], after), engine.scorer.context)
+    return [engine.tokenizer.start, *ids], after
 
 
 def _shared(first: Sequence[int], second: Sequence[int]) -> int:
