@@ -36,17 +36,15 @@ from malmoi.serve.protocol import (
     parsed,
 )
 from malmoi.serve.settings import ApiError, ServeSettings
-from malmoi.serve.worker import Busy, Failed, Stopping, Worker
+from malmoi.serve.worker import TOLD, Worker
 from malmoi.tasks import TASKS
-from malmoi.util.errors import UserError, nearest
+from malmoi.util.errors import nearest
 from malmoi.util.version import VERSION
 
 WARNING = "x-malmoi-warning"
 INPUTS_A_CALL = 8  # of a task: others' tokens come in between
 Handler = Callable[[Request], Awaitable[Response]]
-_ERRORS = (
-    ApiError, Busy, Stopping, Failed, UserError, HTTPException, ClientDisconnect, ClientGone, Exception
-)  # fmt: skip
+_ERRORS = (ApiError, *TOLD, HTTPException, ClientDisconnect, ClientGone, Exception)
 
 
 def create_app(catalogue: Catalogue, worker: Worker, settings: ServeSettings) -> FastAPI:

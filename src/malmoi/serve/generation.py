@@ -21,7 +21,7 @@ from malmoi.serve.metrics import Meter, ServeMetrics
 from malmoi.serve.protocol import ChatBody, CompletionBody, GenerationBody
 from malmoi.serve.replies import ChatShape, CompletionShape, Json, Known, Sample, Shape
 from malmoi.serve.settings import ApiError, ServeSettings
-from malmoi.serve.worker import Busy, Failed, Stopping, Stream, Worker
+from malmoi.serve.worker import TOLD, Busy, Failed, Stopping, Stream, Worker
 from malmoi.util.errors import UserError
 
 T = TypeVar("T")
@@ -193,7 +193,7 @@ class Generator:
                 pause_s = min(LONGEST_PAUSE_S, self._streams / CHUNKS_PER_S)
                 found = await events.take(loop.time() + pause_s)
                 choices = shape.pieces(found)
-        except (ApiError, Busy, Stopping, Failed, UserError) as error:
+        except (ApiError, *TOLD) as error:
             error = as_api_error(error)
             self.metrics.errors.labels(error.kind).inc()
             events.told = True
@@ -343,7 +343,7 @@ def as_api_error(error: Exception) -> ApiError:
         case UserError():
             return ApiError(400, str(error))
         case _:
-            return ApiError(500, "the server failed on this request; its log says why", kind="server_error")
+            return ApiError(500, str(Failed()), kind="server_error")
 
 
 def _event(value: Json) -> bytes:

@@ -53,6 +53,9 @@ class Failed(Exception):
         super().__init__("the server failed on this request; its log says why")
 
 
+TOLD = (UserError, Busy, Stopping, Failed)  # what whoever asked is told, in the error's own words
+
+
 class _Inbox:
     """What the thread sends to one task. The task's event loop is woken only where the task waits for it."""
 

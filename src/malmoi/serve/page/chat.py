@@ -19,9 +19,8 @@ from malmoi.engine.request import FinishReason, Sampling, TokenEvent
 from malmoi.serve.catalogue import LanguageEntry
 from malmoi.serve.page.examples import EACH, examples
 from malmoi.serve.page.look import joined, note, panel
-from malmoi.serve.worker import Busy, Failed, Stopping, Worker
+from malmoi.serve.worker import TOLD, Worker
 from malmoi.text.chat import fit_turns
-from malmoi.util.errors import UserError
 
 MOST_TOKENS = 1024  # of a reply, on the page
 SHOW_EVERY_S = 0.05  # the page is sent whole texts, so not one for every token
@@ -204,7 +203,7 @@ class Talk:
                     yield (told, note(reply.line()), *buttons), False
             if running.discarded:
                 yield ([], note(""), *_buttons()), False
-        except (UserError, Busy, Failed, Stopping) as error:
+        except TOLD as error:
             yield (turns, note(str(error), kind="warn"), *_buttons()), True
         finally:
             if self._running.get(session) is running:

@@ -12,7 +12,7 @@ from torch import nn
 from malmoi.inside.gallery import pictures_of
 from malmoi.serve.catalogue import Entry, LanguageEntry
 from malmoi.serve.page.look import named, note, panel, safe
-from malmoi.serve.worker import Busy, Failed, Stopping, Worker
+from malmoi.serve.worker import TOLD, Worker
 from malmoi.util.errors import UserError
 
 MOST_CHARACTERS = 2000
@@ -41,7 +41,7 @@ def inside_tab(catalogue: Mapping[str, Entry], worker: Worker) -> None:
             if not text or not text.strip():
                 raise UserError("write a text first")
             return await worker.call(drawn, catalogue[name], text, int(layer) or None, int(head) or None)
-        except (UserError, Busy, Failed, Stopping) as error:
+        except TOLD as error:
             return note(str(error), kind="warn")
 
     def sliders(name: str) -> tuple[gr.Slider, gr.Slider]:

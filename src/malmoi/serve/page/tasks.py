@@ -16,7 +16,7 @@ from malmoi.engine.request import Sampling
 from malmoi.serve.catalogue import Entry, LanguageEntry, TaskEntry
 from malmoi.serve.page.examples import examples
 from malmoi.serve.page.look import joined, named, note, panel
-from malmoi.serve.worker import Busy, Failed, Stopping, Worker
+from malmoi.serve.worker import TOLD, Worker
 from malmoi.tasks import TASKS, make_task
 from malmoi.tasks.base import Task
 from malmoi.util.errors import UserError
@@ -142,7 +142,7 @@ class Bench:
             if not all(text and text.strip() for text in texts):
                 raise UserError("write something first, or click on an example")
             outcome = await self._outcome(self.models[name], self.view.raw([text or "" for text in texts]))
-        except (UserError, Busy, Failed, Stopping) as error:
+        except TOLD as error:
             return note(f"{name}: {error}", kind="warn"), None
         took = f"{name} \u00b7 {_ms(outcome.seconds)}"
         if outcome.prediction is None:
