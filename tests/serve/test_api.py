@@ -312,6 +312,9 @@ def test_tokens_and_back(server: Running) -> None:
     assert server.post("/tokenize", {"model": "writer", "prompt": ""}).json()["tokens"] == []
     text = server.post("/detokenize", {"model": "writer", "tokens": found["tokens"]}).json()
     assert text == {"prompt": "맑음 ok"}
+    assert server.post("/detokenize", {"model": "writer", "tokens": []}).json() == {"prompt": ""}
+    unknown = server.post("/detokenize", {"model": "writer", "tokens": [9, BYTES.vocab_size]})
+    assert (unknown.status_code, unknown.json()["error"]["param"]) == (400, "tokens")
 
 
 # --- what is refused

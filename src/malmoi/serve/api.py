@@ -168,7 +168,11 @@ class _Routes:
         """The text of ids; specials are left out."""
         body = parsed(DetokenizeBody, await request.body())
         headers = _warning(body.ignored())
-        return _json({"prompt": self._language(body.model).engine.tokenizer.decode(body.tokens)}, headers)
+        tokenizer = self._language(body.model).engine.tokenizer
+        if max(body.tokens, default=0) >= tokenizer.vocab_size:
+            message = f"there is an id outside 0..{tokenizer.vocab_size - 1}; use the model's own tokenizer"
+            raise ApiError(400, message, param="tokens")
+        return _json({"prompt": tokenizer.decode(body.tokens)}, headers)
 
     async def health(self, request: Request) -> Response:
         """200 while the server takes requests, 503 once it stops."""
