@@ -56,6 +56,10 @@ inline uint16_t halved(float value) {  // to the nearest bf16, ties to even
     return uint16_t((word + 0x7fff + ((word >> 16) & 1)) >> 16);
 }
 
+inline void halve(uint16_t* __restrict to, const float* __restrict from, int64_t count) {
+    for (int64_t i = 0; i < count; i++) to[i] = halved(from[i]);
+}
+
 inline Floats load(const float* from) { return read<Floats>(from); }
 
 inline Floats load(const uint16_t* from) {
@@ -198,8 +202,7 @@ struct Rows {
         if (matrix.kind == FP32) {
             std::memcpy(to, x, count * sizeof(float));
         } else if (matrix.kind == BF16) {
-            auto* halves = reinterpret_cast<uint16_t*>(to);
-            for (int64_t i = 0; i < count; i++) halves[i] = halved(x[i]);
+            halve(reinterpret_cast<uint16_t*>(to), x, count);
         } else {
             Floats magnitudes{};
             each(count, [&](int64_t i, int64_t some) {
@@ -600,14 +603,12 @@ class Forward {
 
     void write(float* to, const float* from) const { std::memcpy(to, from, d.head_width * sizeof(float)); }
 
-    void write(uint16_t* to, const float* from) const {
-        for (int64_t i = 0; i < d.head_width; i++) to[i] = halved(from[i]);
-    }
+    void write(uint16_t* to, const float* from) const { halve(to, from, d.head_width); }
 
-    void turn(float* head, int64_t n, int64_t table) const {
+    void turn(float* __restrict head, int64_t n, int64_t table) const {
         int64_t half = d.head_width / 2;
-        const float* cos = b.cos[table] + n * d.head_width;
-        const float* sin = b.sin[table] + n * d.head_width;  // its first half is negated
+        const float* __restrict cos = b.cos[table] + n * d.head_width;
+        const float* __restrict sin = b.sin[table] + n * d.head_width;  // its first half is negated
         for (int64_t i = 0; i < half; i++) {
             float first = head[i], second = head[half + i];
             head[i] = first * cos[i] + second * sin[i];
