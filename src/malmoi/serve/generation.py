@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import math
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Coroutine, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -26,7 +26,7 @@ from malmoi.util.errors import UserError
 
 T = TypeVar("T")
 DEFAULT_TOKENS = 16  # of /v1/completions, as OpenAI's
-CHUNKS_PER_S = 100  # of all streams together: while one is written, the engine's thread has to wait
+CHUNKS_PER_S = 50  # of all streams together: while one is written, the engine's thread has to wait
 LONGEST_PAUSE_S = 0.05  # between two chunks of a stream, so that the eye does not see it
 GRACE_S = 5.0  # after the time limit, to tell a client that reads slowly
 
@@ -185,14 +185,13 @@ class Generator:
         """Server-sent events. An error that comes once the first is out is an event, too."""
         self._streams += 1
         try:
-            found, loop = first, asyncio.get_running_loop()
-            choices = [*shape.opening(prompts), *shape.pieces(found)]
-            while found:
+            loop = asyncio.get_running_loop()
+            choices = [*shape.opening(prompts), *shape.pieces(first)]
+            while not events.ended:
                 if choices:
-                    yield b"".join(_event(shape.chunk([choice])) for choice in choices)
+                    yield _chunks(shape, choices)
                 pause_s = min(LONGEST_PAUSE_S, self._streams / CHUNKS_PER_S)
-                found = await events.take(loop.time() + pause_s)
-                choices = shape.pieces(found)
+                choices = shape.pieces(await events.take(loop.time() + pause_s))
         except (ApiError, *TOLD) as error:
             error = as_api_error(error)
             self.metrics.errors.labels(error.kind).inc()
@@ -202,9 +201,8 @@ class Generator:
         finally:
             self._streams -= 1
         events.told = True
-        if usage:
-            yield _event(shape.chunk([], events.meter.usage))
-        yield b"data: [DONE]\n\n"
+        told = _event(shape.chunk([], events.meter.usage)) if usage else b""
+        yield _chunks(shape, choices) + told + b"data: [DONE]\n\n"  # at once: every writing costs
 
     def _stream(self, plan: Plan) -> Stream | _Ended:
         if plan.max_tokens == 0:
@@ -227,6 +225,11 @@ class _Ended:
         del not_before
         found, self._left = self._left, []
         return found
+
+    @property
+    def ended(self) -> bool:
+        """Whether there is no more."""
+        return not self._left
 
     def close(self) -> None:
         """There is nothing to give up."""
@@ -253,6 +256,11 @@ class _Timed:
         for number, event in found:
             self.meter.take(number, event)
         return found
+
+    @property
+    def ended(self) -> bool:
+        """Whether all that comes was taken."""
+        return self._stream.ended
 
     def close(self) -> None:
         """Give up what has not ended."""
@@ -344,6 +352,10 @@ def as_api_error(error: Exception) -> ApiError:
             return ApiError(400, str(error))
         case _:
             return ApiError(500, str(Failed()), kind="server_error")
+
+
+def _chunks(shape: Shape, choices: Sequence[Json]) -> bytes:
+    return b"".join(_event(shape.chunk([choice])) for choice in choices)
 
 
 def _event(value: Json) -> bytes:

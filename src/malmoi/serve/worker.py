@@ -154,6 +154,11 @@ class Stream:
             self.close()
         return found
 
+    @property
+    def ended(self) -> bool:
+        """Whether all that comes was taken."""
+        return self._left == 0
+
     def close(self) -> None:
         """Give up what has not ended; the engine drops it before its next step."""
         if not self._group.closed:
