@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from malmoi.util import hardware
+from malmoi.util.heap import in_huge_pages
 
 
 def test_what_every_machine_has() -> None:
@@ -57,3 +58,9 @@ sys.exit(int(current_memory_bytes() - before > 32 << 20))
     if codes["keep"] == 3:
         pytest.skip("the C library is not glibc")
     assert codes == {"keep": 1, "give": 0}
+
+
+def test_memory_in_huge_pages_is_memory() -> None:
+    for count in (0, 10, 3 << 20):
+        memory = in_huge_pages(torch.empty(count, dtype=torch.uint8)).fill_(7)
+        assert bool((memory == 7).all())

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from malmoi.models.native.library import BF16, FP32, INT8, WORD_INPUTS, Matrix
+from malmoi.util.heap import in_huge_pages
 
 _DTYPES = {FP32: torch.float32, BF16: torch.bfloat16, INT8: torch.int8}
 _KINDS = {dtype: kind for kind, dtype in _DTYPES.items()}
@@ -35,6 +36,8 @@ class Panels:
         (outputs, inputs), group = matrix_OI.shape, WORD_INPUTS[_KINDS[matrix_OI.dtype]]
         wide, words = library.malmoi_wide(), -(-inputs // group)
         panels_PKWG = matrix_OI.new_empty(-(-outputs // wide), words, wide, group)
+        if scales_O is None:  # in 8 bits it gains nothing
+            in_huge_pages(panels_PKWG)
         for panel, rows_WI in zip(panels_PKWG, matrix_OI.detach().split(wide), strict=True):
             filled_WI = functional.pad(rows_WI, (0, words * group - inputs, 0, wide - len(rows_WI)))
             panel.copy_(filled_WI.view(wide, words, group).transpose(0, 1))
