@@ -215,6 +215,25 @@ def test_an_engine_that_breaks_serves_the_next() -> None:
         asyncio.run(asyncio.wait_for(go(worker), 20))
 
 
+def test_a_thread_that_breaks_down_leaves_nobody_waiting() -> None:
+    def breaks(engine: Engine, rows: int) -> None:
+        raise RuntimeError(f"no gauge for {rows} of {engine}")
+
+    async def go(worker: Worker) -> None:
+        engine = an_engine(1)
+        found = await asyncio.gather(
+            *(text_of(worker, engine, prompt, LONG) for prompt in ("first", "second")), return_exceptions=True
+        )
+        assert [type(one) for one in found] == [Failed, Failed]
+        assert worker.stopping
+        with pytest.raises(Stopping):
+            await text_of(worker, engine, "third")
+
+    with started() as worker:
+        worker.observe = breaks
+        asyncio.run(asyncio.wait_for(go(worker), 20))
+
+
 def test_closing_finishes_what_runs_and_refuses_new_work() -> None:
     async def go() -> None:
         worker = Worker()

@@ -313,13 +313,16 @@ class Worker:
     # --- on the thread
 
     def _run(self) -> None:
-        while not self._ended:
-            self._take()
-            self._call()
-            for lane in self._lanes.values():
-                _deliver(self._admit(lane))
-                if lane.engine.busy:
-                    _deliver(self._step(lane))
+        try:
+            while not self._ended:
+                self._take()
+                self._call()
+                for lane in self._lanes.values():
+                    _deliver(self._admit(lane))
+                    if lane.engine.busy:
+                        _deliver(self._step(lane))
+        except Exception as error:  # beside a step and a call: nothing here can be trusted any more
+            self._break_down(_public(error))
 
     def _take(self) -> None:
         """What has come in; waits for it where there is nothing to do."""
@@ -412,11 +415,23 @@ class Worker:
 
     def _end(self) -> None:
         self._ended = True
-        groups = {group for lane in self._lanes.values() for group in (*lane.turns, *lane.running.values())}
+        groups = self._groups_left()
         for group in groups:
             self._cancel(group)
         _deliver([(group, Stopping()) for group in (*groups, *self._calls)])
         self._calls.clear()
+
+    def _break_down(self, error: Exception) -> None:
+        """Tell all who wait, and refuse who comes: `/health` says so, and no request hangs."""
+        self._stopping = self._ended = True
+        while not self._inbox.empty():
+            with contextlib.suppress(Exception):
+                self._inbox.get()()
+        _deliver([(group, error) for group in (*self._groups_left(), *self._calls)])
+
+    def _groups_left(self) -> set[_Group]:
+        """Those that wait for rows or have some."""
+        return {group for lane in self._lanes.values() for group in (*lane.turns, *lane.running.values())}
 
 
 def _public(error: Exception) -> Exception:
