@@ -50,7 +50,7 @@ def test_what_8_bits_cost(folder: Path) -> None:
 
 
 def test_every_precision_answers(folder: Path) -> None:
-    exact_VD = load_model(folder)[0].head.weight  # pyright: ignore[reportAttributeAccessIssue]
+    exact_VD = load_model(folder)[0].head.weight.detach()  # pyright: ignore[reportAttributeAccessIssue]
     for options in ({}, {"dtype": "bf16"}, {"quantize": "int8"}):
         model = malmoi.load(folder, **options)
         assert isinstance(model, Loaded)

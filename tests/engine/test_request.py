@@ -19,7 +19,10 @@ STOPS = st.lists(st.text(alphabet="ab말", min_size=1, max_size=3), max_size=3).
     [
         ("max_tokens", 0), ("temperature", -0.1), ("temperature", math.nan), ("temperature", math.inf),
         ("top_k", -1), ("top_p", 0.0), ("top_p", 1.1), ("min_p", -0.1), ("min_p", 1.5), ("seed", -1),
-        ("repetition_penalty", 0.0), ("stop", ("",)), ("n", 0), ("logprobs", -1),
+        ("repetition_penalty", 0.0), ("stop", ("",)), ("n", 0), ("logprobs", -1), ("max_tokens", 1.5),
+        ("top_k", "5"), ("temperature", "a"), ("top_p", None), ("seed", 0.5), ("stop", None), ("stop", [1]),
+        ("stop", "end"), ("logit_bias", {1: 2}), ("logit_bias", [3]), ("logit_bias", [(1, "x")]),
+        ("logit_bias", [(1, math.inf)]), ("logit_bias", [(-1, 1.0)]), ("frequency_penalty", "much"),
     ],
 )  # fmt: skip
 def test_a_value_out_of_range_is_named_in_one_line(name: str, value: object) -> None:

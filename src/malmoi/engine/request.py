@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from numbers import Integral, Real
 from typing import Literal, Self
 
 import numpy as np
@@ -45,6 +46,12 @@ class Sampling:
     constraint: Grammar | None = None
 
     def __post_init__(self) -> None:
+        for name in ("max_tokens", "top_k", "n", "logprobs"):
+            self._require(name, isinstance(getattr(self, name), Integral), "a whole number")
+        for name in (
+            "temperature", "top_p", "min_p", "repetition_penalty", "presence_penalty", "frequency_penalty"
+        ):  # fmt: skip
+            self._require(name, isinstance(getattr(self, name), Real), "a number")
         self._require("max_tokens", self.max_tokens >= 1, "1 or more")
         self._require("temperature", 0 <= self.temperature < math.inf, "0 (greedy) or more, for example 0.8")
         self._require("top_k", self.top_k >= 0, "0 (off) or more")
@@ -55,10 +62,12 @@ class Sampling:
         )
         for name in ("presence_penalty", "frequency_penalty"):
             self._require(name, math.isfinite(getattr(self, name)), "a number, for example 0.5")
-        biased = all(id >= 0 and math.isfinite(bias) for id, bias in self.logit_bias)
+        biased = isinstance(self.logit_bias, tuple | list) and all(map(_is_bias, self.logit_bias))
         self._require("logit_bias", biased, "pairs of a token's id and a number")
-        self._require("seed", self.seed is None or self.seed >= 0, "0 or more, or none")
-        stops = not isinstance(self.stop, str) and all(self.stop)  # a lone string would be its letters
+        seeded = self.seed is None or (isinstance(self.seed, Integral) and self.seed >= 0)
+        self._require("seed", seeded, "a whole number, 0 or more, or none")
+        # a lone string would be its letters
+        stops = isinstance(self.stop, tuple | list) and all(isinstance(one, str) and one for one in self.stop)
         self._require("stop", stops, "a list of strings of at least one character")
         self._require("n", self.n >= 1, "1 or more")
         self._require("logprobs", self.logprobs >= 0, "0 (none) or more")
@@ -72,6 +81,14 @@ class Sampling:
     def _require(self, name: str, holds: bool, allowed: str) -> None:
         if not holds:
             raise UserError(f"sampling: {name} is {getattr(self, name)!r}; it must be {allowed}")
+
+
+def _is_bias(pair: object) -> bool:
+    match pair:
+        case (Integral() as id, Real() as bias):
+            return int(id) >= 0 and math.isfinite(bias)
+        case _:
+            return False
 
 
 @dataclass(frozen=True, slots=True)

@@ -144,7 +144,7 @@ class Talk:
         if not text or not text.strip():
             yield gr.skip(), turns, note("Write something first.", kind="warn"), *_buttons()
             return
-        if str(request.session_hash) in self._running:  # Enter was pressed twice
+        if self._is_running(request):  # Enter was pressed twice
             yield (gr.skip(),) * 5
             return
         if not turns:
@@ -159,6 +159,9 @@ class Talk:
         self, request: gr.Request, turns: Turns, model: str, *settings: Any
     ) -> AsyncIterator[Shown]:
         """Answer the last message again."""
+        if self._is_running(request):  # the button was pressed twice
+            yield (gr.skip(),) * 5
+            return
         kept = turns[:-1] if turns and turns[-1]["role"] == "assistant" else turns
         if not kept:
             warning = note("There is no reply yet; say something first.", kind="warn")
@@ -166,6 +169,10 @@ class Talk:
             return
         async for shown, failed in self._answer(request, kept, model, *settings):
             yield (gr.skip(), turns if failed else shown[0], *shown[1:])
+
+    def _is_running(self, request: gr.Request) -> bool:
+        """Whether this page has a reply on its way."""
+        return str(request.session_hash) in self._running
 
     async def stop(self, request: gr.Request) -> None:
         """Have this page's reply end where it is."""
