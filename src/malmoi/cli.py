@@ -88,7 +88,7 @@ def doctor() -> None:
         "processor": hardware.cpu_name(), "threads": torch.get_num_threads(),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu (no GPU found)",
         "fast bf16": "yes" if hardware.has_fast_bf16(device) else "no (fp32 is used)",
-        "AMX": "yes" if "amx_tile" in hardware.cpu_flags() else "no",
+        "AMX": "yes" if hardware.has_amx() else "no",
         "own kernels": "yes" if (reason := why_not()) is None else f"no: {reason}",
         "memory limit": units.human_bytes(hardware.memory_limit_bytes()),
         "fp32 matrix product": f"{units.human_count(speed)}FLOP/s",

@@ -113,7 +113,7 @@ def _opening(url: str, catalogue: Catalogue, with_key: bool, page: bool) -> list
 
     width = max(map(len, catalogue))
     lines = [f"malmoi serves at {url}" + ("  (open it in a browser)" if page else "")]
-    if (reason := why_not()) and languages(catalogue):
+    if languages(catalogue) and (reason := why_not()):  # asking compiles them
         lines.append(f"language models answer more slowly, without malmoi's own kernels: {reason}")
     for entry in catalogue.values():
         does = (

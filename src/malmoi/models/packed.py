@@ -127,7 +127,7 @@ def pack(model: nn.Module, *, quantize: str | None = None) -> None:
         return
     if quantize:
         model.float()
-    library = kernels() if parameter.dtype in (torch.float32, torch.bfloat16) or quantize else None
+    library = kernels() if parameter.dtype in (torch.float32, torch.bfloat16) else None
     if library is not None:
         _replace(model, _Native(library, model, in_8_bits=bool(quantize)))
         if can_fuse(model):

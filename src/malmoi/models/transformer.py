@@ -219,12 +219,17 @@ class Transformer(LanguageModel):
             sights[kind] = Sight(mask_B1TS, tables, positions, length, bias_BTT, memory=memory, window=window)
         return sights
 
+    def rotary_of(self, kind: LayerKind) -> Rotary | None:
+        """What turns queries and keys in layers of this kind; None: they are not turned."""
+        if not kind.has_rope:
+            return None
+        return self.window_rotary if kind.has_window and self.window_rotary is not None else self.rotary
+
     def _tables(
         self, kind: LayerKind, batch: TokenBatch, positions: Positions, length: int, reach: int
     ) -> tuple[Tensor, Tensor] | None:
         """cos and sin that a layer's queries and keys are turned by; None: they are not."""
-        rotary = self.window_rotary if kind.has_window and self.window_rotary is not None else self.rotary
-        if rotary is None or not kind.has_rope:
+        if (rotary := self.rotary_of(kind)) is None:
             return None
         if batch.documents_BT is not None and isinstance(positions, Tensor):
             reach = int(positions.max()) + 1

@@ -135,18 +135,13 @@ class FusedDecoder:
         assert isinstance(block, Block)
         attention, feed_forward = block.attention, block.feed_forward
         up = feed_forward.up if model.config.feed_forward == "gelu" else feed_forward.gate_up
-        post = (
-            (block.attention_post_norm, block.feed_forward_post_norm)
-            if isinstance(block, SandwichBlock)
-            else ()
-        )
-        attention_post, feed_forward_post = map(self._norm, post or (None, None))
-        of_window = kind.has_window and model.window_rotary is not None
+        post = block if isinstance(block, SandwichBlock) else None
+        rotary = model.rotary_of(kind)
         return library.Layer(
             attention_norm=self._norm(block.attention_norm),
-            attention_post_norm=attention_post,
+            attention_post_norm=self._norm(post and post.attention_post_norm),
             feed_forward_norm=self._norm(block.feed_forward_norm),
-            feed_forward_post_norm=feed_forward_post,
+            feed_forward_post_norm=self._norm(post and post.feed_forward_post_norm),
             q_norm=self._norm(attention.q_norm),
             k_norm=self._norm(attention.k_norm),
             qkv=_native(attention.qkv).matrix,
@@ -154,7 +149,7 @@ class FusedDecoder:
             up=_native(up).matrix,
             down=_native(feed_forward.down).matrix,
             window=(model.config.window or 0) if kind.has_window else 0,
-            turn=int(of_window) if kind.has_rope else -1,
+            turn=-1 if rotary is None else _rotaries(model).index(rotary),
         )
 
     def _norm(self, norm: nn.Module | None) -> library.Norm:
@@ -163,15 +158,12 @@ class FusedDecoder:
             return library.Norm()
         assert isinstance(norm, nn.RMSNorm | nn.LayerNorm)
         weight = norm.weight.detach().float()
-        weight = 1 + weight if isinstance(norm, OffsetRMSNorm) else weight.clone()
-        bias = (
-            norm.bias.detach().float().clone()
-            if isinstance(norm, nn.LayerNorm) and norm.bias is not None
-            else None
-        )
-        self._kept += [weight] if bias is None else [weight, bias]
-        is_layer = isinstance(norm, nn.LayerNorm)
-        return library.Norm(weight.data_ptr(), None if bias is None else bias.data_ptr(), is_layer)
+        numbers = [1 + weight if isinstance(norm, OffsetRMSNorm) else weight]
+        if isinstance(norm, nn.LayerNorm) and norm.bias is not None:
+            numbers.append(norm.bias.detach().float())
+        self._kept += numbers
+        addresses = [*(tensor.data_ptr() for tensor in numbers), None]
+        return library.Norm(*addresses[:2], isinstance(norm, nn.LayerNorm))
 
 
 @dataclass(frozen=True, slots=True)

@@ -290,28 +290,14 @@ void tile(const uint32_t* x, int64_t stride, const char* panel, int64_t words, v
     std::memcpy(out, totals, sizeof totals);
 }
 
-template <class Op, bool fetches = false>
+// The tile of that many rows, R at most.
+template <class Op, bool fetches = false, int R = TILE>
 void tile_of(
     int64_t rows, const uint32_t* x, int64_t stride, const void* panel, int64_t words, void* out,
     Ahead ahead = {}
 ) {
-    auto* from = static_cast<const char*>(panel);
-    switch (rows) {
-        case 1: return tile<Op, 1, fetches>(x, stride, from, words, out, ahead);
-        case 2: return tile<Op, 2, fetches>(x, stride, from, words, out, ahead);
-        case 3: return tile<Op, 3, fetches>(x, stride, from, words, out, ahead);
-        case 4: return tile<Op, 4, fetches>(x, stride, from, words, out, ahead);
-        case 5: return tile<Op, 5, fetches>(x, stride, from, words, out, ahead);
-        case 6: return tile<Op, 6, fetches>(x, stride, from, words, out, ahead);
-#if defined(__AVX512F__)
-        case 7: return tile<Op, 7, fetches>(x, stride, from, words, out, ahead);
-        case 8: return tile<Op, 8, fetches>(x, stride, from, words, out, ahead);
-        case 9: return tile<Op, 9, fetches>(x, stride, from, words, out, ahead);
-        case 10: return tile<Op, 10, fetches>(x, stride, from, words, out, ahead);
-        case 11: return tile<Op, 11, fetches>(x, stride, from, words, out, ahead);
-        case 12: return tile<Op, 12, fetches>(x, stride, from, words, out, ahead);
-#endif
-    }
+    if (rows == R) return tile<Op, R, fetches>(x, stride, static_cast<const char*>(panel), words, out, ahead);
+    if constexpr (R > 1) tile_of<Op, fetches, R - 1>(rows, x, stride, panel, words, out, ahead);
 }
 
 inline int64_t num_tiles(int64_t rows) { return (rows + TILE - 1) / TILE; }
@@ -547,15 +533,10 @@ class Forward {
     }
 
     void apply(const Norm& norm, const float* x, int64_t count, float* to) const {
-        float mean = 0;
         if (norm.is_layer) {
             Floats total{};
-            map(to, count, [&](int64_t i, int64_t some) {
-                Floats value = load_up_to(x + i, some);
-                total += value;
-                return value;
-            });
-            mean = sum(total) / count;
+            each(count, [&](int64_t i, int64_t some) { total += load_up_to(x + i, some); });
+            float mean = sum(total) / count;
             for (int64_t i = 0; i < count; i++) to[i] = x[i] - mean;
             x = to;
         }
