@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -63,3 +64,51 @@ def test_how_the_text_is_cut_does_not_matter(text: str, stops: tuple[str, ...], 
 def test_nothing_is_held_back_that_cannot_begin_a_stop() -> None:
     assert StopText(("\n\nQ:",)).push("말모이\n") == ("말모이", False)
     assert StopText(("\n\nQ:",)).push("말모이") == ("말모이", False)
+
+
+def first_stop(stops: tuple[str, ...], held: str, text: str) -> tuple[str, bool, str]:
+    """What StopText does, by definition: (shown, whether a stop string was reached, held back)."""
+    text = held + text
+    spans = [(text.find(stop) + len(stop), text.find(stop)) for stop in stops if stop in text]
+    if spans:
+        return text[: min(spans)[1]], True, ""
+    lengths = (n for n in range(len(text), 0, -1) if any(stop.startswith(text[-n:]) for stop in stops))
+    cut = len(text) - next(lengths, 0)
+    return text[:cut], False, text[cut:]
+
+
+@given(
+    stops=st.lists(st.text(alphabet="ab", min_size=1, max_size=6), max_size=4).map(tuple),
+    pieces=st.lists(st.text(alphabet="ab", max_size=5), max_size=12),
+)
+def test_each_push_shows_what_cannot_begin_a_stop(stops: tuple[str, ...], pieces: list[str]) -> None:
+    filter, held = StopText(stops), ""
+    for piece in pieces:
+        shown, stopped, held = first_stop(stops, held, piece)
+        assert filter.push(piece) == (shown, stopped)
+    assert filter.flush() == held
+
+
+class Counted(str):
+    """A text that counts how often its letters are looked at."""
+
+    __slots__ = ("looks",)
+    looks: int
+
+    def __getitem__(self, key: Any) -> str:
+        self.looks += 1
+        return super().__getitem__(key)
+
+    def startswith(self, *arguments: Any) -> bool:
+        self.looks += len(arguments[0])
+        return super().startswith(*arguments)
+
+
+@pytest.mark.parametrize("text", ["a" * 500 + "b", "ab" * 250, ("a" * 40 + "b") * 12, "b" * 500])
+def test_a_long_stop_costs_no_more_than_the_text_is_long(text: str) -> None:
+    stop = Counted("a" * 1000)
+    stop.looks = 0
+    filter = StopText((stop,))
+    for at in range(0, len(text), 100):
+        filter.push(text[at : at + 100])
+    assert stop.looks < 8 * len(text)

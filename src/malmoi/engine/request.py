@@ -134,37 +134,69 @@ class Completion:
 
 
 @dataclass(slots=True)
+class _Beginning:
+    """How many letters of a stop string's beginning the text so far ends with (Knuth, Morris and Pratt 1977).
+
+    borders: of each beginning matched so far, how many of its last letters begin the string, too. They are
+    found only as far as the text has matched, so that a long string costs nothing by itself.
+    """
+
+    stop: str
+    length: int = 0
+    borders: list[int] = field(default_factory=lambda: [0])
+
+    def read(self, letter: str) -> bool:
+        """Whether the string is complete with this letter."""
+        self.length = self._longer(self.length, letter)
+        if len(self.borders) < self.length < len(self.stop):
+            self.borders.append(self._longer(self.borders[-1], self.stop[self.length - 1]))
+        return self.length == len(self.stop)
+
+    def _longer(self, length: int, letter: str) -> int:
+        """The longest beginning that ends with the letter, after one of this length."""
+        while length and self.stop[length] != letter:
+            length = self.borders[length - 1]
+        return length + (self.stop[length] == letter)
+
+
 class StopText:
     """Lets text through up to the first stop string, and never shows a part of one.
 
-    The longest end of the text that could begin a stop string is held back until it is known.
+    The longest end of the text that could begin a stop string is held back until it is known. However long
+    the strings are, a letter takes constant time for each of them on average.
     """
 
-    stops: tuple[str, ...]
-    held: str = ""
+    def __init__(self, stops: Sequence[str]) -> None:
+        self._beginnings = [_Beginning(stop) for stop in stops]
+        self._held, self._length = "", 0  # the string of which so many letters are held back
 
     def push(self, text: str) -> tuple[str, bool]:
         """(text to show now, whether a stop string was reached)."""
-        text = self.held + text
-        spans = [(start + len(stop), start) for stop in self.stops if (start := text.find(stop)) >= 0]
-        if spans:  # the one that was complete first, however the text was cut into pushes
-            self.held = ""
-            return text[: min(spans)[1]], True
-        cut = len(text) - self._open_length(text)
-        self.held = text[cut:]
-        return text[:cut], False
+        if not self._beginnings:
+            return text, False
+        for at, letter in enumerate(text):
+            complete = [len(one.stop) for one in self._beginnings if one.read(letter)]
+            if complete:  # the one that was complete first, however the text was cut into pushes
+                return self._released(text, self._length + at + 1 - max(complete)), True
+        longest = max(self._beginnings, key=lambda one: one.length)
+        shown = self._first(text, self._length + len(text) - longest.length)
+        self._held, self._length = longest.stop, longest.length
+        return shown, False
 
     def flush(self) -> str:
         """What was held back, once no more text can come."""
-        text, self.held = self.held, ""
-        return text
+        return self._released("", self._length)
 
-    def _open_length(self, text: str) -> int:
-        lengths = range(max(map(len, self.stops), default=1) - 1, 0, -1)
-        return next((n for n in lengths if n <= len(text) and self._opens(text[-n:])), 0)
+    def _released(self, text: str, count: int) -> str:
+        """As `_first`, and nothing is held back any more."""
+        shown, self._length = self._first(text, count), 0
+        for one in self._beginnings:
+            one.length = 0
+        return shown
 
-    def _opens(self, end: str) -> bool:
-        return any(stop.startswith(end) for stop in self.stops)
+    def _first(self, text: str, count: int) -> str:
+        """The first `count` letters of what is held back and the text after it."""
+        return self._held[: min(count, self._length)] + text[: max(0, count - self._length)]
 
 
 @dataclass(slots=True)
