@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -159,3 +160,12 @@ def test_the_command_refuses(folders: dict[str, Path], tmp_path: Path, options: 
     found = CliRunner().invoke(app, ["serve", str(folders["tiny"]), "--port", "0", *options])
     assert isinstance(found.exception, UserError)
     assert told in str(found.exception)
+
+
+def test_replies_are_sent_at_once(folders: dict[str, Path]) -> None:
+    """A small reply must not wait for the acknowledgement of the one before it on a kept connection."""
+    with running(open_catalogue([folders["topics"]])) as server, httpx.Client(base_url=server.url) as client:
+        assert client.get("/health").status_code == 200
+        (connection,) = server.server.server_state.connections
+        accepted = connection.transport.get_extra_info("socket")
+        assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
