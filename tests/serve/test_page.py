@@ -13,6 +13,9 @@ from playwright.sync_api import expect
 from torch import Tensor
 
 from malmoi.serve.catalogue import LanguageEntry, open_catalogue
+from malmoi.serve.page.chat import EXAMPLES
+from malmoi.serve.page.examples import examples
+from malmoi.serve.page.insides import EXAMPLES as inside_examples
 from malmoi.serve.page.tasks import VIEWS
 from malmoi.serve.settings import ServeSettings
 from malmoi.serve.web import mount_page
@@ -181,6 +184,25 @@ def test_every_task_runs(page: Any) -> None:
     page.locator("textarea:visible").first.fill(" ")
     page.locator(".run:visible").click()
     expect(page.locator(".took:visible").first).to_contain_text("write something first")
+
+
+def test_an_example_fills_the_boxes_when_it_is_clicked_on(page: Any) -> None:
+    tab(page, "Chat")
+    page.locator(".examples:visible").get_by_text(EXAMPLES[1]).click()
+    expect(page.locator("#chat-box textarea")).to_have_value(EXAMPLES[1])
+    page.locator("#chat-box textarea").fill("")
+    tab(page, "Tasks")
+    for task, view in VIEWS.items():
+        page.get_by_role("tab", name=view.title, exact=True).last.click()
+        page.wait_for_timeout(100)
+        boxes = page.locator(f"#task-{task} textarea:not([disabled]):visible")
+        for row in (examples(task)[-1], examples(task)[0]):
+            page.locator(".examples:visible").get_by_text(row[-1][:20]).click()
+            for at, text in enumerate(row):
+                expect(boxes.nth(at)).to_have_value(text)
+    tab(page, "Inside")
+    page.locator(".examples:visible").get_by_text(inside_examples[1]).click()
+    expect(page.locator("#inside-text textarea")).to_have_value(inside_examples[1])
 
 
 def test_the_inside_is_shown_in_pictures(page: Any) -> None:

@@ -18,7 +18,7 @@ from malmoi.core import Message
 from malmoi.engine.request import FinishReason, Sampling, TokenEvent
 from malmoi.serve.catalogue import LanguageEntry
 from malmoi.serve.page.examples import EACH, examples
-from malmoi.serve.page.look import joined, note, panel
+from malmoi.serve.page.look import clickable, joined, note, panel
 from malmoi.serve.worker import TOLD, Worker
 from malmoi.text.chat import fit_turns
 
@@ -82,7 +82,7 @@ def chat_tab(entries: Mapping[str, LanguageEntry], worker: Worker, max_tokens: i
         stop = gr.Button("Stop", size="sm", interactive=False, min_width=90, elem_id="chat-stop")
         again = gr.Button("Regenerate", size="sm", min_width=90, elem_id="chat-again")
         clear = gr.Button("Clear", size="sm", min_width=90, elem_id="chat-clear")
-    gr.Examples([[text] for text in (*EXAMPLES, *told)], inputs=[box], label="For example")
+    clickable([[text] for text in (*EXAMPLES, *told)], [box])
     settings = _settings(min(MOST_TOKENS, max_tokens))
     shown, asked = [box, conversation, status, stop, again], [conversation, model, *settings]
     box.submit(talk.say, [box, *asked], shown, **_EVENT)

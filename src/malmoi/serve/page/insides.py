@@ -11,7 +11,7 @@ from torch import nn
 
 from malmoi.inside.gallery import pictures_of
 from malmoi.serve.catalogue import Entry, LanguageEntry
-from malmoi.serve.page.look import named, note, panel, safe
+from malmoi.serve.page.look import clickable, named, note, panel, safe
 from malmoi.serve.worker import TOLD, Worker
 from malmoi.util.errors import UserError
 
@@ -33,7 +33,7 @@ def inside_tab(catalogue: Mapping[str, Entry], worker: Worker) -> None:
         EXAMPLES[0], label="Text", lines=2, max_lines=6, max_length=MOST_CHARACTERS, elem_id="inside-text"
     )
     run = gr.Button("Show the inside", variant="primary", elem_id="inside-run")
-    gr.Examples([[example] for example in EXAMPLES], inputs=[text], label="For example")
+    clickable([[example] for example in EXAMPLES], [text])
     shown = panel(elem_id="inside-pictures")
 
     async def show(name: str, text: str | None, layer: float, head: float) -> str:

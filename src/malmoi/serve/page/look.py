@@ -89,3 +89,19 @@ def named(entries: Mapping[str, Entry]) -> list[tuple[str, str]]:
 def joined(parts: Sequence[str]) -> str:
     """The parts that there are, on one line."""
     return " \u00b7 ".join(part for part in parts if part)
+
+
+def clickable(rows: Sequence[Sequence[str]], boxes: Sequence[gr.Textbox]) -> None:
+    """Examples that fill the boxes when they are clicked on, a row of texts each.
+
+    gr.Examples would ask past the queue, at an address that the page's policy shuts.
+    """
+    samples = [list(row) for row in rows]
+    shown = gr.Dataset(components=[*boxes], samples=samples, label="For example", elem_classes="examples")
+
+    def chosen(row: Sequence[str]) -> Any:
+        return row[0] if len(boxes) == 1 else list(row)
+
+    shown.click(
+        chosen, shown, [*boxes], api_visibility="private", concurrency_limit=None, show_progress="hidden"
+    )

@@ -15,7 +15,7 @@ from malmoi.core import Answer, Entity, Question
 from malmoi.engine.request import Sampling
 from malmoi.serve.catalogue import Entry, LanguageEntry, TaskEntry
 from malmoi.serve.page.examples import examples
-from malmoi.serve.page.look import joined, named, note, panel
+from malmoi.serve.page.look import clickable, joined, named, note, panel
 from malmoi.serve.worker import TOLD, Worker
 from malmoi.tasks import TASKS, make_task
 from malmoi.tasks.base import Task
@@ -112,7 +112,7 @@ def _boxes(view: View, rows: list[list[str]]) -> list[gr.Textbox]:
         gr.Textbox(text, label=label, lines=lines, max_lines=12, max_length=MOST_CHARACTERS)
         for text, (label, lines) in zip(rows[0], view.boxes, strict=True)
     ]
-    gr.Examples(rows, inputs=boxes, label="For example")
+    clickable(rows, boxes)
     return boxes
 
 
