@@ -44,6 +44,7 @@ _WORD = re.compile(r"[$£€₩]?\w+(?:[-'’.,:/]\w+)*%?")
 _PARTICLE = re.compile(rf"(?<=[가-힣])(?:{PARTICLES})$")
 _HEAD = re.compile(r"\b(?:what|which|how many|how much) (\w+)|(?:무슨|어느|어떤|몇) ?(\w+)", re.IGNORECASE)
 AS_IT_IS: Any = list  # texts are lists of features already
+FAR = 9  # words; what lies beyond is not looked at
 SEEN = 4  # a feature of fewer spans has no weight
 
 
@@ -89,7 +90,9 @@ def spans(context: str, sentence: tuple[int, int], asked: _Asked, max_words: int
     shapes = [_shape(match[0]) for match in found]
     asked_for = [word not in STOP and _stem(word) in asked.stems for word in words]
     content = [i for i, word in enumerate(words) if word not in STOP]
-    for first, last in ((i, j) for i in content for j in content if i <= j < i + max_words):
+    runs = ((i, j) for at, i in enumerate(content) for j in content[at : at + max_words] if j < i + max_words)
+    num_asked_for = sum(asked_for)
+    for first, last in runs:
         begin, end, kind, size = found[first].start(), found[last].end(), asked.kind, last - first + 1
         shape = "".join(dict.fromkeys(shapes[first : last + 1]))
         before = context[found[first - 1].start() : begin].lower() if first else "^"
@@ -98,8 +101,9 @@ def spans(context: str, sentence: tuple[int, int], asked: _Asked, max_words: int
             f"{kind} {shape}", f"{kind} {size}", f"{kind} {shape} {size}", f"{asked.head} {shape}",
             f"{kind} {before}_", f"{kind} _{after}", f"{kind} {words[first]}", f"ends {words[last][-3:]}",
             f"{before}_", f"_{after}", f"asked {sum(asked_for[first : last + 1])}/{size}",
-            f"left {_distance(asked_for[:first][::-1])}", f"right {_distance(asked_for[last + 1 :])}",
-            f"all {sum(asked_for)}", f"comma {',' in context[begin:end]}",
+            f"left {_distance(asked_for[max(0, first - FAR) : first][::-1])}",
+            f"right {_distance(asked_for[last + 1 : last + 1 + FAR])}",
+            f"all {num_asked_for}", f"comma {',' in context[begin:end]}",
         ]  # fmt: skip
         yield Candidate(begin, end, row)
         if particle := _PARTICLE.search(context[begin:end]):
@@ -107,8 +111,8 @@ def spans(context: str, sentence: tuple[int, int], asked: _Asked, max_words: int
 
 
 def _distance(asked_for: Sequence[bool]) -> int:
-    """How many words away the question's next word is; 9: far."""
-    return next((d for d, is_asked in enumerate(asked_for[:9]) if is_asked), 9)
+    """How many words away the question's next word is; FAR at most."""
+    return next((d for d, is_asked in enumerate(asked_for) if is_asked), FAR)
 
 
 class SentenceSpan(Method):
