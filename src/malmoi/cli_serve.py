@@ -47,6 +47,12 @@ def serve(
         int, typer.Option(min=1, help="Requests that may wait for a model; more are told to come back.")
     ] = 64,
     max_tokens: Annotated[int, typer.Option(min=1, help="At most in one reply.")] = 4096,
+    max_prompt_tokens: Annotated[
+        int, typer.Option(min=1, help="At most in a prompt, where a model's context has no limit.")
+    ] = 16_384,
+    max_input_chars: Annotated[
+        int, typer.Option(min=1, help="Characters at most in one input of a task; others wait while it runs.")
+    ] = 20_000,
     timeout_s: Annotated[
         float, typer.Option("--timeout", min=1, help="Seconds that a request may take.")
     ] = 600,
@@ -69,7 +75,7 @@ def serve(
     settings = ServeSettings(
         host=host, port=port, keys=Keys.read(api_key_file) if api_key_file else Keys(),
         cors_origins=tuple(cors_origin or ()), max_tokens=max_tokens, request_timeout_s=timeout_s,
-        runs=tuple(runs or ()),
+        max_prompt_tokens=max_prompt_tokens, max_input_chars=max_input_chars, runs=tuple(runs or ()),
     )  # fmt: skip
     with bind(host, port) as listening:  # before minutes of loading
         worker = Worker(max_waiting=max_waiting)

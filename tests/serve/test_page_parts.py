@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable, Iterator
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,17 +16,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from malmoi.core import Answer, Entity, Question
+from malmoi.core import Answer, Entity, Message, Question
 from malmoi.serve.catalogue import Catalogue
 from malmoi.serve.page.chat import Reply, Talk, until
 from malmoi.serve.page.examples import examples
 from malmoi.serve.page.look import note, safe
 from malmoi.serve.page.reports import Run, find_runs, table_of
-from malmoi.serve.page.tasks import VIEWS, Outcome, answer_value, choices, marked
+from malmoi.serve.page.tasks import VIEWS, Bench, Outcome, answer_value, choices, marked
 from malmoi.serve.settings import Keys, ServeSettings
 from malmoi.serve.web import mount_page
 from malmoi.serve.worker import Worker
 from malmoi.tasks import TASKS, make_task
+from malmoi.text.chat import ChatFormat
 from tests.engine.scripted import Scripted
 
 from .conftest import scripted_entry
@@ -191,6 +193,49 @@ def test_an_answer_is_shown_in_its_context_or_before_it() -> None:
     ]  # fmt: skip
     assert answer_value(Outcome(asked, Answer("거위"), 0.0))[1] == ("거위", "answer")
     assert answer_value(Outcome(asked, Answer("고양이"), 0.0))[0] == ("고양이", "not in the text")
+
+
+def test_what_is_too_long_is_refused_on_the_page_too(catalogue: Catalogue) -> None:
+    """A browser keeps to the boxes' limits; others need not."""
+
+    async def ran() -> list[Any]:
+        worker = Worker()
+        entries = choices(catalogue, "classification")
+        bench = Bench(VIEWS["classification"], make_task("classification"), entries, worker, 10)
+        return await bench.run("topics", "talker", "a" * 11)
+
+    shown = asyncio.run(ran())
+    assert "at most 10" in shown[0]
+    assert "at most 10" in shown[2]
+    assert [shown[1], shown[3]] == [None, None]
+    before = [said(role, "a" * 30_000) for _ in range(2) for role in ("user", "assistant")]
+    assert "100,000" in talk(lambda it: it.say(TAB, "hi", before, "talker", *SETTINGS))[-1][2]
+
+
+def test_the_page_makes_tokens_off_the_engines_thread(
+    catalogue: Catalogue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    threads: list[str] = []
+    prompt_ids = ChatFormat.prompt_ids
+
+    def watched(form: ChatFormat, messages: Sequence[Message]) -> list[int]:
+        threads.append(threading.current_thread().name)
+        return prompt_ids(form, messages)
+
+    async def ran() -> list[Any]:
+        worker = Worker()
+        worker.start()
+        bench = Bench(VIEWS["chat"], make_task("chat"), choices(catalogue, "chat"), worker, 100)
+        try:
+            return await bench.run("talker", "(no second model)", "안녕")
+        finally:
+            await worker.close(5)
+
+    monkeypatch.setattr(ChatFormat, "prompt_ids", watched)
+    assert asyncio.run(ran())[1] == "네, 안녕 🐢 yes"
+    talk(lambda it: it.say(TAB, "hi", [], "talker", *SETTINGS))
+    assert len(threads) >= 2
+    assert "malmoi-engine" not in threads
 
 
 # --- text and reports

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import re
 from collections.abc import Awaitable, Callable, Sequence
 from itertools import chain
-from typing import Any
+from typing import Any, TypeVar
 
 from fastapi import FastAPI, Request
 from starlette.exceptions import HTTPException
@@ -20,6 +21,8 @@ from malmoi.serve.generation import (
     ClientGone,
     Generator,
     as_api_error,
+    check_characters,
+    conversation_ids,
     in_time,
     plan_chat,
     plan_completion,
@@ -28,6 +31,7 @@ from malmoi.serve.generation import (
 from malmoi.serve.guard import ErrorResponse, Guard, Report, as_json
 from malmoi.serve.metrics import CONTENT_TYPE, ServeMetrics
 from malmoi.serve.protocol import (
+    Body,
     ChatBody,
     CompletionBody,
     DetokenizeBody,
@@ -43,6 +47,8 @@ from malmoi.util.version import VERSION
 
 WARNING = "x-malmoi-warning"
 INPUTS_A_CALL = 8  # of a task: others' tokens come in between
+_PLAIN = re.compile(r"[\w.-]+", re.ASCII)  # a field's name that a header can hold as it is
+B = TypeVar("B", bound=Body)
 Handler = Callable[[Request], Awaitable[Response]]
 _ERRORS = (ApiError, *TOLD, HTTPException, ClientDisconnect, ClientGone, Exception)
 
@@ -105,16 +111,14 @@ class _Routes:
 
     async def chat(self, request: Request) -> Response:
         """The reply to a conversation."""
-        body = parsed(ChatBody, await request.body())
-        headers = _warning(body.all_ignored())
+        body, headers = await _read(ChatBody, request)
         entry = self._language(body.model)
         plan = await asyncio.to_thread(plan_chat, entry, body, self.settings)
         return await self.generator.chat(request, plan, body, headers)
 
     async def completions(self, request: Request) -> Response:
         """How texts go on."""
-        body = parsed(CompletionBody, await request.body())
-        headers = _warning(body.ignored())
+        body, headers = await _read(CompletionBody, request)
         entry = self._language(body.model)
         plan = await asyncio.to_thread(plan_completion, entry, body, self.settings)
         return await self.generator.completion(request, plan, body, headers)
@@ -133,11 +137,9 @@ class _Routes:
 
     async def task(self, request: Request) -> Response:
         """Predictions for one input or many."""
-        body = parsed(TaskBody, await request.body())
-        headers = _warning(body.ignored())
+        body, headers = await _read(TaskBody, request)
         entry = self._task(request.path_params["task"], body.model)
-        inputs = [_input(entry, at, value) for at, value in enumerate(body.values(self.settings.max_prompts))]
-        parts = [(entry, inputs[at : at + INPUTS_A_CALL]) for at in range(0, len(inputs), INPUTS_A_CALL)]
+        parts = await asyncio.to_thread(_parts, entry, body, self.settings)
         async with in_time(asyncio.get_running_loop().time() + self.settings.request_timeout_s):
             found = await until_gone(request, self.worker.calls(_predict, parts))
         return _json(
@@ -151,28 +153,18 @@ class _Routes:
 
     async def tokenize(self, request: Request) -> Response:
         """The ids that a prompt or a conversation becomes."""
-        body = parsed(TokenizeBody, await request.body())
-        headers = _warning(body.ignored())
+        body, headers = await _read(TokenizeBody, request)
         entry = self._language(body.model)
-        ids = await asyncio.to_thread(_ids, entry, body)
-        tokenizer = entry.engine.tokenizer
-        return _json(
-            {
-                "count": len(ids), "max_model_len": entry.engine.scorer.context, "tokens": ids,
-                "token_strs": [tokenizer.token_text(id) for id in ids],
-            },
-            headers,
-        )  # fmt: skip
+        return _json(await asyncio.to_thread(_tokens, entry, body, self.settings), headers)
 
     async def detokenize(self, request: Request) -> Response:
         """The text of ids; specials are left out."""
-        body = parsed(DetokenizeBody, await request.body())
-        headers = _warning(body.ignored())
+        body, headers = await _read(DetokenizeBody, request)
         tokenizer = self._language(body.model).engine.tokenizer
         if max(body.tokens, default=0) >= tokenizer.vocab_size:
             message = f"there is an id outside 0..{tokenizer.vocab_size - 1}; use the model's own tokenizer"
             raise ApiError(400, message, param="tokens")
-        return _json({"prompt": tokenizer.decode(body.tokens)}, headers)
+        return _json({"prompt": await asyncio.to_thread(tokenizer.decode, body.tokens)}, headers)
 
     async def health(self, request: Request) -> Response:
         """200 while the server takes requests, 503 once it stops."""
@@ -208,8 +200,9 @@ class _Routes:
         found = [entry for entry in tasks(self.catalogue) if entry.task.name == task]
         if not found:
             names = {entry.task.name for entry in tasks(self.catalogue)}
+            task = task[:100]
             mend = nearest(task, names) if names else "serve a fitted method's folder, too"
-            raise ApiError(404, f"no model for task {task[:100]!r}; {mend}", code="task_not_found")
+            raise ApiError(404, f"no model for task {task!r}; {mend}", code="task_not_found")
         if name is None:
             return found[0]
         entry = next((entry for entry in found if entry.name == name), None)
@@ -228,8 +221,49 @@ def _described(entry: Entry) -> dict[str, Any]:
 
 
 def _unknown_model(name: str, known: Sequence[str] | Catalogue) -> ApiError:
+    name = name[:100]
     mend = nearest(name, known) if known else "none is there"
-    return ApiError(404, f"unknown model {name[:100]!r}; {mend}", param="model", code="model_not_found")
+    return ApiError(404, f"unknown model {name!r}; {mend}", param="model", code="model_not_found")
+
+
+async def _read(kind: type[B], request: Request) -> tuple[B, dict[str, str]]:
+    """A request's body, and a header that names what of it has no effect. Raises ApiError."""
+    return await asyncio.to_thread(_checked, kind, await request.body())
+
+
+def _checked(kind: type[B], content: bytes) -> tuple[B, dict[str, str]]:
+    body = parsed(kind, content)
+    return body, _warning(body.ignored())
+
+
+def _parts(entry: TaskEntry, body: TaskBody, settings: ServeSettings) -> list[tuple[TaskEntry, list[Any]]]:
+    """The inputs by calls: so many and so long that no call takes much longer than one input may."""
+    parts: list[tuple[TaskEntry, list[Any]]] = []
+    left = 0
+    for at, value in enumerate(body.values(settings.max_prompts)):
+        count = _characters(value)
+        if count > settings.max_input_chars:
+            message = f"{count:,} characters; an input has at most {settings.max_input_chars:,}, shorten it"
+            raise ApiError(400, message, param=f"inputs.{at}")
+        if not parts or count > left or len(parts[-1][1]) == INPUTS_A_CALL:
+            parts.append((entry, []))
+            left = settings.max_input_chars
+        parts[-1][1].append(_input(entry, at, value))
+        left -= count
+    return parts
+
+
+def _characters(value: Any) -> int:
+    """Of all texts in a JSON value."""
+    match value:
+        case str():
+            return len(value)
+        case dict():
+            return sum(len(name) + _characters(one) for name, one in value.items())
+        case list():
+            return sum(map(_characters, value))
+        case _:
+            return 0
 
 
 def _input(entry: TaskEntry, at: int, value: Any) -> Any:
@@ -253,15 +287,24 @@ def _predict(entry: TaskEntry, inputs: Sequence[Any]) -> list[dict[str, Any]]:
     return [one | {"probabilities": of_one} for one, of_one in zip(found, shares, strict=True)]
 
 
-def _ids(entry: LanguageEntry, body: TokenizeBody) -> list[int]:
+def _tokens(entry: LanguageEntry, body: TokenizeBody, settings: ServeSettings) -> dict[str, Any]:
+    ids, tokenizer = _ids(entry, body, settings), entry.engine.tokenizer
+    return {
+        "count": len(ids), "max_model_len": entry.engine.scorer.context, "tokens": ids,
+        "token_strs": [tokenizer.token_text(id) for id in ids],
+    }  # fmt: skip
+
+
+def _ids(entry: LanguageEntry, body: TokenizeBody, settings: ServeSettings) -> list[int]:
     if (body.prompt is None) == (body.messages is None):
         raise ApiError(400, 'give either "prompt" or "messages"', param="prompt")
     if body.prompt is not None:
+        check_characters([body.prompt], "prompt", settings)
         ids = entry.engine.tokenizer.encode(body.prompt)
         return entry.engine.encode_prompt(body.prompt) if ids and body.add_special_tokens else ids
     if entry.form is None:
         raise ApiError(400, f"{entry.name} has no chat template; give a prompt", param="messages")
-    return entry.form.prompt_ids(ChatBody(messages=body.messages or []).turns())
+    return conversation_ids(entry.form, ChatBody(messages=body.messages or []), settings)
 
 
 def _json(value: Any, headers: dict[str, str] | None = None, status: int = 200) -> Response:
@@ -269,10 +312,10 @@ def _json(value: Any, headers: dict[str, str] | None = None, status: int = 200) 
 
 
 def _warning(ignored: Sequence[str]) -> dict[str, str]:
-    """A header that names what has no effect."""
-    names = ", ".join(ignored).encode("ascii", "backslashreplace").decode()
-    names = "".join(letter if letter.isprintable() else "?" for letter in names)
-    return {WARNING: f"ignored: {names[:500]}"} if ignored else {}
+    """A header that names what has no effect. Any name can be told: an empty one would end the header in a
+    blank, which HTTP forbids."""
+    named = (name if _PLAIN.fullmatch(name) else json.dumps(name[:100]) for name in ignored[:100])
+    return {WARNING: f"ignored: {', '.join(named)[:500]}".rstrip()} if ignored else {}
 
 
 # --- errors and counts

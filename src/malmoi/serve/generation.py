@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import math
-from collections.abc import AsyncIterator, Coroutine, Sequence
+from collections.abc import AsyncIterator, Coroutine, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -22,9 +22,11 @@ from malmoi.serve.protocol import ChatBody, CompletionBody, GenerationBody
 from malmoi.serve.replies import ChatShape, CompletionShape, Json, Known, Sample, Shape
 from malmoi.serve.settings import ApiError, ServeSettings
 from malmoi.serve.worker import TOLD, Busy, Failed, Stopping, Stream, Worker
+from malmoi.text.chat import ChatFormat
 from malmoi.util.errors import UserError
 
 T = TypeVar("T")
+TOO_LONG = "context_length_exceeded"  # OpenAI's code
 DEFAULT_TOKENS = 16  # of /v1/completions, as OpenAI's
 CHUNKS_PER_S = 50  # of all streams together: while one is written, the engine's thread has to wait
 LONGEST_PAUSE_S = 0.05  # between two chunks of a stream, so that the eye does not see it
@@ -52,11 +54,8 @@ def plan_chat(entry: LanguageEntry, body: ChatBody, settings: ServeSettings) -> 
             400, f"{entry.name} has no chat template, so it only completes text; use /v1/completions",
             param="model",
         )  # fmt: skip
-    try:
-        ids = entry.form.prompt_ids(body.turns())
-    except UserError as error:
-        raise ApiError(400, str(error), param="messages") from None
-    _check_length(entry, ids, "messages")
+    ids = conversation_ids(entry.form, body, settings)
+    _check_length(entry, ids, "messages", settings)
     limit = _limit(entry, len(ids), body.wanted_tokens, settings)
     return Plan(entry, [ids], limit, body.sampling(limit, entry.engine.tokenizer.vocab_size))
 
@@ -67,15 +66,37 @@ def plan_completion(entry: LanguageEntry, body: CompletionBody, settings: ServeS
         raise ApiError(
             400, f"{len(body.prompt)} prompts; give at most {settings.max_prompts} at once", param="prompt"
         )
-    prompts = [_prompt_ids(entry, prompt) for prompt in body.prompt]
+    prompts = [_prompt_ids(entry, prompt, settings) for prompt in body.prompt]
     wanted = DEFAULT_TOKENS if body.max_tokens is None else body.max_tokens
     if wanted:
         wanted = _limit(entry, max(map(len, prompts)), wanted, settings)
     return Plan(entry, prompts, wanted, body.sampling(max(1, wanted), entry.engine.tokenizer.vocab_size))
 
 
-def _prompt_ids(entry: LanguageEntry, prompt: str | list[int]) -> list[int]:
+def conversation_ids(form: ChatFormat, body: ChatBody, settings: ServeSettings) -> list[int]:
+    """The ids up to where the reply begins. Raises ApiError for turns out of order, or too much to read."""
+    turns = body.turns()
+    check_characters((turn.content for turn in turns), "messages", settings)
+    try:
+        return form.prompt_ids(turns)
+    except UserError as error:
+        raise ApiError(400, str(error), param="messages") from None
+
+
+def check_characters(texts: Iterable[str], param: str, settings: ServeSettings) -> None:
+    """Before they are cut into tokens. Raises ApiError where there are too many."""
+    count, most = sum(map(len, texts)), settings.max_prompt_chars
+    if count > most:
+        raise ApiError(
+            400, f"{count:,} characters; this server reads at most {most:,} of them, shorten the text",
+            param=param, code=TOO_LONG,
+        )  # fmt: skip
+
+
+def _prompt_ids(entry: LanguageEntry, prompt: str | list[int], settings: ServeSettings) -> list[int]:
     """A text as `Engine.encode_prompt` reads it, ids as they are."""
+    if isinstance(prompt, str):
+        check_characters([prompt], "prompt", settings)
     try:
         ids = entry.engine.encode_prompt(prompt) if isinstance(prompt, str) else prompt
     except UserError as error:
@@ -83,18 +104,20 @@ def _prompt_ids(entry: LanguageEntry, prompt: str | list[int]) -> list[int]:
     if max(ids) >= entry.engine.scorer.vocab_size:
         last = entry.engine.scorer.vocab_size - 1
         raise ApiError(400, f"the prompt has an id outside 0..{last}", param="prompt")
-    _check_length(entry, ids, "prompt")
+    _check_length(entry, ids, "prompt", settings)
     return ids
 
 
-def _check_length(entry: LanguageEntry, ids: list[int], param: str) -> None:
+def _check_length(entry: LanguageEntry, ids: list[int], param: str, settings: ServeSettings) -> None:
     context = entry.engine.scorer.context
-    if context is not None and len(ids) > context:
+    most = settings.max_prompt_tokens if context is None else context
+    if len(ids) > most:
         what = "prompt" if param == "prompt" else "conversation"
+        limit = f"{entry.name} reads at most" if context is None else f"the context of {entry.name} is"
         raise ApiError(
-            400, f"the {what} is {len(ids)} tokens, but the context of {entry.name} is {context} tokens; "
-            f"shorten it by {len(ids) - context}",
-            param=param, code="context_length_exceeded",
+            400, f"the {what} is {len(ids)} tokens, but {limit} {most} tokens; shorten it by "
+            f"{len(ids) - most}",
+            param=param, code=TOO_LONG,
         )  # fmt: skip
 
 

@@ -17,6 +17,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from malmoi.serve.settings import ApiError, ServeSettings, is_loopback
 
+MOST_DIGITS = 20  # of a length; Python makes no number of thousands
 OPEN = "/health"  # the one path that needs no key and answers while the server stops
 Report = Callable[[Scope, int, float], None]  # status and seconds of a request that is over
 Refused = Callable[[ApiError], None]
@@ -28,7 +29,7 @@ class ErrorResponse(Response):
     media_type = "application/json"
 
     def __init__(self, error: ApiError) -> None:
-        super().__init__(json.dumps(error.body, ensure_ascii=False), error.status, headers=error.headers)
+        super().__init__(as_json(error.body), error.status, headers=error.headers)
 
 
 class Guard:
@@ -82,7 +83,7 @@ class Guard:
                 headers={"Retry-After": "5", "Connection": "close"},
             )  # fmt: skip
         length = headers.get("content-length", "0")
-        if not length.isdecimal() or int(length) > self.settings.max_body_bytes:
+        if not length.isdecimal() or len(length) > MOST_DIGITS or int(length) > self.settings.max_body_bytes:
             raise _too_large(self.settings.max_body_bytes)
 
     def _check_source(self, headers: Headers) -> None:
@@ -156,5 +157,6 @@ def _presented(headers: Headers) -> str:
 
 
 def as_json(value: Any) -> bytes:
-    """Compact JSON; text stays readable."""
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
+    """Compact JSON; text stays readable, and half a character is escaped."""
+    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+    return text.encode("utf-8", "backslashreplace")  # \udc80 is how JSON escapes it, too

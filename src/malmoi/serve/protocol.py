@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping
 from typing import Annotated, Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
 from malmoi.core import Message
 from malmoi.engine.chat import as_messages
@@ -17,6 +18,12 @@ from malmoi.util.errors import UserError
 
 MOST_ALTERNATIVES = 20  # logprobs of other tokens
 MOST_STOPS = 16
+MOST_STOP_CHARS = 1000  # of one of them
+MOST_BIASES = 1024  # tokens in logit_bias, each of which costs every step
+MOST_SCHEMA_CHARS = 50_000  # of a JSON schema, which takes long to compile
+MOST_MESSAGES = 10_000  # and parts of one
+MOST_TOKENS = 1_000_000  # to make a text of
+MOST_SHOWN = 100  # characters of what a client has sent, in an error
 # What would change the reply, with the values beside null and empty that do not.
 REFUSED: Mapping[str, tuple[Any, ...]] = {
     "tools": (), "tool_choice": ("none", "auto"), "functions": (), "function_call": ("none", "auto"),
@@ -30,6 +37,11 @@ REFUSED: Mapping[str, tuple[Any, ...]] = {
     "truncate_prompt_tokens": (),
 }  # fmt: skip
 _BRANCH = re.compile(r"^(str|int|float|bool|dict|list|function|constrained|lax|json)(\[.*|-.*)?$|^\w+\[.*")
+
+
+Number = Annotated[int, Field(ge=-(2**31), lt=2**31)]  # what any whole number but a seed fits into
+
+FEW = Field(max_length=MOST_MESSAGES, fail_fast=True)  # listing a million errors would take long
 
 
 class Body(BaseModel):
@@ -69,6 +81,9 @@ class ResponseFormat(Body):
 
     def grammar(self) -> Grammar | None:
         """What the reply may be. Raises ApiError for an unknown type or a schema that cannot be used."""
+        if self.json_schema and len(json.dumps(self.json_schema.schema_)) > MOST_SCHEMA_CHARS:
+            message = f"the JSON schema is over {MOST_SCHEMA_CHARS:,} characters; give a smaller one"
+            raise ApiError(400, message, param="response_format")
         try:
             match self.type:
                 case "text":
@@ -80,7 +95,11 @@ class ResponseFormat(Body):
         except UserError as error:
             raise ApiError(400, str(error), param="response_format") from None
         known = 'text, json_object, or json_schema with {"json_schema": {"schema": ...}}'
-        raise ApiError(400, f"response_format of type {self.type!r}; known: {known}", param="response_format")
+        raise ApiError(
+            400,
+            f"response_format of type {self.type[:MOST_SHOWN]!r}; known: {known}",
+            param="response_format",
+        )
 
 
 class GenerationBody(Body):
@@ -89,12 +108,12 @@ class GenerationBody(Body):
     model: str | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
-    max_tokens: Annotated[int, Field(ge=0)] | None = None
+    max_tokens: Annotated[Number, Field(ge=0)] | None = None
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
     top_p: Annotated[float, Field(ge=0, le=1)] | None = None
-    top_k: Annotated[int, Field(ge=-1)] | None = None
+    top_k: Annotated[Number, Field(ge=-1)] | None = None
     min_p: Annotated[float, Field(ge=0, le=1)] | None = None
-    repetition_penalty: Annotated[float, Field(gt=0, le=100)] | None = None
+    repetition_penalty: Annotated[float, Field(ge=0.01, le=100)] | None = None
     presence_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
     frequency_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
     logit_bias: dict[str, Annotated[float, Field(ge=-100, le=100)]] | None = None
@@ -104,12 +123,20 @@ class GenerationBody(Body):
     response_format: ResponseFormat | None = None
     user: str | None = None
 
+    @field_validator("logit_bias", "stop", mode="before")
+    @classmethod
+    def _few(cls, value: Any, info: ValidationInfo) -> Any:
+        most = MOST_BIASES if info.field_name == "logit_bias" else MOST_STOPS
+        if isinstance(value, dict | list) and len(value) > most:
+            raise ValueError(f"there are {len(value)}; give at most {most}")
+        return value
+
     @field_validator("stop")
     @classmethod
-    def _few_stops(cls, stop: str | list[str | None] | None) -> list[str]:
+    def _short_stops(cls, stop: str | list[str | None] | None) -> list[str]:
         stops = [stop] if isinstance(stop, str) else [one for one in stop or () if one is not None]
-        if len(stops) > MOST_STOPS or not all(stops):
-            raise ValueError(f"give at most {MOST_STOPS} strings, none of them empty")
+        if not all(0 < len(one) <= MOST_STOP_CHARS for one in stops):
+            raise ValueError(f"give strings of 1 to {MOST_STOP_CHARS} characters, none of them empty")
         return stops
 
     @property
@@ -158,7 +185,7 @@ class ChatMessage(Body):
     """One turn. content: a text, or parts of which all must be text."""
 
     role: str
-    content: str | list[TextPart] | None = None
+    content: str | Annotated[list[TextPart], FEW] | None = None
 
     def text(self) -> str:
         """The whole content. Raises ApiError for a part that is no text."""
@@ -167,7 +194,9 @@ class ChatMessage(Body):
         for part in self.content:
             if part.type not in ("text", "input_text") or part.text is None:
                 raise ApiError(
-                    400, f"a part of type {part.type!r} cannot be read; only text can", param="messages"
+                    400,
+                    f"a part of type {part.type[:MOST_SHOWN]!r} cannot be read; only text can",
+                    param="messages",
                 )
         return "\n".join(part.text or "" for part in self.content)
 
@@ -175,9 +204,9 @@ class ChatMessage(Body):
 class ChatBody(GenerationBody):
     """POST /v1/chat/completions."""
 
-    messages: Annotated[list[ChatMessage], Field(min_length=1)]
-    max_tokens: Annotated[int, Field(ge=1)] | None = None
-    max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
+    messages: Annotated[list[ChatMessage], Field(min_length=1), FEW]
+    max_tokens: Annotated[Number, Field(ge=1)] | None = None
+    max_completion_tokens: Annotated[Number, Field(ge=1)] | None = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=MOST_ALTERNATIVES)] | None = None
 
@@ -200,10 +229,10 @@ class ChatBody(GenerationBody):
         except UserError as error:
             raise ApiError(400, str(error), param="messages") from None
 
-    def all_ignored(self) -> list[str]:
-        """Unknown fields of the body and of its messages."""
+    def ignored(self, prefix: str = "") -> list[str]:
+        """Those of the messages, too."""
         nested = [name for at, it in enumerate(self.messages) for name in it.ignored(f"messages.{at}.")]
-        return [*self.ignored(), *nested]
+        return [*super().ignored(prefix), *nested]
 
     @property
     def wanted_tokens(self) -> int | None:
@@ -261,7 +290,7 @@ class TokenizeBody(Body):
 
     model: str | None = None
     prompt: str | None = None
-    messages: Annotated[list[ChatMessage], Field(min_length=1)] | None = None
+    messages: Annotated[list[ChatMessage], Field(min_length=1), FEW] | None = None
     add_special_tokens: bool = True
 
 
@@ -269,7 +298,7 @@ class DetokenizeBody(Body):
     """POST /detokenize."""
 
     model: str | None = None
-    tokens: list[Annotated[int, Field(ge=0)]]
+    tokens: Annotated[list[Annotated[Number, Field(ge=0)]], Field(max_length=MOST_TOKENS, fail_fast=True)]
 
 
 B = TypeVar("B", bound=Body)
@@ -281,7 +310,8 @@ def parsed(kind: type[B], body: bytes) -> B:
         return kind.model_validate_json(body)
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False, include_context=False)[0]
-        place = ".".join(str(part) for part in first["loc"] if not _BRANCH.match(str(part)))
+        parts = [str(part)[:MOST_SHOWN] for part in first["loc"]]
+        place = ".".join(part for part in parts if not _BRANCH.match(part))
         message = first["msg"].removeprefix("Value error, ")
         if first["type"] == "missing":
             message = "this field is missing"

@@ -66,7 +66,9 @@ def is_loopback(host: str) -> bool:
 class ServeSettings:
     """Addresses, keys and limits. Raises UserError for a public address without a key.
 
-    max_tokens: of one reply. max_prompts: prompts, or inputs of a task, in one request. request_timeout_s:
+    max_tokens: of one reply. max_prompts: prompts, or inputs of a task, in one request. max_prompt_chars: of
+    a prompt or a conversation. max_prompt_tokens: the same where a model's context has no limit of its own.
+    max_input_chars: of one input of a task, and of those that are predicted in one go. request_timeout_s:
     from a request's first byte to its answer's last. body_timeout_s: until a request's body is there.
     stop_timeout_s: what runs may take so long once the server was told to stop. runs: folders whose reports
     the page shows.
@@ -79,6 +81,9 @@ class ServeSettings:
     max_body_bytes: int = 4 << 20
     max_tokens: int = 4096
     max_prompts: int = 256
+    max_prompt_chars: int = 1_000_000
+    max_prompt_tokens: int = 16_384
+    max_input_chars: int = 20_000
     request_timeout_s: float = 600.0
     body_timeout_s: float = 30.0
     stop_timeout_s: float = 60.0

@@ -37,7 +37,7 @@ def mount_page(app: FastAPI, catalogue: Catalogue, worker: Worker, settings: Ser
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # gradio reads it where a part of it is made
     runs = find_runs(settings.runs, [entry.folder for entry in catalogue.values()])
     _add_reports(app, runs)
-    blocks = build(catalogue, worker, runs, settings.max_tokens)
+    blocks = build(catalogue, worker, runs, settings)
     gr.mount_gradio_app(
         app, blocks, PAGE, theme=theme(), css=CSS, footer_links=[], run_history=False, pwa=False,
         ssr_mode=False, enable_monitoring=False, mcp_server=False, max_file_size=1, show_error=False,
@@ -46,15 +46,15 @@ def mount_page(app: FastAPI, catalogue: Catalogue, worker: Worker, settings: Ser
     return app
 
 
-def build(catalogue: Catalogue, worker: Worker, runs: Sequence[Run], max_tokens: int) -> gr.Blocks:
+def build(catalogue: Catalogue, worker: Worker, runs: Sequence[Run], settings: ServeSettings) -> gr.Blocks:
     """The four tabs."""
     with gr.Blocks(analytics_enabled=False, title="malmoi") as blocks:
         panel('<h1 class="name">malmoi <small>말모이</small></h1>')
         with gr.Tabs(elem_id="tabs"):
             with gr.Tab("Chat", id="chat"):
-                chat_tab({entry.name: entry for entry in languages(catalogue)}, worker, max_tokens)
+                chat_tab({entry.name: entry for entry in languages(catalogue)}, worker, settings.max_tokens)
             with gr.Tab("Tasks", id="tasks"):
-                tasks_tab(catalogue, worker)
+                tasks_tab(catalogue, worker, settings.max_input_chars)
             with gr.Tab("Inside", id="inside"):
                 inside_tab(catalogue, worker)
             with gr.Tab("Compare", id="compare"):

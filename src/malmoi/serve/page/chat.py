@@ -21,8 +21,10 @@ from malmoi.serve.page.examples import EACH, examples
 from malmoi.serve.page.look import clickable, joined, note, panel
 from malmoi.serve.worker import TOLD, Worker
 from malmoi.text.chat import fit_turns
+from malmoi.util.errors import UserError
 
 MOST_TOKENS = 1024  # of a reply, on the page
+MOST_CHARACTERS = 100_000  # of a conversation
 SHOW_EVERY_S = 0.05  # the page is sent whole texts, so not one for every token
 EXAMPLES = ("Hello! Who are you?", "안녕하세요! 누구세요?")
 EMPTY = "<b>Say something below.</b><br>The reply appears here, word by word."
@@ -76,7 +78,7 @@ def chat_tab(entries: Mapping[str, LanguageEntry], worker: Worker, max_tokens: i
     status = panel(note(""), elem_id="chat-status")
     box = gr.Textbox(
         placeholder="Write a message, Enter sends it ...", show_label=False, submit_btn="Send", max_lines=8,
-        elem_id="chat-box", max_length=100_000,
+        elem_id="chat-box", max_length=MOST_CHARACTERS,
     )  # fmt: skip
     with gr.Row():
         stop = gr.Button("Stop", size="sm", interactive=False, min_width=90, elem_id="chat-stop")
@@ -201,7 +203,7 @@ class Talk:
         drawn = {"temperature": temperature, "top_p": top_p, "seed": None if seed is None else int(seed)}
         try:
             params = Sampling(max_tokens=int(most), **drawn)
-            ids, dropped = await self._worker.call(_prompt, entry, turns, system, int(most))
+            ids, dropped = await asyncio.to_thread(_prompt, entry, turns, system, int(most))
             yield (turns, note("reading ..."), *_buttons(running=True)), False
             async with aclosing(self._worker.stream(entry.engine, ids, params)) as events:
                 async for reply in _replies(until(running.stop, events), dropped):
@@ -260,8 +262,13 @@ async def _replies(events: AsyncIterator[TokenEvent], dropped: int) -> AsyncIter
 
 
 def _prompt(entry: LanguageEntry, turns: Turns, system: str | None, most: int) -> tuple[list[int], int]:
-    """The ids, and how many of the oldest turns were dropped, with a chat session's room for the reply."""
+    """The ids, and how many of the oldest turns were dropped, with a chat session's room for the reply.
+
+    Raises UserError for more than can be read. Not on the worker's thread, where others would wait for it.
+    """
     messages = [Message(turn["role"], text_of(turn)) for turn in turns]
+    if sum(len(message.content) for message in messages) > MOST_CHARACTERS:
+        raise UserError(f"the conversation is over {MOST_CHARACTERS:,} characters; press Clear")
     if entry.form is None:
         return entry.engine.encode_prompt(messages[-1].content), 0
     context = entry.engine.scorer.context

@@ -40,6 +40,8 @@ def inside_tab(catalogue: Mapping[str, Entry], worker: Worker) -> None:
         try:
             if not text or not text.strip():
                 raise UserError("write a text first")
+            if len(text) > MOST_CHARACTERS:
+                raise UserError(f"{len(text):,} characters; give at most {MOST_CHARACTERS:,}")
             return await worker.call(drawn, catalogue[name], text, int(layer) or None, int(head) or None)
         except TOLD as error:
             return note(str(error), kind="warn")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
@@ -21,7 +22,6 @@ from malmoi.tasks import TASKS, make_task
 from malmoi.tasks.base import Task
 from malmoi.util.errors import UserError
 
-MOST_CHARACTERS = 100_000
 REPLY_TOKENS = 128  # at most in a language model's answer to a task
 NONE = "(no second model)"
 Value = Any  # what a widget shows
@@ -53,8 +53,8 @@ class View:
         return dict(zip(self.keys, texts, strict=True)) if self.keys else texts[0]
 
 
-def tasks_tab(catalogue: Mapping[str, Entry], worker: Worker) -> None:
-    """Build the tab, within gr.Blocks."""
+def tasks_tab(catalogue: Mapping[str, Entry], worker: Worker, most_chars: int) -> None:
+    """Build the tab, within gr.Blocks. most_chars: of one input."""
     panel(
         note(
             "Pick a task, write a text or click on an example, and press Run. Two models answer side by side."
@@ -63,7 +63,7 @@ def tasks_tab(catalogue: Mapping[str, Entry], worker: Worker) -> None:
     with gr.Tabs():
         for name, view in VIEWS.items():
             with gr.Tab(view.title, id=name, elem_id=f"task-{name}"):
-                _task(name, view, choices(catalogue, name), worker)
+                _task(name, view, choices(catalogue, name), worker, most_chars)
 
 
 def choices(catalogue: Mapping[str, Entry], name: str) -> dict[str, Entry]:
@@ -81,13 +81,13 @@ def choices(catalogue: Mapping[str, Entry], name: str) -> dict[str, Entry]:
     return fitted | asked
 
 
-def _task(name: str, view: View, models: Mapping[str, Entry], worker: Worker) -> None:
+def _task(name: str, view: View, models: Mapping[str, Entry], worker: Worker, most_chars: int) -> None:
     if not models:
         mend = f"Fit one (malmoi fit {name} --help) or serve a comparison's folder: malmoi serve DIR"
         panel(note(f"No model for this task is served. {mend}"))
         return
     panel(note(view.how))
-    boxes = _boxes(view, examples(name))
+    boxes = _boxes(view, examples(name), most_chars)
     names = list(models)
     other = names[1] if len(names) > 1 else NONE
     with gr.Row():
@@ -100,16 +100,16 @@ def _task(name: str, view: View, models: Mapping[str, Entry], worker: Worker) ->
         _, *outputs = _side(view)
         column, *beside = _side(view, visible=other != NONE)
     known = next((e.task for e in models.values() if isinstance(e, TaskEntry)), None) or make_task(name)
-    bench = Bench(view, known, models, worker)
+    bench = Bench(view, known, models, worker, most_chars)
     asked, shown = [first, second, *boxes], [*outputs, *beside]
     run.click(bench.run, asked, shown, api_visibility="private", concurrency_limit=None)
     second.change(lambda it: gr.Column(visible=it != NONE), second, column, api_visibility="private")
 
 
-def _boxes(view: View, rows: list[list[str]]) -> list[gr.Textbox]:
+def _boxes(view: View, rows: list[list[str]], most_chars: int) -> list[gr.Textbox]:
     """What to write in, with the first example in it and the others to click on."""
     boxes = [
-        gr.Textbox(text, label=label, lines=lines, max_lines=12, max_length=MOST_CHARACTERS)
+        gr.Textbox(text, label=label, lines=lines, max_lines=12, max_length=most_chars)
         for text, (label, lines) in zip(rows[0], view.boxes, strict=True)
     ]
     clickable(rows, boxes)
@@ -130,6 +130,7 @@ class Bench:
     task: Task[Any, Any]
     models: Mapping[str, Entry]
     worker: Worker
+    most_chars: int
 
     async def run(self, first: str, second: str, *texts: str | None) -> list[Any]:
         """(a line, the widget's value) of each model, one after the other: neither slows the other."""
@@ -141,6 +142,8 @@ class Bench:
         try:
             if not all(text and text.strip() for text in texts):
                 raise UserError("write something first, or click on an example")
+            if (count := sum(len(text or "") for text in texts)) > self.most_chars:
+                raise UserError(f"{count:,} characters; give at most {self.most_chars:,}")
             outcome = await self._outcome(self.models[name], self.view.raw([text or "" for text in texts]))
         except TOLD as error:
             return note(f"{name}: {error}", kind="warn"), None
@@ -153,7 +156,7 @@ class Bench:
         if isinstance(entry, TaskEntry):
             return await self.worker.call(_predict, entry, raw)
         value = self.task.input_from(raw)
-        ids = await self.worker.call(self._prompt, entry, value)
+        ids = await asyncio.to_thread(self._prompt, entry, value)  # others must not wait for it
         start = perf_counter()
         reply = await _reply(self.worker, entry, ids)
         plain = self.task.name == "completion"
