@@ -42,10 +42,62 @@ def test_json_comes_back(tmp_path_factory: pytest.TempPathFactory, value: object
 def test_broken_json_is_named(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "config.json"
     path.write_bytes(content)
-    with pytest.raises(UserError, match=r"config\.json is not valid JSON"):
+    with pytest.raises(UserError, match=r"config\.json is not (valid JSON|UTF-8)"):
         files.read_json(path)
     with pytest.raises(UserError, match=r"other\.json does not exist"):
         files.read_json(tmp_path / "other.json")
+
+
+@pytest.mark.parametrize(
+    ("content", "wrong"),
+    {
+        "nested": ('{"a":' + "[" * 100_000 + "]" * 100_000 + "}", "nested deeper"),
+        "nested less": ("[" * 100 + "]" * 100, "nested deeper"),
+        "nested objects": ('{"a":' * 3000 + "1" + "}" * 3000, "nested deeper"),
+        "digits": ("[" + "1" * 5000 + "]", "5,000 digits"),
+        "digits that Python reads": ('{"a": -' + "1" * 400 + "}", "digits"),
+        "cut": ('{"a": [1, 2', "Expecting"),
+        "empty": ("", "Expecting value"),
+        "text after it": ("{} {}", "Extra data"),
+    }.values(),
+)
+def test_hostile_json_is_one_line(tmp_path: Path, content: str, wrong: str) -> None:
+    path = tmp_path / "config.json"
+    path.write_text(content)
+    with pytest.raises(UserError, match=wrong) as caught:
+        files.read_json(path)
+    assert len(str(caught.value).splitlines()) == 1
+    assert str(path) in str(caught.value)
+
+
+def test_what_is_no_regular_file_is_not_read(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.json")
+    (tmp_path / "folder.json").mkdir()
+    for name in ("pipe.json", "folder.json"):
+        with pytest.raises(UserError, match=f"{name} is not a file"):
+            files.read_json(tmp_path / name)
+    (tmp_path / "large.txt").write_bytes(b"a" * 2000)
+    with pytest.raises(UserError, match=r"large\.txt has 1.95 KiB, more than 1 KiB"):
+        files.read_text(tmp_path / "large.txt", most_bytes=1024)
+
+
+def test_an_object_has_its_keys(tmp_path: Path) -> None:
+    path = tmp_path / "run.json"
+    path.write_text('{"a": 1, "b": 2, "a": 3}')
+    assert files.read_object(path, "a", "b") == {"a": 3, "b": 2}
+    with pytest.raises(UserError, match="has no c, d"):
+        files.read_object(path, "a", "c", "d")
+    path.write_text("[]")
+    with pytest.raises(UserError, match="not a JSON object"):
+        files.read_object(path)
+
+
+def test_an_error_is_one_printable_line() -> None:
+    assert str(UserError("no\n\tsuch \x1b[31mname\r\n")) == "no such \\x1b[31mname"
+    long = str(UserError("where: " + "x" * 10_000 + "; how to fix it"))
+    assert len(long) < 1100
+    assert long.startswith("where: ")
+    assert long.endswith("; how to fix it")
 
 
 def test_a_new_folder_is_whole_or_absent(tmp_path: Path) -> None:

@@ -2,12 +2,35 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from difflib import get_close_matches
+
+MOST_CHARACTERS = 1000  # of an error's line
+
+# What working with a damaged value raises where nothing has checked it; RecursionError is a RuntimeError.
+DAMAGE = (
+    ArithmeticError, AssertionError, AttributeError, LookupError, MemoryError, RuntimeError, TypeError,
+    ValueError,
+)  # fmt: skip
 
 
 class UserError(ValueError):
     """A mistake that the user can mend. The command line prints its one line and no traceback."""
+
+    def __init__(self, message: str) -> None:
+        """message: may quote a file of others; it becomes one line of printable characters, not too long."""
+        super().__init__(one_line(message))
+
+
+def one_line(text: str, most: int = MOST_CHARACTERS) -> str:
+    """The text with its white space as single spaces, unprintable characters escaped, its middle cut out
+    where it has over `most` characters (the beginning says where, the end how to fix it)."""
+    if len(text) > most:
+        head = most * 2 // 3
+        text = f"{text[:head]} ... {text[head - most :]}"
+    words = " ".join(re.split(r"[\t\n\v\f\r]+ *", text.strip()))
+    return "".join(it if it.isprintable() else repr(it)[1:-1] for it in words)
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

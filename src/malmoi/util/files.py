@@ -1,4 +1,8 @@
-"""Whole-or-absent files and folders: written beside their place, synced, then renamed."""
+"""Files that are written whole or not at all (beside their place, synced, then renamed), and read in bounds.
+
+Whatever a file holds, reading it ends in a value or in a UserError: it may be cut, of another kind, or made
+to do harm.
+"""
 
 from __future__ import annotations
 
@@ -13,8 +17,11 @@ from pathlib import Path
 from typing import Any
 
 from malmoi.util.errors import UserError
+from malmoi.util.units import human_bytes
 
 MANIFEST = "manifest.json"
+MOST_BYTES, MOST_OBJECT_BYTES = 1 << 30, 64 << 20  # to read: of any text; of an object with settings
+MOST_DEPTH, MOST_DIGITS = 64, 300  # of JSON; a longer number is beyond what a float holds
 RUN_RECORD, DEMO_MARK = "run.json", "demo.json"  # say that malmoi made the folder that holds them
 
 
@@ -68,14 +75,71 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, ensure_ascii=False, indent=2) + "\n")
 
 
-def read_json(path: Path) -> Any:
-    """Read one JSON file. Raises UserError with the path where it is missing or broken."""
+def read_text(path: Path, most_bytes: int = MOST_BYTES) -> str:
+    """A file of UTF-8 text. Raises UserError with the path where it is missing, too large or no text."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"{path} does not exist") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        if not path.is_file():  # a pipe or a device would never end
+            raise UserError(f"{path} is not a file" if path.exists() else f"{path} does not exist")
+        if (size := path.stat().st_size) > most_bytes:
+            raise UserError(
+                f"{path} has {human_bytes(size)}, more than {human_bytes(most_bytes)}; restore it"
+            )
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise UserError(
+            f"{path} is not UTF-8 text (byte {error.start}); save it as UTF-8 or restore it"
+        ) from None
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror or error})") from None
+
+
+def parse_json(text: str) -> Any:
+    """The value that a text is, as `json.loads`; of keys that come twice the last counts.
+
+    Raises ValueError for what is no JSON, is nested too deep, or holds a number that no float can.
+    """
+    try:
+        value = json.loads(text, parse_int=_integer)
+    except RecursionError:
+        raise ValueError(f"nested deeper than {MOST_DEPTH} levels") from None
+    if _is_deep(value):
+        raise ValueError(f"nested deeper than {MOST_DEPTH} levels")
+    return value
+
+
+def read_json(path: Path, most_bytes: int = MOST_BYTES) -> Any:
+    """One JSON file. Raises UserError with the path where it is missing, too large or broken."""
+    text = read_text(path, most_bytes)
+    try:
+        return parse_json(text)
+    except ValueError as error:
         raise UserError(f"{path} is not valid JSON ({error}); restore it or make the folder again") from None
+
+
+def read_object(path: Path, *keys: str) -> dict[str, Any]:
+    """A JSON file whose value is an object that has these keys. Raises UserError as `read_json`, and else."""
+    found = read_json(path, MOST_OBJECT_BYTES)
+    if not isinstance(found, dict):
+        raise UserError(f"{path} is not a JSON object; restore it or make the folder again")
+    if missing := [key for key in keys if key not in found]:
+        raise UserError(f"{path} has no {', '.join(missing)}; restore it or make the folder again")
+    return found
+
+
+def _integer(digits: str) -> int:
+    if len(digits) > MOST_DIGITS:
+        raise ValueError(f"a number has {len(digits):,} digits")
+    return int(digits)
+
+
+def _is_deep(value: Any) -> bool:
+    level = [[value]]
+    for _ in range(MOST_DEPTH):
+        inside = (it.values() if isinstance(it, dict) else it for it in level)
+        level = [it for values in inside for it in values if isinstance(it, dict | list)]
+        if not level:
+            return False
+    return True
 
 
 def sha256(path: Path) -> str:
@@ -111,11 +175,11 @@ def new_folder(folder: Path) -> Iterator[Path]:
 def damage(folder: Path) -> str | None:
     """Why the folder written by `new_folder` must not be trusted, or None where every hash agrees."""
     try:
-        manifest: dict[str, str] = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        manifest = read_object(folder / MANIFEST)
+    except UserError as error:
         return f"no readable manifest ({error})"
     for name, expected in manifest.items():
-        if not (folder / name).is_file():
+        if Path(name).name != name or not (folder / name).is_file():
             return f"{name} is missing"
         if sha256(folder / name) != expected:
             return f"{name} differs from its hash"
