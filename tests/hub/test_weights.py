@@ -122,6 +122,26 @@ def test_tables_of_older_checkpoints_are_left(tmp_path: Path) -> None:
 # ---- what does not fit
 
 
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("stored", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("dtype", [torch.float32, None])
+def test_nan_and_infinity_are_named(
+    bad: float, stored: torch.dtype, dtype: torch.dtype | None, tmp_path: Path
+) -> None:
+    save_model(tmp_path, make_model("llama"), None)
+    tensors = {name: t.to(stored) for name, t in load_file(tmp_path / WEIGHTS).items()}
+    tensors["model.layers.1.mlp.up_proj.weight"][3, 2] = bad
+    save_file(tensors, tmp_path / WEIGHTS)
+    with pytest.raises(UserError, match=r"model\.layers\.1\.mlp\.up_proj\.weight holds NaN .*\(1 of 4,096"):
+        load_model(tmp_path, dtype=dtype)
+
+
+def test_numbers_too_large_for_their_sum_are_finite(tmp_path: Path) -> None:
+    save_file({"a": torch.full((100,), 6e4, dtype=torch.float16), "empty": torch.ones(0)}, tmp_path / WEIGHTS)
+    found = open_checkpoint(tmp_path)
+    assert [len(found[name]) for name in ("a", "empty")] == [100, 0]
+
+
 def changed(change: Callable[[dict[str, Tensor]], Any]) -> Callable[[Path], None]:
     def apply(folder: Path) -> None:
         tensors = load_file(folder / WEIGHTS)
