@@ -1,7 +1,9 @@
 """A model whose weights come from files, so that memory never holds them twice.
 
-The model is built without values, its memory is taken in the wanted kind of number, and each of its tensors
-is filled as soon as it is read.
+The model is built in outline first, without any memory, and compared with the names and sizes that the files
+hold: a config that asks for another model is refused before anything large is allocated. Then it is built
+without values, its memory is taken in the wanted kind of number, and each of its tensors is filled as soon as
+it is read.
 """
 
 from __future__ import annotations
@@ -28,13 +30,46 @@ _MOST_NAMED = 4
 
 
 class _Unfilled(TorchFunctionMode):
-    """Within it, parameters that are made get no values."""
+    """Within it, parameters that are made get no values. in_outline: nor any memory."""
+
+    def __init__(self, *, in_outline: bool = False) -> None:
+        super().__init__()
+        self.in_outline = in_outline
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         named = kwargs or {}
         if func in _FILLS and isinstance(filled := args[0] if args else named.get("tensor"), nn.Parameter):
             return filled
+        if self.in_outline and func is torch.empty and named.get("device") is None:
+            named = named | {"device": "meta"}
         return func(*args, **named)
+
+
+def check_fit(
+    build: Callable[[], nn.Module],
+    pairs: Callable[[Mapping[str, Tensor]], Iterable[tuple[str, Tensor]]],
+    stored: Checkpoint,
+    outside: Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]] = dict,
+) -> None:
+    """Compare the model that `build` makes with what is stored, by names and sizes alone.
+
+    pairs: from stored tensors to (our name, values). outside: what some of our tensors are in the checkpoint,
+    for messages. Raises UserError naming tensors that are missing or of another shape.
+    """
+    with _Unfilled(in_outline=True):
+        targets = build().state_dict(keep_vars=True)
+    _check_shapes(outside(_shapes_only(targets)), stored)
+    filled: set[int] = set()  # by identity: two names may share one matrix
+    for name, values in pairs(stored.outline()):
+        target = targets.get(name)
+        if target is None or target.shape != values.shape:
+            raise UserError(_unfit(name, values, target))
+        filled.add(id(target))
+    missing = {name: target for name, target in targets.items() if id(target) not in filled}
+    if missing:
+        wanted = outside(_shapes_only(missing))
+        gone = {name: tensor for name, tensor in wanted.items() if name not in stored} or wanted
+        raise UserError(f"the weights lack {_listed(f'{n} ({_size(t)})' for n, t in gone.items())}")
 
 
 def build_unfilled(build: Callable[[], Model], device: torch.device | str, dtype: torch.dtype) -> Model:
@@ -53,36 +88,23 @@ def build_unfilled(build: Callable[[], Model], device: torch.device | str, dtype
     return model
 
 
-def fill(
-    model: nn.Module,
-    pairs: Iterable[tuple[str, Tensor]],
-    stored: Checkpoint,
-    outside: Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]] = dict,
-) -> None:
-    """Give every tensor of `model` its values.
+def fill(model: nn.Module, pairs: Iterable[tuple[str, Tensor]], stored: Checkpoint) -> None:
+    """Give every tensor of `model` its values; `check_fit` has found that they fit.
 
-    pairs: (our name, values), read from `stored` one by one. outside: what some of our tensors are in the
-    checkpoint, for messages. Raises UserError naming tensors that are missing, left over or of another shape.
+    pairs: (our name, values), read from `stored` one by one. Raises UserError naming tensors that are left
+    over, and those that should be one and differ.
     """
     targets = model.state_dict(keep_vars=True)
-    _check_shapes(outside(_shapes_only(targets)), stored)
     filled: dict[int, str] = {}  # by identity: two names may share one matrix
     with torch.no_grad():
         for name, values in pairs:
-            target = targets.get(name)
-            if target is None or target.shape != values.shape:
-                raise UserError(_unfit(name, values, target))
+            target = targets[name]
             if id(target) not in filled:
                 target.copy_(values)
             elif not torch.equal(target, values.to(target)):
                 raise UserError(f"config.json says that {name} is {filled[id(target)]}, but they differ")
             filled.setdefault(id(target), name)
             del values
-    missing = {name: target for name, target in targets.items() if id(target) not in filled}
-    if missing:
-        wanted = outside(_shapes_only(missing))
-        gone = {name: tensor for name, tensor in wanted.items() if name not in stored} or wanted
-        raise UserError(f"the weights lack {_listed(f'{n} ({_size(t)})' for n, t in gone.items())}")
     left = sorted(name for name in stored.unread if not _TABLES.search(name))
     if left:
         raise UserError(

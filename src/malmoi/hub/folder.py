@@ -6,7 +6,7 @@ the same shape with a `model_type` that begins with `malmoi_`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -19,8 +19,8 @@ from malmoi.hub.adapter import base_of, is_adapter, load_adapter
 from malmoi.hub.architectures import ARCHITECTURES, Architecture, architecture_of, obstacle
 from malmoi.hub.bert import ENCODERS
 from malmoi.hub.card import CARD
-from malmoi.hub.filling import build_unfilled, fill
-from malmoi.hub.outside import Json, first_fault
+from malmoi.hub.filling import build_unfilled, check_fit, fill
+from malmoi.hub.outside import Json, check_values, first_fault
 from malmoi.hub.weights import WEIGHTS, Checkpoint, open_checkpoint, save_weights
 from malmoi.models.build import build_model
 from malmoi.models.config import RecurrentConfig, TransformerConfig, model_config_adapter
@@ -30,11 +30,14 @@ from malmoi.models.ngram import KneserNey
 from malmoi.text.tokenizer import Tokenizer
 from malmoi.text.tokenizer_files import has_tokenizer
 from malmoi.util import files
-from malmoi.util.errors import UserError, nearest
+from malmoi.util.errors import DAMAGE, UserError, nearest
 
 CONFIG = "config.json"
 OWN_PREFIX = "malmoi_"
 NGRAM = f"{OWN_PREFIX}ngram"
+Tensors = Mapping[str, Tensor]
+Pairs = Callable[[Tensors], Iterable[tuple[str, Tensor]]]
+Outside = Callable[[Tensors], Tensors]
 
 
 class ModelFolder(NamedTuple):
@@ -101,8 +104,7 @@ def load_model(
 
 def is_ngram(folder: Path) -> bool:
     """Whether a model folder holds counts, and no neural network."""
-    found = files.read_json(folder / CONFIG) if (folder / CONFIG).is_file() else None
-    return isinstance(found, dict) and found.get("model_type") == NGRAM
+    return (folder / CONFIG).is_file() and files.read_object(folder / CONFIG).get("model_type") == NGRAM
 
 
 def read_config(folder: Path) -> Json:
@@ -111,9 +113,7 @@ def read_config(folder: Path) -> Json:
         raise UserError(
             f"{folder} has no {CONFIG}: not a finished model folder (an unfinished run goes on with --resume)"
         )
-    config = files.read_json(folder / CONFIG)
-    if not isinstance(config, dict):
-        raise UserError(f"{folder / CONFIG} is not a JSON object; restore it or make the folder again")
+    config = files.read_object(folder / CONFIG)
     if isinstance(config.get("task"), dict):
         raise UserError(f"{folder} is a fitted method for one task, not a language model")
     refuse_quantised(config, folder)
@@ -170,22 +170,32 @@ def _import(
             return KneserNey.from_tensors(found, stored)
         if stored.quantised:
             raise UserError(f"{stored.quantised}, no weights of float32, float16 or bfloat16")
-        architecture = None if model_type.startswith(OWN_PREFIX) else _architecture(model_type, found)
-        config = architecture.import_config(found) if architecture is not None else _own_config(found)
+        config, pairs, outside = _read_as(model_type, found)
         _check_sizes(config, stored)
-        model = build_unfilled(lambda: build_model(config), device, dtype or stored.dtype)
-        if architecture is not None and isinstance(config, TransformerConfig):
-            outside = partial(_outside, architecture, config)
-            fill(model, architecture.import_weights(stored, config), stored, outside)
-        else:
-            fill(model, stored.items(), stored)
-    except (UserError, KeyError, TypeError, IndexError, ValidationError) as error:
-        raise UserError(f"{folder} cannot be opened: {_finding(error)}") from None
-    return model.to(device).eval()
+        check_fit(partial(build_model, config), pairs, stored, outside)
+        model = build_unfilled(partial(build_model, config), device, dtype or stored.dtype)
+        fill(model, pairs(stored), stored)
+        return model.to(device).eval()
+    except DAMAGE as error:
+        raise UserError(_why(folder, error)) from None
+
+
+def _read_as(model_type: str, found: Json) -> tuple[TransformerConfig | RecurrentConfig, Pairs, Outside]:
+    """The config; what gives our names to stored tensors; and what our tensors are called in the file."""
+    if model_type.startswith(OWN_PREFIX):
+        return _own_config(found), lambda stored: stored.items(), dict
+    architecture = _architecture(model_type, found)
+    check_values(found)
+    config = architecture.import_config(found)
+    return (
+        config,
+        lambda stored: architecture.import_weights(stored, config),
+        lambda ours: architecture.export_weights(dict(ours), config),
+    )
 
 
 def _check_sizes(config: TransformerConfig | RecurrentConfig, stored: Checkpoint) -> None:
-    """Refuse sizes that no tensor has, before memory is taken for them."""
+    """Refuse sizes that no tensor has, before a model is made of them."""
     longest = max((max(shape, default=1) for shape in stored.shapes.values()), default=0)
     for name in ("vocab_size", "width", "heads", "size_of_head", "size_of_ff"):
         if getattr(config, name, 0) > longest:
@@ -225,14 +235,14 @@ def _own_config(found: Json) -> TransformerConfig | RecurrentConfig:
     return model_config_adapter.validate_python(known)
 
 
-def _outside(
-    architecture: Architecture, config: TransformerConfig, ours: Mapping[str, Tensor]
-) -> Mapping[str, Tensor]:
-    return architecture.export_weights(dict(ours), config)
-
-
-def _finding(error: Exception) -> str:
-    """The first thing that is wrong, in a line."""
+def _why(folder: Path, error: Exception) -> str:
+    """Why a folder cannot be opened, in a line that names it."""
     if isinstance(error, ValidationError):
-        return first_fault(error)
-    return f"{CONFIG} or {WEIGHTS} has no {error}" if isinstance(error, KeyError) else str(error)
+        reason = first_fault(error)
+    elif isinstance(error, KeyError):
+        reason = f"{CONFIG} or {WEIGHTS} has no {error}"
+    elif isinstance(error, UserError):
+        reason = str(error)
+    else:
+        reason = f"{CONFIG} and {WEIGHTS} do not fit ({type(error).__name__}: {error}); copy the folder again"
+    return reason if str(folder) in reason else f"{folder} cannot be opened: {reason}"

@@ -104,7 +104,7 @@ GEMMA3 = Gemma3(
     free=frozenset({"query_scalar", "logit_softcap", "window_rope_theta"}),
     bias_keys=("attention_bias",),
     activation_key="hidden_activation",
-    slides=lambda found, layer: bool((layer + 1) % found.get("sliding_window_pattern", 6)),
+    slides=lambda found, layer: bool((layer + 1) % (found.get("sliding_window_pattern") or 6)),
     whole_heads=True,
     defaults=_DEFAULTS | _GEMMA2 | {"final_logit_softcapping": None, "attn_logit_softcapping": None},
 )

@@ -182,7 +182,8 @@ class SmolLM3(LlamaFamily):
     """Llama with layers that do not turn by position (Yang et al. 2025)."""
 
     def import_choices(self, found: Json) -> Json:
-        turned = [bool(turns) for turns in no_rope_layers(found)]
+        found = found | {"no_rope_layers": no_rope_layers(found)}
+        turned = [bool(turns) for turns in found["no_rope_layers"]]
         if len(turned) != found["num_hidden_layers"]:
             raise UserError(f"config.json needs {found['num_hidden_layers']} no_rope_layers")
         return super().import_choices(found) | {"rope_layers": shortest(turned)}

@@ -2,15 +2,87 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
-from typing import Any
+from collections.abc import Callable, Collection, Mapping
+from typing import Any, NamedTuple
 
 from pydantic import ValidationError
 
-from malmoi.models.config import TransformerConfig
+from malmoi.models.config import MOST_LAYERS, MOST_SIZE, MOST_VOCAB, TransformerConfig
 from malmoi.util.errors import UserError
 
 Json = dict[str, Any]
+
+
+class Wanted(NamedTuple):
+    """What the value of a key in a config of others must be: in words, and as a check."""
+
+    words: str
+    holds: Callable[[Any], bool]
+
+
+def _whole(least: int, most: int) -> Wanted:
+    words = f"a whole number from {least} to {most:,}"
+    return Wanted(words, lambda it: type(it) is int and least <= it <= most)
+
+
+def _real(least: float, most: float) -> Wanted:
+    words = f"a number from {least:g} to {most:g}"
+    return Wanted(words, lambda it: type(it) in (int, float) and least <= it <= most)
+
+
+def _or_null(wanted: Wanted) -> Wanted:
+    return Wanted(f"{wanted.words}, or null", lambda it: it is None or wanted.holds(it))
+
+
+def _list_of(*kinds: type) -> Callable[[Any], bool]:
+    return lambda it: it is None or (isinstance(it, list) and all(type(one) in kinds for one in it))
+
+
+_SIZE, _LAYERS, _SCALE = _whole(1, MOST_SIZE), _whole(1, MOST_LAYERS), _or_null(_real(1e-6, 1e12))
+# Every value that is read from a config of others, so that what reads it need not ask what it is.
+_VALUES: dict[str, Wanted] = {
+    "vocab_size": _whole(1, MOST_VOCAB),
+    **dict.fromkeys(("num_hidden_layers", "n_layer", "n_layers"), _LAYERS),
+    **dict.fromkeys((
+        "max_position_embeddings", "n_positions", "hidden_size", "n_embd", "dim", "num_attention_heads",
+        "n_head", "n_heads", "hidden_dim",
+    ), _SIZE),
+    **dict.fromkeys((
+        "intermediate_size", "n_inner", "num_key_value_heads", "head_dim", "sliding_window",
+        "sliding_window_pattern", "no_rope_layer_interval", "original_max_position_embeddings",
+    ), _or_null(_SIZE)),
+    **dict.fromkeys(("max_window_layers", "type_vocab_size"), _or_null(_whole(0, MOST_SIZE))),
+    "pad_token_id": _or_null(_whole(-1, MOST_VOCAB)),
+    **dict.fromkeys(("rms_norm_eps", "layer_norm_epsilon", "layer_norm_eps"), _real(1e-30, 1.0)),
+    **dict.fromkeys((
+        "query_pre_attn_scalar", "attn_logit_softcapping", "final_logit_softcapping", "rope_theta",
+        "rope_local_base_freq", "factor", "low_freq_factor", "high_freq_factor", "beta_fast", "beta_slow",
+        "mscale", "mscale_all_dim", "attention_factor",
+    ), _SCALE),
+    **dict.fromkeys((
+        "tie_word_embeddings", "attention_bias", "mlp_bias", "use_sliding_window",
+    ), Wanted("true or false", lambda it: it is None or type(it) is bool)),
+    **dict.fromkeys((
+        "hidden_act", "hidden_activation", "activation", "rope_type",
+    ), Wanted("text", lambda it: it is None or type(it) is str)),
+    "layer_types": Wanted("a list of text", _list_of(str)),
+    "no_rope_layers": Wanted("a list of 0 and 1", _list_of(int, bool)),
+}  # fmt: skip
+_ROPE = ("rope_scaling", "rope_parameters", "full_attention", "sliding_attention")  # objects inside a config
+
+
+def check_values(found: Mapping[str, Any], where: str = "") -> None:
+    """Raise UserError for the first value that is of another kind, or beyond what any model has.
+
+    found: a config of others, or an object in it (`where` says which).
+    """
+    for name, value in found.items():
+        wanted = _VALUES.get(name)
+        if wanted is not None and not wanted.holds(value):
+            raise UserError(f"config.json has {where}{name} = {value!r}; it must be {wanted.words}")
+        if isinstance(value, dict) and name in _ROPE:
+            check_values(value, f"{where}{name}.")
+
 
 # What every architecture can say, whatever its value.
 _SIZES = frozenset({

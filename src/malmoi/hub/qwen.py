@@ -17,7 +17,8 @@ class Qwen(LlamaFamily):
 
 
 def _slides(found: Json, layer: int) -> bool:
-    return layer >= found.get("max_window_layers", 28)
+    first = found.get("max_window_layers")
+    return layer >= (28 if first is None else first)
 
 
 QWEN2 = Qwen(

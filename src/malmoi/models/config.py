@@ -6,40 +6,49 @@ from collections.abc import Sequence
 from itertools import cycle, islice
 from typing import Annotated, Literal, NamedTuple, Self
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, TypeAdapter, model_validator
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, model_validator
+
+# No model is larger: a damaged config is refused before memory or time is spent on it.
+MOST_VOCAB, MOST_LAYERS, MOST_SIZE = 1 << 24, 10_000, (1 << 31) - 1
 
 Dropout = Annotated[float, Field(ge=0, lt=1)]
+VocabSize = Annotated[int, Field(gt=0, le=MOST_VOCAB)]
+Layers = Annotated[int, Field(gt=0, le=MOST_LAYERS)]
+Size = Annotated[int, Field(gt=0, le=MOST_SIZE)]
+Scale = Annotated[float, Field(ge=1e-6, le=1e12)]  # what numbers are multiplied or divided by, in 32 bits
+Theta = Annotated[float, Field(gt=1, le=1e12)]  # the base of rotary positions
+Epsilon = Annotated[float, Field(gt=0, le=1)]
 Part = Literal["qkv", "out", "ff", "norm"]  # what may have biases: attention in and out, feed-forward, norms
 
 
 class StrictModel(BaseModel):
     """A frozen pydantic model in which an unknown key is an error."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class LinearRope(StrictModel):
     """Positions divided by `factor` (Chen et al. 2023)."""
 
     rope_type: Literal["linear"] = "linear"
-    factor: PositiveFloat
+    factor: Scale
 
 
 class DynamicRope(StrictModel):
     """NTK scaling: the base grows with rows that are longer than the model's context."""
 
     rope_type: Literal["dynamic"] = "dynamic"
-    factor: PositiveFloat
+    factor: Scale
 
 
 class Llama3Rope(StrictModel):
     """Slow frequencies divided by `factor`, fast ones as they are, a ramp between (Llama 3.1)."""
 
     rope_type: Literal["llama3"] = "llama3"
-    factor: PositiveFloat
-    low_freq_factor: PositiveFloat
-    high_freq_factor: PositiveFloat
-    original_max_position_embeddings: PositiveInt
+    factor: Scale
+    low_freq_factor: Scale
+    high_freq_factor: Scale
+    original_max_position_embeddings: Size
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -52,13 +61,13 @@ class YarnRope(StrictModel):
     """YaRN (Peng et al. 2023): a ramp over dimensions, and sharper attention."""
 
     rope_type: Literal["yarn"] = "yarn"
-    factor: PositiveFloat
-    original_max_position_embeddings: PositiveInt
-    attention_factor: PositiveFloat | None = None
-    beta_fast: PositiveFloat = 32.0
-    beta_slow: PositiveFloat = 1.0
-    mscale: PositiveFloat | None = None
-    mscale_all_dim: PositiveFloat | None = None
+    factor: Scale
+    original_max_position_embeddings: Size
+    attention_factor: Scale | None = None
+    beta_fast: Scale = 32.0
+    beta_slow: Scale = 1.0
+    mscale: Scale | None = None
+    mscale_all_dim: Scale | None = None
     truncate: bool = True
 
 
@@ -66,11 +75,11 @@ class LongRope(StrictModel):
     """LongRoPE (Ding et al. 2024): a divisor for each frequency, another for longer rows."""
 
     rope_type: Literal["longrope"] = "longrope"
-    factor: PositiveFloat
+    factor: Scale
     original_max_position_embeddings: Annotated[int, Field(gt=1)]
-    short_factor: tuple[PositiveFloat, ...]
-    long_factor: tuple[PositiveFloat, ...]
-    attention_factor: PositiveFloat | None = None
+    short_factor: tuple[Scale, ...]
+    long_factor: tuple[Scale, ...]
+    attention_factor: Scale | None = None
 
 
 RopeScaling = Annotated[
@@ -92,14 +101,14 @@ class TransformerConfig(StrictModel):
     """A decoder Transformer, composed from blocks by these choices (never by a model's name)."""
 
     family: Literal["transformer"] = "transformer"
-    vocab_size: PositiveInt
-    context: PositiveInt  # the most positions that the model was made for
-    layers: PositiveInt
-    width: PositiveInt
-    heads: PositiveInt
-    kv_heads: PositiveInt | None = None  # fewer than heads: grouped-query attention; None: as many as heads
-    head_width: PositiveInt | None = None  # None: width / heads
-    ff_width: PositiveInt | None = None  # None: 8/3 width (gated) or 4 width (gelu), rounded up to 64
+    vocab_size: VocabSize
+    context: Size  # the most positions that the model was made for
+    layers: Layers
+    width: Size
+    heads: Size
+    kv_heads: Size | None = None  # fewer than heads: grouped-query attention; None: as many as heads
+    head_width: Size | None = None  # None: width / heads
+    ff_width: Size | None = None  # None: 8/3 width (gated) or 4 width (gelu), rounded up to 64
     norm: Literal["rms", "layer"] = "rms"
     norm_offset: bool = False  # RMSNorm's weights are stored minus one
     post_norm: bool = False  # what attention and feed-forward give is normed, too
@@ -109,16 +118,16 @@ class TransformerConfig(StrictModel):
     qk_norm: bool = False
     tied: bool = False  # one matrix for embedding and output
     scaled_embedding: bool = False  # embeddings times sqrt(width)
-    query_scalar: PositiveInt | None = None  # scores are divided by its root; None: by the head width's
-    attention_softcap: PositiveFloat | None = None  # scores s become cap tanh(s / cap)
-    logit_softcap: PositiveFloat | None = None  # the same for the final logits
-    window: PositiveInt | None = None  # each position sees at most this many, itself included
+    query_scalar: Size | None = None  # scores are divided by its root; None: by the head width's
+    attention_softcap: Scale | None = None  # scores s become cap tanh(s / cap)
+    logit_softcap: Scale | None = None  # the same for the final logits
+    window: Size | None = None  # each position sees at most this many, itself included
     window_layers: tuple[bool, ...] | None = None  # a pattern, repeated over the layers; None: all have it
-    rope_theta: PositiveFloat = 10_000.0
+    rope_theta: Theta = 10_000.0
     rope: RopeScaling | None = None  # how rotary positions reach further; None: they do not
     rope_layers: tuple[bool, ...] | None = None  # a pattern; None: all layers turn by position
-    window_rope_theta: PositiveFloat | None = None  # layers with a window: this base, unscaled; None: as all
-    norm_eps: PositiveFloat = 1e-5
+    window_rope_theta: Theta | None = None  # layers with a window: this base, unscaled; None: as all
+    norm_eps: Epsilon = 1e-5
     dropout: Dropout = 0.0  # on embeddings and residual branches, never inside attention
 
     @model_validator(mode="after")
@@ -143,6 +152,8 @@ class TransformerConfig(StrictModel):
             raise ValueError("window_layers and window_rope_theta need a window")
         if self.position != "rotary" and (self.rope or self.rope_layers or self.window_rope_theta):
             raise ValueError("rope, rope_layers and window_rope_theta are for rotary positions")
+        if isinstance(self.rope, DynamicRope) and self.size_of_head < 4:
+            raise ValueError(f"rope_type dynamic needs a head width of at least 4, not {self.size_of_head}")
         if isinstance(self.rope, LongRope):
             for name in ("short_factor", "long_factor"):
                 if len(getattr(self.rope, name)) != self.size_of_head // 2:
@@ -190,9 +201,9 @@ class RecurrentConfig(StrictModel):
     """A recurrent language model: embedding, a stack of RNN, LSTM or GRU layers, output."""
 
     family: Literal["rnn", "lstm", "gru"]
-    vocab_size: PositiveInt
-    layers: PositiveInt
-    width: PositiveInt
+    vocab_size: VocabSize
+    layers: Layers
+    width: Size
     tied: bool = True
     dropout: Dropout = 0.0
 
@@ -206,12 +217,12 @@ class ReaderConfig(StrictModel):
     """What encoders and encoder-decoders share. heads: of a Transformer; recurrent networks have none."""
 
     family: Literal["transformer", "lstm", "gru", "rnn"]
-    vocab_size: PositiveInt
-    layers: PositiveInt = 2
-    width: PositiveInt = 128
-    heads: PositiveInt = 4
+    vocab_size: VocabSize
+    layers: Layers = 2
+    width: Size = 128
+    heads: Size = 4
     dropout: Dropout = 0.0
-    context: PositiveInt = 512  # positions prepared for a Transformer; rows may be longer
+    context: Size = 512  # positions prepared for a Transformer; rows may be longer
 
     @model_validator(mode="after")
     def _check(self) -> Self:

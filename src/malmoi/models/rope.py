@@ -45,8 +45,7 @@ class Rotary(nn.Module):
         self.register_buffer("cos_TC", torch.empty(0), persistent=False)
         self.register_buffer("sin_TC", torch.empty(0), persistent=False)
         # they grow when longer rows come: a context of 128,000 takes more memory than many a matrix
-        first = positions if self.steady is not None else min(positions, 4096)
-        self.reserve(first, torch.device("cpu"))
+        self.reserve(min(positions, 4096), torch.device("cpu"))
 
     @classmethod
     def of(cls, config: TransformerConfig, *, in_window: bool = False) -> Rotary:
