@@ -172,11 +172,17 @@ def change_config(folder: Path, **changes: Any) -> None:
     [
         ({"base_model_name_or_path": "/none/there"}, "an adapter for the model /none/there, which is not"),
         ({"base_model_name_or_path": None}, "which is not there"),
-        ({"base_model_name_or_path": "."}, "which is not there"),
+        ({"base_model_name_or_path": "."}, "for itself"),
+        ({"base_model_name_or_path": "../adapter"}, "for itself"),
+        ({"base_model_name_or_path": "a\0b"}, "which is not there"),
+        ({"base_model_name_or_path": "x" * 5000}, "which is not there"),
         ({"peft_type": "IA3"}, "peft_type = 'IA3'"),
         ({"use_dora": True}, "use_dora = True"),
         ({"rank_pattern": {"q_proj": 2}}, "rank_pattern"),
         ({"r": "many"}, "cannot be used"),
+        ({"r": 0}, "cannot be used"),
+        ({"lora_alpha": float("nan")}, "cannot be used"),
+        ({"lora_alpha": 10**200}, "cannot be used"),
     ],
 )
 def test_a_config_that_we_cannot_follow(changes: dict[str, Any], said: str, tmp_path: Path) -> None:

@@ -194,7 +194,7 @@ WRONG: dict[str, tuple[Callable[[Path], Any], str]] = {
     "no output matrix": (changed(lambda t: t.pop("lm_head.weight")), r"lack lm_head\.weight \(61x32\)"),
     "config of another width": (config(intermediate_size=77), r"gate_proj\.weight is \d+x32, not 77x32"),
     "config with more layers": (config(num_hidden_layers=4), r"lack model\.layers\.\d.* and \d+ more"),
-    "config with endless layers": (config(num_hidden_layers=10**9), "num_hidden_layers = 1000000000; .* from 1 to 10,000"),
+    "config with endless layers": (config(num_hidden_layers=10**9), "num_hidden_layers = 1000000000"),
     "config with fewer layers": (config(num_hidden_layers=1), r"have model\.layers\.1"),
     "gptq": (config(quantization_config={"quant_method": "gptq", "bits": 4}), r"quantised \(gptq\)"),
     "fp8": (config(quantization_config={"quant_method": "fp8"}), r"quantised \(fp8\)"),

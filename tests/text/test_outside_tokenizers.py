@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import sentencepiece
 import transformers
-from hypothesis import HealthCheck, example, given, settings
+from hypothesis import HealthCheck, assume, example, given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer as Backend
 from tokenizers import processors
@@ -188,6 +188,7 @@ def test_older_files_give_the_ids_of_transformers(form: str, tmp_path: Path) -> 
     @given(ANY_TEXT)
     @example("")
     def check(text: str) -> None:
+        assume(not any(name in text for name in theirs.all_special_tokens))  # text here, a special there
         assert ours.encode(text) == theirs.encode(text, add_special_tokens=False)
 
     check()

@@ -189,7 +189,11 @@ def test_a_tokenizer_without_an_end_of_text_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [(None, "does not exist"), ("{", "not valid JSON"), ('{"model": 3}', "is not a tokenizer")],
+    [
+        (None, "does not exist"),
+        ("{", "is not a tokenizer .EOF while parsing"),
+        ('{"model": 3}', "is not a tokenizer"),
+    ],
 )
 def test_a_broken_file_is_named(content: str | None, message: str, tmp_path: Path) -> None:
     if content is not None:

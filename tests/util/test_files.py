@@ -59,6 +59,7 @@ def test_broken_json_is_named(tmp_path: Path, content: bytes) -> None:
         "cut": ('{"a": [1, 2', "Expecting"),
         "empty": ("", "Expecting value"),
         "text after it": ("{} {}", "Extra data"),
+        "half a character": ('{"a": "\\ud83d"}', "surrogates not allowed"),
     }.values(),
 )
 def test_hostile_json_is_one_line(tmp_path: Path, content: str, wrong: str) -> None:
@@ -83,8 +84,8 @@ def test_what_is_no_regular_file_is_not_read(tmp_path: Path) -> None:
 
 def test_an_object_has_its_keys(tmp_path: Path) -> None:
     path = tmp_path / "run.json"
-    path.write_text('{"a": 1, "b": 2, "a": 3}')
-    assert files.read_object(path, "a", "b") == {"a": 3, "b": 2}
+    path.write_text('{"a": 1, "b": "\\ud83d\\ude00", "a": 3}')
+    assert files.read_object(path, "a", "b") == {"a": 3, "b": "😀"}
     with pytest.raises(UserError, match="has no c, d"):
         files.read_object(path, "a", "c", "d")
     path.write_text("[]")

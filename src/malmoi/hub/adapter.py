@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from malmoi.hub.architectures import Architecture, architecture_of, obstacle
 from malmoi.hub.outside import Json, require
 from malmoi.hub.weights import load_weights, save_weights
-from malmoi.models.config import TransformerConfig
+from malmoi.models.config import MOST_SIZE, TransformerConfig
 from malmoi.models.language import LanguageModel
 from malmoi.models.lora import (
     LoRALinear,
@@ -34,6 +34,7 @@ from malmoi.util.errors import UserError
 
 ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 _PREFIX, _ROWS = "base_model.model.", ".token_adapter.trainable_tokens_delta"
+_MOST_ALPHA = 1e6
 # what changes an adapter's function without a tensor of its own
 _UNKNOWN = (
     "rank_pattern", "alpha_pattern", "use_dora", "use_qalora", "use_bdlora", "layer_replication",
@@ -92,15 +93,35 @@ def save_adapter(folder: Path, model: LanguageModel, base: Path, tokenizer: Toke
 
 
 def base_of(folder: Path) -> Path:
-    """The model (or adapter) folder that an adapter is for. Raises UserError where it is not there."""
-    name = str(_config(folder).get("base_model_name_or_path"))
-    base = folder / name
-    if not (base / "config.json").is_file() and (not is_adapter(base) or base.samefile(folder)):
+    """The model (or adapter) folder that an adapter is for. Raises UserError where it is not there, and where
+    it is for itself, be it by way of others."""
+    seen, base = {folder.resolve()}, _next(folder)
+    first = base
+    while is_adapter(base) and not (base / "config.json").is_file():
+        if base.resolve() in seen:
+            raise UserError(
+                f"{folder} is an adapter for an adapter that is for itself ({base}); "
+                f"put a model's folder into base_model_name_or_path of {ADAPTER_CONFIG}"
+            )
+        seen.add(base.resolve())
+        base = _next(base)
+    return first
+
+
+def _next(folder: Path) -> Path:
+    """What the folder's own config says."""
+    name = _config(folder).get("base_model_name_or_path")
+    try:
+        base = folder / str(name)
+        is_there = (base / "config.json").is_file() or is_adapter(base)
+    except (OSError, ValueError):  # no name that a folder can have
+        is_there = False
+    if not is_there:
         raise UserError(
             f"{folder} is an adapter for the model {name}, which is not there; "
             f"put that model's folder into base_model_name_or_path of {ADAPTER_CONFIG}"
         )
-    return base
+    return folder / str(name)
 
 
 def load_adapter(folder: Path, model: LanguageModel) -> None:
@@ -109,14 +130,7 @@ def load_adapter(folder: Path, model: LanguageModel) -> None:
     Raises UserError where the adapter does not fit the model, or does what ours cannot.
     """
     config, tensors = _config(folder), load_weights(folder / ADAPTER_WEIGHTS)
-    try:
-        rank, alpha = int(config["r"]), float(config["lora_alpha"])
-        dropout = float(config.get("lora_dropout") or 0.0)
-    except (KeyError, TypeError, ValueError) as error:
-        raise UserError(
-            f"{folder / ADAPTER_CONFIG} cannot be used ({error!r}); save the adapter again"
-        ) from None
-    scale = alpha / (math.sqrt(rank) if config.get("use_rslora") else rank)
+    scale, dropout = _scale(config, folder)
     model.requires_grad_(False)
     for name, layer in inner_layers(model).items():
         found = [
@@ -132,6 +146,21 @@ def load_adapter(folder: Path, model: LanguageModel) -> None:
         )
 
 
+def _scale(config: Json, folder: Path) -> tuple[float, float]:
+    """What B A is multiplied by, and the dropout. Raises UserError for anything but numbers within reason."""
+    rank, alpha, dropout = config.get("r"), config.get("lora_alpha"), config.get("lora_dropout") or 0.0
+    if (
+        type(rank) is int and 0 < rank <= MOST_SIZE
+        and isinstance(alpha, int | float) and abs(alpha) <= _MOST_ALPHA
+        and isinstance(dropout, int | float) and 0 <= dropout < 1
+    ):  # fmt: skip
+        return alpha / (math.sqrt(rank) if config.get("use_rslora") else rank), float(dropout)
+    raise UserError(
+        f"{folder / ADAPTER_CONFIG} has {rank=}, {alpha=}, {dropout=}, which cannot be used; "
+        "save the adapter again"
+    )
+
+
 def _take_rows(config: Json, tensors: dict[str, Tensor], model: LanguageModel, folder: Path) -> None:
     """Give tokens the vectors that the adapter has for them, which are taken out of `tensors`."""
     found = config.get("trainable_token_indices") or {}
@@ -140,8 +169,13 @@ def _take_rows(config: Json, tensors: dict[str, Tensor], model: LanguageModel, f
         rows_KD = tensors.pop(f"{_PREFIX}{outside}{_ROWS}", None)
         if rows_KD is None:
             continue
-        ids = found if isinstance(found, list) else found.get(outside.rpartition(".")[2])
-        if not isinstance(ids, list) or rows_KD.shape != (len(ids), model.config.width):
+        named = found.get(outside.rpartition(".")[2]) if isinstance(found, dict) else found
+        ids = (
+            [id for id in named if type(id) is int and 0 <= id < model.vocab_size]
+            if isinstance(named, list)
+            else []
+        )
+        if ids != named or rows_KD.shape != (len(ids), model.config.width):
             raise UserError(f"{folder / ADAPTER_CONFIG} has no trainable_token_indices that fit {outside}")
         train_rows(model, name, ids)
         with torch.no_grad():
@@ -150,9 +184,7 @@ def _take_rows(config: Json, tensors: dict[str, Tensor], model: LanguageModel, f
 
 
 def _config(folder: Path) -> Json:
-    config = files.read_json(folder / ADAPTER_CONFIG)
-    if not isinstance(config, dict):
-        raise UserError(f"{folder / ADAPTER_CONFIG} is not a JSON object; save the adapter again")
+    config = files.read_object(folder / ADAPTER_CONFIG)
     require(config, "peft_type", "LORA", file=ADAPTER_CONFIG)
     for name in _UNKNOWN:
         require(config, name, None, False, {}, [], file=ADAPTER_CONFIG)

@@ -16,13 +16,13 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor
 
-from malmoi.hub.outside import Json, first_fault, require
+from malmoi.hub.outside import Json, check_values, first_fault, require
 from malmoi.hub.weights import Checkpoint, open_checkpoint
 from malmoi.models.bert import BertConfig, BertEncoder
 from malmoi.text.tokenizer import Tokenizer
 from malmoi.text.tokenizer_files import token_name
 from malmoi.util import files
-from malmoi.util.errors import UserError, nearest
+from malmoi.util.errors import DAMAGE, UserError, nearest
 
 CONFIG = "config.json"
 _WORDS = "embeddings.word_embeddings"
@@ -153,8 +153,8 @@ def load_bert(folder: Path, *, dropout: float = 0.0) -> BertEncoder:
 def _load(folder: Path, dropout: float) -> tuple[Kin, BertEncoder]:
     if not (folder / CONFIG).is_file():
         raise UserError(f"{folder} has no {CONFIG}; give the folder of a BERT, RoBERTa or DistilBERT encoder")
-    found = files.read_json(folder / CONFIG)
-    model_type = str(found.get("model_type")) if isinstance(found, dict) else "none"
+    found = files.read_object(folder / CONFIG)
+    model_type = str(found.get("model_type"))
     if model_type not in ENCODERS:
         raise UserError(
             f"{folder} holds no encoder that can be read here: its model_type is {model_type!r}; "
@@ -162,22 +162,28 @@ def _load(folder: Path, dropout: float) -> tuple[Kin, BertEncoder]:
         )
     kin = ENCODERS[model_type]
     try:
+        check_values(found)
         config = kin.config(found, dropout)
+        checkpoint = open_checkpoint(folder)
+        if config.layers > len(checkpoint):
+            raise UserError(f"it has {config.layers} layers, but there are only {len(checkpoint)} tensors")
+        with torch.device("meta"):  # the weights come from the files: none are made
+            encoder = BertEncoder(config)
     except KeyError as error:
         raise UserError(f"{folder / CONFIG} has no {error}") from None
-    except (UserError, TypeError, ValidationError) as error:
-        reason = first_fault(error) if isinstance(error, ValidationError) else error
-        raise UserError(f"{folder / CONFIG} cannot be used: {reason}") from None
-    with torch.device("meta"):  # the weights come from the files: none are made
-        encoder = BertEncoder(config)
-    weights = _weights(folder, kin, encoder, found)
-    encoder.load_state_dict(weights, assign=True)
+    except DAMAGE as error:
+        reason = first_fault(error) if isinstance(error, ValidationError) else str(error)
+        raise UserError(
+            reason if str(folder) in reason else f"{folder / CONFIG} cannot be used: {reason}"
+        ) from None
+    encoder.load_state_dict(_weights(folder, kin, encoder, found, checkpoint), assign=True)
     return kin, encoder.eval()
 
 
-def _weights(folder: Path, kin: Kin, encoder: BertEncoder, found: Json) -> dict[str, Tensor]:
+def _weights(
+    folder: Path, kin: Kin, encoder: BertEncoder, found: Json, checkpoint: Checkpoint
+) -> dict[str, Tensor]:
     """All of the encoder's tensors by our names."""
-    checkpoint = open_checkpoint(folder)
     prefix = next(
         (name[: -len(f"{_WORDS}.weight")] for name in checkpoint if name.endswith(f"{_WORDS}.weight")), ""
     )
@@ -223,9 +229,7 @@ def _pooling(folder: Path) -> SentencePooling:
     path = folder / "1_Pooling" / CONFIG
     if not path.is_file():
         return "mean"
-    found = files.read_json(path)
-    if not isinstance(found, dict):
-        raise UserError(f"{path} is not a JSON object; copy the folder again")
+    found = files.read_object(path)
     wanted = [name for name in found if name.startswith("pooling_mode_") and found[name] is True]
     if len(wanted) != 1 or wanted[0] not in _POOLINGS:
         raise UserError(f"{path} asks for {', '.join(wanted) or 'no pooling'}; known: {', '.join(_POOLINGS)}")

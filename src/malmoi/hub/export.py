@@ -25,6 +25,7 @@ from malmoi.models.language import LanguageModel
 from malmoi.models.ngram import KneserNey
 from malmoi.text.chat import ChatFormat, chat_template
 from malmoi.text.tokenizer import Tokenizer
+from malmoi.text.tokenizer_files import token_ids
 from malmoi.util import files
 from malmoi.util.errors import UserError, nearest
 
@@ -56,12 +57,12 @@ def export(folder: Path, to: str, out: Path, dtype: str | None = None) -> list[s
 
 def _export_hf(folder: Path, out: Path, dtype: str) -> list[str]:
     model, tokenizer = _loaded(folder)
-    card = (folder / CARD).read_text(encoding="utf-8") if (folder / CARD).is_file() else ""
+    card = files.read_text(folder / CARD) if (folder / CARD).is_file() else ""
     with files.new_folder(out) as made:
         ends = [id for id in _ends(folder, tokenizer) if tokenizer and id != tokenizer.specials.eos]
         save_model(made, model.to(_TORCH[dtype]), tokenizer, card, ends=ends)
         kind = str(_TORCH[dtype]).removeprefix("torch.")
-        files.write_json(made / CONFIG, files.read_json(made / CONFIG) | {"torch_dtype": kind})
+        files.write_json(made / CONFIG, files.read_object(made / CONFIG) | {"torch_dtype": kind})
         again = load_model(made)
         assert isinstance(again.model, LanguageModel)
         told = verify.in_transformers(made, again.model, again.tokenizer)
@@ -174,8 +175,8 @@ def _ends(folder: Path, tokenizer: Tokenizer | None) -> list[int]:
     if tokenizer is None:
         return []
     path = _whole(folder) / _GENERATION
-    named = files.read_json(path).get("eos_token_id") if path.is_file() else None
-    found = named if isinstance(named, list) else [] if named is None else [named]
+    named = files.read_object(path).get("eos_token_id") if path.is_file() else None
+    found = token_ids(named, f"{path}: eos_token_id")
     template = chat_template(tokenizer)
     if template is not None:
         with suppress(UserError):  # a template for something else than one turn after another

@@ -8,9 +8,10 @@ it is read.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +20,7 @@ from torch.overrides import TorchFunctionMode
 from malmoi.hub.weights import Checkpoint
 from malmoi.util.errors import UserError
 
+Outside = Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]]
 Model = TypeVar("Model", bound=nn.Module)
 _FILLS = {
     Tensor.normal_, Tensor.uniform_, Tensor.fill_, Tensor.zero_, nn.init.normal_, nn.init.uniform_,
@@ -45,31 +47,18 @@ class _Unfilled(TorchFunctionMode):
         return func(*args, **named)
 
 
-def check_fit(
-    build: Callable[[], nn.Module],
-    pairs: Callable[[Mapping[str, Tensor]], Iterable[tuple[str, Tensor]]],
-    stored: Checkpoint,
-    outside: Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]] = dict,
-) -> None:
+def check_fit(build: Callable[[], nn.Module], stored: Checkpoint, outside: Outside = dict) -> None:
     """Compare the model that `build` makes with what is stored, by names and sizes alone.
 
-    pairs: from stored tensors to (our name, values). outside: what some of our tensors are in the checkpoint,
-    for messages. Raises UserError naming tensors that are missing or of another shape.
+    outside: what some of our tensors are in the checkpoint. Raises UserError naming tensors of another shape,
+    and those that are missing where the model has more numbers than are stored.
     """
     with _Unfilled(in_outline=True):
         targets = build().state_dict(keep_vars=True)
     _check_shapes(outside(_shapes_only(targets)), stored)
-    filled: set[int] = set()  # by identity: two names may share one matrix
-    for name, values in pairs(stored.outline()):
-        target = targets.get(name)
-        if target is None or target.shape != values.shape:
-            raise UserError(_unfit(name, values, target))
-        filled.add(id(target))
-    missing = {name: target for name, target in targets.items() if id(target) not in filled}
-    if missing:
-        wanted = outside(_shapes_only(missing))
-        gone = {name: tensor for name, tensor in wanted.items() if name not in stored} or wanted
-        raise UserError(f"the weights lack {_listed(f'{n} ({_size(t)})' for n, t in gone.items())}")
+    once = {id(target): (name, target) for name, target in reversed(targets.items())}
+    if sum(target.numel() for _, target in once.values()) > sum(map(math.prod, stored.shapes.values())):
+        _refuse_missing(dict(reversed(once.values())), stored, outside)
 
 
 def build_unfilled(build: Callable[[], Model], device: torch.device | str, dtype: torch.dtype) -> Model:
@@ -88,23 +77,30 @@ def build_unfilled(build: Callable[[], Model], device: torch.device | str, dtype
     return model
 
 
-def fill(model: nn.Module, pairs: Iterable[tuple[str, Tensor]], stored: Checkpoint) -> None:
-    """Give every tensor of `model` its values; `check_fit` has found that they fit.
+def fill(
+    model: nn.Module, pairs: Iterable[tuple[str, Tensor]], stored: Checkpoint, outside: Outside = dict
+) -> None:
+    """Give every tensor of `model` its values.
 
-    pairs: (our name, values), read from `stored` one by one. Raises UserError naming tensors that are left
-    over, and those that should be one and differ.
+    pairs: (our name, values), read from `stored` one by one. outside: as in `check_fit`. Raises UserError
+    naming tensors that are missing, left over, of another shape, or should be one and differ.
     """
     targets = model.state_dict(keep_vars=True)
     filled: dict[int, str] = {}  # by identity: two names may share one matrix
     with torch.no_grad():
         for name, values in pairs:
-            target = targets[name]
+            target = targets.get(name)
+            if target is None or target.shape != values.shape:
+                raise UserError(_unfit(name, values, target))
             if id(target) not in filled:
                 target.copy_(values)
             elif not torch.equal(target, values.to(target)):
                 raise UserError(f"config.json says that {name} is {filled[id(target)]}, but they differ")
             filled.setdefault(id(target), name)
             del values
+    missing = {name: target for name, target in targets.items() if id(target) not in filled}
+    if missing:
+        _refuse_missing(missing, stored, outside)
     left = sorted(name for name in stored.unread if not _TABLES.search(name))
     if left:
         raise UserError(
@@ -113,8 +109,14 @@ def fill(model: nn.Module, pairs: Iterable[tuple[str, Tensor]], stored: Checkpoi
         )
 
 
+def _refuse_missing(missing: Mapping[str, Tensor], stored: Checkpoint, outside: Outside) -> NoReturn:
+    wanted = outside(_shapes_only(missing))
+    gone = {name: tensor for name, tensor in wanted.items() if name not in stored} or wanted
+    raise UserError(f"the weights lack {_listed(f'{n} ({_size(t)})' for n, t in gone.items())}")
+
+
 def _shapes_only(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {name: torch.empty_like(tensor, device="meta") for name, tensor in tensors.items()}
+    return {name: torch.empty(tensor.shape, device="meta") for name, tensor in tensors.items()}
 
 
 def _check_shapes(wanted: Mapping[str, Tensor], stored: Checkpoint) -> None:

@@ -19,7 +19,7 @@ from malmoi.hub.adapter import base_of, is_adapter, load_adapter
 from malmoi.hub.architectures import ARCHITECTURES, Architecture, architecture_of, obstacle
 from malmoi.hub.bert import ENCODERS
 from malmoi.hub.card import CARD
-from malmoi.hub.filling import build_unfilled, check_fit, fill
+from malmoi.hub.filling import Outside, build_unfilled, check_fit, fill
 from malmoi.hub.outside import Json, check_values, first_fault
 from malmoi.hub.weights import WEIGHTS, Checkpoint, open_checkpoint, save_weights
 from malmoi.models.build import build_model
@@ -35,9 +35,7 @@ from malmoi.util.errors import DAMAGE, UserError, nearest
 CONFIG = "config.json"
 OWN_PREFIX = "malmoi_"
 NGRAM = f"{OWN_PREFIX}ngram"
-Tensors = Mapping[str, Tensor]
-Pairs = Callable[[Tensors], Iterable[tuple[str, Tensor]]]
-Outside = Callable[[Tensors], Tensors]
+Pairs = Callable[[Mapping[str, Tensor]], Iterable[tuple[str, Tensor]]]
 
 
 class ModelFolder(NamedTuple):
@@ -172,9 +170,9 @@ def _import(
             raise UserError(f"{stored.quantised}, no weights of float32, float16 or bfloat16")
         config, pairs, outside = _read_as(model_type, found)
         _check_sizes(config, stored)
-        check_fit(partial(build_model, config), pairs, stored, outside)
+        check_fit(partial(build_model, config), stored, outside)
         model = build_unfilled(partial(build_model, config), device, dtype or stored.dtype)
-        fill(model, pairs(stored), stored)
+        fill(model, pairs(stored), stored, outside)
         return model.to(device).eval()
     except DAMAGE as error:
         raise UserError(_why(folder, error)) from None

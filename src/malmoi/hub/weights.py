@@ -65,10 +65,6 @@ class Checkpoint(Mapping[str, Tensor]):
     def __contains__(self, name: object) -> bool:
         return name in self._files_of
 
-    def outline(self) -> dict[str, Tensor]:
-        """The tensors' shapes, as tensors without values: nothing is read."""
-        return {name: torch.empty(shape, device="meta") for name, shape in self.shapes.items()}
-
     def shape(self, name: str) -> str:
         """A tensor's size as people write it: 320x64."""
         return "x".join(map(str, self.shapes[name])) or "one number"

@@ -12,12 +12,12 @@ from __future__ import annotations
 from typing import Literal, Self
 
 import torch
-from pydantic import NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+from pydantic import NonNegativeInt, model_validator
 from torch import Tensor, nn
 from torch.nn import functional
 
 from malmoi.models.attention import Attention, Sight
-from malmoi.models.config import Dropout, StrictModel, TransformerConfig
+from malmoi.models.config import Dropout, Epsilon, Layers, Size, StrictModel, TransformerConfig, VocabSize
 
 
 class BertConfig(StrictModel):
@@ -26,15 +26,15 @@ class BertConfig(StrictModel):
     pad_id: the piece that fills rows up; text never produces it.
     """
 
-    vocab_size: PositiveInt
-    context: PositiveInt
-    layers: PositiveInt
-    width: PositiveInt
-    heads: PositiveInt
-    ff_width: PositiveInt
+    vocab_size: VocabSize
+    context: Size
+    layers: Layers
+    width: Size
+    heads: Size
+    ff_width: Size
     types: NonNegativeInt = 0
     activation: Literal["gelu", "gelu_tanh", "relu"] = "gelu"
-    norm_eps: PositiveFloat = 1e-12
+    norm_eps: Epsilon = 1e-12
     pad_id: NonNegativeInt = 0
     dropout: Dropout = 0.0  # on embeddings and residual branches, never inside attention
 
@@ -42,6 +42,8 @@ class BertConfig(StrictModel):
     def _check(self) -> Self:
         if self.width % self.heads:
             raise ValueError(f"width {self.width} is not a multiple of heads {self.heads}")
+        if self.pad_id >= self.vocab_size:
+            raise ValueError(f"pad_id {self.pad_id} is beyond the vocabulary of {self.vocab_size}")
         return self
 
     @property

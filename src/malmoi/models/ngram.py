@@ -20,6 +20,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from malmoi.models.config import MOST_VOCAB
 from malmoi.models.state import State
 from malmoi.util.errors import UserError
 
@@ -242,13 +243,26 @@ class KneserNey:
 
         Raises UserError where the two do not belong together.
         """
-        orders = range(1, config["order"] + 1)
-        parts = [(tensors[f"keys.{k}"].numpy(), tensors[f"counts.{k}"].numpy()) for k in orders]
-        vocab_size, sizes = config["vocab_size"], [1, *(len(keys_G) for keys_G, _ in parts)]
+        order, vocab_size, num_tokens = (config[name] for name in ("order", "vocab_size", "num_tokens"))
+        sizes = ((order, len(tensors) // 2), (vocab_size, MOST_VOCAB), (num_tokens, 1 << 62))
+        if not all(type(size) is int and 1 <= size <= most for size, most in sizes):
+            raise UserError(f"{order=}, {vocab_size=}, {num_tokens=} are not those of n-grams; copy it again")
+        parts = [(tensors[f"keys.{k}"].numpy(), tensors[f"counts.{k}"].numpy()) for k in range(1, order + 1)]
+        sizes = [1, *(len(keys_G) for keys_G, _ in parts)]
         for (keys_G, counts_G), num_contexts in zip(parts, sizes, strict=False):
-            if len(keys_G) != len(counts_G) or not 0 <= keys_G[0] <= keys_G[-1] < num_contexts * vocab_size:
+            if not _are_ngrams(keys_G, counts_G, num_contexts * vocab_size):
                 raise UserError("the n-grams do not fit order and vocab_size; copy or make the folder again")
-        return cls(_levels(parts, vocab_size), vocab_size, config["num_tokens"], config.get("note", ""))
+        return cls(_levels(parts, vocab_size), vocab_size, num_tokens, str(config.get("note", "")))
+
+
+def _are_ngrams(keys_G: NDArray[Any], counts_G: NDArray[Any], end: int) -> bool:
+    """Whether these are n-grams with rising keys below `end`, and how often each was seen."""
+    return (
+        keys_G.dtype == np.int64 and counts_G.dtype == np.int32
+        and keys_G.ndim == 1 and len(keys_G) > 0 and keys_G.shape == counts_G.shape
+        and keys_G[0] >= 0 and keys_G[-1] < end and bool((np.diff(keys_G) > 0).all())
+        and counts_G.min() >= 0
+    )  # fmt: skip
 
 
 def _count(stream_T: Ints, vocab_size: int, order: int) -> list[Level]:

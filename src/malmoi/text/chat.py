@@ -23,7 +23,8 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from malmoi.core import Message
 from malmoi.text.tokenizer import TURNS, Tokenizer
-from malmoi.util.errors import UserError
+from malmoi.text.tokenizer_files import is_chat_template
+from malmoi.util.errors import DAMAGE, UserError
 
 TEMPLATE = (
     "{% for message in messages %}<|{{ message['role'] }}|>"
@@ -52,7 +53,7 @@ class ChatFormat:
         self.tokenizer, self.template = tokenizer, template
         try:
             self._compiled = _environment().from_string(template)
-        except TemplateError as error:
+        except (TemplateError, SyntaxError, *DAMAGE) as error:  # nested too deep for Jinja, or for Python
             raise UserError(f"the chat template cannot be read ({error}); restore it") from None
 
     @classmethod
@@ -124,7 +125,7 @@ class ChatFormat:
         turns = [{"role": message.role, "content": message.content} for message in messages]
         try:
             return self._compiled.render(messages=turns, add_generation_prompt=reply, **tokens)
-        except TemplateError as error:
+        except (TemplateError, *DAMAGE) as error:
             raise UserError(f"the chat template refuses this conversation: {error}") from None
 
     def _span(self, messages: Sequence[Message], at: int, rendered: str) -> tuple[int, int]:
@@ -189,8 +190,8 @@ class ChatFormat:
 def chat_template(tokenizer: Tokenizer) -> str | None:
     """The template that the tokenizer was saved with; of several the one named "default"."""
     found = tokenizer.config.get("chat_template")
-    if isinstance(found, list):
-        found = {one.get("name"): one.get("template") for one in found}.get("default")
+    if isinstance(found, list) and is_chat_template(found):
+        found = {one["name"]: one["template"] for one in found}.get("default")
     return found if isinstance(found, str) else None
 
 

@@ -19,11 +19,13 @@ from typing import Any
 from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tokenizers
 from tokenizers import Tokenizer as Backend
 
-from malmoi.util.errors import UserError
+from malmoi.util.errors import DAMAGE, UserError
+from malmoi.util.files import read_bytes
 
 SPACE = "▁"
 _UNIGRAM, _BPE = 1, 2
 _NORMAL, _UNKNOWN, _CONTROL, _USER, _UNUSED, _BYTE = range(1, 7)
+_MOST_BYTES = 256 << 20
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 
 
@@ -52,10 +54,10 @@ class SentencePieceModel:
 def read_sentencepiece(path: Path) -> SentencePieceModel:
     """Read a `.model` file. Raises UserError where it is damaged or of a kind that has no equal here."""
     try:
-        return _parsed(path.read_bytes())
-    except (OSError, LookupError, ValueError, TypeError, struct.error) as error:
-        if isinstance(error, UserError):
-            raise UserError(f"{path}: {error}") from None
+        return _parsed(read_bytes(path, _MOST_BYTES))
+    except UserError as error:
+        raise UserError(str(error) if str(path) in str(error) else f"{path}: {error}") from None
+    except (*DAMAGE, struct.error) as error:
         raise UserError(f"{path} is not a SentencePiece model ({error}); copy it again") from None
 
 

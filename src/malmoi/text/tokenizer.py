@@ -284,7 +284,8 @@ class Tokenizer:
         try:
             return cls(*read_tokenizer(path))
         except UserError as error:
-            raise UserError(f"{path / TOKENIZER_FILE if path.is_dir() else path}: {error}") from None
+            where = path / TOKENIZER_FILE if path.is_dir() else path
+            raise UserError(str(error) if str(path) in str(error) else f"{where}: {error}") from None
 
     def to_json(self) -> str:
         """The content of `tokenizer.json`."""

@@ -11,8 +11,8 @@ and `config.json` say which tokens are special. Nothing else is read, and no cod
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +21,14 @@ from tokenizers import Tokenizer as Backend
 
 from malmoi.text.sentencepiece import read_sentencepiece, specials_of, to_backend
 from malmoi.util.errors import UserError
-from malmoi.util.files import read_json
+from malmoi.util.files import MOST_OBJECT_BYTES, read_object, read_text
 
 Config = dict[str, Any]
 
 TOKENIZER_FILE = "tokenizer.json"
 _SENTENCEPIECE = ("tokenizer.model", "spiece.model", "sentencepiece.model", "sentencepiece.bpe.model")
 _VOCAB, _MERGES, _WORDPIECES = "vocab.json", "merges.txt", "vocab.txt"
+_MOST_IDS, _MOST_TOKENIZER_BYTES = 1 << 31, 256 << 20
 _ROLES = ("bos", "eos", "pad", "unk", "cls", "sep", "mask")
 # The classes of `transformers` whose ids are what the files say; others shift them or cut texts differently.
 _BYTE_LEVEL = ("", "GPT2Tokenizer", "RobertaTokenizer", "Qwen2Tokenizer", "PreTrainedTokenizer")
@@ -54,30 +55,41 @@ def read_tokenizer(path: Path) -> tuple[Backend, Config]:
     if file is None:
         raise UserError(f"it does not exist, nor a SentencePiece model, {_VOCAB} or {_WORDPIECES}")
     config = _read_config(file.parent)
-    try:
+    with _library_errors():
         backend = _read_backend(file, config)
         if file.name != TOKENIZER_FILE:
             _add_tokens(backend, config, file.parent)
-    except UserError:
-        raise
-    except Exception as error:  # the library raises plain Exception
-        raise UserError(_no_tokenizer(error)) from None
-    _name_specials(backend, config, file.parent)
+        _name_specials(backend, config, file.parent)
     return backend, config
 
 
 def parse_tokenizer(content: str) -> Backend:
     """The tokenizer that the text of a `tokenizer.json` describes. Raises UserError where it is none."""
-    try:
+    with _library_errors():
         backend = Backend.from_str(content)
-    except Exception as error:  # the library raises plain Exception
-        raise UserError(_no_tokenizer(error)) from None
-    backend.no_padding()
-    backend.no_truncation()
+        if not backend.get_vocab_size():
+            raise UserError("it has no tokens; restore it or train one")
+        backend.no_padding()
+        backend.no_truncation()
     return backend
 
 
-def _no_tokenizer(error: Exception) -> str:
+@contextmanager
+def _library_errors() -> Iterator[None]:
+    """What the `tokenizers` library finds wrong in a file, as a UserError."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:  # the library raises plain Exception
+        raise UserError(_no_tokenizer(error)) from None
+    except BaseException as error:  # its panics are no Exception
+        if type(error).__name__ != "PanicException":
+            raise
+        raise UserError(_no_tokenizer(error)) from None
+
+
+def _no_tokenizer(error: BaseException) -> str:
     return f"it is not a tokenizer ({' '.join(str(error).split())[:200]}); restore it or train one"
 
 
@@ -106,7 +118,7 @@ def _read_backend(file: Path, config: Config) -> Backend:
     if file.name == _WORDPIECES:
         _require_kind(kind, _WORDPIECE, file)
         return _wordpiece(file, config)
-    return parse_tokenizer(json.dumps(read_json(file)))
+    return parse_tokenizer(read_text(file, _MOST_TOKENIZER_BYTES))
 
 
 def _require_kind(kind: str, known: tuple[str, ...], file: Path) -> None:
@@ -117,11 +129,11 @@ def _require_kind(kind: str, known: tuple[str, ...], file: Path) -> None:
 
 
 def _byte_level(file: Path, kind: str, config: Mapping[str, Any]) -> Backend:
-    lines = file.with_name(_MERGES).read_text(encoding="utf-8").split("\n")
+    lines = read_text(file.with_name(_MERGES), MOST_OBJECT_BYTES).split("\n")
     pairs = [line.split(" ") for line in lines if line and not line.startswith("#version")]
     unk = token_name(config.get("unk_token"))
     merges = [(left, right) for left, right in pairs]
-    vocab = read_json(file)
+    vocab = read_object(file)
     backend = Backend(models.BPE(vocab, merges, unk_token=unk if unk in vocab else None))
     prefix = bool(config.get("add_prefix_space", False))
     if kind == "Qwen2Tokenizer":
@@ -137,7 +149,7 @@ def _byte_level(file: Path, kind: str, config: Mapping[str, Any]) -> Backend:
 
 
 def _wordpiece(file: Path, config: Mapping[str, Any]) -> Backend:
-    lines = file.read_text(encoding="utf-8").split("\n")
+    lines = read_text(file, MOST_OBJECT_BYTES).split("\n")
     vocab = {line.rstrip("\r"): id for id, line in enumerate(lines) if line or id < len(lines) - 1}
     backend = Backend(models.WordPiece(vocab, unk_token=token_name(config.get("unk_token")) or "[UNK]"))
     backend.normalizer = normalizers.BertNormalizer(
@@ -161,17 +173,29 @@ def _read_config(folder: Path) -> Config:
             config[name] = value
     template, older = folder / "chat_template.jinja", _object(folder / "chat_template.json")
     if template.exists():  # where newer versions of `transformers` keep it
-        config["chat_template"] = template.read_text(encoding="utf-8")
+        config["chat_template"] = read_text(template, MOST_OBJECT_BYTES)
     elif config.get("chat_template") is None and "chat_template" in older:
         config["chat_template"] = older["chat_template"]
+    if not is_chat_template(config.get("chat_template")):
+        raise UserError('its chat_template is neither text nor a list of {"name", "template"}; restore it')
+    added = config.get("added_tokens_decoder") or {}
+    if not isinstance(added, dict) or not all(isinstance(token, dict) for token in added.values()):
+        raise UserError("added_tokens_decoder in tokenizer_config.json is no object of tokens; restore it")
     return config
 
 
+def is_chat_template(value: object) -> bool:
+    """Whether a config can have this as its `chat_template`: none, text, or several with names."""
+    if not isinstance(value, list):
+        return value is None or isinstance(value, str)
+    return all(
+        isinstance(one, dict) and isinstance(one.get("name"), str) and isinstance(one.get("template"), str)
+        for one in value
+    )
+
+
 def _object(path: Path) -> Config:
-    found = read_json(path) if path.exists() else {}
-    if not isinstance(found, dict):
-        raise UserError(f"{path.name} is not a JSON object; restore it")
-    return found
+    return read_object(path) if path.exists() else {}
 
 
 def _add_tokens(backend: Backend, config: Mapping[str, Any], folder: Path) -> None:
@@ -205,15 +229,28 @@ def _name_specials(backend: Backend, config: Config, folder: Path) -> None:
     sources = (_object(folder / "generation_config.json"), _object(folder / "config.json"))
     for role in ("bos", "eos", "pad"):
         for source in sources:
-            ids = source.get(f"{role}_token_id")
-            first = ids[0] if isinstance(ids, list) and ids else ids
-            if config.get(f"{role}_token") is None and isinstance(first, int) and first >= 0:
-                name = backend.id_to_token(first)
+            ids = token_ids(source.get(f"{role}_token_id"), f"{role}_token_id")
+            if config.get(f"{role}_token") is None and ids:
+                name = backend.id_to_token(ids[0])
                 config |= {f"{role}_token": name} if name is not None else {}
     ends = sources[0].get("eos_token_id")
-    also = [id for id in ends if isinstance(id, int) and id >= 0] if isinstance(ends, list) else []
+    also = token_ids(ends, "eos_token_id") if isinstance(ends, list) else []
     names = [name for id in also if (name := backend.id_to_token(id)) is not None]
     backend.add_special_tokens([AddedToken(name, special=True, normalized=False) for name in names])
+
+
+def token_ids(value: object, name: str) -> list[int]:
+    """The ids that a config gives under `name`: one, a list, or null; -1 is none, as in some older ones.
+
+    Raises UserError for anything else.
+    """
+    found: list[Any] = value if isinstance(value, list) else [] if value is None else [value]
+    for id in found:
+        if type(id) is not int or not -1 <= id < _MOST_IDS:
+            raise UserError(
+                f"{name} is {id!r}, which is no token's id; restore config.json and its neighbours"
+            )
+    return [id for id in found if id >= 0]
 
 
 def token_name(token: object) -> str | None:

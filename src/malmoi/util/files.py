@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -21,6 +22,7 @@ from malmoi.util.units import human_bytes
 
 MANIFEST = "manifest.json"
 MOST_BYTES, MOST_OBJECT_BYTES = 1 << 30, 64 << 20  # to read: of any text; of an object with settings
+_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 MOST_DEPTH, MOST_DIGITS = 64, 300  # of JSON; a longer number is beyond what a float holds
 RUN_RECORD, DEMO_MARK = "run.json", "demo.json"  # say that malmoi made the folder that holds them
 
@@ -75,8 +77,8 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, ensure_ascii=False, indent=2) + "\n")
 
 
-def read_text(path: Path, most_bytes: int = MOST_BYTES) -> str:
-    """A file of UTF-8 text. Raises UserError with the path where it is missing, too large or no text."""
+def read_bytes(path: Path, most_bytes: int = MOST_BYTES) -> bytes:
+    """A file as it is. Raises UserError with the path where it is missing, too large or cannot be read."""
     try:
         if not path.is_file():  # a pipe or a device would never end
             raise UserError(f"{path} is not a file" if path.exists() else f"{path} does not exist")
@@ -84,19 +86,27 @@ def read_text(path: Path, most_bytes: int = MOST_BYTES) -> str:
             raise UserError(
                 f"{path} has {human_bytes(size)}, more than {human_bytes(most_bytes)}; restore it"
             )
-        return path.read_text(encoding="utf-8")
+        return path.read_bytes()
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror or error})") from None
+
+
+def read_text(path: Path, most_bytes: int = MOST_BYTES) -> str:
+    """A file of UTF-8 text, line ends as \\n. Raises UserError as `read_bytes`, and where it is no text."""
+    try:
+        text = read_bytes(path, most_bytes).decode("utf-8")
     except UnicodeDecodeError as error:
         raise UserError(
             f"{path} is not UTF-8 text (byte {error.start}); save it as UTF-8 or restore it"
         ) from None
-    except OSError as error:
-        raise UserError(f"{path} cannot be read ({error.strerror or error})") from None
+    return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
 def parse_json(text: str) -> Any:
     """The value that a text is, as `json.loads`; of keys that come twice the last counts.
 
-    Raises ValueError for what is no JSON, is nested too deep, or holds a number that no float can.
+    Raises ValueError for what is no JSON, is nested too deep, or holds half a character or a number that no
+    float can.
     """
     try:
         value = json.loads(text, parse_int=_integer)
@@ -104,6 +114,8 @@ def parse_json(text: str) -> Any:
         raise ValueError(f"nested deeper than {MOST_DEPTH} levels") from None
     if _is_deep(value):
         raise ValueError(f"nested deeper than {MOST_DEPTH} levels")
+    if _SURROGATE.search(text):  # a pair of them is a character; one alone is in no text
+        json.dumps(value, ensure_ascii=False).encode()
     return value
 
 
