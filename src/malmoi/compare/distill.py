@@ -34,7 +34,7 @@ from malmoi.models.config import StrictModel
 from malmoi.tasks import make_task
 from malmoi.tasks.base import Task
 from malmoi.util.errors import UserError
-from malmoi.util.files import MANIFEST, check_folder, read_json, sha256, write_json, write_text
+from malmoi.util.files import MANIFEST, check_folder, parse_json, read_json, sha256, write_json, write_text
 from malmoi.util.units import counted
 
 RECORD, ANSWERS, LABELLED, TRAIN, TEST = (
@@ -293,7 +293,7 @@ def _whole_lines(path: Path) -> list[Json]:
     found: list[Json] = []
     for line in path.read_text(encoding="utf-8").split("\n") if path.exists() else ():
         try:
-            found += [json.loads(line)] if line else []
+            found += [parse_json(line)] if line else []
         except ValueError:
             break
     return found

@@ -6,8 +6,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
-
 from malmoi.hub.card import CARD
 from malmoi.hub.folder import CONFIG, OWN_PREFIX, WEIGHTS
 from malmoi.hub.weights import load_weights, save_weights
@@ -15,7 +13,7 @@ from malmoi.methods.base import Method, Parts
 from malmoi.methods.registry import METHODS, make_method
 from malmoi.tasks import make_task
 from malmoi.util import files
-from malmoi.util.errors import UserError
+from malmoi.util.errors import DAMAGE, UserError
 
 _OURS = {CONFIG, WEIGHTS, CARD, files.MANIFEST}
 
@@ -37,7 +35,7 @@ def save_method(folder: Path, method: Method, card: str = "") -> None:
 def write_card(folder: Path, card: str) -> None:
     """Put another card into a method's folder, and its hash into the manifest."""
     files.write_text(folder / CARD, card)
-    manifest = files.read_json(folder / files.MANIFEST)
+    manifest = files.read_object(folder / files.MANIFEST)
     files.write_json(folder / files.MANIFEST, manifest | {CARD: files.sha256(folder / CARD)})
 
 
@@ -55,9 +53,8 @@ def describe(method: Method) -> dict[str, Any]:
 def is_method(folder: Path) -> bool:
     """Whether `folder` holds a fitted method (and not a language model, or something else)."""
     config = folder / CONFIG
-    return config.is_file() and "task" in (
-        found if isinstance(found := files.read_json(config), dict) else ()
-    )
+    found = files.read_json(config, files.MOST_OBJECT_BYTES) if config.is_file() else None
+    return isinstance(found, dict) and "task" in found
 
 
 def load_method(folder: Path, options: Mapping[str, Any] | None = None) -> Method:
@@ -69,21 +66,25 @@ def load_method(folder: Path, options: Mapping[str, Any] | None = None) -> Metho
         raise UserError(f"{folder} is not a fitted method's folder; make one with: malmoi fit TASK --out DIR")
     if reason := files.damage(folder):
         raise UserError(f"{folder} cannot be opened: {reason}; copy it again or fit it again")
-    found = files.read_json(folder / CONFIG)
+    found = files.read_object(folder / CONFIG, "task", "model_type", "options", "config", "report")
     try:
         task = make_task(found["task"]["name"], found["task"]["fields"])
         if task.version != found["task"]["version"]:
             raise UserError(
                 f"it was made for version {found['task']['version']} of {task.name}; fit it again"
             )
-        name = found["model_type"].removeprefix(OWN_PREFIX)
+        name = str(found["model_type"]).removeprefix(OWN_PREFIX)
         if name not in METHODS:
             raise UserError(f"unknown model_type {found['model_type']!r}; it needs a newer malmoi")
         method = make_method(name, task, found["options"] if options is None else options)
-        extra = {p.name: p.read_bytes() for p in folder.iterdir() if p.is_file() and p.name not in _OURS}
-        method.restore(Parts(found["config"], load_weights(folder / WEIGHTS), extra))
-    except (UserError, KeyError, TypeError, RuntimeError, ValidationError) as error:
+        extra = {p.name: files.read_bytes(p) for p in folder.iterdir() if p.is_file() and p.name not in _OURS}
+        method.restore(Parts(dict(found["config"]), load_weights(folder / WEIGHTS), extra))
+        method.report = dict(found["report"])
+    except UserError as error:
+        raise UserError(f"{folder} cannot be opened: {error}") from None
+    except DAMAGE as error:
         reason = " ".join(str(error).split())[:200]
-        raise UserError(f"{folder} cannot be opened: {reason}") from None
-    method.report = found["report"]
+        raise UserError(
+            f"{folder} cannot be opened: {reason or type(error).__name__}; copy it again or fit it again"
+        ) from None
     return method

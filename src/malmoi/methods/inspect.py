@@ -5,7 +5,6 @@ Shape letters: L labels, W words, F features.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -28,6 +27,7 @@ from malmoi.methods.traditional.classification import Lexicon, TfIdf, counted_wo
 from malmoi.methods.traditional.completion import NGram
 from malmoi.methods.traditional.vectors import WORD
 from malmoi.text.tokenizer import Tokenizer
+from malmoi.util.files import parse_json
 
 STRONGEST = 12
 
@@ -49,7 +49,7 @@ def insides(method: Method, text: str) -> tuple[Source, ...]:
 def _object(text: str) -> Any:
     """The JSON object that `text` is; else the text itself."""
     try:
-        found = json.loads(text)
+        found = parse_json(text)
     except ValueError:
         return text
     return found if isinstance(found, dict) else text

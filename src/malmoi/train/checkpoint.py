@@ -15,7 +15,7 @@ from torch.optim import Optimizer
 from malmoi.hub.weights import save_weights
 from malmoi.models.language import LanguageModel
 from malmoi.models.lora import trained_parameters
-from malmoi.util.files import damage, new_folder, read_json, write_json
+from malmoi.util.files import damage, new_folder, read_object, write_json
 
 TENSORS, META = "state.safetensors", "state.json"
 KEEP = 2
@@ -47,7 +47,7 @@ def load_checkpoint(
         reason = damage(folder)
         if reason is None:
             _restore(load_file(folder / TENSORS), model, optimizers)
-            return int(read_json(folder / META)["step"])
+            return int(read_object(folder / META, "step")["step"])
         warn(f"skipping the damaged checkpoint {folder}: {reason}")
     return None
 

@@ -41,7 +41,7 @@ def started_run(
     if record.exists() and not resume:
         raise UserError(f"{folder} already holds a run; go on with --resume or choose another --out")
     if record.exists():
-        found = files.read_json(record)
+        found = files.read_object(record, "config", "data")
         config = _recorded(config, found, say)
         return None if (folder / WEIGHTS).exists() else (config, found)
     if (folder / WEIGHTS).exists():
