@@ -3,20 +3,83 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
+import psutil
 import pytest
 import torch
 
 from malmoi.util import hardware
 from malmoi.util.heap import in_huge_pages
 
+CPU = torch.device("cpu")
+MIB = 1 << 20
+CPU_INFO = """processor\t: 0
+model name\t: A Processor of 2026
+flags\t\t: fpu avx f16c avx2 fma avx_vnni avx512f avx512_bf16 avx512_vnni amx_tile amx_bf16
+"""
 
-def test_what_every_machine_has() -> None:
-    assert hardware.cpu_name()
-    assert 0 < hardware.current_memory_bytes() <= hardware.peak_memory_bytes() * 1.1
-    assert hardware.peak_memory_bytes() < hardware.memory_limit_bytes()
-    assert hardware.matmul_flops_per_s(torch.device("cpu"), torch.float32, budget_s=0.01) > 1e8
-    assert hardware.pick_device("cpu") == torch.device("cpu")
+
+@pytest.fixture
+def cpu_info(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+    """The processor is the one above, without a limit."""
+    path = tmp_path / "cpuinfo"
+    path.write_text(CPU_INFO)
+    monkeypatch.setattr(hardware, "_CPU_INFO", path)
+    monkeypatch.setattr(hardware, "cpu_flags", hardware.cpu_flags.__wrapped__)
+    monkeypatch.delenv("ATEN_CPU_CAPABILITY", raising=False)
+    return monkeypatch
+
+
+def test_the_memory_that_a_process_holds_is_in_bytes() -> None:
+    process = psutil.Process()
+    before, there = hardware.current_memory_bytes(), process.memory_info().rss
+    assert before == pytest.approx(there, rel=0.2)
+    block = torch.ones(256 * MIB, dtype=torch.uint8)
+    during = hardware.current_memory_bytes()
+    assert during - before > 192 * MIB
+    del block
+    assert hardware.peak_memory_bytes() > 0.9 * during
+    assert hardware.peak_memory_bytes() < hardware.memory_limit_bytes() <= psutil.virtual_memory().total
+
+
+def test_a_device_is_the_gpu_of_a_number_where_there_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    for gpu in (False, True):
+        monkeypatch.setattr(torch.cuda, "is_available", lambda gpu=gpu: gpu)
+        assert hardware.pick_device("cpu") == CPU
+        assert hardware.pick_device("auto", 1) == (torch.device("cuda", 1) if gpu else CPU)
+
+
+def test_the_speed_is_that_of_the_fastest_product(monkeypatch: pytest.MonkeyPatch) -> None:
+    # when the measurement begins; when each product does, and when it has ended
+    ticks = iter([0.0, *(0.0, 0.0, 3.0), *(3.0, 3.0, 5.0), *(5.0, 5.0, 9.0), 9.0])
+    monkeypatch.setattr(hardware, "time", SimpleNamespace(perf_counter=lambda: next(ticks)))
+    measured = hardware.matmul_flops_per_s.__wrapped__(CPU, torch.float32, size=8, budget_s=9.0)
+    assert measured == 2 * 8**3 / 2.0
+
+
+def test_a_processor_is_as_linux_says(cpu_info: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    assert hardware.cpu_name() == "A Processor of 2026"
+    assert {"avx2", "amx_bf16"} < hardware.cpu_flags()
+    assert hardware.has_amx()
+    assert hardware.compiler_target() == "native"
+    cpu_info.setattr(hardware, "_CPU_INFO", tmp_path / "absent")
+    assert hardware.cpu_flags() == frozenset()
+    assert not hardware.has_amx()
+
+
+@pytest.mark.parametrize(
+    ("limit", "left", "target"),
+    [("avx2", {"fpu", "avx", "f16c", "avx2", "fma"}, "haswell"), ("default", {"fpu"}, "native")],
+)
+def test_pytorchs_limit_is_ours(
+    limit: str, left: set[str], target: str, cpu_info: pytest.MonkeyPatch
+) -> None:
+    cpu_info.setenv("ATEN_CPU_CAPABILITY", limit)
+    assert hardware.cpu_flags() == left
+    assert not hardware.has_amx()
+    assert not hardware.has_fast_bf16(CPU)
+    assert hardware.compiler_target() == target
 
 
 def test_the_smaller_memory_limit_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -35,7 +98,7 @@ def test_bf16_is_fast_where_the_processor_says_so(
     flag: str, fast: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(hardware, "cpu_flags", lambda: frozenset({"fpu", flag}))
-    assert hardware.has_fast_bf16(torch.device("cpu")) is fast
+    assert hardware.has_fast_bf16(CPU) is fast
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="glibc's malloc is Linux's")

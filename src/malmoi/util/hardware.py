@@ -18,6 +18,10 @@ Dtype = Literal["fp32", "bf16"]
 
 # narrower models spend their time between the matrix products, where bf16 only adds casts
 _BF16_PAYS_WIDTH = 128
+# PyTorch's own limit on the instructions that it uses, and which flags, as they begin, each value leaves out
+_LIMIT = "ATEN_CPU_CAPABILITY"
+_LEFT_OUT = {"avx2": ("avx512", "avx10", "avx_", "amx"), "default": ("avx", "fma", "f16c", "amx")}
+_CPU_INFO = Path("/proc/cpuinfo")
 _CGROUP_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
 
 
@@ -30,18 +34,30 @@ def pick_device(name: str = "auto", number: int = 0) -> torch.device:
 
 @cache
 def cpu_flags() -> frozenset[str]:
-    """Feature flags of the processor as Linux names them; empty elsewhere."""
+    """Feature flags of the processor as Linux names them; empty elsewhere.
+
+    Everything here that depends on the processor asks for them, so the limit that PyTorch reads from
+    ATEN_CPU_CAPABILITY holds for our own choices and kernels, too: with `avx2` they are those of a processor
+    with no more than AVX2. oneDNN has a limit of its own, ONEDNN_MAX_CPU_ISA.
+    """
     try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        lines = _CPU_INFO.read_text().splitlines()
     except OSError:
         return frozenset()
-    return frozenset(next((line for line in lines if line.startswith("flags")), "").split())
+    flags = next((line for line in lines if line.startswith("flags")), "").partition(":")[2].split()
+    left_out = _LEFT_OUT.get(os.environ.get(_LIMIT, ""), ())
+    return frozenset(flag for flag in flags if not flag.startswith(left_out))
+
+
+def compiler_target() -> str:
+    """What a compiler is to compile for (its -march): this processor, or as much of it as `cpu_flags` has."""
+    return "haswell" if os.environ.get(_LIMIT) == "avx2" else "native"
 
 
 def cpu_name() -> str:
     """The processor's model name, and its family where the name says nothing."""
     try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        lines = _CPU_INFO.read_text().splitlines()
         fields = dict(line.split(":", 1) for line in lines if ":" in line)
         return next(value.strip() for key, value in fields.items() if key.startswith("model name"))
     except (OSError, StopIteration):

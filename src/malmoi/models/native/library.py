@@ -17,10 +17,10 @@ from functools import cache
 from pathlib import Path
 
 from malmoi.util.files import cache_folder, sync_file
-from malmoi.util.hardware import compiler, cpu_flags
+from malmoi.util.hardware import compiler, compiler_target, cpu_flags
 
 _SOURCE = Path(__file__).with_name("kernels.cpp")
-FLAGS = ("-std=c++17", "-O3", "-march=native", "-fno-strict-aliasing", "-fopenmp", "-shared", "-fPIC")
+_FLAGS = ("-std=c++17", "-O3", "-fno-strict-aliasing", "-fopenmp", "-shared", "-fPIC")
 _NEEDED = frozenset({"avx2", "fma"})
 _LONGEST_S = 120
 
@@ -106,12 +106,14 @@ def _found() -> ctypes.CDLL | str:
         return f"they cannot be kept or loaded: {error}"
 
 
-def build(compiler: str, folder: Path, flags: Sequence[str] = FLAGS) -> ctypes.CDLL:
+def build(compiler: str, folder: Path, target: Sequence[str] = ()) -> ctypes.CDLL:
     """The library of this source, compiler and processor, compiled if `folder` does not have it yet.
+
+    target: options that say for which processor; this one's where there are none.
 
     Raises OSError or subprocess.SubprocessError where it cannot be.
     """
-    command = [compiler, *flags]
+    command = [compiler, *_FLAGS, *(target or [f"-march={compiler_target()}"])]
     of = (_SOURCE.read_bytes(), " ".join(command).encode(), " ".join(sorted(cpu_flags())).encode())
     path = folder / f"{hashlib.sha256(b'|'.join(of)).hexdigest()[:32]}.so"
     if not path.exists():
