@@ -101,6 +101,13 @@ def test_bf16_is_fast_where_the_processor_says_so(
     assert hardware.has_fast_bf16(CPU) is fast
 
 
+def test_onednn_has_layouts_for_what_it_multiplies(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert hardware.onednn_packs(torch.float32) == torch.backends.mkldnn.is_available()
+    assert not hardware.onednn_packs(torch.float16)
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
+    assert not hardware.onednn_packs(torch.float32)
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="glibc's malloc is Linux's")
 def test_the_kept_heap_is_not_given_back() -> None:
     """After a large block is freed, the process still holds it; without `keep_heap` it does not."""

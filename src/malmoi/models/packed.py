@@ -25,7 +25,7 @@ from malmoi.models.native.library import kernels
 from malmoi.models.native.linear import NativeEmbedding, NativeLinear, Panels
 from malmoi.models.transformer import Transformer
 from malmoi.util.errors import UserError
-from malmoi.util.hardware import cpu_flags, has_amx
+from malmoi.util.hardware import cpu_flags, has_amx, onednn_packs
 
 # smaller matrices stay in the processor's caches, where a plain product is as fast
 _LEAST_NUMBERS = {torch.float32: 1 << 20, torch.bfloat16: 1 << 15}
@@ -137,7 +137,7 @@ def pack(model: nn.Module, *, quantize: str | None = None) -> None:
             model.cache_dtype = torch.bfloat16 if quantize else None
     elif quantize:
         _replace(model, _In8Bits())
-    elif torch.backends.mkldnn.is_available():
+    elif onednn_packs(parameter.dtype):
         _replace(model, lambda it: PackedLinear(it) if isinstance(it, nn.Linear) and _pays(it.weight) else it)
 
 
@@ -207,7 +207,8 @@ class _Native:
             return None
         if self._quantized:
             return Int8Linear(self._quantized(linear.weight), linear.bias)
-        return PackedLinear(linear) if linear.weight.dtype == torch.bfloat16 else None
+        dtype = linear.weight.dtype
+        return PackedLinear(linear) if dtype == torch.bfloat16 and onednn_packs(dtype) else None
 
 
 def _pays(weight: Tensor) -> bool:

@@ -76,6 +76,15 @@ def has_amx() -> bool:
     return "amx_tile" in cpu_flags()
 
 
+def onednn_packs(dtype: torch.dtype) -> bool:
+    """Whether oneDNN has a layout of its own here for matrices of that type."""
+    if not torch.backends.mkldnn.is_available():
+        return False
+    return dtype == torch.float32 or (
+        dtype == torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    )
+
+
 def bf16_pays(device: torch.device, width: int) -> bool:
     """Whether a model of that width trains faster in bf16 here: a rule, so that a run can be repeated."""
     return has_fast_bf16(device) and (device.type == "cuda" or width >= _BF16_PAYS_WIDTH)
