@@ -17,6 +17,7 @@ from malmoi.engine.request import Sampling
 from malmoi.hub.card import metric_note
 from malmoi.models.config import TransformerConfig
 from malmoi.models.lora import trained_parameters
+from malmoi.models.recurrent import computed_in
 from malmoi.train.pretrain import Pretraining
 from malmoi.train.size import derived
 from malmoi.train.trainer import StepReport
@@ -53,7 +54,7 @@ def announce(run: Pretraining) -> None:
         "training": f"{counted(spec.steps, 'step')} of {counted(spec.batch, 'row')} of {trainer.context} = "
         f"{human_count(seen)} tokens ({seen / corpus:.2g} passes), {spec.optimizer}, "
         f"learning rate {spec.lr:g}, {spec.schedule}",
-        "computing": f"{spec.dtype} on {run.model.device}, micro-batch "
+        "computing": f"{computed_in(run.model, spec.dtype)} on {run.model.device}, micro-batch "
         f"{counted(spec.micro_batch or 1, 'row')}, {trial.tokens_per_s:,.0f} tokens/s in a trial step, "
         f"MFU {mfu:.0%} of {human_count(trial.flops_per_s)}FLOP/s",
         "expected": f"{human_seconds(trial.seconds(trainer.context))}, {human_bytes(trial.memory_bytes)}",
@@ -109,8 +110,8 @@ def _announce(run: Tuning | Alignment, data: str, rows: str) -> None:
         "data": data,
         "training": f"{counted(spec.steps, 'step')} of {spec.batch} {rows}, "
         f"{spec.optimizer}, learning rate {spec.lr:g}, {spec.schedule}",
-        "computing": f"{spec.dtype} on {run.model.device}, micro-batch {spec.micro_batch}, "
-        f"{trial.tokens_per_s:,.0f} tokens/s in a trial step",
+        "computing": f"{computed_in(run.model, spec.dtype)} on {run.model.device}, "
+        f"micro-batch {spec.micro_batch}, {trial.tokens_per_s:,.0f} tokens/s in a trial step",
         "expected": f"{human_seconds(trial.seconds(trainer.context))}, {human_bytes(trial.memory_bytes)}",
     }
     for name, value in shown.items():

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 from torch import Tensor, nn
 
+from malmoi.models import recurrent
 from malmoi.models.encoder import Encoder, EncoderConfig
 
 Family = Literal["transformer", "lstm", "gru", "rnn"]
@@ -131,6 +132,20 @@ def test_bf16_is_near_fp32(family: Family) -> None:
         found_BTD = encoder(ids(3, 9), mask_BT)
     assert found_BTD[mask_BT].isfinite().all()
     assert (found_BTD[mask_BT].float() - expected_BTD[mask_BT]).norm() < 0.05 * expected_BTD[mask_BT].norm()
+
+
+def test_without_an_lstm_in_bf16_it_is_that_of_fp32(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(recurrent, "has_bf16_lstm", lambda: False)
+    encoder, mask_BT = make("lstm"), masked([9, 1, 4])
+    expected_BTD = encoder(ids(3, 9), mask_BT)
+    with torch.autocast("cpu", torch.bfloat16):
+        found_BTD = encoder(ids(3, 9), mask_BT)
+    assert torch.equal(found_BTD, expected_BTD)
+    assert recurrent.computed_in(encoder, "bf16") == (
+        "bf16 (LSTM layers in fp32: this processor has none in bf16)"
+    )
+    assert recurrent.computed_in(encoder, "fp32") == "fp32"
+    assert recurrent.computed_in(make("gru"), "bf16") == "bf16"
 
 
 def test_characters_tell_unknown_words_apart() -> None:

@@ -204,7 +204,7 @@ def test_a_recurrent_state_carries_over_batches(name: str) -> None:
 
 
 def test_bf16_stays_near_fp32() -> None:
-    for name in ("llama", "gpt2"):  # oneDNN has no bf16 LSTM on some processors
+    for name in ("llama", "gpt2", "lstm", "gru"):
         ids_BT = random_ids(2, 20)
         expected_BTV = one_pass(make_model(name, scale=2.0), ids_BT)
         with torch.autocast("cpu", torch.bfloat16):

@@ -101,6 +101,20 @@ def test_bf16_is_fast_where_the_processor_says_so(
     assert hardware.has_fast_bf16(CPU) is fast
 
 
+@pytest.mark.parametrize("inference", [False, True])
+def test_whether_there_is_an_lstm_in_bf16_is_tried(inference: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise RuntimeError("could not create a primitive descriptor")
+
+    state = torch.get_rng_state()
+    with torch.inference_mode(inference):
+        tried = hardware.has_bf16_lstm.__wrapped__()
+        assert tried == hardware.has_bf16_lstm.__wrapped__()
+        monkeypatch.setattr(torch, "lstm", refuse)
+        assert not hardware.has_bf16_lstm.__wrapped__()
+    assert torch.equal(torch.get_rng_state(), state)
+
+
 def test_onednn_has_layouts_for_what_it_multiplies(monkeypatch: pytest.MonkeyPatch) -> None:
     assert hardware.onednn_packs(torch.float32) == torch.backends.mkldnn.is_available()
     assert not hardware.onednn_packs(torch.float16)

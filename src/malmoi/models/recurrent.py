@@ -5,7 +5,7 @@ Shape letters: B rows, T positions, D width, L layers.
 
 from __future__ import annotations
 
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -14,9 +14,36 @@ from malmoi.core import TokenBatch
 from malmoi.models.config import RecurrentConfig
 from malmoi.models.language import LanguageModel
 from malmoi.models.state import RecurrentState, State
+from malmoi.util.hardware import has_bf16_lstm
 
-CELLS = {"rnn": nn.RNN, "lstm": nn.LSTM, "gru": nn.GRU}
 ONE_STEP = {"rnn": torch.rnn_tanh_cell, "lstm": torch.lstm_cell, "gru": torch.gru_cell}
+
+
+class AutocastLSTM(nn.LSTM):
+    """PyTorch's LSTM; under autocast it stays in fp32 on processors that have none in bf16."""
+
+    def forward(self, input: Any, hx: Any = None) -> Any:  # the names are PyTorch's
+        if not torch.is_autocast_enabled("cpu") or not self.stays_in_fp32:
+            return super().forward(input, hx)
+        hx = hx and tuple(part.float() for part in hx)
+        with torch.autocast("cpu", enabled=False):
+            return super().forward(input.float(), hx)
+
+    @property
+    def stays_in_fp32(self) -> bool:
+        """Whether bf16 has no effect on it here."""
+        return next(self.parameters()).device.type == "cpu" and not has_bf16_lstm()
+
+
+CELLS = {"rnn": nn.RNN, "lstm": AutocastLSTM, "gru": nn.GRU}
+
+
+def computed_in(model: nn.Module, dtype: str) -> str:
+    """What a model trains in, as a user reads it: the precision, and which layers do not have it here."""
+    kept = any(isinstance(module, AutocastLSTM) and module.stays_in_fp32 for module in model.modules())
+    if dtype == "bf16" and kept:
+        return "bf16 (LSTM layers in fp32: this processor has none in bf16)"
+    return dtype
 
 
 def open_forget_gates(cells: nn.RNNBase) -> None:

@@ -14,14 +14,10 @@ from torch import Tensor
 
 from malmoi.models.language import LanguageModel
 from malmoi.models.lora import trained_parameters
-from malmoi.models.recurrent import Recurrent
 from malmoi.train.run import LoopSpec
 from malmoi.train.trainer import Objective, compute_loss
-from malmoi.util.errors import UserError
 from malmoi.util.hardware import (
-    Dtype,
     current_memory_bytes,
-    has_fast_bf16,
     matmul_flops_per_s,
     memory_limit_bytes,
     training_dtype,
@@ -62,7 +58,8 @@ def try_step(
     """
     rows = rows or spec.batch
     random_state = torch.get_rng_state()
-    dtype, context = _precision(model, spec), objective.context
+    dtype = training_dtype(spec.dtype, model.device, model.config.width)
+    context = objective.context
     once, twice = (_saved_bytes(model, objective, count, dtype) for count in (1, 2))
     fixed_bytes, bytes_per_row = max(0, 2 * once - twice), twice - once
     fixed_bytes += _BYTES_OF_WEIGHT * model.num_parameters() + _BYTES_OF_TRAINING * _num_trained(model)
@@ -79,14 +76,6 @@ def try_step(
 
 def _num_trained(model: LanguageModel) -> int:
     return sum(parameter.numel() for parameter in trained_parameters(model).values())
-
-
-def _precision(model: LanguageModel, spec: LoopSpec) -> Dtype:
-    if spec.dtype == "bf16" and isinstance(model, Recurrent) and not has_fast_bf16(model.device):
-        raise UserError(
-            "train.dtype=bf16: recurrent models need a processor with bf16 for it; leave train.dtype out"
-        )
-    return training_dtype(spec.dtype, model.device, model.config.width)
 
 
 def _saved_bytes(model: LanguageModel, objective: Objective[Any], rows: int, dtype: str) -> int:

@@ -85,6 +85,23 @@ def onednn_packs(dtype: torch.dtype) -> bool:
     )
 
 
+@cache
+def has_bf16_lstm() -> bool:
+    """Whether an LSTM layer of PyTorch's runs in bf16 under autocast on this processor: tried once.
+
+    oneDNN computes it, and without AVX-512 it has none in bf16.
+    """
+    try:
+        with torch.inference_mode(False), torch.enable_grad(), torch.autocast("cpu", torch.bfloat16):
+            weights = [torch.zeros(shape, requires_grad=True) for shape in ((4, 1), (4, 1), (4,), (4,))]
+            x_111 = torch.zeros(1, 1, 1)
+            y_111, *_ = torch.lstm(x_111, (x_111, x_111), weights, True, 1, 0.0, True, False, True)
+            y_111.sum().backward()
+    except RuntimeError:
+        return False
+    return True
+
+
 def bf16_pays(device: torch.device, width: int) -> bool:
     """Whether a model of that width trains faster in bf16 here: a rule, so that a run can be repeated."""
     return has_fast_bf16(device) and (device.type == "cuda" or width >= _BF16_PAYS_WIDTH)

@@ -24,6 +24,7 @@ from malmoi.models.build import build_model
 from malmoi.models.config import StrictModel, model_config_adapter
 from malmoi.models.language import LanguageModel
 from malmoi.models.lora import LoRASpec, add_lora, merge_lora
+from malmoi.models.recurrent import computed_in
 from malmoi.tasks.base import Task
 from malmoi.text.chat import ChatFormat, ChatRow
 from malmoi.train.finetune import FULL_LR, LORA_LR, new_markers
@@ -142,7 +143,7 @@ class FineTuned(LanguageMethod):
         problem = _Tuning(model, learned, judged, o, dtype)
         self.report["steps"] = steps = planned_steps(problem, o, budget)
         how = "LoRA" if o.lora else "all weights"
-        say(f"{counted(steps, 'step')} of {counted(o.batch, 'row')}, {how}, {dtype}")
+        say(f"{counted(steps, 'step')} of {counted(o.batch, 'row')}, {how}, {computed_in(model, dtype)}")
         self.report |= {"dtype": dtype, "fit": fit(problem, o, steps, say).as_json()}
 
     def parts(self) -> Parts:

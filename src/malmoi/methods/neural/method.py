@@ -25,6 +25,7 @@ from malmoi.methods.neural.tags import TagForm
 from malmoi.methods.neural.texts import TextForm
 from malmoi.models.config import StrictModel
 from malmoi.models.heads import MaskedLanguageModel
+from malmoi.models.recurrent import computed_in
 from malmoi.tasks.base import Kind, Task
 from malmoi.train.fit import Budget, fit, planned_steps
 from malmoi.train.trainer import mean
@@ -106,7 +107,8 @@ class Neural(Method):
         if budget.seconds is not None and budget.steps is None:
             say("trying how long a step takes")
         self.report["steps"] = steps = planned_steps(problem, options, budget)
-        say(f"{counted(steps, 'step')} of {counted(options.batch, 'example')}, {dtype}")
+        how = computed_in(self.model, dtype)
+        say(f"{counted(steps, 'step')} of {counted(options.batch, 'example')}, {how}")
         if steps < min(FEW_STEPS, planned_steps(problem, options, Budget())):
             self.report["note"] = f"the budget paid for {counted(steps, 'step')} only; give it more time"
         self.report |= {"dtype": dtype, "fit": fit(problem, options, steps, say).as_json()}
