@@ -125,7 +125,10 @@ def test_heads_of_every_width(head_width: int, window: int | None, precision: st
 
 
 @every_precision
-def test_a_row_is_the_same_to_the_bit_whatever_stands_beside_it(precision: str) -> None:
+def test_a_row_is_the_same_to_the_bit_whatever_stands_beside_it(
+    precision: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(packed, "has_amx", lambda: False)  # many rows would be PyTorch's, rounded otherwise
     _, model = model_of(TRANSFORMERS["qwen3-window"], precision)
     ids_BT, counts_B = torch.randint(VOCAB, (19, 12)), torch.randint(1, 13, (19,))
     together, alone = model.new_state(19), [model.new_state(1) for _ in range(19)]
