@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 from functools import cache
@@ -13,6 +14,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from matplotlib.image import imread
+from matplotlib.text import Text
 from typer.testing import CliRunner
 
 from malmoi.cli import app
@@ -20,7 +23,7 @@ from malmoi.engine.handle import Loaded
 from malmoi.hub.folder import save_model
 from malmoi.inside.draw_tokens import cuts_of, draw_tokens, orders_of
 from malmoi.inside.gallery import Picture, pictures_of
-from malmoi.inside.picture import drawing, shown
+from malmoi.inside.picture import drawing, printable, shown
 from malmoi.methods.folder import save_method
 from malmoi.methods.registry import make_method
 from malmoi.methods.use import LoadedMethod
@@ -37,6 +40,21 @@ QUICK = Budget(steps=1)
 
 def names(pictures: list[Picture]) -> list[str]:
     return [picture.name for picture in pictures]
+
+
+def assert_shows(picture: Picture, *words: str) -> None:
+    """Something is drawn on the white, inside of the picture, and these words are."""
+    pixels = imread(io.BytesIO(picture.png()))[..., :3]
+    drawn = (pixels < 0.99).any(-1)
+    assert drawn.mean() > 0.005
+    for edge in (drawn[0], drawn[-1], drawn[:, 0], drawn[:, -1]):
+        assert not edge.any()
+    said = {text.get_text() for text in picture.figure.findobj(Text) if text.get_visible()}
+    assert {*words} <= said
+
+
+def tokens_of(loaded: Loaded, text: str) -> list[str]:
+    return [shown(loaded.tokenizer.token_text(id)) for id in loaded.tokenizer.encode(text)]
 
 
 @pytest.fixture(scope="module")
@@ -59,10 +77,13 @@ def ngram(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("text", [ENGLISH, KOREAN])
 def test_a_gpt(gpt: Path, text: str) -> None:
-    pictures = pictures_of(Loaded(gpt), text)
+    loaded = Loaded(gpt)
+    pictures = pictures_of(loaded, text)
     assert names(pictures) == ["tokens", *READ, "attention", "attention-head"]
+    pieces = [piece for one in cuts_of(text, loaded.tokenizer) for piece in one.pieces]
+    words = {"tokens": pieces, **dict.fromkeys(("losses", "attention-head"), tokens_of(loaded, text))}
     for picture in pictures:
-        assert picture.png().startswith(b"\x89PNG")
+        assert_shows(picture, *words.get(picture.name, ()))
         assert picture.title
         assert picture.explanation.endswith((".", ")"))
 
@@ -107,7 +128,9 @@ def test_an_empty_text_is_refused(gpt: Path, text: str) -> None:
 
 def test_one_token_is_enough(gpt: Path, lstm: Path, ngram: Path) -> None:
     for folder in (gpt, lstm, ngram):
-        assert pictures_of(Loaded(folder), "a")[-1].png()
+        loaded = Loaded(folder)
+        for picture in pictures_of(loaded, "a"):
+            assert_shows(picture, *(tokens_of(loaded, "a") if picture.name == "losses" else ()))
 
 
 @settings(max_examples=15, deadline=None)
@@ -116,7 +139,8 @@ def test_any_text_can_be_drawn(text: str) -> None:
     if text.split():
         with drawing():
             picture = draw_tokens(text, None)
-        assert picture.png()
+        pieces = {piece for one in cuts_of(" ".join(text.split()), None) for piece in one.pieces}
+        assert_shows(picture, *map(printable, pieces))
 
 
 def test_cuts_are_the_text() -> None:
@@ -178,7 +202,7 @@ def test_fitted_methods(task: str, name: str, wanted: list[str]) -> None:
     text = json.dumps(asked) if task == "question-answering" else KOREAN
     pictures = pictures_of(loaded, text)
     assert names(pictures) == ["tokens", *wanted]
-    assert pictures[-1].png()
+    assert_shows(pictures[-1])
 
 
 @pytest.mark.parametrize("text", [ENGLISH, KOREAN, "  wonderful  bread!! 정말 좋았다, wonderful ", "zzz"])
