@@ -5,6 +5,9 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 TORCH_INDEX ?=
 TORCH := "torch>=2.9,<2.14"
 
+# PyTorch, oneDNN and malmoi as on a processor with no more than AVX2, which most people have.
+AVX2_ONLY := ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2
+
 .PHONY: demo install lint test test-all clean
 
 demo: install
@@ -29,6 +32,7 @@ test: lint
 
 test-all: lint
 	$(BIN)/pytest -m "" --hypothesis-profile=random
+	$(AVX2_ONLY) $(BIN)/pytest
 
 clean:
 	rm -rf .venv build dist
