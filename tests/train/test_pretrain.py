@@ -1,18 +1,22 @@
 from __future__ import annotations
 
+import itertools
 import json
+import multiprocessing
 import os
 import signal
 import subprocess
 import sys
-import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
 import malmoi
+from malmoi import cli
 from malmoi.train import trial as trial_module
 from malmoi.train.pretrain import count_ngrams, prepare
 from malmoi.train.run import load_run
@@ -66,36 +70,46 @@ def test_stopping_and_going_on_changes_nothing(
     assert_same(tmp_path / "whole", tmp_path / "parts")
 
 
+def pretrain_until(killed_at: int, arguments: list[str]) -> None:
+    """In a process of its own: SIGKILL just before so many writes to disk are final."""
+    left = itertools.count(killed_at - 1, -1)
+
+    def before(write: Callable[..., object]) -> Callable[..., object]:
+        def call(*args: Any, **options: Any) -> object:
+            if next(left) == 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return write(*args, **options)
+
+        return call
+
+    os.fsync, os.replace = before(os.fsync), before(os.replace)
+    sys.argv = ["malmoi", *arguments]
+    cli.main()
+
+
 def test_a_killed_run_ends_with_the_same_weights(corpus: Path, tmp_path: Path) -> None:
     """SIGKILL at ten moments spread over the run, then one that is left alone."""
-    settings = [s for item in (*TINY, "model.heads=2", "train.steps=150") for s in ("--set", item)]
-    command = [
-        sys.executable, "-c", "from malmoi.cli import main; main()", "pretrain", "gpt-nano",
-        "--data", str(corpus), "--resume", *settings,
-    ]  # fmt: skip
-    environment = os.environ | {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
+    settings = [s for item in (*TINY, "model.heads=2", "train.steps=80") for s in ("--set", item)]
+    arguments = ["pretrain", "gpt-nano", "--data", str(corpus), "--resume", *settings]
+    processes = multiprocessing.get_context("forkserver")
+    processes.set_forkserver_preload(["malmoi.console", "malmoi.train.pretrain", "torch._dynamo"])  # once
 
-    def launch(out: Path) -> subprocess.Popen[bytes]:
-        return subprocess.Popen(
-            [*command, "--out", str(out)], env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+    def run(out: Path, killed_at: int = 0) -> int | None:
+        process = processes.Process(
+            target=pretrain_until, args=(killed_at, [*arguments, "--out", str(out)]), daemon=True
         )
+        process.start()
+        process.join()
+        return process.exitcode
 
-    whole = launch(tmp_path / "whole")
-    assert whole.wait() == 0, whole.stderr.read() if whole.stderr else ""
-    killed, metrics = tmp_path / "killed", tmp_path / "killed" / "metrics.jsonl"
-    seen = 0
-    for kill_at in range(5, 55, 5):
-        process = launch(killed)
-        while process.poll() is None and seen < kill_at:
-            time.sleep(0.002)
-            seen = len(metrics.read_text().splitlines()) if metrics.exists() else 0
-        assert process.poll() is None, process.stderr.read() if process.stderr else ""
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-    assert launch(killed).wait() == 0
-    assert_same(tmp_path / "whole", killed)
-    steps = [json.loads(line)["step"] for line in metrics.read_text().splitlines()]
-    assert steps == list(range(1, 151))
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    assert run(whole) == 0
+    for killed_at in (1, 2, 3, 4, 5, 7, 10, 14, 19, 25):
+        assert run(killed, killed_at) == -signal.SIGKILL
+    assert run(killed) == 0
+    assert_same(whole, killed)
+    steps = [json.loads(line)["step"] for line in (killed / "metrics.jsonl").read_text().splitlines()]
+    assert steps == list(range(1, 81))
 
 
 def test_ctrl_c_saves(corpus: Path, tmp_path: Path) -> None:
@@ -129,12 +143,12 @@ def test_two_processes_differ_from_one_by_rounding_only(corpus: Path, tmp_path: 
     command = [str(script), "pretrain", "gpt-nano", "--data", str(corpus), *settings]
     environment = os.environ | {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    for start_with, out in ((launcher, "two"), ([sys.executable], "one")):
-        found = subprocess.run(
-            [*start_with, *command, "--out", str(tmp_path / out)],
-            env=environment, capture_output=True, check=False, text=True,
-        )  # fmt: skip
-        assert found.returncode == 0, found.stderr
+    found = subprocess.run(
+        [*launcher, *command, "--out", str(tmp_path / "two")],
+        env=environment, capture_output=True, check=False, text=True,
+    )  # fmt: skip
+    assert found.returncode == 0, found.stderr
+    train(tiny(), corpus, tmp_path / "one")
     left, right = weights(tmp_path / "one"), weights(tmp_path / "two")
     for name in left:
         torch.testing.assert_close(left[name], right[name], atol=1e-4, rtol=1e-3)

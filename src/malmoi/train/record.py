@@ -46,11 +46,19 @@ def started_run(
         return None if (folder / WEIGHTS).exists() else (config, found)
     if (folder / WEIGHTS).exists():
         raise UserError(f"{folder} already holds a model; choose another --out")
-    if folder.is_dir() and any(folder.iterdir()) and not (folder / "tokens" / SOURCE).exists():
+    if not _unused(folder) and not (folder / "tokens" / SOURCE).exists():
         raise UserError(f"{folder} holds files that are not a run's; choose a new folder for --out")
     if resume:
         say(f"{folder} has no run to resume, so this one starts fresh")
     return config, {}
+
+
+def _unused(folder: Path) -> bool:
+    """Whether nothing is there but what a run leaves that is killed while it writes its first file."""
+    return not folder.is_dir() or all(
+        path.name == "tokens" and path.is_dir() and not any(path.glob("[!.]*"))
+        for path in folder.glob("[!.]*")
+    )
 
 
 def same_files(read: Iterable[DataFile], record: dict[str, Any], folder: Path) -> dict[str, str]:
