@@ -137,6 +137,29 @@ def test_rows_leave_and_join_in_place(name: str) -> None:
 
 
 @every_scorer
+def test_a_state_made_in_inference_mode_works_outside_of_it(name: str) -> None:
+    scorer, ids_BT = SCORERS[name], ids(4, 9)
+    with torch.inference_mode():
+        states = [scorer.new_state(4), scorer.new_state(1)]
+        scorer.step(ids_BT, torch.tensor([9, 4, 1, 6]), states[0])
+        scorer.step(ids(1, 20, seed=3), torch.tensor([20]), states[1])
+    state, late = states
+    kept, row = state.snapshot(), state.prefix(3, 6)
+    state.keep([0, 3])
+    state = state.join([late])
+    scorer.step(ids(3, 1, seed=5), torch.ones(3, dtype=torch.int64), state)
+    state = state.select([2, 1])
+    state.keep([1])
+    assert state.lengths_B.tolist() == [7]
+    assert row is not None
+    assert row.lengths_B.tolist() == [6]
+    history = torch.cat((ids_BT[3, :6], ids(3, 1, seed=5)[1], torch.tensor([9])))
+    logits_1TV = scorer.step(history[-1:][None], torch.tensor([1]), state)
+    near(logits_1TV[0, -1], read(scorer, history)[-1])
+    assert kept.lengths_B.tolist() == [9, 4, 1, 6]
+
+
+@every_scorer
 def test_a_prefix_is_a_row_as_it_was(name: str) -> None:
     scorer, ids_BT = SCORERS[name], ids(2, 12)
     state = scorer.new_state(2)

@@ -173,6 +173,7 @@ class KneserNey:
         contexts_BO[:, 0] = 0  # the empty context is always known
         return NGramState(contexts_BO, torch.zeros(rows, dtype=torch.int64))
 
+    @torch.inference_mode()
     def step(self, ids_BT: Tensor, counts_B: Tensor, state: State, *, last_only: bool = False) -> Tensor:
         """See `Scorer.step`; the logits are log-probabilities."""
         assert isinstance(state, NGramState)

@@ -18,7 +18,7 @@ from torch import Tensor
 
 
 class State(Protocol):
-    """The memory of B independent rows."""
+    """The memory of B independent rows. Its methods work in and out of inference mode."""
 
     lengths_B: Tensor  # int64 on the CPU: how many tokens each row has read
 
@@ -38,7 +38,10 @@ class State(Protocol):
         ...
 
     def join(self, others: Sequence[Self]) -> Self:
-        """The rows of this state followed by those of `others`. This one is used up: it may be the result."""
+        """The rows of this state followed by those of `others`. This one is used up: it may be the result.
+
+        Where it raises, this one is as it was.
+        """
         ...
 
     def snapshot(self) -> Self:
@@ -94,7 +97,8 @@ class KVState:
     """Keys and values of every layer, grown as rows get longer and as rows are added.
 
     rooms_LRKSC: what is allocated for keys and for values; the first B of its R rooms are the rows. So a row
-    that joins or leaves a batch costs the copy of itself or of one other, not of all.
+    that joins or leaves a batch costs the copy of itself or of one other, not of all. A step makes inference
+    tensors, which nothing can write to outside of inference mode; whatever writes here is in it.
     """
 
     __slots__ = ("_views", "lengths_B", "rooms_LRKSC")
@@ -128,6 +132,7 @@ class KVState:
     def nbytes(self) -> int:
         return sum(rooms.nbytes for rooms in self.rooms_LRKSC)
 
+    @torch.inference_mode()
     def reserve(self, positions: int) -> None:
         """Grow (by doubling, so that n steps copy O(n)) until every row can hold `positions` tokens."""
         if positions > self.capacity:
@@ -138,6 +143,7 @@ class KVState:
         keys, values = (rooms[:, index.to(rooms.device)] for rooms in self.rooms_LRKSC)
         return KVState(keys, values, self.lengths_B[index])
 
+    @torch.inference_mode()
     def keep(self, rows: Sequence[int]) -> None:
         for here, there in enumerate(rows):
             if here != there:
@@ -147,6 +153,7 @@ class KVState:
                     rooms[:, here, :, :length] = rooms[:, there, :, :length]
         self.lengths_B, self._views = self.lengths_B[list(rows)], []
 
+    @torch.inference_mode()
     def join(self, others: Sequence[KVState]) -> KVState:
         start, counts = len(self.lengths_B), [len(other.lengths_B) for other in others]
         rooms, capacity = self.rooms_LRKSC[0].shape[1], max(state.capacity for state in (self, *others))
