@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import contextlib
 import math
+from dataclasses import fields
 from typing import Any
 
 import pytest
@@ -11,6 +13,7 @@ from malmoi.engine import Sampling
 from malmoi.engine.request import StopText
 from malmoi.util.errors import UserError
 
+NUMBERS = st.floats() | st.integers() | st.integers(-(10**40), 10**40) | st.none() | st.text(max_size=3)
 LETTERS = st.text(alphabet="ab말", max_size=12)
 STOPS = st.lists(st.text(alphabet="ab말", min_size=1, max_size=3), max_size=3).map(tuple)
 
@@ -24,11 +27,31 @@ STOPS = st.lists(st.text(alphabet="ab말", min_size=1, max_size=3), max_size=3).
         ("top_k", "5"), ("temperature", "a"), ("top_p", None), ("seed", 0.5), ("stop", None), ("stop", [1]),
         ("stop", "end"), ("logit_bias", {1: 2}), ("logit_bias", [3]), ("logit_bias", [(1, "x")]),
         ("logit_bias", [(1, math.inf)]), ("logit_bias", [(-1, 1.0)]), ("frequency_penalty", "much"),
+        ("repetition_penalty", 1e-300), ("repetition_penalty", 1e300), ("presence_penalty", -1e300),
+        ("frequency_penalty", 101), ("temperature", 1e308), ("top_k", 2**64), ("max_tokens", 2**31),
+        ("n", 10**40), ("logprobs", 2**31), ("seed", 2**64), ("min_p", -(10**400)),
+        ("logit_bias", [(1, 1e38)]), ("logit_bias", [(2**31, 1)]), ("logit_bias", [(1, 200)] * 10**5),
     ],
 )  # fmt: skip
 def test_a_value_out_of_range_is_named_in_one_line(name: str, value: object) -> None:
-    with pytest.raises(UserError, match=f"^sampling: {name} is .*must be [^\n]*$"):
+    with pytest.raises(UserError, match=f"^sampling: {name} is .*must be [^\n]*$") as error:
         Sampling(**{name: value})  # type: ignore[arg-type]
+    assert len(str(error.value)) < 200
+
+
+@pytest.mark.parametrize("name", ["max_tokens", "top_k", "temperature", "seed", "repetition_penalty"])
+def test_a_number_too_long_to_print_is_one_line(name: str) -> None:
+    with pytest.raises(UserError, match=f"^sampling: {name} is a number of thousands of digits; it must be"):
+        Sampling(**{name: 10**5000})  # type: ignore[arg-type]
+
+
+@given(
+    name=st.sampled_from([field.name for field in fields(Sampling) if field.name != "constraint"]),
+    value=NUMBERS | st.lists(NUMBERS) | st.lists(st.tuples(NUMBERS, NUMBERS)) | st.binary(max_size=3),
+)
+def test_any_value_is_taken_or_refused(name: str, value: object) -> None:
+    with contextlib.suppress(UserError):
+        assert getattr(Sampling(**{name: value}), name) == value  # type: ignore[arg-type]
 
 
 @given(text=LETTERS, stops=STOPS)

@@ -5,7 +5,7 @@ from collections import Counter
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from transformers.generation import logits_process as theirs
 
@@ -77,6 +77,51 @@ def test_the_penalty_is_for_seen_tokens_and_leaves_the_models_logits_alone() -> 
 def test_a_tiny_temperature_does_not_overflow() -> None:
     logits_BV = torch.tensor([[88.0, 87.0]])
     assert sample(logits_BV, [Sampling(temperature=1e-300)], [[]], [0], [0.9]) == [0]
+
+
+@st.composite
+def finite_rows(draw: st.DrawFn) -> tuple[torch.Tensor, list[Sampling], list[list[int]], list[float]]:
+    """Any finite logits, options in their whole ranges, and tokens so far: the first is the prompt."""
+    rows, size = draw(st.integers(1, 3)), draw(st.integers(1, 8))
+    number = st.floats(width=32, allow_nan=False, allow_infinity=False)
+    logits_BV = torch.tensor(draw(st.lists(st.lists(number, min_size=size, max_size=size),
+                                           min_size=rows, max_size=rows)))  # fmt: skip
+    ids = st.integers(0, size - 1)
+    params = st.builds(
+        Sampling,
+        temperature=st.floats(0, 100),
+        top_k=st.integers(0, 2**31 - 1) | st.integers(0, 8),
+        top_p=st.floats(0, 1, exclude_min=True),
+        min_p=st.floats(0, 1),
+        repetition_penalty=st.floats(0.01, 100),
+        presence_penalty=st.floats(-100, 100),
+        frequency_penalty=st.floats(-100, 100),
+        logit_bias=st.lists(st.tuples(ids, st.floats(-100, 100)), max_size=3),
+    )
+    histories = st.lists(ids, min_size=1, max_size=6)
+    uniforms = st.floats(0, 1, exclude_max=True)
+    each = [(draw(params), draw(histories), draw(uniforms)) for _ in range(rows)]
+    return logits_BV, [p for p, _, _ in each], [h for _, h, _ in each], [u for _, _, u in each]
+
+
+@settings(deadline=None, max_examples=300, suppress_health_check=[HealthCheck.too_slow])
+@given(asked=finite_rows())
+def test_finite_logits_always_give_a_token(
+    asked: tuple[torch.Tensor, list[Sampling], list[list[int]], list[float]],
+) -> None:
+    logits_BV, params, histories, uniforms = asked
+    changed_BV = biased(logits_BV, params, histories, [1] * len(params))
+    assert changed_BV.isfinite().all()
+    assert not filtered(changed_BV, params).isnan().any()
+    ids = sample(logits_BV, params, histories, [1] * len(params), uniforms)
+    assert all(0 <= id < logits_BV.shape[1] for id in ids)
+
+
+def test_what_cannot_be_said_stays_so_under_a_penalty() -> None:
+    logits_BV = torch.tensor([[-torch.inf, -3e38, -3e38]])
+    params = Sampling(repetition_penalty=100, temperature=0)
+    assert biased(logits_BV, [params], [[0, 1]], [2])[0, 0] == -torch.inf
+    assert sample(logits_BV, [params], [[0, 1, 2]], [3], [0.0]) in ([1], [2])
 
 
 def test_openai_penalties_count_sampled_tokens_and_a_bias_is_added() -> None:

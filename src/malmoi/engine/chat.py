@@ -14,7 +14,7 @@ from malmoi.core import Message
 from malmoi.data.conversations import messages_from
 from malmoi.data.labelled import BadRow
 from malmoi.engine.engine import Engine
-from malmoi.engine.request import FinishReason, Sampling, TokenEvent
+from malmoi.engine.request import MOST_SEEDS, FinishReason, Sampling, TokenEvent
 from malmoi.text.chat import ChatFormat, fit_turns, turns_error
 from malmoi.util.errors import UserError
 from malmoi.util.files import read_json, write_json
@@ -169,7 +169,7 @@ class ChatSession:
         return replace(
             self._sampling,
             max_tokens=most if self.context is None else min(most, room),
-            seed=seed if seed is None else seed + self._replies,
+            seed=seed if seed is None else (seed + self._replies) % MOST_SEEDS,
         )
 
     def _read(self, events: Generator[TokenEvent], history: Sequence[Message], first: int) -> Generator[str]:

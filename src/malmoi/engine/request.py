@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from numbers import Integral, Real
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 import numpy as np
 
@@ -15,11 +14,13 @@ from malmoi.util.errors import UserError
 
 FinishReason = Literal["stop", "length", "cancelled"]
 TopLogprobs = tuple[tuple[int, float], ...]
+MOST_WHOLE = 2**31 - 1  # of a count or an id
+MOST_SEEDS = 2**64
 
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """How to choose tokens. Raises UserError for a value out of range.
+    """How to choose tokens. Raises UserError for a value out of range; within, no arithmetic overflows.
 
     temperature: 0 is greedy. top_k: 0 is off. top_p: nucleus (Holtzman et al. 2020), 1 is off. min_p: drop
     what is less probable than min_p times the best (Nguyen et al. 2024), 0 is off. repetition_penalty: CTRL's
@@ -46,31 +47,28 @@ class Sampling:
     constraint: Grammar | None = None
 
     def __post_init__(self) -> None:
-        for name in ("max_tokens", "top_k", "n", "logprobs"):
-            self._require(name, isinstance(getattr(self, name), Integral), "a whole number")
-        for name in (
-            "temperature", "top_p", "min_p", "repetition_penalty", "presence_penalty", "frequency_penalty"
-        ):  # fmt: skip
-            self._require(name, isinstance(getattr(self, name), Real), "a number")
-        self._require("max_tokens", self.max_tokens >= 1, "1 or more")
-        self._require("temperature", 0 <= self.temperature < math.inf, "0 (greedy) or more, for example 0.8")
-        self._require("top_k", self.top_k >= 0, "0 (off) or more")
-        self._require("top_p", 0 < self.top_p <= 1, "above 0 and at most 1 (off)")
-        self._require("min_p", 0 <= self.min_p <= 1, "from 0 (off) to 1")
+        for name, least in (("max_tokens", 1), ("top_k", 0), ("n", 1), ("logprobs", 0)):
+            holds = _is_within(getattr(self, name), Integral, least, MOST_WHOLE)
+            self._require(name, holds, f"a whole number from {least} to {MOST_WHOLE}")
+        for name, least, most, example in (
+            ("temperature", 0, 100, "0 is greedy"),
+            ("min_p", 0, 1, "0 is off"),
+            ("repetition_penalty", 0.01, 100, "1 is off"),
+            ("presence_penalty", -100, 100, "0 is off"),
+            ("frequency_penalty", -100, 100, "0 is off"),
+        ):
+            holds = _is_within(getattr(self, name), Real, least, most)
+            self._require(name, holds, f"a number from {least} to {most}, where {example}")
         self._require(
-            "repetition_penalty", 0 < self.repetition_penalty < math.inf, "above 0, for example 1.1"
+            "top_p", _is_within(self.top_p, Real, 0, 1) and self.top_p > 0, "a number above 0, up to 1 (off)"
         )
-        for name in ("presence_penalty", "frequency_penalty"):
-            self._require(name, math.isfinite(getattr(self, name)), "a number, for example 0.5")
         biased = isinstance(self.logit_bias, tuple | list) and all(map(_is_bias, self.logit_bias))
-        self._require("logit_bias", biased, "pairs of a token's id and a number")
-        seeded = self.seed is None or (isinstance(self.seed, Integral) and self.seed >= 0)
-        self._require("seed", seeded, "a whole number, 0 or more, or none")
+        self._require("logit_bias", biased, "pairs of a token's id and a number from -100 to 100")
+        seeded = self.seed is None or (_is_within(self.seed, Integral, 0, MOST_SEEDS - 1))
+        self._require("seed", seeded, "a whole number from 0 to 2**64 - 1, or none")
         # a lone string would be its letters
         stops = isinstance(self.stop, tuple | list) and all(isinstance(one, str) and one for one in self.stop)
         self._require("stop", stops, "a list of strings of at least one character")
-        self._require("n", self.n >= 1, "1 or more")
-        self._require("logprobs", self.logprobs >= 0, "0 (none) or more")
 
     @property
     def changes_logits(self) -> bool:
@@ -80,15 +78,27 @@ class Sampling:
 
     def _require(self, name: str, holds: bool, allowed: str) -> None:
         if not holds:
-            raise UserError(f"sampling: {name} is {getattr(self, name)!r}; it must be {allowed}")
+            raise UserError(f"sampling: {name} is {_shown(getattr(self, name))}; it must be {allowed}")
+
+
+def _is_within(value: Any, kind: type, least: float, most: float) -> bool:
+    return isinstance(value, kind) and bool(least <= value <= most)
 
 
 def _is_bias(pair: object) -> bool:
     match pair:
-        case (Integral() as id, Real() as bias):
-            return int(id) >= 0 and math.isfinite(bias)
+        case (id, bias):
+            return _is_within(id, Integral, 0, MOST_WHOLE) and _is_within(bias, Real, -100, 100)
         case _:
             return False
+
+
+def _shown(value: object) -> str:
+    try:
+        text = repr(value)
+    except ValueError:  # a whole number of more digits than Python prints
+        text = "a number of thousands of digits"
+    return text if len(text) <= 80 else f"{text[:77]}..."
 
 
 @dataclass(frozen=True, slots=True)

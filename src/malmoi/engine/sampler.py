@@ -62,8 +62,9 @@ def _penalise(logits_V: Tensor, params: Sampling, history: Sequence[int], prompt
     ones, in place."""
     if params.repetition_penalty != 1:
         seen = torch.tensor(sorted(set(history)), device=logits_V.device)
-        logits, penalty = logits_V[seen], params.repetition_penalty
-        logits_V[seen] = torch.where(logits > 0, logits / penalty, logits * penalty)
+        logits, penalty, most = logits_V[seen], params.repetition_penalty, torch.finfo(logits_V.dtype).max
+        changed = torch.where(logits > 0, logits / penalty, logits * penalty)
+        logits_V[seen] = changed.clamp(-most, most).where(logits.isfinite(), logits)
     if params.presence_penalty or params.frequency_penalty:
         sampled = torch.tensor(history[prompt_length:], dtype=torch.int64, device=logits_V.device)
         ids, counts = sampled.unique(return_counts=True)
