@@ -8,7 +8,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from malmoi.engine import Completion, Engine, Sampling, TokenEvent
+from malmoi.engine import Completion, Engine, Sampling, TokenEvent, reading
 from malmoi.engine import engine as engine_module
 from malmoi.text.tokenizer import Tokenizer, train_tokenizer
 from malmoi.util.errors import UserError
@@ -224,7 +224,7 @@ def test_a_long_prompt_is_read_in_pieces(
 ) -> None:
     prompts = [[9] * 23, [8] * 3, [7] * 8, [6] * 9]
     expected = Engine(scorer, tokenizer).generate(prompts, GREEDY)
-    monkeypatch.setattr(engine_module, "CHUNK_TOKENS", 8)
+    monkeypatch.setattr(reading, "CHUNK_TOKENS", 8)
     scorer.shapes.clear()
     assert Engine(scorer, tokenizer).generate(prompts, GREEDY) == expected
     assert scorer.shapes[:6] == [(2, 8), (1, 8), (1, 1), (1, 8), (1, 8), (1, 7)]
@@ -247,7 +247,7 @@ def test_score_equals_brute_force(
     chunk: int,
     numbers: int,
 ) -> None:
-    monkeypatch.setattr(engine_module, "CHUNK_TOKENS", chunk)
+    monkeypatch.setattr(reading, "CHUNK_TOKENS", chunk)
     monkeypatch.setattr(engine_module, "LOGITS_NUMBERS", numbers)
     engine = Engine(scorer, tokenizer, max_rows=3, deterministic=deterministic)
     prompts = ["a", "말모이", [9, 10], "zz", [40] * 13]

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from malmoi.engine import Engine
+from malmoi.engine import Engine, reading
 from malmoi.engine import engine as engine_module
 from malmoi.engine.scoring import Read, batches, shared_reads
 from malmoi.text.tokenizer import train_tokenizer
@@ -42,8 +42,9 @@ def test_choices_score_as_by_brute_force(
     engine = Engine(scorer, BYTES, max_rows=3, deterministic=deterministic)
     prompts, choices = [prompt for prompt, _ in asked], [of_prompt for _, of_prompt in asked]
     with pytest.MonkeyPatch.context() as patch:
-        for name, limit in zip(("CHUNK_TOKENS", "LOGITS_NUMBERS", "STATE_BYTES"), limits, strict=True):
-            patch.setattr(engine_module, name, limit)
+        patch.setattr(reading, "CHUNK_TOKENS", limits[0])
+        patch.setattr(engine_module, "LOGITS_NUMBERS", limits[1])
+        patch.setattr(engine_module, "STATE_BYTES", limits[2])
         found = engine.score_choices(prompts, choices)
     for (prompt, of_prompt), scores in zip(asked, found, strict=True):
         assert scores == pytest.approx([brute_force(scorer, prompt, one) for one in of_prompt], abs=1e-4)

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from malmoi.engine import Engine, Sampling
-from malmoi.serve.worker import Busy, Failed, Stopping, Worker
+from malmoi.serve.worker import Busy, Failed, Stopping, Stream, Worker
 from malmoi.util.errors import UserError
 from tests.engine.fake_scorer import FakeScorer
 from tests.engine.scripted import BYTES
@@ -45,6 +45,11 @@ def started(max_waiting: int = 64) -> Iterator[Worker]:
 
 async def text_of(worker: Worker, engine: Engine, prompt: str, params: Sampling = GREEDY) -> str:
     return "".join([event.text async for event in worker.stream(engine, BYTES.encode(prompt), params)])
+
+
+async def all_of(stream: Stream) -> None:
+    while await stream.take():
+        pass
 
 
 def alone(prompt: str, params: Sampling = GREEDY) -> str:
@@ -203,44 +208,116 @@ def test_what_the_engine_refuses_comes_to_the_reader() -> None:
         asyncio.run(go(worker))
 
 
-def test_an_engine_that_breaks_serves_the_next() -> None:
-    class Breaks(FakeScorer):
-        broken = True
+class Faulty(FakeScorer):
+    """Cannot read a text with the byte of "!" in it."""
 
+    def logits(self, history: Any) -> Any:
+        if BYTES.encode("!")[0] in history:
+            raise RuntimeError("no memory")
+        logits = super().logits(history)
+        logits[BYTES.encode("!")[0]] = -1000.0
+        return logits
+
+
+def test_a_request_that_fails_leaves_the_others_alone() -> None:
+    async def go(worker: Worker, engine: Engine) -> None:
+        prompts = ["first", "bad!", "second", "worse!", "셋째"]
+        found = await asyncio.gather(
+            *(text_of(worker, engine, prompt) for prompt in prompts), return_exceptions=True
+        )
+        for prompt, one in zip(prompts, found, strict=True):
+            if prompt.endswith("!"):
+                assert isinstance(one, Failed)
+            else:
+                assert (
+                    one
+                    == an_engine(1, Faulty(BYTES.vocab_size)).generate([BYTES.encode(prompt)], GREEDY)[0].text
+                )
+        assert not worker.stopping
+
+    with started() as worker:
+        engine = an_engine(4, Faulty(BYTES.vocab_size))
+        asyncio.run(asyncio.wait_for(go(worker, engine), 20))
+        assert not engine.busy
+
+
+def test_a_prompt_that_fails_ends_its_whole_request() -> None:
+    async def go(worker: Worker, engine: Engine) -> None:
+        prompts = [BYTES.encode(prompt) for prompt in ("good", "bad!", "waits", "waits too")]
+        stream = worker.stream_batch(engine, prompts, LONG)
+        with pytest.raises(Failed):
+            await all_of(stream)
+        assert await stream.take() == []
+        assert await text_of(worker, engine, "next")
+
+    with started() as worker:
+        engine = an_engine(2, Faulty(BYTES.vocab_size))
+        asyncio.run(asyncio.wait_for(go(worker, engine), 20))
+        assert not engine.busy
+
+
+def test_a_model_that_computes_nonsense_says_so() -> None:
+    class Nonsense(FakeScorer):
         def logits(self, history: Any) -> Any:
-            if self.broken and len(history) == 5:
-                raise RuntimeError("no memory")
-            return super().logits(history)
+            return super().logits(history) * float("nan")
 
     async def go(worker: Worker) -> None:
-        scorer = Breaks(BYTES.vocab_size)
-        engine = an_engine(2, scorer)
-        with pytest.raises(Failed):
-            await text_of(worker, engine, "abc", LONG)
-        scorer.broken = False
-        assert await text_of(worker, engine, "abc") == alone("abc")
+        with pytest.raises(Failed, match=r"failed on this request; .* not finite \(NaN or infinity\)"):
+            await text_of(worker, an_engine(1, Nonsense(BYTES.vocab_size)), "text")
+        assert await text_of(worker, an_engine(), "text") == alone("text")
 
     with started() as worker:
         asyncio.run(asyncio.wait_for(go(worker), 20))
 
 
-def test_a_thread_that_breaks_down_leaves_nobody_waiting() -> None:
+def test_a_step_that_cannot_be_observed_is_answered_all_the_same() -> None:
     def breaks(engine: Engine, rows: int) -> None:
         raise RuntimeError(f"no gauge for {rows} of {engine}")
 
+    with started() as worker:
+        worker.observe = breaks
+        assert asyncio.run(asyncio.wait_for(text_of(worker, an_engine(), "text"), 20)) == alone("text")
+        assert not worker.stopping
+
+
+class Unlucky(Worker):
+    """Loses its way once beside the work of any request; with `lost`, it does not find back either."""
+
+    lost = False
+    _luck = 3
+
+    def _turn(self) -> None:
+        super()._turn()
+        self._luck -= 1
+        if self._luck == 0:
+            raise RuntimeError("beside all requests")
+
+    def _give_up(self, error: Exception) -> None:
+        if self.lost and not self._ended:
+            raise error
+        super()._give_up(error)
+
+
+@pytest.mark.parametrize("lost", [False, True])
+def test_a_thread_that_loses_its_way_leaves_nobody_waiting(lost: bool) -> None:
     async def go(worker: Worker) -> None:
-        engine = an_engine(1)
+        engine = an_engine(1, Endless(BYTES.vocab_size))
         found = await asyncio.gather(
             *(text_of(worker, engine, prompt, LONG) for prompt in ("first", "second")), return_exceptions=True
         )
         assert [type(one) for one in found] == [Failed, Failed]
-        assert worker.stopping
-        with pytest.raises(Stopping):
-            await text_of(worker, engine, "third")
+        assert worker.stopping == lost
+        if lost:
+            with pytest.raises(Stopping):
+                await text_of(worker, engine, "third")
+        else:
+            assert await text_of(worker, engine, "third")
 
-    with started() as worker:
-        worker.observe = breaks
-        asyncio.run(asyncio.wait_for(go(worker), 20))
+    worker = Unlucky()
+    worker.lost = lost
+    worker.start()
+    asyncio.run(asyncio.wait_for(go(worker), 20))
+    asyncio.run(worker.close(0.0))
 
 
 def test_closing_finishes_what_runs_and_refuses_new_work() -> None:

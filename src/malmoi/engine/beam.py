@@ -12,6 +12,8 @@ from typing import Any, Protocol, Self
 import torch
 from torch import Tensor
 
+from malmoi.engine.sampler import check_finite
+
 
 class Rows(Protocol):
     """The part of a `State` that beams need."""
@@ -67,6 +69,7 @@ def beam_search(
         last_N1, ones_N = ids_RKT[..., -1].reshape(-1, 1), torch.ones(logp_RK.numel(), dtype=torch.int64)
         logits_NV = scorer.step(last_N1, ones_N, state, last_only=True)[:, 0].cpu()
         next_NV = logits_NV.float().log_softmax(-1)
+        check_finite(next_NV[:, 0])
         next_NV[:, list(forbid)] = float("-inf")
         if no_repeat:
             _forbid_repeats(next_NV, ids_RKT.flatten(0, 1)[:, 1:], no_repeat)

@@ -11,46 +11,25 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from functools import cached_property
 from itertools import accumulate, chain, pairwise
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from malmoi.engine.constraints import Constrainer, constrained
-from malmoi.engine.prefixes import LEAST_TOKENS, Found, Prefixes
-from malmoi.engine.request import Completion, Request, Row, Sampling, TokenEvent, TopLogprobs
-from malmoi.engine.sampler import sample
+from malmoi.engine.batch import Batch
+from malmoi.engine.prefixes import Prefixes
+from malmoi.engine.reading import CHUNK_TOKENS, Reader, padded
+from malmoi.engine.request import Completion, Request, Sampling, TokenEvent, TopLogprobs
+from malmoi.engine.sampler import check_finite, top_logprobs
 from malmoi.engine.scoring import Read, add_logprobs, batches, shared_reads
 from malmoi.models.state import Scorer, State
 from malmoi.text.tokenizer import Tokenizer
 from malmoi.util.errors import UserError
 
-CHUNK_TOKENS = 1024  # a longer prompt is read alone and in pieces, which bounds the memory of activations
 LOGITS_NUMBERS = 1 << 24  # at most this many logits at once while scoring: 64 MiB
 STATE_BYTES = 1 << 26  # for the copies of prompts' states while scoring; max_rows of them may take more
-RESERVED_TOKENS = 512  # cache room made in advance for the answer; caches grow beyond it by themselves
-PRIMING_TOKENS = 16  # how much of a prompt's end the text decoder sees: it may begin a character or a word
 
 Prompt = str | Sequence[int]
-
-
-@dataclass(slots=True)
-class Tile:
-    """Rows that go through the model together, and their state."""
-
-    rows: list[Row]
-    state: State
-
-    def keep(self, kept: Sequence[int]) -> None:
-        """Drop all rows but these; the last ones take the places of those that leave."""
-        if len(kept) < len(self.rows):
-            stay, movers = set(kept), [b for b in kept if b >= len(kept)]
-            order = [b if b in stay else movers.pop() for b in range(len(kept))]
-            self.rows = [self.rows[b] for b in order]
-            self.state.keep(order)
 
 
 class Engine:
@@ -75,23 +54,22 @@ class Engine:
             raise UserError(f"engine: max_rows is {max_rows}; it must be 1 or more")
         self.scorer, self.tokenizer = scorer, tokenizer
         self.max_rows, self.deterministic = max_rows, deterministic
-        self._ends = tokenizer.specials.ends
+        self._reader = Reader(scorer, max_rows, deterministic)
         self._prefixes = Prefixes(0 if deterministic else prefix_bytes)
+        self._batch = Batch(self._reader, tokenizer, self._prefixes)
         self._waiting: deque[Request] = deque()
-        self._tiles: list[Tile] = []
-        self._notices: list[TokenEvent] = []  # of cancelled samples; the next step returns them
         self._inboxes: dict[int, deque[TokenEvent]] = {}  # of the requests of `stream` and `generate`
         self._submitted = 0
 
     @property
     def busy(self) -> bool:
         """Whether `step` has anything to do."""
-        return bool(self._waiting or self._tiles or self._notices)
+        return bool(self._waiting) or self._batch.busy
 
     @property
     def num_running(self) -> int:
         """How many samples run now."""
-        return sum(len(tile.rows) for tile in self._tiles)
+        return len(self._batch.rows)
 
     @property
     def num_waiting(self) -> int:
@@ -101,7 +79,7 @@ class Engine:
     @property
     def state_bytes(self) -> int:
         """Memory of the running samples' states and of those kept of texts read before."""
-        return sum(tile.state.nbytes for tile in self._tiles) + self._prefixes.nbytes
+        return self._batch.state_bytes + self._prefixes.nbytes
 
     def encode_prompt(self, text: str) -> list[int]:
         """The id that begins a text (`Tokenizer.start`), then the text's ids.
@@ -126,12 +104,12 @@ class Engine:
         return self._submitted
 
     def step(self) -> list[TokenEvent]:
-        """One token for every running sample: schedule -> forward -> sample."""
-        events, self._notices = self._notices, []
-        with torch.inference_mode():
-            admitted = self._schedule()
-            if admitted or self._tiles:
-                events += self._sample(self._forward(admitted))
+        """One token for every running sample: schedule -> forward -> sample.
+
+        What goes wrong with a sample is an event of it (`TokenEvent.error`) and does not concern the others.
+        """
+        self._schedule()
+        events = self._batch.step()
         for event in events:
             if event.request in self._inboxes:
                 self._inboxes[event.request].append(event)
@@ -141,11 +119,8 @@ class Engine:
         """End a request; the next step reports its samples as cancelled. A finished one stays as it is."""
         for waiting in [w for w in self._waiting if w.number == request]:
             self._waiting.remove(waiting)
-            self._notices += [row.ended("cancelled") for row in self._new_rows(waiting)]
-        for tile in self._tiles:
-            self._notices += [row.ended("cancelled") for row in tile.rows if row.request == request]
-            tile.keep([b for b, row in enumerate(tile.rows) if row.request != request])
-        self._tiles = [tile for tile in self._tiles if tile.rows]
+            self._batch.report(waiting.ended("cancelled"))
+        self._batch.cancel(request)
 
     def generate(
         self, prompts: Sequence[Prompt], params: Sampling | Sequence[Sampling] | None = None
@@ -196,7 +171,7 @@ class Engine:
         for prompt, rests in zip(prompts_ids, choices_ids, strict=True):
             self._check_ids(prompt, rests)
         totals: list[list[float]] = [[] for _ in prompts]
-        for group in self._groups([len(ids) for ids in prompts_ids]):
+        for group in self._reader.groups([len(ids) for ids in prompts_ids]):
             scores = self._score_group([prompts_ids[i] for i in group], [choices_ids[i] for i in group])
             for i, of_prompt in zip(group, scores, strict=True):
                 totals[i] = of_prompt
@@ -213,6 +188,7 @@ class Engine:
             part = list(ids[start : min(start + width, len(ids) - 1)])
             logits_1TV = self.scorer.step(torch.tensor([part]), torch.tensor([len(part)]), state)
             logprobs_TV = logits_1TV[0].float().log_softmax(-1)
+            check_finite(logprobs_TV[:, 0])
             targets = list(ids[start + 1 : start + 1 + len(part)])
             own = logprobs_TV[torch.arange(len(part)), targets].tolist()
             tops = top_logprobs(logprobs_TV, [Sampling(logprobs=top)] * len(part))
@@ -242,11 +218,7 @@ class Engine:
                 f"logit_bias has the id {unknown[0]}; the tokenizer's are 0..{self.tokenizer.vocab_size - 1}"
             )
         if params.constraint is not None:
-            _ = self._constrainer  # or it says what cannot be done
-
-    @cached_property
-    def _constrainer(self) -> Constrainer:
-        return Constrainer(self.tokenizer)
+            _ = self._batch.constrainer  # or it says what cannot be done
 
     def _check_ids(self, prompt: Sequence[int], rests: Sequence[Sequence[int]] = ()) -> None:
         """All of a prompt is read; of what may follow, all but the last token."""
@@ -286,157 +258,20 @@ class Engine:
                 self.step()
             for inbox in inboxes:
                 while inbox:
-                    running -= inbox[0].finished is not None
-                    yield inbox.popleft()
+                    event = inbox.popleft()
+                    if event.error is not None:
+                        raise event.error
+                    running -= event.finished is not None
+                    yield event
 
     def _stream(self, ids: list[int], params: Sampling) -> Generator[TokenEvent]:
         with self._submitted_requests([ids], [params]) as requests:
             yield from self._events(requests, params.n)
 
-    def _new_rows(self, request: Request) -> list[Row]:
-        """The request's n samples, each with a random stream that only its seed and index decide."""
-        entropy = np.random.SeedSequence(request.params.seed).entropy
-        seeds = [np.random.SeedSequence(entropy, spawn_key=(i,)) for i in range(request.params.n)]
-        return [
-            Row(
-                request.number, i, request.params, list(request.ids), len(request.ids),
-                np.random.Generator(np.random.Philox(seed)), self._decoder(request.ids),
-            )
-            for i, seed in enumerate(seeds)
-        ]  # fmt: skip
-
-    def _decoder(self, prompt: Sequence[int]):
-        """A stream decoder that has read the end of the prompt's text, up to its last special."""
-        decode = self.tokenizer.stream()
-        end = list(prompt[-PRIMING_TOKENS:])
-        specials = [i for i, id in enumerate(end) if id in self._ends]
-        for id in end[specials[-1] + 1 if specials else 0 :]:
-            decode(id)
-        return decode
-
-    # --- schedule, forward, sample
-
-    def _schedule(self) -> list[Request]:
+    def _schedule(self) -> None:
         """Take waiting requests, first come first served, while their samples fit."""
-        free = self.max_rows - self.num_running
-        admitted: list[Request] = []
-        while self._waiting and self._waiting[0].params.n <= free:
-            admitted.append(self._waiting.popleft())
-            free -= admitted[-1].params.n
-        return admitted
-
-    def _forward(self, admitted: Sequence[Request]) -> Tensor:
-        """logits_BV after the last token of every row of every tile, the admitted requests' included."""
-        logits = [self._read([row.ids[-1:] for row in tile.rows], tile.state) for tile in self._tiles]
-        found = [self._find(request.ids) for request in admitted]
-        lengths = [len(request.ids) - known.length for request, known in zip(admitted, found, strict=True)]
-        for group in self._groups(lengths):
-            logits.append(self._prefill([admitted[i] for i in group], [found[i] for i in group]))
-        if not self.deterministic and len(self._tiles) > 1:
-            first, *others = self._tiles
-            rows = [row for tile in self._tiles for row in tile.rows]
-            self._tiles = [Tile(rows, first.state.join([tile.state for tile in others]))]
-        return logits[0] if len(logits) == 1 else torch.cat(logits)
-
-    def _groups(self, lengths: Sequence[int]) -> list[list[int]]:
-        """Which prompts to read together: like lengths, and a long one (or, if deterministic, any) alone."""
-        order = sorted(range(len(lengths)), key=lengths.__getitem__)
-        short = [i for i in order if lengths[i] <= CHUNK_TOKENS and not self.deterministic]
-        groups = [short[start : start + self.max_rows] for start in range(0, len(short), self.max_rows)]
-        return groups + [[i] for i in order if i not in set(short)]
-
-    def _find(self, ids: Sequence[int]) -> Found:
-        """What is known of a prompt. Where another text began like it but its state there is forgotten, that
-        beginning is read now and kept."""
-        found = self._prefixes.find(ids)
-        if found.shared < found.length + LEAST_TOKENS:
-            return found
-        beginning = list(ids[: found.shared])
-        _, state = self._read_prompts([beginning], len(ids) - len(beginning), [found])
-        self._prefixes.add(beginning, state, 0)
-        return Found(found.shared, state, found.shared)
-
-    def _prefill(self, requests: Sequence[Request], found: Sequence[Found]) -> Tensor:
-        """Read each prompt once, make a row for every sample; logits_BV of these rows."""
-        room = max(min(request.params.max_tokens, RESERVED_TOKENS) for request in requests)
-        logits_RV, state = self._read_prompts([request.ids for request in requests], room, found)
-        for r, request in enumerate(requests):
-            self._prefixes.add(request.ids, state, r)
-        repeats = [r for r, request in enumerate(requests) for _ in range(request.params.n)]
-        rows = [row for request in requests for row in self._new_rows(request)]
-        for row, r in zip(rows, repeats, strict=True):
-            row.num_cached = found[r].length
-            if row.params.constraint is not None:
-                row.matcher = self._constrainer.matcher(row.params.constraint)
-        if not self.deterministic:
-            alike = repeats == list(range(len(requests)))  # one sample each: the state is theirs as it is
-            self._tiles.append(Tile(rows, state if alike else state.select(repeats)))
-        else:
-            self._tiles += [Tile([row], state.select([r])) for row, r in zip(rows, repeats, strict=True)]
-        return logits_RV[repeats]
-
-    def _read_prompts(
-        self, prompts: Sequence[Sequence[int]], room: int, found: Sequence[Found] = ()
-    ) -> tuple[Tensor, State]:
-        """logits_BV after each prompt, and a state with room for so many tokens more.
-
-        found: what is known of each prompt; nothing if not given.
-        """
-        longest = max(map(len, prompts)) + room
-        capacity = min(longest, self.scorer.context or longest)
-        if any(known.state for known in found):
-            known = [one.state or self.scorer.new_state(1) for one in found]
-            state = self.scorer.new_state(0, capacity).join(known)
-        else:
-            state = self.scorer.new_state(len(prompts), capacity)
-        left = [ids[length:] for ids, length in zip(prompts, state.lengths_B.tolist(), strict=True)]
-        longest = max(map(len, left))
-        assert len(prompts) == 1 or longest <= CHUNK_TOKENS
-        logits_BV = torch.empty(0)
-        for start in range(0, longest, CHUNK_TOKENS):
-            logits_BV = self._read([ids[start : start + CHUNK_TOKENS] for ids in left], state)
-        return logits_BV, state
-
-    def _read(self, rows: Sequence[Sequence[int]], state: State) -> Tensor:
-        """logits_BV after the last of each row's new tokens."""
-        ids_BT, counts_B = padded(rows)
-        return self.scorer.step(ids_BT, counts_B, state, last_only=True).squeeze(1)
-
-    def _sample(self, logits_BV: Tensor) -> list[TokenEvent]:
-        """Choose a token for every row, drop the rows that it ends."""
-        rows = [row for tile in self._tiles for row in tile.rows]
-        params = [row.params for row in rows]
-        logprobs_BV = logits_BV.float().log_softmax(dim=-1)
-        logits_BV = logits_BV[:, : self.tokenizer.vocab_size]  # some models pad their vocabulary
-        logits_BV, stuck = constrained(logits_BV, [row.matcher for row in rows])
-        uniforms = [row.random.random() for row in rows]
-        histories, prompt_lengths = [row.ids for row in rows], [row.num_prompt for row in rows]
-        ids = sample(logits_BV, params, histories, prompt_lengths, uniforms)
-        logprobs = logprobs_BV[torch.arange(len(ids)), ids].tolist()
-        tops = top_logprobs(logprobs_BV, params)
-        events = [
-            row.ended("stop") if b in stuck else row.take(id, logprob, top, self._reason(row, id))
-            for b, (row, id, logprob, top) in enumerate(zip(rows, ids, logprobs, tops, strict=True))
-        ]
-        self._drop({(event.request, event.index) for event in events if event.finished})
-        return events
-
-    def _reason(self, row: Row, id: int):
-        """Why nothing can follow this token, or None."""
-        if id in self._ends:
-            return "stop"
-        context = self.scorer.context  # the last token need not be read, so it may lie beyond
-        return "length" if context is not None and len(row.ids) >= context else None
-
-    def _drop(self, finished: set[tuple[int, int]]) -> None:
-        """Rows that have ended leave; what they read is kept for a next turn that begins with it."""
-        for tile in self._tiles:
-            lengths = tile.state.lengths_B.tolist() if finished else []
-            for b, row in enumerate(tile.rows):
-                if (row.request, row.index) in finished:
-                    self._prefixes.add(row.ids[: lengths[b]], tile.state, b)
-            tile.keep([b for b, row in enumerate(tile.rows) if (row.request, row.index) not in finished])
-        self._tiles = [tile for tile in self._tiles if tile.rows]
+        while self._waiting and self._waiting[0].params.n <= self.max_rows - self.num_running:
+            self._batch.begin(self._waiting.popleft())
 
     # --- scoring
 
@@ -448,7 +283,9 @@ class Engine:
         reads = [
             read for r, rests in enumerate(choices) for read in shared_reads(rests, r, first_number=starts[r])
         ]
-        logits_RV, state = self._read_prompts(prompts, max((len(read.ids) for read in reads), default=0))
+        logits_RV, state = self._reader.read_prompts(
+            prompts, max((len(read.ids) for read in reads), default=0)
+        )
         totals_C = torch.zeros(starts[-1], dtype=torch.float64)
         firsts = [(read.prompt, 0, ids[0], c) for read in reads for c, ids in read.choices if ids]
         add_logprobs(totals_C, logits_RV[:, None], firsts)
@@ -456,6 +293,7 @@ class Engine:
         most_rows = 1 if self.deterministic else most_rows
         for batch in batches(reads, most_rows, max(1, LOGITS_NUMBERS // self.scorer.vocab_size)):
             self._score_batch(totals_C, batch, state.select([read.prompt for read in batch]))
+        check_finite(totals_C)
         return [totals_C[start:stop].tolist() for start, stop in pairwise(starts)]
 
     def _score_batch(self, totals_C: Tensor, batch: Sequence[Read], state: State) -> None:
@@ -466,20 +304,3 @@ class Engine:
             logits_BTV = self.scorer.step(ids_BT, counts_B, state)
             wanted = [one for b, read in enumerate(batch) for one in read.wanted(b, start, start + width)]
             add_logprobs(totals_C, logits_BTV, wanted)
-
-
-def padded(rows: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
-    """ids_BT, filled with 0 on the right, and counts_B of real ones."""
-    counts = [len(row) for row in rows]
-    filled = [[*row, *[0] * (max(counts) - len(row))] for row in rows]
-    return torch.tensor(filled, dtype=torch.int64), torch.tensor(counts)
-
-
-def top_logprobs(logprobs_BV: Tensor, params: Sequence[Sampling]) -> list[TopLogprobs]:
-    """The best params[b].logprobs (id, logprob) pairs of each row."""
-    most = min(max(p.logprobs for p in params), logprobs_BV.shape[1])
-    if most == 0:
-        return [() for _ in params]
-    values, ids = logprobs_BV.topk(most, dim=-1)
-    pairs = [tuple(zip(*row, strict=True)) for row in zip(ids.tolist(), values.tolist(), strict=True)]
-    return [row[: p.logprobs] for row, p in zip(pairs, params, strict=True)]

@@ -12,7 +12,7 @@ import numpy as np
 from malmoi.engine.constraints import Grammar, Matcher
 from malmoi.util.errors import UserError
 
-FinishReason = Literal["stop", "length", "cancelled"]
+FinishReason = Literal["stop", "length", "cancelled", "failed"]
 TopLogprobs = tuple[tuple[int, float], ...]
 MOST_WHOLE = 2**31 - 1  # of a count or an id
 MOST_SEEDS = 2**64
@@ -106,10 +106,10 @@ class TokenEvent:
     """One token of one sample.
 
     index: which of the request's n samples. id: the token, an ending special included; None where a sample
-    was cancelled or no token can spell what its constraint wants. text: what became readable with it (''
-    inside a character or a possible stop string). logprob: of the model's own distribution (temperature 1,
-    unfiltered, unconstrained). top: the best (id, logprob)s. cached: how many of the prompt's tokens had been
-    read for another request.
+    was cancelled, failed or no token can spell what its constraint wants. text: what became readable with it
+    ('' inside a character or a possible stop string). logprob: of the model's own distribution (temperature
+    1, unfiltered, unconstrained). top: the best (id, logprob)s. cached: how many of the prompt's tokens had
+    been read for another request. error: why a sample failed.
     """
 
     request: int
@@ -120,6 +120,7 @@ class TokenEvent:
     top: TopLogprobs = ()
     finished: FinishReason | None = None
     cached: int = 0
+    error: Exception | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,6 +218,11 @@ class Request:
     ids: list[int]
     params: Sampling
 
+    def ended(self, reason: FinishReason, error: Exception | None = None) -> list[TokenEvent]:
+        """The only event of each of its samples, where it never runs."""
+        indices = range(self.params.n)
+        return [TokenEvent(self.number, i, None, "", 0.0, (), reason, error=error) for i in indices]
+
 
 @dataclass(slots=True)
 class Row:
@@ -251,8 +257,7 @@ class Row:
             text += self.stop_text.flush()
         return TokenEvent(self.request, self.index, id, text, logprob, top, reason, self.num_cached)
 
-    def ended(self, reason: FinishReason) -> TokenEvent:
+    def ended(self, reason: FinishReason, error: Exception | None = None) -> TokenEvent:
         """The last event of a sample that takes no further token."""
-        return TokenEvent(
-            self.request, self.index, None, self.stop_text.flush(), 0.0, (), reason, self.num_cached
-        )
+        text = self.stop_text.flush()
+        return TokenEvent(self.request, self.index, None, text, 0.0, (), reason, self.num_cached, error=error)

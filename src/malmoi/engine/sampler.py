@@ -15,7 +15,17 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from malmoi.engine.request import Sampling
+from malmoi.engine.request import Sampling, TopLogprobs
+from malmoi.util.errors import UserError
+
+
+def check_finite(logprobs: Tensor) -> None:
+    """Raises UserError for a NaN, which a row is all of where one of its logits was NaN or infinity."""
+    if bool(logprobs.isnan().any()):
+        raise UserError(
+            "the model computes numbers that are not finite (NaN or infinity), so nothing can be chosen by "
+            "them: its weights are damaged, or overflow in this dtype; check them, or use dtype fp32"
+        )
 
 
 def sample(
@@ -121,3 +131,13 @@ def draw(logits_BV: Tensor, uniforms: Sequence[float]) -> Tensor:
     chosen_B1 = torch.searchsorted(cumulative_BV, targets_B1, right=True)
     last_B1 = torch.searchsorted(cumulative_BV, total_B1)  # rounding must not pick what has no probability
     return chosen_B1.minimum(last_B1).squeeze(1)
+
+
+def top_logprobs(logprobs_BV: Tensor, params: Sequence[Sampling]) -> list[TopLogprobs]:
+    """The best params[b].logprobs (id, logprob) pairs of each row."""
+    most = min(max(p.logprobs for p in params), logprobs_BV.shape[1])
+    if most == 0:
+        return [() for _ in params]
+    values, ids = logprobs_BV.topk(most, dim=-1)
+    pairs = [tuple(zip(*row, strict=True)) for row in zip(ids.tolist(), values.tolist(), strict=True)]
+    return [row[: p.logprobs] for row, p in zip(pairs, params, strict=True)]

@@ -13,7 +13,8 @@ from typing import NamedTuple
 
 import torch
 
-from malmoi.engine.engine import LOGITS_NUMBERS, padded
+from malmoi.engine.engine import LOGITS_NUMBERS
+from malmoi.engine.reading import padded
 from malmoi.engine.scoring import Read, batches
 from malmoi.models.state import Scorer
 from malmoi.text.tokenizer import Tokenizer

@@ -374,7 +374,8 @@ def as_api_error(error: Exception) -> ApiError:
         case UserError():
             return ApiError(400, str(error))
         case _:
-            return ApiError(500, str(Failed()), kind="server_error")
+            failed = error if isinstance(error, Failed) else Failed()
+            return ApiError(500, str(failed), kind="server_error")
 
 
 def _chunks(shape: Shape, choices: Sequence[Json]) -> bytes:

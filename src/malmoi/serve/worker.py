@@ -47,10 +47,10 @@ class Stopping(Exception):
 
 
 class Failed(Exception):
-    """The engine broke down under this request; the log has the reason."""
+    """The server could not do what it had accepted; reason: what the client may know, or the log has it."""
 
-    def __init__(self) -> None:
-        super().__init__("the server failed on this request; its log says why")
+    def __init__(self, reason: str = "its log says why") -> None:
+        super().__init__(f"the server failed on this request; {reason}")
 
 
 TOLD = (UserError, Busy, Stopping, Failed)  # what whoever asked is told, in the error's own words
@@ -315,14 +315,21 @@ class Worker:
     def _run(self) -> None:
         try:
             while not self._ended:
-                self._take()
-                self._call()
-                for lane in self._lanes.values():
-                    _deliver(self._admit(lane))
-                    if lane.engine.busy:
-                        _deliver(self._step(lane))
-        except Exception as error:  # beside a step and a call: nothing here can be trusted any more
+                try:
+                    self._turn()
+                except Exception as error:  # beside a request's own work, so nobody is to blame alone
+                    self._give_up(_public(error))
+        except Exception as error:  # nothing here can be trusted any more
             self._break_down(_public(error))
+
+    def _turn(self) -> None:
+        """Take in what has come, run a call, and one step of every engine."""
+        self._take()
+        self._call()
+        for lane in self._lanes.values():
+            _deliver(self._admit(lane))
+            if lane.engine.busy:
+                _deliver(self._step(lane))
 
     def _take(self) -> None:
         """What has come in; waits for it where there is nothing to do."""
@@ -361,33 +368,36 @@ class Worker:
         return refused
 
     def _step(self, lane: _Lane) -> list[tuple[_Group, Any]]:
-        try:
-            events = lane.engine.step()
-        except Exception as error:
-            return self._break(lane, _public(error))
-        if self.observe:
-            self.observe(lane.engine, sum(event.id is not None for event in events))
+        events = lane.engine.step()
+        self._observe(lane.engine, events)
         found: list[tuple[_Group, Any]] = []
         for event in events:
             group = lane.running.get(event.request)
-            if group is not None:
-                found.append((group, (group.running[event.request], event)))
-                if event.finished:
-                    self._finish(lane, event.request)
+            if group is None:  # cancelled
+                continue
+            if event.error is not None:
+                self._cancel(group)
+                found.append((group, _failure(event.error)))
+                continue
+            found.append((group, (group.running[event.request], event)))
+            if event.finished:
+                self._finish(lane, event.request)
         return found
+
+    def _observe(self, engine: Engine, events: Sequence[TokenEvent]) -> None:
+        if self.observe is None:
+            return
+        try:
+            self.observe(engine, sum(event.id is not None for event in events))
+        except Exception:  # no answer depends on it
+            _log.exception("a step could not be observed, and none will be from now on")
+            self.observe = None
 
     def _finish(self, lane: _Lane, request: int) -> None:
         lane.left[request] -= 1
         if not lane.left[request]:
             del lane.left[request]
             del lane.running.pop(request).running[request]
-
-    def _break(self, lane: _Lane, error: Exception) -> list[tuple[_Group, Any]]:
-        """A step has failed: every request in it is given up, so that the engine is empty and whole again."""
-        groups = set(lane.running.values())
-        for group in groups:
-            self._cancel(group)
-        return [(group, error) for group in groups]
 
     def _cancel(self, group: _Group) -> None:
         group.waiting.clear()
@@ -415,11 +425,15 @@ class Worker:
 
     def _end(self) -> None:
         self._ended = True
-        groups = self._groups_left()
+        self._give_up(Stopping())
+
+    def _give_up(self, error: Exception) -> None:
+        """End all that waits or runs with this error; whoever comes next is served."""
+        groups = [*self._groups_left(), *self._calls]
+        self._calls.clear()
         for group in groups:
             self._cancel(group)
-        _deliver([(group, Stopping()) for group in (*groups, *self._calls)])
-        self._calls.clear()
+        _deliver([(group, error) for group in groups])
 
     def _break_down(self, error: Exception) -> None:
         """Tell all who wait, and refuse who comes: `/health` says so, and no request hangs."""
@@ -438,8 +452,13 @@ def _public(error: Exception) -> Exception:
     """What the client may know of an error: a user's mistake whole, anything else not; the log has it."""
     if isinstance(error, UserError):
         return error
+    return _failure(error)
+
+
+def _failure(error: Exception) -> Failed:
+    """The same where the request was accepted, so that the mistake is not the client's."""
     _log.error("the engine failed", exc_info=error)
-    return Failed()
+    return Failed(str(error)) if isinstance(error, UserError) else Failed()
 
 
 def _deliver(outbox: Sequence[tuple[_Group, Any]]) -> None:
