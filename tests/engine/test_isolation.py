@@ -150,6 +150,22 @@ def test_a_row_that_cannot_be_continued(name: str, late: bool, prefix_bytes: int
     assert max(rows) > 1
 
 
+@pytest.mark.parametrize("name", SCORERS)
+def test_rows_that_fail_together_only_go_on_apart(name: str) -> None:
+    failed: list[int] = []
+
+    def fault(ids_BT: Tensor, state: State) -> None:
+        del state
+        if ids_BT.shape[0] > 1 and ids_BT.shape[1] == 1:
+            failed.append(len(ids_BT))
+            raise Fault
+
+    engine = Engine(Faulty(SCORERS[name], fault, late=True), BYTES)
+    events = run(engine, [engine.submit(prompt, GREEDY) for prompt in PROMPTS])
+    assert [ids_of(of_request) for of_request in events] == [alone(SCORERS[name], p) for p in PROMPTS]
+    assert failed == [len(PROMPTS)], "the rows were joined again"
+
+
 def test_a_state_that_cannot_drop_rows(monkeypatch: pytest.MonkeyPatch) -> None:
     def keep(self: Histories, rows: Sequence[int]) -> None:
         self.rows = []  # broken on the way
