@@ -13,6 +13,7 @@ import typer
 
 from malmoi.data.encodings import decoded
 from malmoi.util.errors import UserError
+from malmoi.util.files import denied
 
 if TYPE_CHECKING:
     from malmoi.data.check import Finding
@@ -260,6 +261,8 @@ def _is_file(text: str) -> bool:
     try:
         path = Path(text)
         found = path.is_file()
+    except PermissionError:
+        raise denied(Path(text)) from None
     except (OSError, ValueError):  # a text that is too long for a name, or has a zero in it
         return False
     named = path.suffix.lower() in (*LINES, *TABLES) and not any(map(str.isspace, text))

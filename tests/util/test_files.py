@@ -112,6 +112,19 @@ def test_a_new_folder_is_whole_or_absent(tmp_path: Path) -> None:
     assert names(tmp_path) == {"step-1"}
 
 
+@pytest.mark.parametrize("mask", [0o022, 0o077])
+def test_files_and_folders_have_the_permissions_that_the_umask_gives(tmp_path: Path, mask: int) -> None:
+    before = os.umask(mask)
+    try:
+        with files.new_folder(tmp_path / "folder") as inside, files.new_file(inside / "file") as temporary:
+            temporary.unlink()
+            temporary.touch(0o600)  # as some libraries do
+    finally:
+        os.umask(before)
+    assert (tmp_path / "folder").stat().st_mode & 0o777 == 0o777 & ~mask
+    assert (tmp_path / "folder" / "file").stat().st_mode & 0o777 == 0o666 & ~mask
+
+
 def test_damage_is_found(tmp_path: Path) -> None:
     folder = tmp_path / "step-1"
     with files.new_folder(folder) as inside:
@@ -119,6 +132,6 @@ def test_damage_is_found(tmp_path: Path) -> None:
     (folder / "a").write_text("f1rst")
     assert files.damage(folder) == "a differs from its hash"
     (folder / "a").unlink()
-    assert files.damage(folder) == "a is missing"
+    assert files.damage(folder) == "a does not exist"
     (folder / files.MANIFEST).write_text("[")
     assert "no readable manifest" in (files.damage(folder) or "")

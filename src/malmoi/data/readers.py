@@ -29,7 +29,7 @@ from typing import Any, BinaryIO, Literal, NamedTuple, TypeVar, cast
 from malmoi.data import arrow
 from malmoi.data.encodings import likely_encoding, not_utf8
 from malmoi.util.errors import UserError, nearest
-from malmoi.util.files import DEMO_MARK, RUN_RECORD
+from malmoi.util.files import DEMO_MARK, RUN_RECORD, check_readable
 
 Errors = Literal["strict", "replace"]
 Level = Literal["error", "warning"]
@@ -265,6 +265,7 @@ def find_files(path: Path, extensions: Sequence[str] = EXTENSIONS) -> list[Path]
     """
     path = arrow.local(path)
     known = f"known: {', '.join(extensions)}, and .gz of each"
+    check_readable(path)
     if not path.exists():
         raise UserError(f"{path} does not exist; give a text file or a folder of them")
     if not path.is_dir():
@@ -272,6 +273,8 @@ def find_files(path: Path, extensions: Sequence[str] = EXTENSIONS) -> list[Path]
             raise UserError(f'{path}: the extension "{extension(path)}" is not a text format; {known}')
         return [path]
     found = sorted(path.rglob("*"))
+    for folder in (it for it in found if it.is_dir()):
+        check_readable(folder)  # else the files in it would be left out in silence
     made = {file.parent for file in found if file.name in (RUN_RECORD, DEMO_MARK)} - {path}
     files = [
         file

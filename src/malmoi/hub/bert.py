@@ -151,6 +151,7 @@ def load_bert(folder: Path, *, dropout: float = 0.0) -> BertEncoder:
 
 
 def _load(folder: Path, dropout: float) -> tuple[Kin, BertEncoder]:
+    files.check_readable(folder)
     if not (folder / CONFIG).is_file():
         raise UserError(f"{folder} has no {CONFIG}; give the folder of a BERT, RoBERTa or DistilBERT encoder")
     found = files.read_object(folder / CONFIG)

@@ -117,7 +117,6 @@ def _new_gguf(out: Path) -> Iterator[tuple[Path, Path]]:
         written = [temporary / place.name for place in places]
         yield written[0], written[1]
         for path, place in zip(reversed(written), reversed(places), strict=True):  # the model comes last
-            path.chmod(0o644)
             files.sync_file(path)
             path.replace(place)
         files.sync_file(places[0].parent)

@@ -86,6 +86,7 @@ def load_model(
     dtype: of the weights in memory; None: as they are stored. Weights are read one by one, so that memory
     holds them once. Raises UserError with the mend where a part is missing or does not fit.
     """
+    files.check_readable(folder)
     if not folder.is_dir():
         raise UserError(f"{folder} is not a folder; give the --out folder of a finished run")
     if is_adapter(folder) and not (folder / CONFIG).exists():
@@ -107,6 +108,7 @@ def is_ngram(folder: Path) -> bool:
 
 def read_config(folder: Path) -> Json:
     """What a model folder's config.json says. Raises UserError where it is missing, broken or a method's."""
+    files.check_readable(folder)
     if not (folder / CONFIG).exists():
         raise UserError(
             f"{folder} has no {CONFIG}: not a finished model folder (an unfinished run goes on with --resume)"

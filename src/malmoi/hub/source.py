@@ -74,6 +74,7 @@ def find_source(source: str) -> Source:
 
     Raises UserError where there is no such folder, and the hub cannot be reached or does not give it.
     """
+    files.check_readable(Path(source))
     if Path(source).exists():
         if not Path(source).is_dir():
             raise UserError(f"{source} is a file; give the folder of a model")

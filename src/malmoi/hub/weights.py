@@ -98,6 +98,7 @@ class Checkpoint(Mapping[str, Tensor]):
 
 def open_checkpoint(folder: Path) -> Checkpoint:
     """The tensors of a model folder. Raises UserError where its files are missing, damaged or pickles."""
+    files.check_readable(folder)
     path, index = folder / WEIGHTS, folder / WEIGHTS_INDEX
     if path.exists():
         return Checkpoint(_names(path))
@@ -109,7 +110,7 @@ def open_checkpoint(folder: Path) -> Checkpoint:
             f"{folder} has {pickle}, which could run anything when opened, so only safetensors are read; "
             "convert it: in transformers, from_pretrained(FOLDER) and then save_pretrained(NEW_FOLDER)"
         )
-    raise UserError(f"{path} does not exist; is {folder} a finished model folder?")
+    raise _absent(path)
 
 
 def load_weights(path: Path) -> dict[str, Tensor]:
@@ -119,18 +120,15 @@ def load_weights(path: Path) -> dict[str, Tensor]:
 
 def save_weights(path: Path, tensors: dict[str, Tensor]) -> None:
     """Write one safetensors file, whole or absent. Raises OSError where the disk does not take it."""
-    temporary = path.with_name(f".{path.name}.part")
-    try:
-        save_file(
-            {name: t.detach().cpu().contiguous() for name, t in tensors.items()}, temporary, {"format": "pt"}
-        )
-        files.sync_file(temporary)
-        temporary.replace(path)
-    except BaseException as error:
-        temporary.unlink(missing_ok=True)
-        if isinstance(error, SafetensorError):
+    with files.new_file(path) as temporary:
+        try:
+            save_file(
+                {name: t.detach().cpu().contiguous() for name, t in tensors.items()},
+                temporary,
+                {"format": "pt"},
+            )
+        except SafetensorError as error:
             raise OSError(f"{path} cannot be written ({error})") from None
-        raise
 
 
 def _names(path: Path) -> dict[str, Path]:
@@ -161,7 +159,12 @@ def _opened(path: Path) -> Any:
         if path.exists() and not path.is_file():  # a pipe would never end
             raise UserError(f"{path} is not a file; copy the folder again")
         return safe_open(path, "pt")
-    except FileNotFoundError:
-        raise UserError(f"{path} does not exist; is {path.parent} a finished model folder?") from None
+    except FileNotFoundError:  # which is also what the library says of a file that it may not open
+        files.check_readable(path)
+        raise _absent(path) from None
     except (SafetensorError, OSError) as error:
         raise UserError(f"{path} cannot be read ({error}); train or copy it again") from None
+
+
+def _absent(path: Path) -> UserError:
+    return UserError(f"{path} does not exist; is {path.parent} a finished model folder?")

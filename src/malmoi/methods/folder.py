@@ -52,6 +52,7 @@ def describe(method: Method) -> dict[str, Any]:
 
 def is_method(folder: Path) -> bool:
     """Whether `folder` holds a fitted method (and not a language model, or something else)."""
+    files.check_readable(folder)
     config = folder / CONFIG
     found = files.read_json(config, files.MOST_OBJECT_BYTES) if config.is_file() else None
     return isinstance(found, dict) and "task" in found

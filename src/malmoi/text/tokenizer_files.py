@@ -21,7 +21,7 @@ from tokenizers import Tokenizer as Backend
 
 from malmoi.text.sentencepiece import read_sentencepiece, specials_of, to_backend
 from malmoi.util.errors import UserError
-from malmoi.util.files import MOST_OBJECT_BYTES, read_object, read_text
+from malmoi.util.files import DENIED, MOST_OBJECT_BYTES, read_object, read_text, unreadable
 
 Config = dict[str, Any]
 
@@ -51,9 +51,11 @@ def read_tokenizer(path: Path) -> tuple[Backend, Config]:
 
     Raises UserError where a file is missing, broken or of a kind that cannot be read with the same ids.
     """
+    _check_readable(path)
     file = _file_of(path) if path.is_dir() else path
     if file is None:
         raise UserError(f"it does not exist, nor a SentencePiece model, {_VOCAB} or {_WORDPIECES}")
+    _check_readable(file)
     config = _read_config(file.parent)
     with _library_errors():
         backend = _read_backend(file, config)
@@ -61,6 +63,11 @@ def read_tokenizer(path: Path) -> tuple[Backend, Config]:
             _add_tokens(backend, config, file.parent)
         _name_specials(backend, config, file.parent)
     return backend, config
+
+
+def _check_readable(path: Path) -> None:
+    if unreadable(path) == DENIED:
+        raise UserError(f"it {DENIED}")
 
 
 def parse_tokenizer(content: str) -> Backend:

@@ -379,6 +379,7 @@ def files_of(path: Path) -> Iterator[Path]:
 
 def weights_hash(folder: Path) -> str:
     """What identifies a model folder's weights. Raises UserError where it has none."""
+    files.check_readable(folder)
     for name in (WEIGHTS, "adapter_model.safetensors"):
         if (folder / name).is_file():
             return files.sha256(folder / name)

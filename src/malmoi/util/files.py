@@ -10,8 +10,10 @@ import hashlib
 import json
 import os
 import re
+import secrets
+import shlex
 import shutil
-import tempfile
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,6 +27,7 @@ MOST_BYTES, MOST_OBJECT_BYTES = 1 << 30, 64 << 20  # to read: of any text; of an
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 MOST_DEPTH, MOST_DIGITS = 64, 300  # of JSON; a longer number is beyond what a float holds
 RUN_RECORD, DEMO_MARK = "run.json", "demo.json"  # say that malmoi made the folder that holds them
+DENIED = "cannot be read (permission denied)"
 
 
 def cache_folder(name: str) -> Path:
@@ -34,11 +37,43 @@ def cache_folder(name: str) -> Path:
 
 def check_folder(out: Path) -> None:
     """Raises UserError where `out` is no folder to write to, nor can be made one."""
-    found = next(path for path in (out.absolute(), *out.absolute().parents) if path.exists())
-    if not found.is_dir() or not os.access(found, os.W_OK | os.X_OK):
+    found = next(path for path in (out.absolute(), *out.absolute().parents) if os.path.exists(path))
+    if not found.is_dir():
         raise UserError(
             f"{out} cannot be written, for {found} is no folder to write to; choose another --out"
         )
+    if not _may(found, os.W_OK | os.X_OK):
+        raise UserError(
+            f"{out} cannot be written, for {found} is closed to you (permission denied); choose another --out"
+        )
+
+
+def unreadable(path: Path) -> str:
+    """Why a file or folder cannot be read: it "does not exist", or permission is denied; "" where it can."""
+    try:
+        is_folder = path.is_dir()
+        if not is_folder and not path.exists():
+            return "does not exist"
+    except PermissionError:  # of a folder above
+        return DENIED
+    except OSError:  # such as a name that is too long
+        return "does not exist"
+    return "" if _may(path, os.R_OK | os.X_OK if is_folder else os.R_OK) else DENIED
+
+
+def check_readable(path: Path) -> None:
+    """Raises UserError where `path` is closed to this user; what is not there is for the caller to say."""
+    if unreadable(path) == DENIED:
+        raise denied(path)
+
+
+def denied(path: Path) -> UserError:
+    """The error about a file or folder that this user may not read."""
+    return UserError(f"{path} {DENIED}; ask its owner, or see: ls -ld {shlex.quote(str(path))}")
+
+
+def _may(path: Path, mode: int) -> bool:
+    return os.access(path, mode, effective_ids=os.access in os.supports_effective_ids)
 
 
 def sync_file(path: Path) -> None:
@@ -50,21 +85,37 @@ def sync_file(path: Path) -> None:
         os.close(descriptor)
 
 
-def write_bytes(path: Path, content: bytes) -> None:
-    """Write `content` to `path` so that a crash leaves the old file or the new one, never a part."""
+@contextmanager
+def new_file(path: Path) -> Iterator[Path]:
+    """Yield an empty file beside `path` to write to; on success sync it and rename it over `path`.
+
+    A crash leaves the old file or the new one, never a part. Its permissions are those that the umask gives,
+    whoever writes it: some libraries make files that only their owner can read.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    temporary = _beside(path)
+    temporary.touch(exist_ok=False)
     try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
+        mode = stat.S_IMODE(temporary.stat().st_mode)
+        yield temporary
+        temporary.chmod(mode)
+        sync_file(temporary)
         os.replace(temporary, path)
     except BaseException:
-        Path(temporary).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise
     sync_file(path.parent)
+
+
+def _beside(path: Path) -> Path:
+    """A hidden name that nobody else takes, in the same folder."""
+    return path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write `content` to `path`, whole or not at all."""
+    with new_file(path) as temporary:
+        temporary.write_bytes(content)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -87,6 +138,8 @@ def read_bytes(path: Path, most_bytes: int = MOST_BYTES) -> bytes:
                 f"{path} has {human_bytes(size)}, more than {human_bytes(most_bytes)}; restore it"
             )
         return path.read_bytes()
+    except PermissionError:
+        raise denied(path) from None
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror or error})") from None
 
@@ -164,17 +217,18 @@ def sha256(path: Path) -> str:
 def new_folder(folder: Path) -> Iterator[Path]:
     """Yield an empty folder beside `folder`; on success add a manifest of hashes, sync, rename over it.
 
-    On any error the half-written folder is removed and an older `folder` stays as it was.
+    On any error the half-written folder is removed and an older `folder` stays as it was. Its permissions are
+    those that the umask gives.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
+    temporary = _beside(folder)
+    temporary.mkdir()
     try:
         yield temporary
         files = sorted(path for path in temporary.iterdir() if path.is_file())
         write_json(temporary / MANIFEST, {path.name: sha256(path) for path in files})
         for path in files:
             sync_file(path)
-        os.chmod(temporary, 0o755)
         if folder.exists():
             shutil.rmtree(folder)
         os.replace(temporary, folder)
@@ -191,8 +245,10 @@ def damage(folder: Path) -> str | None:
     except UserError as error:
         return f"no readable manifest ({error})"
     for name, expected in manifest.items():
-        if Path(name).name != name or not (folder / name).is_file():
-            return f"{name} is missing"
+        if Path(name).name != name:
+            return f"{name} is no name of a file here"
+        if reason := unreadable(folder / name):
+            return f"{name} {reason}"
         if sha256(folder / name) != expected:
             return f"{name} differs from its hash"
     return None
