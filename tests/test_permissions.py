@@ -187,7 +187,7 @@ def test_the_command_line_says_so_too(made: Path, capsys: pytest.CaptureFixture[
 @pytest.mark.usefixtures("without_privileges")
 def test_a_folder_that_is_closed_is_told_from_one_that_is_none(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(UserError, match="file is no folder to write to"):
+    with pytest.raises(UserError, match="is no folder to write to"):
         files.check_folder(tmp_path / "file" / "out")
     with closed(tmp_path), pytest.raises(UserError, match="permission denied"):
         files.check_folder(tmp_path / "out")

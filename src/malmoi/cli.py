@@ -355,5 +355,7 @@ def demo(
 ) -> None:
     """See the whole road: text, tokens, three language models, a report with pictures."""
     from malmoi.demo import run_demo
+    from malmoi.util.locks import hold
 
-    run_demo(data, out, quick=quick, field=field or "text", errors=errors)
+    with hold(out):
+        run_demo(data, out, quick=quick, field=field or "text", errors=errors)

@@ -211,7 +211,7 @@ def _tasks(
 
 def _claim(out: Path) -> None:
     """Take `out`: a new folder, or the one of an earlier demo, which is emptied."""
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+    if not files.is_free(out):
         if not (out / files.DEMO_MARK).exists():
             raise UserError(f"{out} exists and is not a demo's folder; choose another --out")
         for name in MADE:

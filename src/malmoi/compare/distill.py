@@ -34,7 +34,8 @@ from malmoi.models.config import StrictModel
 from malmoi.tasks import make_task
 from malmoi.tasks.base import Task
 from malmoi.util.errors import UserError
-from malmoi.util.files import MANIFEST, check_folder, parse_json, read_json, sha256, write_json, write_text
+from malmoi.util.files import MANIFEST, is_free, parse_json, read_json, sha256, write_json, write_text
+from malmoi.util.locks import hold
 from malmoi.util.units import counted
 
 RECORD, ANSWERS, LABELLED, TRAIN, TEST = (
@@ -101,9 +102,13 @@ def distill(settings: DistillSettings, out: Path, say: Say = silent, isolated: b
     """Label, learn, compare; everything goes into `out`, and it goes on where it stopped.
 
     isolated: see `malmoi.compare.run:run_comparison`. Raises UserError for data, a teacher or options that
-    cannot be, and for a folder that holds something else.
+    cannot be, and for a folder that holds something else or that another process writes.
     """
-    check_folder(out)
+    with hold(out):
+        return _distill(settings, out, say, isolated)
+
+
+def _distill(settings: DistillSettings, out: Path, say: Say, isolated: bool) -> Distilled:
     task = make_task(settings.task, settings.fields)
     make_method(settings.student, task, settings.student_options)
     material = _gather(task, settings, say)
@@ -246,7 +251,7 @@ def _claim(out: Path, record: Json) -> None:
         old = read_json(out / RECORD)
         if changed := [name for name in record if record[name] != old.get(name)]:
             raise UserError(f"{out} was made with other {', '.join(changed)}; choose another --out")
-    elif out.exists() and (not out.is_dir() or any(out.iterdir())):
+    elif not is_free(out):
         raise UserError(f"{out} holds something else than a distillation; choose another --out")
     write_json(out / RECORD, record)
 

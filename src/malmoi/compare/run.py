@@ -6,6 +6,7 @@ apart and a method that fails, or is killed, is a row with its reason. What is f
 
 from __future__ import annotations
 
+import os
 import platform
 import shutil
 import signal
@@ -33,8 +34,9 @@ from malmoi.methods.registry import make_method, settled_options
 from malmoi.metrics import Statistic
 from malmoi.tasks.checks import refuse_too_few_labels
 from malmoi.util.errors import UserError, nearest
-from malmoi.util.files import check_folder, read_json, write_json
+from malmoi.util.files import is_free, read_json, write_json
 from malmoi.util.hardware import cpu_name, pick_device
+from malmoi.util.locks import hold
 from malmoi.util.units import counted
 
 WORKER = ("-m", "malmoi.compare.worker")
@@ -53,9 +55,15 @@ def run_comparison(
 
     isolated: False trains in this process, where peak memory is everyone's. fitted: of the methods in the
     settings, those that have learned already and are only measured. Raises UserError for data, options or
-    metrics that cannot be, and for a folder that holds something else.
+    metrics that cannot be, and for a folder that holds something else or that another process writes.
     """
-    check_folder(out)
+    with hold(out):
+        return _run(settings, out, say, isolated, fitted or {})
+
+
+def _run(
+    settings: ComparisonSettings, out: Path, say: Say, isolated: bool, fitted: Mapping[str, Method]
+) -> Comparison:
     material = load_material(settings)
     if not fitted:
         refuse_too_few_labels(material.parts["train"], material.task.kind)
@@ -72,7 +80,7 @@ def run_comparison(
         say(note)
     if material.findings:
         say(summary(material.findings, material.task.name))
-    for name, method in (fitted or {}).items():
+    for name, method in fitted.items():
         if not ((job := Job(out, name)).folder / FIT).exists():
             keep(job, method, 0, {"train_seconds": 0.0, "train_peak_bytes": 0.0})
     found = {name: _measure(Job(out, name), say, isolated) for name in methods}
@@ -130,7 +138,7 @@ def _claim(out: Path, settings: ComparisonSettings, material: Material) -> None:
             if asked[name] != before[name]:  # such as a price: what was learned stays, what it costs does not
                 (Job(out, name).folder / RESULT).unlink(missing_ok=True)
         record["settings"]["methods"] = before | asked
-    elif out.exists() and any(out.iterdir()):
+    elif not is_free(out):
         raise UserError(f"{out} holds something else than a comparison; choose another --out")
     inputs = [material.task.input_json(example.input) for example in material.test]
     for value, example in zip(inputs, material.test, strict=True):
@@ -175,8 +183,11 @@ def _in_process(job: Job, stage: str, say: Say) -> None:
     log.parent.mkdir(parents=True, exist_ok=True)
     shots = "" if job.shots is None else str(job.shots)
     command = [sys.executable, *WORKER, str(job.out), job.name, str(job.share), shots, stage]
-    with log.open("w") as errors:
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, encoding="utf-8")
+    with log.open("wb") as errors:
+        process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors,
+            env=os.environ | {"PYTHONIOENCODING": "utf-8"}, encoding="utf-8", errors="replace",
+        )  # fmt: skip
         with process:
             for line in process.stdout or ():
                 say(line.rstrip())

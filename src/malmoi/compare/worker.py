@@ -6,7 +6,9 @@ saved and measures it as it will be used: without training data in memory and wi
 
 from __future__ import annotations
 
+import os
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Sequence
@@ -152,7 +154,7 @@ def _throughput(method: Method, inputs: Sequence[Any], least_s: float) -> tuple[
 def peak_bytes() -> int:
     """The most memory that this process has held. Not ru_maxrss: on Linux that starts at the parent's."""
     try:
-        lines = Path("/proc/self/status").read_text().splitlines()
+        lines = Path("/proc/self/status").read_text(encoding="utf-8", errors="replace").splitlines()
         return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM"))
     except (OSError, StopIteration):
         return peak_memory_bytes()
@@ -170,8 +172,19 @@ def attempt(job: Job, stage: str, say: Say) -> None:
         write_json(job.folder / RESULT, {"error": reason})
 
 
+def _end_with_parent() -> None:
+    """Standard input is a pipe from the comparison; when that is gone, nobody holds the folder any more."""
+    try:
+        while os.read(0, 1024):
+            pass
+    except OSError:  # there is none: it was started by hand
+        return
+    os._exit(1)
+
+
 def main(arguments: Sequence[str]) -> None:
-    """Run one stage: OUT NAME SHARE SHOTS STAGE, where SHOTS may be empty."""
+    """Run one stage: OUT NAME SHARE SHOTS STAGE, where SHOTS may be empty. Ends when standard input does."""
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     out, name, share, shots, stage = arguments
     job = Job(Path(out), name, float(share), int(shots) if shots else None)
     attempt(job, stage, lambda line: print(line, flush=True))

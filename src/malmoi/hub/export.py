@@ -46,7 +46,7 @@ def export(folder: Path, to: str, out: Path, dtype: str | None = None) -> list[s
     known = list(_TORCH if to == "hf" else gguf.KINDS)
     if dtype is not None and dtype not in known:
         raise UserError(f"{to} has no type {dtype!r}; {nearest(dtype, known)}")
-    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
+    if not files.is_free(out):
         raise UserError(f"{out} is there already; remove it or choose another --out")
     files.check_folder(out)
     return (_export_hf if to == "hf" else _export_gguf)(folder, out, dtype or _stored(folder))

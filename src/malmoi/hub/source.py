@@ -48,7 +48,7 @@ def import_model(source: str, out: Path, say: Callable[[str], None] = print) -> 
     Its `import.json` says where it came from, under what licence, and the SHA-256 of each file. Raises
     UserError where the source cannot be had or used, or `out` holds something; then there is no `out`.
     """
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+    if not files.is_free(out):
         raise UserError(f"{out} already holds something; choose another --out")
     files.check_folder(out)
     found = find_source(source)

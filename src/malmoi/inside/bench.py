@@ -22,7 +22,7 @@ from malmoi.models.config import RecurrentConfig, TransformerConfig
 from malmoi.models.language import LanguageModel
 from malmoi.text.tokenizer import Tokenizer
 from malmoi.util.errors import UserError
-from malmoi.util.files import write_json
+from malmoi.util.files import is_free, write_json
 from malmoi.util.hardware import cpu_name
 
 RESULTS = "scaling.json"
@@ -60,7 +60,7 @@ def run_scaling(folders: Sequence[Path], out: Path, *, size: Size = Size(), say:
     folders: language models to measure beside the small ones that are made here, by their names. Raises
     UserError for one that is no network, two of one name, and for a folder `out` that holds something else.
     """
-    if out.exists() and any(out.iterdir()) and not (out / RESULTS).exists():
+    if not is_free(out) and not (out / RESULTS).exists():
         raise UserError(f"{out} exists and is not a benchmark's folder; choose another --out")
     names = [folder.resolve().name for folder in folders]
     for name in names:

@@ -23,7 +23,8 @@ from malmoi.tasks.base import Task
 from malmoi.tasks.checks import LABELLED, labels_in, refuse_too_few_labels, unseen_labels
 from malmoi.train.fit import Budget
 from malmoi.util.errors import UserError
-from malmoi.util.files import check_folder
+from malmoi.util.files import is_free
+from malmoi.util.locks import hold
 from malmoi.util.units import counted, human_seconds
 
 # in the folder of a comparison: what was asked, and the method that it recommends
@@ -84,9 +85,18 @@ def fit_method(
 
     With `valid`, choices are made on a part held out of `train` and the method is measured on `valid`;
     without it, two parts are held out. licence: of the data, for the card. Raises UserError before any work
-    where `out` is in use.
+    where `out` holds something or another process writes it.
     """
-    _check_new(out)
+    with hold(out):
+        if not is_free(out):
+            raise UserError(f"{out} exists; choose another --out")
+        return _fit(task, name, train, valid, out, options, budget, allow_skips, say, licence)
+
+
+def _fit(
+    task: Task[Any, Any], name: str, train: Path, valid: Path | None, out: Path, options: Mapping[str, Any],
+    budget: Budget, allow_skips: bool, say: Say, licence: str | None,
+) -> Fitted:  # fmt: skip
     method = make_method(name, task, options)
     parts = load(task, {"train": train, "valid": valid}, allow_skips=allow_skips, say=say)
     splits = task.split(parts["train"], parts.get("valid"))
@@ -107,13 +117,6 @@ def fit_method(
     )  # fmt: skip
     write_card(out, card.render())
     return Fitted(method, metrics, len(splits.test), note)
-
-
-def _check_new(out: Path) -> None:
-    """Raises UserError where the folder `out` is there, or cannot be made."""
-    if out.exists():
-        raise UserError(f"{out} exists; choose another --out")
-    check_folder(out)
 
 
 def remember_labels(method: Method, train: Examples) -> None:

@@ -19,7 +19,7 @@ from malmoi.models.lora import add_lora
 from malmoi.text.chat import ChatFormat, ChatRow
 from malmoi.text.tokenizer import Tokenizer
 from malmoi.train.cards import trained_seconds, with_intervals, with_run
-from malmoi.train.distributed import join_group
+from malmoi.train.distributed import Group, join_group
 from malmoi.train.finetune import (
     TuneConfig,
     chat_use,
@@ -32,7 +32,7 @@ from malmoi.train.finetune import (
 from malmoi.train.preference import PairBatch, Pairs, Preferences, PreferenceSpec
 from malmoi.train.record import Say, describe, same_files, started_run
 from malmoi.train.run import Json
-from malmoi.train.running import run_training
+from malmoi.train.running import run_training, writing
 from malmoi.train.trainer import StepReport, Trainer
 from malmoi.train.trial import Trial, try_step
 from malmoi.train.tuning import held_out
@@ -110,12 +110,13 @@ class Alignment:
 
         Ctrl-C (or SIGTERM) ends the step, saves a checkpoint and raises Stopped.
         """
-        run_training(self.trainer, self.folder, report)
-        found = self.trainer.evaluate()
-        if self.trainer.group.first:
-            save_additions(self.config, self.folder, self.model, self.tokenizer)
-            ends = sorted(self.form.end_ids)
-            save_model(self.folder, self.model, self.tokenizer, _card(self, found).render(), ends=ends)
+        with writing(self.folder, self.trainer.group):
+            run_training(self.trainer, self.folder, report)
+            found = self.trainer.evaluate()
+            if self.trainer.group.first:
+                save_additions(self.config, self.folder, self.model, self.tokenizer)
+                ends = sorted(self.form.end_ids)
+                save_model(self.folder, self.model, self.tokenizer, _card(self, found).render(), ends=ends)
         self.trainer.group.leave()
         return found
 
@@ -125,14 +126,22 @@ def prepare_alignment(
 ) -> Alignment | None:
     """Load the model, read the pairs, compute the reference. None where the run to resume is finished.
 
-    Raises UserError for a model that cannot chat, data that cannot be used, a folder that holds other things.
+    Raises UserError for a model that cannot chat, data that cannot be used, a folder that holds other things
+    or that another process writes.
     """
     keep_heap()
+    group = join_group()
+    with writing(folder, group):
+        return _prepare(config, folder, group, resume=resume, say=say, device=device)
+
+
+def _prepare(
+    config: AlignConfig, folder: Path, group: Group, *, resume: bool, say: Say, device: str
+) -> Alignment | None:
     started = started_run(config, folder, resume=resume, say=say)
     if started is None:
         return None
     config, record = started
-    group = join_group()
     model, form = _load_chat(Path(config.model))
     model.to(pick_device(device, group.local_rank))
     context, findings = context_of(model, config.train), []

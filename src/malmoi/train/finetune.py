@@ -32,7 +32,7 @@ from malmoi.train.losses import next_token_loss
 from malmoi.train.optim import OptimizerKind
 from malmoi.train.record import Say, describe, same_files, started_run
 from malmoi.train.run import AnyRun, Json, LoopSpec, apply_setting, checked
-from malmoi.train.running import run_training
+from malmoi.train.running import run_training, writing
 from malmoi.train.schedule import Schedule
 from malmoi.train.trainer import StepReport, Trainer, mean
 from malmoi.train.trial import Trial, try_step
@@ -184,15 +184,16 @@ class Tuning:
 
         Ctrl-C (or SIGTERM) ends the step, saves a checkpoint and raises Stopped.
         """
-        run_training(self.trainer, self.folder, report)
         group = self.trainer.group
         ended = (0, 0)
-        if group.first:
-            save_additions(self.config, self.folder, self.model, self.tokenizer)
-            self.form.adopt()
-            ended = replies_ended(self.model, self.form, self.material.valid)
-            ends = sorted(self.form.end_ids)
-            save_model(self.folder, self.model, self.tokenizer, _card(self, ended).render(), ends=ends)
+        with writing(self.folder, group):
+            run_training(self.trainer, self.folder, report)
+            if group.first:
+                save_additions(self.config, self.folder, self.model, self.tokenizer)
+                self.form.adopt()
+                ended = replies_ended(self.model, self.form, self.material.valid)
+                ends = sorted(self.form.end_ids)
+                save_model(self.folder, self.model, self.tokenizer, _card(self, ended).render(), ends=ends)
         group.leave()
         return ended
 
@@ -209,14 +210,22 @@ def prepare_tuning(
 ) -> Tuning | None:
     """Load the model, read and render the data. None where the tuning to resume is finished.
 
-    Raises UserError for data that cannot be learned from, and for a folder that holds something else.
+    Raises UserError for data that cannot be learned from, and for a folder that holds something else or that
+    another process writes.
     """
     keep_heap()
+    group = join_group()
+    with writing(folder, group):
+        return _prepare(config, folder, group, resume=resume, say=say, device=device)
+
+
+def _prepare(
+    config: TuneConfig, folder: Path, group: Group, *, resume: bool, say: Say, device: str
+) -> Tuning | None:
     started = started_run(config, folder, resume=resume, say=say)
     if started is None:
         return None
     config, record = started
-    group = join_group()
     model, form = load_tunable(Path(config.model))
     model.to(pick_device(device, group.local_rank))
     spec = with_lr(config.train, model, lora=config.lora is not None)

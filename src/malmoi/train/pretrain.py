@@ -30,12 +30,13 @@ from malmoi.train.cards import trained_seconds, with_intervals, with_run
 from malmoi.train.distributed import Group, join_group
 from malmoi.train.record import SOURCE, describe, started_run
 from malmoi.train.run import NGramSpec, RunConfig, TrainSpec
-from malmoi.train.running import run_training
+from malmoi.train.running import run_training, writing
 from malmoi.train.trainer import NextToken, StepReport, Trainer
 from malmoi.train.trial import Trial, try_step
 from malmoi.util import files
 from malmoi.util.hardware import pick_device
 from malmoi.util.heap import keep_heap
+from malmoi.util.locks import hold
 from malmoi.util.units import counted, human_count
 from malmoi.util.version import VERSION
 
@@ -93,9 +94,10 @@ class Pretraining:
 
         Ctrl-C (or SIGTERM), in any process, ends the step, saves a checkpoint and raises Stopped.
         """
-        run_training(self.trainer, self.folder, report)
-        if self.trainer.group.first:
-            save_model(self.folder, self.model, self.tokenizer, _card(self).render())
+        with writing(self.folder, self.trainer.group):
+            run_training(self.trainer, self.folder, report)
+            if self.trainer.group.first:
+                save_model(self.folder, self.model, self.tokenizer, _card(self).render())
         self.trainer.group.leave()
 
 
@@ -112,14 +114,23 @@ def prepare(
     """Make tokenizer and token files (or take those of the run to resume) and build the model.
 
     A dry run leaves no record, so that the same or another command may begin in the folder. Returns None
-    where the run to resume is finished. Raises UserError for a folder that holds another run, or other files.
+    where the run to resume is finished. Raises UserError for a folder that holds another run, or other files,
+    or that another process writes.
     """
     keep_heap()
+    group = join_group()
+    with writing(folder, group):
+        return _prepare(config, data, folder, group, resume=resume, say=say, device=device, dry_run=dry_run)
+
+
+def _prepare(
+    config: RunConfig, data: Path, folder: Path, group: Group, *, resume: bool, say: Say, device: str,
+    dry_run: bool,
+) -> Pretraining | None:  # fmt: skip
     started = started_run(config, folder, resume=resume, say=say)
     if started is None:
         return None
     config, record = started
-    group = join_group()
     first, end = group.share(config.train.batch)
     say = say if group.first else _silent
     text = _shared(group, lambda: prepare_text(config, data, folder, say, begun=bool(record)))
@@ -151,6 +162,13 @@ def count_ngrams(
 
     Returns None where the run is finished already; an unfinished one is counted again, which takes seconds.
     """
+    with hold(folder):
+        return _count_ngrams(config, data, folder, resume=resume, say=say)
+
+
+def _count_ngrams(
+    config: RunConfig, data: Path, folder: Path, *, resume: bool, say: Say
+) -> tuple[float, float] | None:
     started = started_run(config, folder, resume=resume, say=say)
     if started is None:
         return None

@@ -11,8 +11,11 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from malmoi.train.distributed import Group
 from malmoi.train.trainer import StepReport, Trainer
 from malmoi.util import files
+from malmoi.util.errors import UserError
+from malmoi.util.locks import hold
 
 METRICS = "metrics.jsonl"
 
@@ -75,6 +78,24 @@ def _tensorboard(folder: Path, step: int) -> Any:
     except ImportError:
         return None
     return SummaryWriter(str(folder), purge_step=step + 1 if step else None)
+
+
+@contextmanager
+def writing(folder: Path, group: Group) -> Iterator[None]:
+    """Keep other runs from the folder while the block runs: the first process of the group holds its lock.
+
+    Raises UserError, in every process of the group, where another run holds it.
+    """
+    with ExitStack() as stack:
+        refused: UserError | None = None
+        try:
+            if group.first:
+                stack.enter_context(hold(folder))
+        except UserError as error:
+            refused = error
+        if group.any(refused is not None):
+            raise refused or UserError(f"{folder} is not free; the first process says why")
+        yield
 
 
 @contextmanager

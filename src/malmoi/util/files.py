@@ -27,6 +27,7 @@ MOST_BYTES, MOST_OBJECT_BYTES = 1 << 30, 64 << 20  # to read: of any text; of an
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 MOST_DEPTH, MOST_DIGITS = 64, 300  # of JSON; a longer number is beyond what a float holds
 RUN_RECORD, DEMO_MARK = "run.json", "demo.json"  # say that malmoi made the folder that holds them
+LOCK = ".lock"  # in a folder that a process writes (malmoi.util.locks)
 DENIED = "cannot be read (permission denied)"
 
 
@@ -40,12 +41,19 @@ def check_folder(out: Path) -> None:
     found = next(path for path in (out.absolute(), *out.absolute().parents) if os.path.exists(path))
     if not found.is_dir():
         raise UserError(
-            f"{out} cannot be written, for {found} is no folder to write to; choose another --out"
+            f"{out} cannot be written, for {found} exists and is no folder to write to; choose another --out"
         )
     if not _may(found, os.W_OK | os.X_OK):
         raise UserError(
             f"{out} cannot be written, for {found} is closed to you (permission denied); choose another --out"
         )
+
+
+def is_free(out: Path) -> bool:
+    """Whether there is nothing at `out` but, perhaps, an empty folder; a lock there counts as nothing."""
+    if not out.exists():
+        return True
+    return out.is_dir() and all(path.name == LOCK for path in out.iterdir())
 
 
 def unreadable(path: Path) -> str:
