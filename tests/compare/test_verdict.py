@@ -3,24 +3,42 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from malmoi.compare.settings import parse_good_enough
-from malmoi.compare.verdict import Row, Verdict, advice, count_of_costs, judge, saving, show, show_cost
+from malmoi.compare.verdict import (
+    Floor,
+    Row,
+    Verdict,
+    advice,
+    count_of_costs,
+    floor_of,
+    judge,
+    saving,
+    show,
+    show_cost,
+)
 from malmoi.core import Metric
+from malmoi.data.world import documents
+from malmoi.data.world.labelled import write_labelled
 from malmoi.metrics import mean
+from malmoi.tasks import TASKS, make_task
 from malmoi.util.errors import UserError
 
 NUM = 400
 
 
-def row(name: str, right: int, cost: float, *, metric: str = "accuracy", less: bool = False) -> Row:
-    """A method that is right on the first `right` of NUM examples."""
-    values_E = (np.arange(NUM) < right).astype(np.float64)
+def row(
+    name: str, right: int, cost: float, *, metric: str = "accuracy", less: bool = False, last: bool = False
+) -> Row:
+    """A method that is right on the first (or last) `right` of NUM examples."""
+    values_E = (np.arange(NUM) < right).astype(np.float64)[:: -1 if last else 1]
     found = mean(values_E, higher_is_better=not less)
     return Row(name, "traditional", "", {metric: found}, {metric: found.metric()}, {"cost_per_1000": cost})
 
@@ -37,14 +55,14 @@ BAG, LSTM, GPT = row("bag", 344, 0.1), row("lstm", 346, 40.0), row("gpt", 390, 9
     ("rows", "wanted", "winner", "words"),
     [
         ([BAG], None, "bag", "bag reaches accuracy 86.0%; there is no other"),
-        ([BAG, LSTM], None, "bag", "bag already wins: accuracy 86.0% against 86.5% of lstm, "
+        ([BAG, LSTM], None, "bag", "bag wins: accuracy 86.0% against 86.5% of lstm, "
          "difference not significant, and 400x cheaper."),
         ([BAG, GPT], None, "gpt",
          f"gpt {LEAD} 86.0% of bag, difference significant. bag (86.0%) is 900x cheaper."),
         ([row("bag", 390, 1.0), row("lstm", 300, 2.0)], None, "bag",
          f"bag {LEAD} 75.0% of lstm, difference significant. No method is much cheaper."),
         ([row("a", 344, 1.0), row("b", 345, 1.4), row("c", 346, 1.6)], None, "b",
-         "b already wins: accuracy 86.2% against 86.5% of c, difference not significant, and 1.1x cheaper. "
+         "b wins: accuracy 86.2% against 86.5% of c, difference not significant, and 1.1x cheaper. "
          "a (86.0%) is 1.4x cheaper; costs within 1.5x count as equal."),
         ([row("a", 344, 1.0), row("b", 346, 1.02)], None, "b",
          "b wins: accuracy 86.5% against 86.0% of a, difference not significant. No method is much cheaper. "
@@ -70,6 +88,69 @@ def test_cases(rows: list[Row], wanted: float | None, winner: str | None, words:
     verdict = judge(rows, "accuracy", wanted)
     assert (verdict.winner.name if verdict.winner else None) == winner
     assert words in advice(verdict, NUM)
+
+
+def answered(share: float, metric: str = "accuracy", *, less: bool = False) -> Floor:
+    return Floor('answering "good" to everything', {metric: Metric(share, higher_is_better=not less)})
+
+
+@pytest.mark.parametrize(
+    ("rows", "wanted", "floor", "winner", "words"),
+    [
+        # by chance not significant, and yet a constant
+        ([row("lexicon", 190, 0.1), row("tfidf", 230, 9.0)], None, 0.525, "tfidf", "wins: accuracy 57.5%"),
+        ([row("lexicon", 190, 0.1), row("tfidf", 200, 9.0)], None, 0.525, None,
+         'No method beats answering "good" to everything (52.5%) in accuracy: the best is tfidf with 50.0%. '
+         "None is recommended."),
+        ([row("usual", 210, 0.1)], None, 0.525, None, "None is recommended."),
+        ([row("usual", 210, 0.1), row("tfidf", 230, 9.0)], 0.5, 0.525, "tfidf", "tfidf is good enough"),
+        ([row("usual", 210, 0.1)], 0.5, 0.525, None, "None is recommended."),
+        # above the floor, but by more than the margin below the best, which chance may explain
+        ([row("bag", 337, 0.1, last=True), LSTM], None, 0.5, "lstm",
+         "lstm wins: accuracy 86.5% against 84.2% of bag, difference not significant. bag (84.2%) is 400x"),
+        ([row("bag", 338, 0.1, last=True), LSTM], None, 0.5, "bag",
+         "bag wins: accuracy 84.5% against 86.5% of lstm"),
+    ],
+)  # fmt: skip
+def test_a_constant_is_not_recommended(
+    rows: list[Row], wanted: float | None, floor: float, winner: str | None, words: str
+) -> None:
+    verdict = judge(rows, "accuracy", wanted, answered(floor))
+    assert (verdict.winner.name if verdict.winner else None) == winner
+    assert words in advice(verdict, NUM)
+    assert all(one.metrics["accuracy"].value > floor for one in verdict.front)
+    assert winner is None or verdict.winner in verdict.front
+
+
+def test_the_margin_is_on_the_scale_of_the_metric() -> None:
+    assert judge([BAG], "accuracy").margin == 0.02
+    chrf = row("a", 200, 1.0, metric="chrf")
+    assert judge([chrf], "chrf").margin == 2
+    assert judge([row("a", 200, 1.0, metric="bits_per_byte", less=True)], "bits_per_byte").margin == 0.01
+
+
+def test_what_falls_short_is_said() -> None:
+    rows = [row("usual", 210, 0.1), row("bag", 337, 0.1, last=True), row("near", 345, 1.0), LSTM]
+    verdict = judge(rows, "accuracy", None, answered(0.525))
+    found = {one.name: verdict.shortfall(one) for one in rows}
+    assert found == {"usual": "not above the floor", "bag": "lower, maybe by chance", "near": "", "lstm": ""}
+    assert verdict.floor_words == 'answering "good" to everything (52.5%)'
+    less = judge([row("a", 80, 1.0, metric="x", less=True)], "x", None, answered(0.2, "x", less=True))
+    assert less.winner is None
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_every_task_has_a_floor(name: str, tmp_path: Path) -> None:
+    task, path = make_task(name), tmp_path / "rows.jsonl"
+    write_labelled(path, name, documents(80), 12)
+    examples = task.load(path)
+    floor = floor_of(task, examples, examples)
+    if task.kind == "label":
+        most = Counter(one.target for one in examples).most_common(1)[0][1]
+        assert floor.metrics["accuracy"].value == most / len(examples)
+    else:
+        assert floor.metrics.get(task.primary, Metric(0.0)).value == 0
+    assert "None is recommended" in advice(judge([row("a", 0, 1.0)], "accuracy", None, answered(0.0)), NUM)
 
 
 def test_less_may_be_better() -> None:
@@ -111,6 +192,7 @@ def beaten(one: Row, by: Row) -> bool:
     return b >= a and by.cost <= one.cost and (b > a or by.cost < one.cost)
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.integers(0, NUM), st.integers(1, 9)), min_size=1, max_size=6, unique=True))
 def test_the_front_is_what_wins_for_some_wanted_quality(pairs: list[tuple[int, int]]) -> None:
     rows = [row(f"m{number}", right, float(cost)) for number, (right, cost) in enumerate(pairs)]

@@ -82,6 +82,7 @@ def write_comparison(comparison: Comparison, path: Path) -> None:
     values = {
         "comparison": comparison, "verdict": verdict, "material": comparison.material,
         "settings": comparison.settings, "show": show, "shade": shade, "same_cost": SAME_COST,
+        "margin": verdict.margin_words,
         "per": PER[comparison.cost_count], "command": command, "snippet": snippet,
         "columns": list(dict.fromkeys(name for row in verdict.ranking for name in row.metrics)),
         "picture": Markup(_picture(comparison)),

@@ -23,7 +23,7 @@ import torch
 from malmoi.compare.comparison import Comparison, write_comparison
 from malmoi.compare.contrast import confusions, contrasts
 from malmoi.compare.settings import ComparisonSettings, Material, load_material
-from malmoi.compare.verdict import SAME_COST, Row, Verdict, advice, best_possible, judge
+from malmoi.compare.verdict import MARGIN, SAME_COST, Row, Verdict, advice, best_possible, floor_of, judge
 from malmoi.compare.worker import FIT, QUESTIONS, RECORD, RESULT, Job, attempt, keep
 from malmoi.core import Metric
 from malmoi.data.labelled import summary
@@ -86,7 +86,7 @@ def _run(
     found = {name: _measure(Job(out, name), say, isolated) for name in methods}
     price = settings.price_per_hour
     rows = [_row(name, methods[name].family, found[name], material, price) for name in found]
-    verdict = judge(rows, metric, wanted)
+    verdict = judge(rows, metric, wanted, floor_of(material.task, material.parts["train"], material.test))
     comparison = Comparison(
         settings, out, material, verdict, advice(verdict, len(material.test)),
         _curve(verdict, material, out, say, isolated) if settings.curve else {},
@@ -291,6 +291,10 @@ def _results(comparison: Comparison, found: dict[str, Json]) -> Json:
     return {
         "advice": comparison.advice, "winner": verdict.winner.name if verdict.winner else None,
         "metric": verdict.metric, "front": [row.name for row in verdict.front], "same_cost": SAME_COST,
+        "margin": MARGIN,
+        "floor": {"answer": verdict.floor.words, "metrics": {
+            name: metric.value for name, metric in verdict.floor.metrics.items()
+        }},
         "methods": {row.name: _measures(row) | found[row.name] for row in comparison.rows},
         "lead_of_the_best": {name: asdict(lead) for name, lead in verdict.against_best.items()},
         "lead_over_the_next": {name: asdict(lead) for name, lead in verdict.against_next.items()},

@@ -53,9 +53,9 @@ def _shots(comparison: Comparison) -> Iterator[RenderableType]:
 
 
 def _chance(row: Row, comparison: Comparison) -> str:
-    """Whether it is worse than the best, or whether that may be chance (5%)."""
-    lead = comparison.verdict.against_best.get(row.name)
-    return "" if lead is None else "worse" if lead.significant else "maybe as good"
+    """Whether it may be as good as the best."""
+    verdict = comparison.verdict
+    return verdict.shortfall(row) or ("" if row is verdict.best else "maybe as good")
 
 
 def _cells(row: Row, comparison: Comparison) -> list[str]:

@@ -1,8 +1,12 @@
-"""Who wins: ranking, significance, the Pareto front, the cheapest method that is good enough, and why."""
+"""Who wins: ranking, significance, the Pareto front, the cheapest method that is good enough, and why.
+
+Nothing is recommended that does not beat the floor: what one and the same answer to everything reaches.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from math import inf
@@ -10,10 +14,12 @@ from typing import Any
 
 from malmoi.core import Metric
 from malmoi.metrics import Difference, Statistic, difference
+from malmoi.tasks.base import Task
 from malmoi.util.units import counted, figures
 
 OF_100 = {"bleu", "chrf"}  # shown as they are, even where they are below 1
 FEW = 100  # test examples
+MARGIN = 0.02  # of a metric's scale: what the cheaper method may lose to the best at most
 SAME_COST = 1.5  # costs within this factor count as equal: timing is no surer than that
 PER = {1_000: "1,000", 1_000_000: "1 million", 1_000_000_000: "1 billion"}  # predictions that a cost is of
 
@@ -41,6 +47,17 @@ class Row:
 
 
 @dataclass(frozen=True, slots=True)
+class Floor:
+    """What one and the same answer to every test example reaches. words: which answer."""
+
+    words: str
+    metrics: Mapping[str, Metric]
+
+
+NO_FLOOR = Floor("", {})
+
+
+@dataclass(frozen=True, slots=True)
 class Verdict:
     """What follows from the rows by one metric. Every dict is by the method's name."""
 
@@ -50,6 +67,7 @@ class Verdict:
     left_out: list[Row]  # failed, or without the metric
     against_best: dict[str, Difference]  # how much better the best is
     against_next: dict[str, Difference]  # how much better it is than the next in the ranking
+    floor: Floor = NO_FLOOR
 
     @property
     def best(self) -> Row | None:
@@ -58,12 +76,39 @@ class Verdict:
 
     @property
     def good_enough(self) -> list[Row]:
-        """Those that reach what is wanted; without it, those not significantly worse than the best (5%)."""
+        """Those above the floor that reach what is wanted; without it, that are about as good as the best.
+
+        That is: not significantly worse (5%), and not by more than MARGIN.
+        """
         if self.wanted is None:
-            worse = {name for name, lead in self.against_best.items() if lead.significant}
-            return [row for row in self.ranking if row.name not in worse]
-        metrics = ((row, row.metrics[self.metric]) for row in self.ranking)
+            return [row for row in self.above_floor if not self.shortfall(row)]
+        metrics = ((row, row.metrics[self.metric]) for row in self.above_floor)
         return [row for row, metric in metrics if gain(metric) >= gain(metric, self.wanted)]
+
+    @property
+    def above_floor(self) -> list[Row]:
+        """Those that beat the floor, best first; all of them where the metric has none."""
+        least = self.floor.metrics.get(self.metric)
+        if least is None:
+            return self.ranking
+        return [row for row in self.ranking if gain(row.metrics[self.metric]) > gain(least)]
+
+    def shortfall(self, row: Row) -> str:
+        """In what way a row is not as good as the best, in words; "" where it may be."""
+        if row not in self.above_floor:
+            return "not above the floor"
+        lead = self.against_best.get(row.name)
+        if lead is None:
+            return ""
+        if lead.significant:
+            return "worse"
+        return "lower, maybe by chance" if lead.value > self.margin + 1e-9 else ""
+
+    @property
+    def margin(self) -> float:
+        """MARGIN on the metric's own scale: to 1, to 100, or, where that has no end, to the best's value."""
+        best = self.ranking[0].metrics[self.metric]
+        return MARGIN * (100 if self.metric in OF_100 else 1 if best.higher_is_better else abs(best.value))
 
     @property
     def winner(self) -> Row | None:
@@ -78,10 +123,10 @@ class Verdict:
 
     @property
     def front(self) -> list[Row]:
-        """Those that win where some quality is wanted, the cheapest first: no other beats them in both."""
+        """Those that win where some quality above the floor is wanted, the cheapest first."""
         found: list[Row] = []
-        for count in range(len(self.ranking), 0, -1):
-            row = best_of_cheapest(self.ranking[:count])
+        for count in range(len(self.above_floor), 0, -1):
+            row = best_of_cheapest(self.above_floor[:count])
             if not found or row is not found[-1]:
                 found.append(row)
         return found
@@ -101,6 +146,17 @@ class Verdict:
         metric = self.ranking[0].metrics[self.metric]
         bound = "at least" if metric.higher_is_better else "at most"
         return f"{self.words} of {bound} {show(self.metric, metric, self.wanted)}"
+
+    @property
+    def margin_words(self) -> str:
+        """The margin as a value of the metric: `2.0%`."""
+        return show(self.metric, self.best.metrics[self.metric], self.margin) if self.best else ""
+
+    @property
+    def floor_words(self) -> str:
+        """`answering "yes" to everything (52.5%)`; "" where the metric has no floor."""
+        least = self.floor.metrics.get(self.metric)
+        return "" if least is None else f"{self.floor.words} ({show(self.metric, least)})"
 
     def chance(self, row: Row) -> str:
         """Whether the best's lead over this row may be chance, in words."""
@@ -141,7 +197,14 @@ def best_possible(name: str, perfect: Statistic) -> float:
     return inf if not perfect.higher_is_better else 100.0 if name in OF_100 else max(1.0, perfect.value)
 
 
-def judge(rows: Sequence[Row], metric: str, wanted: float | None = None) -> Verdict:
+def floor_of(task: Task[Any, Any], train: Sequence[Any], test: Sequence[Any]) -> Floor:
+    """For labels the most frequent one of the training examples, for every other task no answer at all."""
+    label = Counter(one.target for one in train).most_common(1)[0][0] if task.kind == "label" else None
+    words = "no answer to anything" if label is None else f'answering "{label}" to everything'
+    return Floor(words, task.score([label] * len(test), test))
+
+
+def judge(rows: Sequence[Row], metric: str, wanted: float | None = None, floor: Floor = NO_FLOOR) -> Verdict:
     """Rank by `metric`, the cheaper one first where equal, and test the differences (paired bootstrap)."""
     left_out = [row for row in rows if metric not in row.metrics]
     ranking = [row for row in rows if metric in row.metrics]
@@ -152,7 +215,7 @@ def judge(rows: Sequence[Row], metric: str, wanted: float | None = None) -> Verd
 
     best = {row.name: lead(ranking[0], row) for row in ranking[1:]}
     after = {a.name: lead(a, b) for a, b in pairwise(ranking)}
-    return Verdict(metric, wanted, ranking, left_out, best, after)
+    return Verdict(metric, wanted, ranking, left_out, best, after, floor)
 
 
 def advice(verdict: Verdict, num_test: int) -> str:
@@ -173,6 +236,9 @@ def _chosen(verdict: Verdict) -> str:
     if best is None:
         reasons = (f"{row.name} ({row.error or 'offers no such measure'})" for row in verdict.left_out)
         return f"No method can be compared by {words}: {'; '.join(reasons)}."
+    if not verdict.above_floor:
+        lead = f"the best is {best.name} with {quality(best)}"
+        return f"No method beats {verdict.floor_words} in {words}: {lead}. None is recommended."
     text = _won(verdict, best, winner) if verdict.wanted is None else _enough(verdict, best, winner)
     if winner and (cheaper := verdict.cheaper):
         lower = f"{cheaper.name} ({quality(cheaper)}) is {saving(cheaper, winner)}"
@@ -189,7 +255,7 @@ def _won(verdict: Verdict, best: Row, winner: Row | None) -> str:
     other = verdict.ranking[1] if winner is best else best
     lead = f"{words} {quality(winner)} against {quality(other)} of {other.name}"
     if winner is not best:
-        return f"{winner.name} already wins: {lead}, {verdict.chance(winner)}, and {saving(winner, best)}."
+        return f"{winner.name} wins: {lead}, {verdict.chance(winner)}, and {saving(winner, best)}."
     cheapest = verdict.front[0]
     price = f"{cheapest.name} ({quality(cheapest)}) is {saving(cheapest, best)}"
     price = "No method is much cheaper" if cheapest is best else price
