@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import shlex
 import sys
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal, NoReturn
 
 import typer
 
@@ -14,6 +14,7 @@ import malmoi
 from malmoi import cli_chat, cli_distill, cli_hub, cli_inside, cli_probe, cli_serve, cli_tasks, cli_tune
 from malmoi.data.encodings import decoded
 from malmoi.util.errors import UserError
+from malmoi.util.streams import flush_streams, prepare_streams, standard_input
 
 if TYPE_CHECKING:
     from malmoi.engine.request import Completion
@@ -44,14 +45,28 @@ TokenizerPath = Annotated[
 
 def main() -> None:
     """Run the command line; a user's mistake ends in one line and exit code 2."""
+    prepare_streams()
     try:
         app()
     except UserError as error:
-        typer.echo(f"malmoi: {error}", err=True)
-        sys.exit(2)
+        _fail(str(error))
+    except PermissionError as error:
+        _fail(f"{error.filename} cannot be opened (permission denied); ask its owner, or choose another")
     except OSError as error:  # a disk that is full, a folder that may not be written
-        typer.echo(f"malmoi: {error}; mend that and run the command again", err=True)
-        sys.exit(2)
+        _fail(f"{error}; mend that and run the command again")
+    except UnicodeEncodeError:  # of an argument's bytes that are no text, which Python keeps as half letters
+        odd = next((it for it in sys.argv if any("\ud800" <= letter <= "\udfff" for letter in it)), None)
+        if odd is None:
+            raise
+        _fail(f"{odd!r} is not {sys.getfilesystemencoding()}; put that text into a file, or rename the file")
+    finally:
+        flush_streams()
+
+
+def _fail(message: str) -> NoReturn:
+    with suppress(OSError):  # nobody listens
+        typer.echo(f"malmoi: {message}", err=True)
+    sys.exit(2)
 
 
 def _version(wanted: bool) -> None:
@@ -197,7 +212,7 @@ def complete(
 
 
 def _standard_input() -> str:
-    return decoded(sys.stdin.buffer.read(), "standard input", "utf-8")
+    return decoded(standard_input(), "standard input", "utf-8")
 
 
 def _echo_logprobs(found: Completion, tokenizer: Tokenizer) -> None:

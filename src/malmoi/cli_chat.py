@@ -9,7 +9,6 @@ import os.path
 import sys
 from collections.abc import Callable, Generator, Iterable
 from contextlib import closing, suppress
-from io import TextIOWrapper
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -70,15 +69,15 @@ def chat(
         Engine(model.model, model.tokenizer), ChatFormat.of(model.tokenizer), system=system, context=context,
         max_tokens=max_tokens, temperature=temperature, top_p=top_p, seed=seed,
     )  # fmt: skip
-    if isinstance(sys.stdout, TextIOWrapper):
-        sys.stdout.reconfigure(errors="replace")  # a terminal without Korean must not end the chat
     terminal = bool(sys.stdin and sys.stdin.isatty()) and sys.stdout.isatty()
     notes = Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)
     talk = Talk(session, notes, terminal=terminal)
     if once is not None:
         talk.stream(session.say(once))
         return
-    talk.run(_from_terminal() if terminal else _from_lines(sys.stdin.buffer if sys.stdin else ()))
+    if sys.stdin is None:
+        raise UserError("standard input is closed; give one message with --once")
+    talk.run(_from_terminal() if terminal else _from_lines(sys.stdin.buffer))
     if talk.failures and not terminal:
         raise typer.Exit(1)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shlex
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -14,6 +13,7 @@ import typer
 from malmoi.data.encodings import decoded
 from malmoi.util.errors import UserError
 from malmoi.util.files import denied
+from malmoi.util.streams import standard_input
 
 if TYPE_CHECKING:
     from malmoi.data.check import Finding
@@ -234,7 +234,7 @@ def pairs(settings: list[str] | None, option: str, *, typed: bool = False) -> di
 
 def _inputs(path: str, ask: Callable[[Any], Any]) -> list[Any]:
     """The inputs in a file, or in standard input for -: a text or JSON object on each line."""
-    found = sys.stdin.buffer.read() if path == "-" else Path(path).read_bytes()
+    found = standard_input() if path == "-" else Path(path).read_bytes()
     name = "standard input" if path == "-" else path
     inputs: list[Any] = []
     for number, line in enumerate(decoded(found, name).split("\n"), 1):

@@ -41,7 +41,7 @@ def cpu_flags() -> frozenset[str]:
     with no more than AVX2. oneDNN has a limit of its own, ONEDNN_MAX_CPU_ISA.
     """
     try:
-        lines = _CPU_INFO.read_text().splitlines()
+        lines = _CPU_INFO.read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
         return frozenset()
     flags = next((line for line in lines if line.startswith("flags")), "").partition(":")[2].split()
@@ -57,7 +57,7 @@ def compiler_target() -> str:
 def cpu_name() -> str:
     """The processor's model name, and its family where the name says nothing."""
     try:
-        lines = _CPU_INFO.read_text().splitlines()
+        lines = _CPU_INFO.read_text(encoding="utf-8", errors="replace").splitlines()
         fields = dict(line.split(":", 1) for line in lines if ":" in line)
         return next(value.strip() for key, value in fields.items() if key.startswith("model name"))
     except (OSError, StopIteration):
@@ -119,7 +119,7 @@ def memory_limit_bytes() -> int:
     physical = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     for path in _CGROUP_LIMITS:
         try:
-            text = Path(path).read_text().strip()
+            text = Path(path).read_text(encoding="utf-8").strip()
         except OSError:
             continue
         if text.isdigit():
@@ -138,7 +138,7 @@ def peak_memory_bytes(device: torch.device | None = None) -> int:
 def current_memory_bytes() -> int:
     """The memory that this process holds now (Linux; elsewhere its peak)."""
     try:
-        pages = int(Path("/proc/self/statm").read_text().split()[1])
+        pages = int(Path("/proc/self/statm").read_text(encoding="utf-8").split()[1])
     except OSError:
         return peak_memory_bytes()
     return pages * os.sysconf("SC_PAGE_SIZE")
