@@ -52,7 +52,7 @@ def functions(path: Path) -> Iterator[ast.FunctionDef]:
 
 
 def test_the_library_is_small() -> None:
-    assert sum(code_lines(path) for path in SOURCES) < 24_000
+    assert sum(code_lines(path) for path in SOURCES) < 24_600
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT / "src")))

@@ -14,6 +14,8 @@ from malmoi.serve.worker import POLL_S, Worker
 from malmoi.util.errors import UserError
 
 CONNECTIONS = 1024  # more at once get 503
+# longer than clients keep an idle connection (5 s are usual), or one could send just when it is closed
+KEEP_ALIVE_S = 75
 
 
 class Server(uvicorn.Server):
@@ -28,7 +30,8 @@ class Server(uvicorn.Server):
                 app, host=settings.host, port=settings.port, log_level="warning", access_log=False,
                 log_config=None,  # uvicorn's own would close the handlers, and absl's closes standard output
                 lifespan="on", ws="none", server_header=False, limit_concurrency=CONNECTIONS,
-                timeout_graceful_shutdown=5, h11_max_incomplete_event_size=1 << 16,
+                timeout_graceful_shutdown=5,
+                timeout_keep_alive=KEEP_ALIVE_S, h11_max_incomplete_event_size=1 << 16,
             )
         )  # fmt: skip
         self.worker, self.settings = worker, settings
