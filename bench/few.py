@@ -24,10 +24,10 @@ from typing import Any
 
 import numpy as np
 
-from malmoi.core import Example
+from malmoi.core.errors import UserError
+from malmoi.core.nouns import Example
 from malmoi.methods.registry import make_method
 from malmoi.tasks import make_task
-from malmoi.util.errors import UserError
 from malmoi.util.files import read_json, write_json
 
 DATA = Path(__file__).parents[2] / "shared" / "data" / "classification"

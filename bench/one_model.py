@@ -20,7 +20,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from malmoi.core import Example
+from malmoi.core.nouns import Example
 from malmoi.methods.registry import make_method
 from malmoi.methods.use import evaluate
 from malmoi.tasks import make_task

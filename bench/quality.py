@@ -19,13 +19,12 @@ from rich.console import Console
 from rich.table import Table
 
 from malmoi.data.batches import batch, evaluation_batches
+from malmoi.learn.pretrain import Pretraining, evaluate_ngrams, prepare, prepare_text
+from malmoi.learn.run_config import load_run
+from malmoi.learn.running import METRICS
+from malmoi.learn.trainer import StepReport
 from malmoi.models.ngram import KneserNey
-from malmoi.train.pretrain import Pretraining, evaluate_ngrams, prepare, prepare_text
-from malmoi.train.run import load_run
-from malmoi.train.running import METRICS
-from malmoi.train.trainer import StepReport
-from malmoi.util.hardware import cpu_name
-from malmoi.util.heap import keep_heap
+from malmoi.util.hardware import cpu_name, keep_heap
 from malmoi.util.units import human_seconds
 
 DATA = Path(__file__).parents[2] / "shared" / "data" / "completion"
@@ -90,7 +89,7 @@ def plain_gpt2(run: Pretraining) -> tuple[float, float]:
     """`GPT2LMHeadModel` of the same shape on the same batches with the same schedule: (loss, seconds)."""
     from transformers import GPT2Config, GPT2LMHeadModel
 
-    from malmoi.train.schedule import learning_rate_factor
+    from malmoi.learn.schedule import learning_rate_factor
 
     spec, trainer, shape = run.trainer.spec, run.trainer, run.config.model
     torch.manual_seed(spec.seed)

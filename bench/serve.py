@@ -39,15 +39,14 @@ import torch
 from transformers import LlamaForCausalLM
 
 from malmoi.engine.engine import Engine
-from malmoi.engine.handle import Loaded
+from malmoi.engine.loaded import Loaded
 from malmoi.engine.request import Sampling
 from malmoi.hub.export import export
 from malmoi.hub.folder import save_model
 from malmoi.models.build import build_model
 from malmoi.models.config import TransformerConfig
 from malmoi.text.tokenizer import Tokenizer, train_tokenizer
-from malmoi.util.hardware import cpu_name
-from malmoi.util.heap import keep_heap
+from malmoi.util.hardware import cpu_name, keep_heap
 
 SHAPES = {"15m": (6, 288, 6, 768), "110m": (12, 768, 12, 2048)}  # layers, width, heads, feed-forward width
 VOCAB, CONTEXT, PROMPT, NEW, ROWS, PREFILL = 32_000, 1024, 16, 64, 16, 256
@@ -277,7 +276,7 @@ def llama_cpp_run(path: Path, rows: int, num_prompt: int, num_new: int) -> Run:
 def serving(folder: Path, *options: str) -> Iterator[int]:
     """A server of its own process. Yields its port."""
     port = 8917
-    start = [sys.executable, "-c", "from malmoi.cli import main; main()"]
+    start = [sys.executable, "-c", "from malmoi.cli.commands import main; main()"]
     command = [*start, "serve", str(folder), "--port", str(port), "--no-page", *options]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:

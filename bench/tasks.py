@@ -24,16 +24,15 @@ from typing import Any
 
 from rich.console import Console
 
-from malmoi.core import Example, Metric
+from malmoi.core.errors import UserError, nearest
+from malmoi.core.nouns import Example, Metric
 from malmoi.data.splits import Splits, split_examples
 from malmoi.methods.base import Budget, Method
 from malmoi.methods.registry import make_method, methods_for
 from malmoi.tasks import make_task
 from malmoi.tasks.base import Task
-from malmoi.util.errors import UserError, nearest
 from malmoi.util.files import read_json, write_json
-from malmoi.util.hardware import cpu_name
-from malmoi.util.heap import keep_heap
+from malmoi.util.hardware import cpu_name, keep_heap
 from peers import MISSING, PEERS, Peer
 
 DATA = Path(__file__).parents[2] / "shared" / "data"

@@ -29,13 +29,12 @@ from torch import nn
 from torch.nn import functional
 
 from malmoi.data.shards import TokenFile
+from malmoi.learn.run_config import TrainSpec
+from malmoi.learn.trainer import NextToken, Trainer
+from malmoi.learn.trial import try_step
 from malmoi.models.build import build_model
 from malmoi.models.config import model_config_adapter
-from malmoi.train.run import TrainSpec
-from malmoi.train.trainer import NextToken, Trainer
-from malmoi.train.trial import try_step
-from malmoi.util.hardware import cpu_name, has_fast_bf16, peak_memory_bytes, pick_device
-from malmoi.util.heap import keep_heap
+from malmoi.util.hardware import cpu_name, has_fast_bf16, keep_heap, peak_memory_bytes, pick_device
 from malmoi.util.units import human_bytes
 
 Step = Callable[[], object]

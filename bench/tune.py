@@ -26,17 +26,16 @@ import torch
 
 from malmoi.data.packing import Packed
 from malmoi.data.shards import TokenFile
+from malmoi.learn.finetune import Conversations, TuneSpec
+from malmoi.learn.run_config import TrainSpec
+from malmoi.learn.trainer import NextToken, Trainer
+from malmoi.learn.trial import try_step
 from malmoi.models.build import build_model
 from malmoi.models.config import TransformerConfig
 from malmoi.models.lora import LoRASpec, add_lora
 from malmoi.text.chat import ChatRow
 from malmoi.text.tokenizer import train_tokenizer
-from malmoi.train.finetune import Conversations, TuneSpec
-from malmoi.train.run import TrainSpec
-from malmoi.train.trainer import NextToken, Trainer
-from malmoi.train.trial import try_step
-from malmoi.util.hardware import cpu_name, current_memory_bytes, peak_memory_bytes
-from malmoi.util.heap import keep_heap
+from malmoi.util.hardware import cpu_name, current_memory_bytes, keep_heap, peak_memory_bytes
 from malmoi.util.units import human_bytes
 
 SHAPES = {  # vocabulary, layers, width, heads, context, batch

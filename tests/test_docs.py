@@ -16,16 +16,17 @@ from pathlib import Path
 import httpx
 import pytest
 
-from malmoi import cli, demo, demo_tasks
-from malmoi.data.check import Finding
-from malmoi.data.world import documents
-from malmoi.data.world.labelled import write_labelled
-from malmoi.inside import bench
+from malmoi.cli import commands as cli
+from malmoi.core.nouns import Finding
+from malmoi.demo import seven_tasks
+from malmoi.demo import story as demo
+from malmoi.inside import scaling_bench as bench
 from malmoi.methods.registry import METHODS, methods_for
-from malmoi.serve.run import Server
+from malmoi.serve.server import Server
 from malmoi.tasks import TASKS, make_task
-
-from .methods.tiny import write_model
+from malmoi.world import documents
+from malmoi.world.labelled import write_labelled
+from tests.methods.tiny import write_model
 
 ROOT = Path(__file__).parents[1]
 SYMBOLS = sorted(
@@ -60,8 +61,8 @@ QUICKER = (  # than --quick, for a test need not learn anything
     (demo, "FINAL_EVAL_TOKENS", 2048),
     (demo, "QUICK_TASK_S", 0.3),
     (demo, "QUICK_ANSWER_S", 1.0),
-    (demo_tasks, "QUICK_ROWS", 120),
-    (demo_tasks, "QUICK_TEST_ROWS", 12),
+    (seven_tasks, "QUICK_ROWS", 120),
+    (seven_tasks, "QUICK_TEST_ROWS", 12),
     (bench, "QUICK", bench.Size((32, 64), recall_steps=2, read_steps=2, documents=20)),
 )
 

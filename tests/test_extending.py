@@ -10,14 +10,13 @@ from typing import Any
 
 import pytest
 
-from malmoi import cli
-from malmoi.core import Example
+from malmoi.cli import commands as cli
+from malmoi.core.errors import UserError
+from malmoi.core.nouns import Example
 from malmoi.methods.registry import METHODS, make_method, methods_for
 from malmoi.tasks import TASKS, make_task
 from malmoi.tasks.base import Task
-from malmoi.util.errors import UserError
-
-from .contracts import test_methods as contract
+from tests.contracts import test_methods as contract
 
 PAGE = (Path(__file__).parents[1] / "docs" / "extending.md").read_text(encoding="utf-8")
 SAID = {

@@ -14,22 +14,22 @@ from pathlib import Path
 import pytest
 
 from malmoi.compare.distill import DistillSettings, distill
-from malmoi.compare.run import run_comparison
+from malmoi.compare.runner import run_comparison
 from malmoi.compare.settings import ComparisonSettings
+from malmoi.core.errors import UserError
+from malmoi.learn.align import load_alignment, prepare_alignment
+from malmoi.learn.finetune import load_tuning, prepare_tuning
+from malmoi.learn.pretrain import count_ngrams
+from malmoi.learn.run_config import load_run
 from malmoi.methods.base import Budget
 from malmoi.methods.use import fit_method
 from malmoi.tasks import make_task
-from malmoi.train.align import load_alignment, prepare_alignment
-from malmoi.train.finetune import load_tuning, prepare_tuning
-from malmoi.train.pretrain import count_ngrams
-from malmoi.train.run import load_run
-from malmoi.util.errors import UserError
 from malmoi.util.files import LOCK
 from malmoi.util.locks import hold
 from tests.compare.fakes import write_reviews
-from tests.train.conftest import TINY, start, tiny, train
+from tests.learn.conftest import TINY, start, tiny, train
 
-MALMOI = (sys.executable, "-c", "from malmoi.cli import main; main()")
+MALMOI = (sys.executable, "-c", "from malmoi.cli.commands import main; main()")
 LONG_S = 120.0
 
 

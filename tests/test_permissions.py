@@ -13,14 +13,14 @@ from pathlib import Path
 import pytest
 
 import malmoi
-from malmoi import cli
-from malmoi.compare.run import run_comparison
+from malmoi.cli import commands as cli
+from malmoi.compare.runner import run_comparison
 from malmoi.compare.settings import ComparisonSettings
+from malmoi.core.errors import UserError
 from malmoi.data.readers import read_documents
 from malmoi.text.tokenizer import Tokenizer
 from malmoi.util import files
-from malmoi.util.errors import UserError
-from tests.train.conftest import TINY
+from tests.learn.conftest import TINY
 
 GPT = [part for it in (*TINY, "model.heads=2") for part in ("--set", it)]
 TUNE = [part for it in ("train.batch=2", "train.steps=2", "train.context=16") for part in ("--set", it)]

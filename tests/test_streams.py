@@ -10,14 +10,14 @@ from pathlib import Path
 
 import pytest
 
-from malmoi.compare import run
+from malmoi.compare import runner as run
 from malmoi.compare.worker import Job
 from malmoi.methods.folder import save_method
 from malmoi.methods.registry import make_method
 from malmoi.tasks import make_task
 from malmoi.util.streams import prepare_streams
 
-MALMOI = f"{sys.executable} -c 'from malmoi.cli import main; main()'"
+MALMOI = f"{sys.executable} -c 'from malmoi.cli.commands import main; main()'"
 LETTERS = "거위 €10 ─ █ 🦆"
 ROWS = [{"text": f"{LETTERS} {n}", "label": ("좋아 €", "싫어 █")[n % 2]} for n in range(60)]
 

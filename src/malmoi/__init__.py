@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from malmoi.util.version import VERSION as __version__
 
 if TYPE_CHECKING:
-    from malmoi.engine.handle import Loaded
+    from malmoi.engine.loaded import Loaded
     from malmoi.methods.use import LoadedMethod
 
 
@@ -24,10 +24,10 @@ def load(
     language models. Raises UserError with the mend where it is none of them.
     """
     # heavy: `malmoi --help` must not wait for torch
-    from malmoi.engine.handle import Loaded
+    from malmoi.core.errors import UserError
+    from malmoi.engine.loaded import Loaded
     from malmoi.methods.folder import is_method
     from malmoi.methods.use import LoadedMethod, method_folder
-    from malmoi.util.errors import UserError
 
     if is_method(method_folder(Path(folder))):
         if quantize or dtype != "fp32":

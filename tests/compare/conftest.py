@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from malmoi.compare.comparison import Comparison
-from malmoi.compare.run import run_comparison
+from malmoi.compare.runner import run_comparison
 from malmoi.compare.settings import ComparisonSettings
 from malmoi.methods.registry import METHODS
 from tests.compare.fakes import FAKES, write_reviews

@@ -11,9 +11,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Self
 
-from malmoi.core import Example
+from malmoi.core.config import StrictModel
+from malmoi.core.nouns import Example
 from malmoi.methods.base import Budget, Method, Parts, Say, silent
-from malmoi.models.config import StrictModel
 
 Examples = Sequence[Example[Any, Any]]
 

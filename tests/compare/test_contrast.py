@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from malmoi.compare.contrast import LABELS, OTHER, SHOWN, as_text, confusion, contrasts
 from malmoi.compare.settings import Material
 from malmoi.compare.verdict import Row, judge
-from malmoi.core import Answer, Entity, Example, Question
+from malmoi.core.nouns import Answer, Entity, Example, Question
 from malmoi.tasks import make_task
 
 

@@ -12,15 +12,15 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from malmoi.cli import app
+from malmoi.cli.commands import app
 from malmoi.compare.distill import Distilled, DistillSettings, distill, read_inputs
-from malmoi.data.world import documents
-from malmoi.data.world.labelled import labelled
+from malmoi.core.errors import UserError
+from malmoi.core.nouns import Budget
 from malmoi.methods.folder import load_method, save_method
 from malmoi.methods.registry import make_method
 from malmoi.tasks import TASKS, make_task
-from malmoi.train.fit import Budget
-from malmoi.util.errors import UserError
+from malmoi.world import documents
+from malmoi.world.labelled import labelled
 from tests.methods.chat_server import ChatServer, error, serving
 from tests.methods.tiny import write_model
 

@@ -10,15 +10,15 @@ import pytest
 from rich.console import Console
 
 from malmoi.compare.comparison import Comparison
-from malmoi.compare.run import run_comparison
+from malmoi.compare.runner import run_comparison
 from malmoi.compare.settings import ComparisonSettings, parse_shots
-from malmoi.compare.terminal import show_comparison
+from malmoi.core.errors import UserError
 from malmoi.methods.folder import load_method
-from malmoi.util.errors import UserError
-from tests import test_cli
+from malmoi.show.comparison_table import show_comparison
+from tests.cli import test_cli
+from tests.cli.test_cli import Run, fails
 from tests.compare.fakes import write_reviews
 from tests.methods.tiny import write_model
-from tests.test_cli import Run, fails
 
 run = test_cli.run
 FAST = {"epochs": 0.2, "evaluations": 1}

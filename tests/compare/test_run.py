@@ -10,15 +10,15 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from malmoi.compare import run
+from malmoi.compare import runner as run
 from malmoi.compare.comparison import Comparison
-from malmoi.compare.run import run_comparison
+from malmoi.compare.runner import run_comparison
 from malmoi.compare.settings import ComparisonSettings, load_material, sample
-from malmoi.compare.terminal import show_comparison
-from malmoi.core import Example
+from malmoi.core.errors import UserError
+from malmoi.core.nouns import Example
 from malmoi.methods.folder import load_method
+from malmoi.show.comparison_table import show_comparison
 from malmoi.tasks.base import Task
-from malmoi.util.errors import UserError
 from tests.compare.fakes import Interrupted, write_reviews
 
 

@@ -24,12 +24,12 @@ from malmoi.compare.verdict import (
     show,
     show_cost,
 )
-from malmoi.core import Metric
-from malmoi.data.world import documents
-from malmoi.data.world.labelled import write_labelled
-from malmoi.metrics import mean
+from malmoi.core.errors import UserError
+from malmoi.core.nouns import Metric
+from malmoi.metrics.statistics import mean
 from malmoi.tasks import TASKS, make_task
-from malmoi.util.errors import UserError
+from malmoi.world import documents
+from malmoi.world.labelled import write_labelled
 
 NUM = 400
 

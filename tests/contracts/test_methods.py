@@ -11,17 +11,16 @@ from typing import Any
 
 import pytest
 
-from malmoi.core import Answer, Entity, Example, Message, Question
-from malmoi.data.world import documents
-from malmoi.data.world.labelled import write_labelled
+from malmoi.core.errors import UserError
+from malmoi.core.nouns import Answer, Budget, Entity, Example, Message, Question
 from malmoi.methods.base import Method
 from malmoi.methods.folder import load_method, save_method
 from malmoi.methods.neural import NEURAL
 from malmoi.methods.registry import METHODS, make_method, method_options, methods_for
 from malmoi.tasks import TASKS, make_task
 from malmoi.tasks.base import Task
-from malmoi.train.fit import Budget
-from malmoi.util.errors import UserError
+from malmoi.world import documents
+from malmoi.world.labelled import write_labelled
 from tests.hub.tiny_encoder import write_encoder
 from tests.methods.tiny import write_model
 

@@ -14,11 +14,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from malmoi.core.errors import UserError
 from malmoi.engine import Engine, Sampling
 from malmoi.models.build import build_model
 from malmoi.models.state import Scorer
 from malmoi.text.tokenizer import train_tokenizer
-from malmoi.util.errors import UserError
 from tests.models.variants import NEURAL, RECURRENTS, TRANSFORMERS, make_ngram
 
 TOKENIZER = train_tokenizer([], "byte")  # 256 bytes and the specials

@@ -11,12 +11,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from malmoi.core import Answer, Entity, Example, Message, Question
+from malmoi.core.errors import UserError
+from malmoi.core.nouns import Answer, Entity, Example, Message, Question
 from malmoi.data.readers import Record
 from malmoi.data.splits import split_examples
 from malmoi.tasks import TASKS, make_task
-from malmoi.tasks.words import is_korean
-from malmoi.util.errors import UserError
+from malmoi.tasks.base import is_korean
 
 DATA = Path(__file__).parents[3] / "shared" / "data"
 ENGLISH, KOREAN = "The heron stood in the reeds.", "왜가리가 갈대밭에 서 있었다."

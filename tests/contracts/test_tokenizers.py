@@ -15,8 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
+from malmoi.core.errors import UserError
 from malmoi.text.tokenizer import KINDS, SPECIALS, UNK, Tokenizer, train_tokenizer
-from malmoi.util.errors import UserError
 from tests.text.samples import BOTH, HARD
 
 VOCAB_SIZE = 500

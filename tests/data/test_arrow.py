@@ -11,12 +11,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pyarrow import feather
 
+from malmoi.core.errors import UserError
 from malmoi.data.arrow import local
 from malmoi.data.labelled import read_records
 from malmoi.data.readers import encoding_of, open_corpus, read_documents
+from malmoi.learn.finetune import files_of
 from malmoi.tasks import make_task
-from malmoi.train.finetune import files_of
-from malmoi.util.errors import UserError
 
 datasets = pytest.importorskip("datasets")
 TEXTS = ["The goose is late.", "거위가 늦었다.\n\n정말로.", "🦢"]

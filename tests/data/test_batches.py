@@ -8,10 +8,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from malmoi.core import IGNORE, TokenBatch
+from malmoi.core.errors import UserError
+from malmoi.core.tensors import IGNORE, TokenBatch
 from malmoi.data.batches import batch, evaluation_batches, fit_context, windows_per_epoch
 from malmoi.data.shards import TokenFile
-from malmoi.util.errors import UserError
 
 EOS = 0
 

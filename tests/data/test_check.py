@@ -7,10 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from malmoi.core.errors import UserError
+from malmoi.core.nouns import Finding
 from malmoi.data import check
-from malmoi.data.check import NEAR, Finding, check_corpus, corpus_stats, minhash, near_duplicates, preview
+from malmoi.data.check import NEAR, check_corpus, corpus_stats, minhash, near_duplicates, preview
 from malmoi.text.tokenizer import train_tokenizer
-from malmoi.util.errors import UserError
 
 WORDS = {
     "en": "river stone lantern walks slowly under bright quiet hills while seven old birds sing",

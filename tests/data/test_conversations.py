@@ -8,8 +8,7 @@ from typing import Any
 
 import pytest
 
-from malmoi.core import Message
-from malmoi.data.check import Finding
+from malmoi.core.nouns import Finding, Message
 from malmoi.data.conversations import read_conversations
 
 ASKED, TOLD = Message("user", "뭐 해?"), Message("assistant", "책을 읽어요.")

@@ -8,9 +8,9 @@ import pyarrow
 import pytest
 from pyarrow import parquet
 
-from malmoi.data.check import Finding
+from malmoi.core.errors import UserError
+from malmoi.core.nouns import Finding
 from malmoi.data.labelled import raise_when_many, read_conll, read_records
-from malmoi.util.errors import UserError
 
 ROWS = [{"text": "비가 그쳤다", "label": "날씨"}, {"text": 'a "b", c', "label": "other"}]
 

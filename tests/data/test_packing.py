@@ -7,13 +7,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from malmoi.core import IGNORE, TokenBatch
+from malmoi.core.tensors import IGNORE, TokenBatch
 from malmoi.data.packing import Packed
+from malmoi.learn.losses import next_token_loss
 from malmoi.models.build import build_model
 from malmoi.models.config import RecurrentConfig, TransformerConfig
 from malmoi.models.language import LanguageModel
 from malmoi.text.chat import ChatRow
-from malmoi.train.losses import next_token_loss
 
 Rows = list[ChatRow]
 LEARNED = st.lists(

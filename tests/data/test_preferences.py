@@ -10,8 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from malmoi.core import Message
-from malmoi.data.check import Finding
+from malmoi.core.nouns import Finding, Message
 from malmoi.data.preferences import Preference, read_preferences
 from malmoi.text.chat import turns_error
 

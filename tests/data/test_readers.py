@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pyarrow import parquet
 
+from malmoi.core.errors import UserError
 from malmoi.data import readers
 from malmoi.data.readers import (
     Row,
@@ -23,7 +24,6 @@ from malmoi.data.readers import (
     read_documents,
     read_rows,
 )
-from malmoi.util.errors import UserError
 
 TEXTS = [
     "The boat left.\nNobody waved.",

@@ -8,10 +8,10 @@ from unicodedata import normalize
 import numpy as np
 import pytest
 
+from malmoi.core.errors import UserError
 from malmoi.data import shards
 from malmoi.data.shards import META, TOKENS, TokenFile, tokenizer_hash, write_shards
 from malmoi.text.tokenizer import KINDS, Tokenizer, train_tokenizer
-from malmoi.util.errors import UserError
 from malmoi.util.files import damage
 from tests.text.samples import BOTH
 

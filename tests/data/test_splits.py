@@ -6,10 +6,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from malmoi.core import Example
+from malmoi.core.errors import UserError
+from malmoi.core.nouns import Example
 from malmoi.data import splits
 from malmoi.data.splits import Splits, split_examples
-from malmoi.util.errors import UserError
 
 
 def examples(count: int, labels: int = 2, start: int = 0) -> list[Example[str, str]]:

@@ -3,8 +3,7 @@ from __future__ import annotations
 import pytest
 
 from malmoi.text.tokenizer import Tokenizer, train_tokenizer
-
-from .fake_scorer import FakeScorer
+from tests.engine.fake_scorer import FakeScorer
 
 
 @pytest.fixture(scope="session")

@@ -8,12 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from malmoi.core import Message
+from malmoi.core.nouns import Message
 from malmoi.engine import Engine
 from malmoi.text.chat import TEMPLATE, ChatFormat
 from malmoi.text.tokenizer import Tokenizer, train_tokenizer
-
-from .fake_scorer import FakeScorer
+from tests.engine.fake_scorer import FakeScorer
 
 BYTES = train_tokenizer([], "byte")
 FORM = ChatFormat(BYTES, TEMPLATE)

@@ -10,8 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from malmoi.engine.beam import beam_search
-
-from .fake_scorer import FakeScorer, Histories
+from tests.engine.fake_scorer import FakeScorer, Histories
 
 FIRST, END = 3, 0
 prompts_of_rows = st.lists(st.lists(st.integers(0, 3), max_size=3), min_size=1, max_size=3)

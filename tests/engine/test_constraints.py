@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 from tokenizers import AddedToken, decoders, models, pre_tokenizers
 from tokenizers import Tokenizer as Backend
 
-from malmoi.core import Entity
-from malmoi.data.world import documents
+from malmoi.core.errors import UserError
+from malmoi.core.nouns import Entity
 from malmoi.engine import Completion, Engine, Sampling
 from malmoi.engine.constraints import (
     Constrainer,
@@ -34,9 +34,8 @@ from malmoi.models.build import build_model
 from malmoi.models.config import RecurrentConfig, TransformerConfig
 from malmoi.tasks.ner import NamedEntities
 from malmoi.text.tokenizer import Tokenizer, train_tokenizer
-from malmoi.util.errors import UserError
-
-from .fake_scorer import FakeScorer
+from malmoi.world import documents
+from tests.engine.fake_scorer import FakeScorer
 
 BYTES = train_tokenizer([], "byte")
 FEW = settings(deadline=None, max_examples=25, suppress_health_check=list(HealthCheck))

@@ -8,12 +8,11 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from malmoi.core.errors import UserError
 from malmoi.engine import Completion, Engine, Sampling, TokenEvent, reading
 from malmoi.engine import engine as engine_module
 from malmoi.text.tokenizer import Tokenizer, train_tokenizer
-from malmoi.util.errors import UserError
-
-from .fake_scorer import FakeScorer
+from tests.engine.fake_scorer import FakeScorer
 
 BYTES = train_tokenizer([], "byte")
 GREEDY = Sampling(temperature=0, max_tokens=5)

@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from malmoi.core.errors import UserError
 from malmoi.engine import Engine, Sampling, TokenEvent
 from malmoi.engine.beam import beam_search
 from malmoi.engine.constraints import Matcher, choice
@@ -18,10 +19,8 @@ from malmoi.engine.prefixes import Prefixes
 from malmoi.models.build import build_model
 from malmoi.models.config import RecurrentConfig, TransformerConfig
 from malmoi.models.state import Scorer, State
-from malmoi.util.errors import UserError
-
-from .fake_scorer import FakeScorer, Histories
-from .scripted import BYTES
+from tests.engine.fake_scorer import FakeScorer, Histories
+from tests.engine.scripted import BYTES
 
 VOCAB = BYTES.vocab_size
 GREEDY = Sampling(temperature=0, max_tokens=8, logit_bias=tuple((id, -100.0) for id in range(7)))

@@ -9,15 +9,15 @@ import pytest
 import torch
 
 import malmoi
+from malmoi.core.errors import UserError
 from malmoi.engine.engine import Engine
-from malmoi.engine.handle import Loaded
+from malmoi.engine.loaded import Loaded
 from malmoi.engine.precision import bits_per_byte, int8_loss
 from malmoi.hub.folder import load_model, save_model
 from malmoi.models.build import build_model
 from malmoi.models.config import TransformerConfig
 from malmoi.models.ngram import KneserNey
 from malmoi.text.tokenizer import Tokenizer, train_tokenizer
-from malmoi.util.errors import UserError
 
 TEXTS = ["The bread was warm.", "국이 식어 있었다."]
 

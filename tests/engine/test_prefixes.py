@@ -12,8 +12,7 @@ from malmoi.engine.request import Sampling, TokenEvent
 from malmoi.models.build import build_model
 from malmoi.models.config import RecurrentConfig, TransformerConfig
 from malmoi.text.tokenizer import Tokenizer, train_tokenizer
-
-from .fake_scorer import FakeScorer
+from tests.engine.fake_scorer import FakeScorer
 
 BYTES = train_tokenizer([], "byte")
 SYSTEM, GREEDY = [10 + i for i in range(40)], Sampling(max_tokens=6, temperature=0)

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from malmoi.core.errors import UserError
 from malmoi.engine import Sampling
 from malmoi.engine.request import StopText
-from malmoi.util.errors import UserError
 
 NUMBERS = st.floats() | st.integers() | st.integers(-(10**40), 10**40) | st.none() | st.text(max_size=3)
 LETTERS = st.text(alphabet="ab말", max_size=12)

@@ -8,13 +8,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from malmoi.core.errors import UserError
 from malmoi.engine import Engine, reading
 from malmoi.engine import engine as engine_module
 from malmoi.engine.scoring import Read, batches, shared_reads
 from malmoi.text.tokenizer import train_tokenizer
-from malmoi.util.errors import UserError
-
-from .fake_scorer import FakeScorer
+from tests.engine.fake_scorer import FakeScorer
 
 BYTES = train_tokenizer([], "byte")
 FEW = settings(deadline=None, max_examples=25)

@@ -24,7 +24,7 @@ import torch
 import transformers
 from torch import Tensor
 
-from malmoi.core import TokenBatch
+from malmoi.core.tensors import TokenBatch
 from malmoi.hub.architectures import architecture_of
 from malmoi.hub.bert import ENCODERS, load_bert
 from malmoi.hub.folder import load_model, save_model

@@ -11,14 +11,14 @@ import pytest
 import torch
 import transformers
 
-from malmoi.core import TokenBatch
+from malmoi.core.errors import UserError
+from malmoi.core.tensors import TokenBatch
 from malmoi.hub.adapter import ADAPTER_CONFIG, ADAPTER_WEIGHTS, load_adapter, save_adapter
 from malmoi.hub.folder import load_model, save_model
 from malmoi.hub.weights import load_weights, save_weights
 from malmoi.models.language import LanguageModel
 from malmoi.models.lora import LoRASpec, add_lora, lora_layers, token_rows
 from malmoi.text.tokenizer import train_tokenizer
-from malmoi.util.errors import UserError
 from malmoi.util.files import read_json
 from tests.models.variants import make_model, make_ngram, random_ids
 

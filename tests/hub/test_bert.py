@@ -20,9 +20,9 @@ from transformers import (
     AutoTokenizer,
 )
 
+from malmoi.core.errors import UserError
 from malmoi.hub.bert import Frame, load_bert, load_encoder
 from malmoi.hub.folder import load_model
-from malmoi.util.errors import UserError
 from tests.hub.tiny_encoder import FAMILIES, write_encoder
 
 HEADS = (AutoModel, AutoModelForMaskedLM, AutoModelForSequenceClassification, AutoModelForQuestionAnswering)

@@ -12,16 +12,16 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from malmoi.cli import app
+from malmoi.cli.commands import app
 from malmoi.compare.distill import DistillSettings, distill
-from malmoi.compare.run import run_comparison
+from malmoi.compare.runner import run_comparison
 from malmoi.compare.settings import ComparisonSettings
-from malmoi.core import Metric
-from malmoi.data.world import documents
-from malmoi.data.world.labelled import write_labelled
+from malmoi.core.nouns import Metric
 from malmoi.hub.card import Card, DataFile, data_files, languages_of, licence_beside
 from malmoi.methods.folder import load_method
 from malmoi.util.files import read_json
+from malmoi.world import documents
+from malmoi.world.labelled import write_labelled
 
 ModelCard: Any = pytest.importorskip("huggingface_hub").ModelCard
 CC_BY = "Creative Commons Attribution 4.0 International Public License"

@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 from typer.testing import CliRunner
 
-from malmoi.cli import app
-from malmoi.core import TokenBatch
+from malmoi.cli.commands import app
+from malmoi.core.errors import UserError
+from malmoi.core.tensors import TokenBatch
 from malmoi.hub import export as module
 from malmoi.hub import verify
 from malmoi.hub.adapter import load_adapter, save_adapter
@@ -27,7 +28,6 @@ from malmoi.models.language import LanguageModel
 from malmoi.models.lora import LoRASpec, add_lora, lora_layers
 from malmoi.text.chat import TEMPLATE
 from malmoi.text.tokenizer import Tokenizer, train_tokenizer
-from malmoi.util.errors import UserError
 from malmoi.util.files import read_json
 from tests.models.variants import VOCAB, make_model, make_ngram
 

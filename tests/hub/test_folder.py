@@ -10,10 +10,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from malmoi.core.errors import UserError
 from malmoi.hub.folder import load_model, save_model
 from malmoi.models.state import Scorer
 from malmoi.text.tokenizer import train_tokenizer
-from malmoi.util.errors import UserError
 from malmoi.util.files import read_json, write_json
 from tests.models.variants import NEURAL, make_model, make_ngram, random_ids
 

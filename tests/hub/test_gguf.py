@@ -19,7 +19,9 @@ from tokenizers import models, pre_tokenizers, trainers
 from torch import Tensor
 from torch.nn import functional as F
 
-from malmoi.core import Message, TokenBatch
+from malmoi.core.errors import UserError
+from malmoi.core.nouns import Message
+from malmoi.core.tensors import TokenBatch
 from malmoi.hub.export import export
 from malmoi.hub.folder import load_model, save_model
 from malmoi.hub.gguf import rope_factors
@@ -31,7 +33,6 @@ from malmoi.models.config import YarnRope
 from malmoi.models.language import LanguageModel
 from malmoi.text.chat import TEMPLATE, ChatFormat
 from malmoi.text.tokenizer import Tokenizer, train_tokenizer
-from malmoi.util.errors import UserError
 from tests.models.variants import TRANSFORMERS
 
 BPE = train_tokenizer([*TEXTS, "the ferry and the bridge, 배와 다리 " * 20], "bpe", 400)

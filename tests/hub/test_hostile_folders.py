@@ -16,9 +16,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import malmoi
-from malmoi.cli import main
-from malmoi.core import Message
-from malmoi.engine.handle import Loaded
+from malmoi.cli.commands import main
+from malmoi.core.errors import UserError
+from malmoi.core.nouns import Message
+from malmoi.engine.loaded import Loaded
 from malmoi.hub.adapter import save_adapter
 from malmoi.hub.bert import load_encoder
 from malmoi.hub.export import export
@@ -28,7 +29,6 @@ from malmoi.models.language import LanguageModel
 from malmoi.models.lora import LoRASpec, add_lora
 from malmoi.text.chat import ChatFormat, chat_template
 from malmoi.text.tokenizer import Tokenizer, train_tokenizer
-from malmoi.util.errors import UserError
 from malmoi.util.files import read_json, write_json
 from tests.conftest import sentences
 from tests.hub.tiny_encoder import write_encoder

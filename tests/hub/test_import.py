@@ -17,12 +17,12 @@ from huggingface_hub import errors
 from typer.testing import CliRunner
 
 import malmoi
-from malmoi.cli import app
+from malmoi.cli.commands import app
+from malmoi.core.errors import UserError
 from malmoi.hub.bert import load_encoder
 from malmoi.hub.folder import load_model, save_model
 from malmoi.hub.source import find_source, import_model
 from malmoi.text.tokenizer import Tokenizer, train_tokenizer
-from malmoi.util.errors import UserError
 from malmoi.util.files import damage, read_json
 from tests.models.variants import make_model, random_ids
 from tests.text.samples import BOTH

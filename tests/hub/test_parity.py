@@ -10,12 +10,12 @@ import torch
 import transformers
 from torch import Tensor
 
+from malmoi.core.errors import UserError
 from malmoi.hub.architectures import ARCHITECTURES
 from malmoi.hub.bert import ENCODERS
 from malmoi.hub.folder import load_model, save_model
 from malmoi.models.language import LanguageModel
 from malmoi.text.tokenizer import train_tokenizer
-from malmoi.util.errors import UserError
 from malmoi.util.files import read_json, write_json
 from tests.hub import parity
 from tests.models.variants import TRANSFORMERS, make_model, random_ids

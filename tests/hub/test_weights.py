@@ -16,11 +16,11 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from malmoi.core import TokenBatch
+from malmoi.core.errors import UserError
+from malmoi.core.tensors import TokenBatch
 from malmoi.hub.folder import load_model, save_model
 from malmoi.hub.weights import WEIGHTS, WEIGHTS_INDEX, open_checkpoint
 from malmoi.models.language import LanguageModel
-from malmoi.util.errors import UserError
 from malmoi.util.files import read_json, write_json
 from tests.models.variants import make_model, random_ids
 

@@ -10,7 +10,7 @@ import torch
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import AutoConfig, AutoModel, PreTrainedTokenizerFast
 
-from malmoi.data.world import documents
+from malmoi.world import documents
 
 FAMILIES = ("bert", "roberta", "xlm-roberta", "distilbert")
 BERT_MARKS = {

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from malmoi.core import TokenBatch
+from malmoi.core.tensors import TokenBatch
 from malmoi.inside.attention import Attended, record, sharpest_head
 from malmoi.models.attention import Attention, CrossAttention
 from malmoi.models.encoder import Encoder, EncoderConfig

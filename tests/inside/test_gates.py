@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from malmoi.core import TokenBatch
+from malmoi.core.tensors import TokenBatch
 from malmoi.inside.attention import record
 from malmoi.inside.gates import trace
 from malmoi.models.encoder import Encoder, EncoderConfig

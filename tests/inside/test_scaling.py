@@ -8,17 +8,18 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from malmoi.cli import app
-from malmoi.core import IGNORE, TokenBatch
-from malmoi.inside import bench, beyond, scaling
+from malmoi.cli.commands import app
+from malmoi.core.errors import UserError
+from malmoi.core.tensors import IGNORE, TokenBatch
+from malmoi.inside import beyond, scaling
+from malmoi.inside import scaling_bench as bench
 from malmoi.inside.learning import learn
 from malmoi.inside.recall import KEYS, VOCABULARY, RecallTask, recall_at
+from malmoi.learn.losses import next_token_loss
 from malmoi.models.build import build_model
 from malmoi.models.config import RecurrentConfig, TransformerConfig
 from malmoi.models.language import LanguageModel
 from malmoi.text.tokenizer import train_tokenizer
-from malmoi.train.losses import next_token_loss
-from malmoi.util.errors import UserError
 from tests.methods.tiny import write_model
 
 TINY = bench.Size((16, 32, 64), RecallTask(16), recall_steps=2, read_steps=2, context=16, documents=60)

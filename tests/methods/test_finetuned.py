@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from malmoi.core import Answer, Entity, Example, Message, Question
+from malmoi.core.errors import UserError
+from malmoi.core.nouns import Answer, Budget, Entity, Example, Message, Question
 from malmoi.hub.folder import load_model, save_model
 from malmoi.methods.base import Method
 from malmoi.methods.folder import load_method, save_method
@@ -21,8 +22,6 @@ from malmoi.models.ngram import KneserNey
 from malmoi.tasks import TASKS, make_task
 from malmoi.text.chat import TEMPLATE, ChatFormat
 from malmoi.text.tokenizer import Tokenizer
-from malmoi.train.fit import Budget
-from malmoi.util.errors import UserError
 from malmoi.util.files import sha256
 from tests.methods.tiny import tokenizer_of, world, write_model
 

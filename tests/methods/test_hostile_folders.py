@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 
-from malmoi.core import Example
+from malmoi.core.errors import UserError
+from malmoi.core.nouns import Example
 from malmoi.methods.folder import load_method, save_method
 from malmoi.methods.registry import make_method
 from malmoi.tasks import make_task
 from malmoi.util import files
-from malmoi.util.errors import UserError
 from tests.hub.test_hostile_folders import DAMAGES, one_line
 
 TEXTS = [(f"the {word} {n}", word) for n in range(8) for word in ("good", "bad")]

@@ -10,13 +10,12 @@ import numpy as np
 import pytest
 import torch
 
-from malmoi.core import Answer, Entity, Example, Question
+from malmoi.core.errors import UserError
+from malmoi.core.nouns import Answer, Budget, Entity, Example, Question
 from malmoi.methods.base import Method
 from malmoi.methods.neural.spans import SpanForm
 from malmoi.methods.registry import make_method
 from malmoi.tasks import make_task
-from malmoi.train.fit import Budget
-from malmoi.util.errors import UserError
 
 SMALL: dict[str, Any] = {"width": 32, "dropout": 0.0, "warmup_steps": 0}
 NAMES = ("Mina", "Oscar", "Vera", "민수", "지우", "하늘")

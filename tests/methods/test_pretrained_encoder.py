@@ -10,14 +10,13 @@ from typing import Any
 import pytest
 import torch
 
-from malmoi.core import Answer, Example, Question
+from malmoi.core.errors import UserError
+from malmoi.core.nouns import Answer, Budget, Example, Question
 from malmoi.methods.base import Method
 from malmoi.methods.folder import load_method, save_method
 from malmoi.methods.neural.pretrained import PretrainedSpanForm
 from malmoi.methods.registry import make_method, method_options
 from malmoi.tasks import make_task
-from malmoi.train.fit import Budget
-from malmoi.util.errors import UserError
 from tests.hub.tiny_encoder import FAMILIES, write_encoder
 from tests.methods.test_neural import accuracy, reviews, visits
 

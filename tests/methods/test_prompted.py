@@ -16,7 +16,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from malmoi.core import Answer, Entity, Example, Message, Question
+from malmoi.core.errors import UserError
+from malmoi.core.nouns import Answer, Entity, Example, Message, Question
 from malmoi.engine import Engine, Sampling
 from malmoi.hub.folder import load_model, save_model
 from malmoi.methods.base import Method
@@ -30,7 +31,6 @@ from malmoi.models.ngram import KneserNey
 from malmoi.tasks import TASKS, make_task
 from malmoi.text.chat import TEMPLATE, ChatFormat, turns_error
 from malmoi.text.tokenizer import Tokenizer
-from malmoi.util.errors import UserError
 from tests.engine.scripted import BYTES, FORM, Scripted
 from tests.methods.tiny import tokenizer_of, world, write_model
 

@@ -12,13 +12,13 @@ from typing import Any
 
 import pytest
 
-from malmoi.core import Answer, Entity, Example, Message, Question
+from malmoi.core.errors import UserError
+from malmoi.core.nouns import Answer, Entity, Example, Message, Question
 from malmoi.methods.base import Method
 from malmoi.methods.folder import load_method, save_method
 from malmoi.methods.llm.remote import Remote
 from malmoi.methods.registry import make_method, methods_for
 from malmoi.tasks import TASKS, make_task
-from malmoi.util.errors import UserError
 from tests.methods.chat_server import ChatServer, Raw, completion, error, serving
 
 KEY = "sk-secret-0123456789"

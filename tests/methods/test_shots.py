@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from malmoi.core import Entity, Example, Message
+from malmoi.core.errors import UserError
+from malmoi.core.nouns import Entity, Example, Message
 from malmoi.methods.llm.shots import Shots, read_shots, shots_files
 from malmoi.tasks import make_task
-from malmoi.util.errors import UserError
 
 How = Literal["random", "similar"]
 BOTH: tuple[How, How] = ("random", "similar")

@@ -9,9 +9,7 @@ from typing import Any, Literal
 
 import torch
 
-from malmoi.core import Example
-from malmoi.data.world import documents
-from malmoi.data.world.labelled import write_labelled
+from malmoi.core.nouns import Example
 from malmoi.hub.folder import save_model
 from malmoi.models.build import build_model
 from malmoi.models.config import RecurrentConfig, TransformerConfig
@@ -19,6 +17,8 @@ from malmoi.tasks import make_task
 from malmoi.tasks.base import Task
 from malmoi.text.chat import ChatFormat
 from malmoi.text.tokenizer import Tokenizer, train_tokenizer
+from malmoi.world import documents
+from malmoi.world.labelled import write_labelled
 
 
 @cache

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from malmoi.models.crf import CRF, bio_rules
+from malmoi.models.heads import CRF, bio_rules
 
 TAGS = ["O", "B-PER", "I-PER", "B-장소"]
 

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional
 
-from malmoi.core import IGNORE
+from malmoi.core.tensors import IGNORE
+from malmoi.learn.optim import make_optimizers
 from malmoi.models.encoder import Encoder, EncoderConfig
 from malmoi.models.heads import (
     Classifier,
@@ -23,7 +24,6 @@ from malmoi.models.heads import (
     Tagger,
     best_spans,
 )
-from malmoi.train.optim import make_optimizers
 
 POOLINGS: tuple[Pooling, ...] = ("mean", "last", "attention", "max")
 LENGTHS = [6, 1, 4, 6]

@@ -9,14 +9,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from malmoi.core import TokenBatch
+from malmoi.core.tensors import TokenBatch
+from malmoi.learn.losses import next_token_loss
 from malmoi.models.attention import causal_mask
 from malmoi.models.block_attention import BlockAttention, as_bias
 from malmoi.models.blocks import RMSNorm, rotate
 from malmoi.models.build import build_model
 from malmoi.models.config import TransformerConfig
 from malmoi.models.rope import Rotary
-from malmoi.train.losses import next_token_loss
 
 
 def gradients(result: Tensor, *inputs: Tensor) -> list[Tensor]:

@@ -16,13 +16,12 @@ from pydantic import ValidationError
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from malmoi.core import TokenBatch
+from malmoi.core.tensors import TokenBatch
 from malmoi.models.build import build_model
 from malmoi.models.config import RecurrentConfig, TransformerConfig
 from malmoi.models.language import LanguageModel
 from malmoi.models.state import KVState
-
-from .variants import NEURAL, RECURRENTS, SMALL, TRANSFORMERS, VOCAB, make_model, random_ids
+from tests.models.variants import NEURAL, RECURRENTS, SMALL, TRANSFORMERS, VOCAB, make_model, random_ids
 
 MODELS = {name: make_model(name) for name in NEURAL}
 

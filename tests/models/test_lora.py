@@ -6,7 +6,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from malmoi.core import TokenBatch
+from malmoi.core.errors import UserError
+from malmoi.core.tensors import TokenBatch
+from malmoi.learn.losses import next_token_loss
+from malmoi.learn.optim import make_optimizers
 from malmoi.models.language import LanguageModel
 from malmoi.models.lora import (
     LoRALinear,
@@ -17,9 +20,6 @@ from malmoi.models.lora import (
     token_rows,
     trained_parameters,
 )
-from malmoi.train.losses import next_token_loss
-from malmoi.train.optim import make_optimizers
-from malmoi.util.errors import UserError
 from tests.models.variants import TRANSFORMERS, make_model, random_ids
 
 IDS_BT = random_ids(2, 12)

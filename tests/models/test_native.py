@@ -25,8 +25,7 @@ from malmoi.models.native.linear import NativeEmbedding, NativeLinear, Panels
 from malmoi.models.packed import Int8Linear, PackedLinear, Rows8, pack
 from malmoi.models.transformer import Transformer
 from malmoi.util.hardware import cpu_flags, onednn_packs
-
-from .variants import SMALL, TRANSFORMERS, VOCAB
+from tests.models.variants import SMALL, TRANSFORMERS, VOCAB
 
 pytestmark = pytest.mark.skipif(
     library.kernels() is None, reason=f"our kernels are not used here: {library.why_not()}"

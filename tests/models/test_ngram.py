@@ -13,8 +13,8 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from malmoi.core.errors import UserError
 from malmoi.models.ngram import FALLBACK_DISCOUNTS, KneserNey, estimate_discounts
-from malmoi.util.errors import UserError
 
 Gram = tuple[int, ...]
 FIXED = settings(deadline=None, max_examples=60, suppress_health_check=list(HealthCheck))

@@ -9,11 +9,11 @@ import pytest
 import torch
 from torch import nn
 
+from malmoi.core.errors import UserError
 from malmoi.models import packed
 from malmoi.models.build import build_model
 from malmoi.models.config import RecurrentConfig, TransformerConfig
 from malmoi.models.packed import Int8Embedding, Int8Linear, PackedLinear, Rows8, pack
-from malmoi.util.errors import UserError
 from malmoi.util.hardware import onednn_packs
 
 CONFIGS = {

@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional
 
-from malmoi.core import IGNORE
+from malmoi.core.tensors import IGNORE
 from malmoi.engine.beam import beam_search
+from malmoi.learn.optim import Muon, make_optimizers
 from malmoi.models.output import target_log_probabilities
 from malmoi.models.seq2seq import Seq2Seq, Seq2SeqBatch, Seq2SeqConfig
-from malmoi.train.optim import Muon, make_optimizers
 
 VOCAB, BOS, EOS = 40, 1, 2
 NAMES = [(family, copy) for family in ("transformer", "lstm", "gru", "rnn") for copy in (False, True)]

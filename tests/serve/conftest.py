@@ -6,16 +6,15 @@ from typing import Any, cast
 
 import pytest
 
+from malmoi.core.nouns import Budget
 from malmoi.engine import Engine
 from malmoi.methods.folder import save_method
 from malmoi.methods.registry import make_method
 from malmoi.serve.catalogue import Catalogue, LanguageEntry, open_catalogue
-from malmoi.train.fit import Budget
 from tests.engine.fake_scorer import FakeScorer
 from tests.engine.scripted import BYTES, FORM, Scripted
 from tests.methods.tiny import world, write_model
-
-from .running import Running, running
+from tests.serve.running import Running, running
 
 
 def scripted_entry(name: str, scorer: FakeScorer, *, chats: bool, max_rows: int = 4) -> LanguageEntry:

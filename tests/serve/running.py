@@ -14,7 +14,7 @@ from fastapi import FastAPI
 
 from malmoi.serve.api import create_app
 from malmoi.serve.catalogue import Catalogue
-from malmoi.serve.run import Server, bind
+from malmoi.serve.server import Server, bind
 from malmoi.serve.settings import ServeSettings
 from malmoi.serve.worker import Worker
 

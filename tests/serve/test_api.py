@@ -8,14 +8,13 @@ from typing import Any
 
 import pytest
 
-from malmoi.core import Message
+from malmoi.core.nouns import Message
 from malmoi.engine import Engine, Sampling
 from malmoi.serve.catalogue import LanguageEntry, TaskEntry
 from malmoi.serve.protocol import REFUSED
 from tests.engine.fake_scorer import FakeScorer
 from tests.engine.scripted import BYTES, FORM, echo
-
-from .running import Running
+from tests.serve.running import Running
 
 CHAT = {"model": "talker", "messages": [{"role": "user", "content": "안녕? hello"}], "temperature": 0}
 TEXT = {"model": "writer", "prompt": "옛날에 once", "temperature": 0}

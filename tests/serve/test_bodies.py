@@ -14,10 +14,9 @@ from malmoi.serve.catalogue import open_catalogue
 from malmoi.serve.settings import ServeSettings
 from tests.engine.scripted import Scripted
 from tests.methods.tiny import write_model
-
-from .bodies import HUGE, Bodies
-from .conftest import fitted, scripted_entry
-from .running import Running, running
+from tests.serve.bodies import HUGE, Bodies
+from tests.serve.conftest import fitted, scripted_entry
+from tests.serve.running import Running, running
 
 FITTED = {
     "classification": "tfidf", "ner": "crf", "question-answering": "sentence", "translation": "ibm1",

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 import torch
 
+from malmoi.core.errors import UserError
 from malmoi.hub.folder import save_model
 from malmoi.models.ngram import KneserNey
 from malmoi.serve.catalogue import LanguageEntry, TaskEntry, open_catalogue
-from malmoi.util.errors import UserError
 from tests.engine.scripted import BYTES
 
 

@@ -15,7 +15,7 @@ from typing import Any, cast
 import httpx
 import pytest
 
-from malmoi.core import Message
+from malmoi.core.nouns import Message
 from malmoi.serve.api import INPUTS_A_CALL
 from malmoi.serve.catalogue import Catalogue, TaskEntry
 from malmoi.serve.guard import as_json
@@ -31,10 +31,9 @@ from malmoi.serve.settings import ServeSettings
 from malmoi.tasks import make_task
 from malmoi.text.chat import TEMPLATE, ChatFormat
 from tests.engine.scripted import BYTES, Scripted
-
-from .conftest import scripted_entry
-from .running import Running, running
-from .test_worker import Endless
+from tests.serve.conftest import scripted_entry
+from tests.serve.running import Running, running
+from tests.serve.test_worker import Endless
 
 LIMITS = ServeSettings(max_prompt_chars=200, max_prompt_tokens=50, max_input_chars=60)
 ENGINE_THREAD = "malmoi-engine"

@@ -8,8 +8,7 @@ from typing import Any
 import pytest
 
 from malmoi.serve.catalogue import LanguageEntry
-
-from .running import Running
+from tests.serve.running import Running
 
 pytestmark = pytest.mark.slow  # the harness takes long to import
 

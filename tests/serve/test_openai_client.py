@@ -10,8 +10,7 @@ import pytest
 from pydantic import BaseModel
 
 from tests.engine.scripted import echo
-
-from .running import Running
+from tests.serve.running import Running
 
 ASKED = "안녕? hello"
 

@@ -13,18 +13,17 @@ from playwright.sync_api import expect
 from torch import Tensor
 
 from malmoi.serve.catalogue import LanguageEntry, open_catalogue
-from malmoi.serve.page.chat import EXAMPLES
+from malmoi.serve.page.chat_tab import EXAMPLES
 from malmoi.serve.page.examples import examples
 from malmoi.serve.page.insides import EXAMPLES as inside_examples
-from malmoi.serve.page.tasks import VIEWS
+from malmoi.serve.page.task_tabs import VIEWS
 from malmoi.serve.settings import ServeSettings
 from malmoi.serve.web import mount_page
 from tests.engine.scripted import Scripted
 from tests.methods.tiny import write_model
-
-from .conftest import fitted, scripted_entry
-from .running import Running, running
-from .test_page_parts import comparison
+from tests.serve.conftest import fitted, scripted_entry
+from tests.serve.running import Running, running
+from tests.serve.test_page_parts import comparison
 
 pytestmark = pytest.mark.browser
 FITTED = {

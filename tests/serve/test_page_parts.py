@@ -16,22 +16,21 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from malmoi.core import Answer, Entity, Message, Question
+from malmoi.core.nouns import Answer, Entity, Message, Question
 from malmoi.serve.catalogue import Catalogue
-from malmoi.serve.page.chat import Reply, Talk, until
+from malmoi.serve.page.chat_tab import Reply, Talk, until
 from malmoi.serve.page.examples import examples
 from malmoi.serve.page.look import note, safe
 from malmoi.serve.page.reports import Run, find_runs, table_of
-from malmoi.serve.page.tasks import VIEWS, Bench, Outcome, answer_value, choices, marked
+from malmoi.serve.page.task_tabs import VIEWS, Bench, Outcome, answer_value, choices, marked
 from malmoi.serve.settings import Keys, ServeSettings
 from malmoi.serve.web import mount_page
 from malmoi.serve.worker import Worker
 from malmoi.tasks import TASKS, make_task
 from malmoi.text.chat import ChatFormat
 from tests.engine.scripted import Scripted
-
-from .conftest import scripted_entry
-from .running import Running, running
+from tests.serve.conftest import scripted_entry
+from tests.serve.running import Running, running
 
 HOSTILE = "<script>alert(1)</script>\n\n# not a title <img src=x onerror=alert(1)> 거위 & 말모이"
 SETTINGS = ("", 0.0, 1.0, 40, None)  # system prompt, temperature, top p, most tokens, seed

@@ -18,15 +18,14 @@ from hypothesis import given
 from hypothesis import settings as effort
 from hypothesis import strategies as st
 
+from malmoi.core.errors import UserError
 from malmoi.serve.catalogue import LanguageEntry
 from malmoi.serve.settings import Keys, ServeSettings, is_loopback
-from malmoi.util.errors import UserError
 from tests.engine.fake_scorer import FakeScorer
 from tests.engine.scripted import BYTES, Scripted
-
-from .conftest import scripted_entry
-from .running import Running, running
-from .test_worker import Endless
+from tests.serve.conftest import scripted_entry
+from tests.serve.running import Running, running
+from tests.serve.test_worker import Endless
 
 KEY, OTHER = "correct-horse-battery-staple", "another-key-of-some-length"
 CHAT = {"model": "talker", "messages": [{"role": "user", "content": "안녕"}], "temperature": 0}

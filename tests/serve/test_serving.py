@@ -16,19 +16,18 @@ import httpx
 import pytest
 from typer.testing import CliRunner
 
-from malmoi import cli_serve
-from malmoi.cli import app
+from malmoi.cli import serving
+from malmoi.cli.commands import app
+from malmoi.core.errors import UserError
 from malmoi.serve.catalogue import LanguageEntry, TaskEntry, open_catalogue
 from malmoi.serve.settings import ServeSettings
 from malmoi.tasks import TASKS
-from malmoi.util.errors import UserError
 from malmoi.util.files import write_json
 from tests.engine.scripted import BYTES
 from tests.methods.tiny import world, write_model
-
-from .conftest import fitted, scripted_entry
-from .running import running
-from .test_worker import Endless
+from tests.serve.conftest import fitted, scripted_entry
+from tests.serve.running import running
+from tests.serve.test_worker import Endless
 
 
 def test_models_methods_and_winners_have_short_names(folders: dict[str, Path], tmp_path: Path) -> None:
@@ -64,7 +63,7 @@ def test_every_task_predicts_over_http(tmp_path: Path) -> None:
         assert {one["id"] for one in server.get("/v1/tasks").json()["data"]} == set(TASKS)
         for task, (_, kind) in QUICK.items():
             made, examples = world(task)
-            shown = "".join(cli_serve._example(server.url, {task: catalogue[task]}, with_key=False))
+            shown = "".join(serving._example(server.url, {task: catalogue[task]}, with_key=False))
             body = json.loads(shown[shown.index("-d '") + 4 : -1])
             assert server.post(f"/v1/tasks/{task}", body).status_code == 200, shown
             inputs = [made.input_json(one.input) for one in examples[:3]]
@@ -100,7 +99,7 @@ def test_the_command_serves_until_it_is_told_to_stop(
     keys = tmp_path / "keys"
     keys.write_text("a-key-of-this-test-only\n")
     command = [
-        sys.executable, "-c", "from malmoi.cli import main; main()", "serve", str(folders["tiny"]),
+        sys.executable, "-c", "from malmoi.cli.commands import main; main()", "serve", str(folders["tiny"]),
         str(folders["topics"]), "--port", "0", "--no-page", "--api-key-file", str(keys),
     ]  # fmt: skip
     process = subprocess.Popen(
@@ -135,8 +134,8 @@ def test_the_command_serves_until_it_is_told_to_stop(
 def test_the_command_says_what_a_page_needs_to_those_who_want_one(
     folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch, wanted: bool
 ) -> None:
-    monkeypatch.setattr(cli_serve, "find_spec", lambda _: None)
-    monkeypatch.setattr("malmoi.serve.run.Server.run", lambda *_, **__: None)
+    monkeypatch.setattr(serving, "find_spec", lambda _: None)
+    monkeypatch.setattr("malmoi.serve.server.Server.run", lambda *_, **__: None)
     options = ["--port", "0", *([] if wanted else ["--no-page"])]
     found = CliRunner().invoke(app, ["serve", str(folders["topics"]), *options])
     assert found.exit_code == 0, found.output

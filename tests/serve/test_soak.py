@@ -27,8 +27,7 @@ from malmoi.models.state import Scorer
 from malmoi.serve.catalogue import PREFIX_BYTES, LanguageEntry
 from tests.engine.fake_scorer import FakeScorer
 from tests.engine.scripted import BYTES
-
-from .running import Running, running
+from tests.serve.running import Running, running
 
 CLIENTS = 64
 TOKENS = 32

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
+from malmoi.core.errors import UserError
 from malmoi.engine import Engine, Sampling
 from malmoi.serve.worker import Busy, Failed, Stopping, Stream, Worker
-from malmoi.util.errors import UserError
 from tests.engine.fake_scorer import FakeScorer
 from tests.engine.scripted import BYTES
 

@@ -5,10 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from malmoi.core import Example, Message
-from malmoi.data.check import Finding
+from malmoi.core.errors import UserError
+from malmoi.core.nouns import Example, Finding, Message
 from malmoi.tasks.chat import Chat
-from malmoi.util.errors import UserError
 
 HELLO, REPLY = Message("user", "안녕"), Message("assistant", "반가워요")
 MORE, LAST = Message("user", "날씨는?"), Message("assistant", "맑아요")

@@ -5,10 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from malmoi.core import Example
-from malmoi.data.check import Finding
+from malmoi.core.errors import UserError
+from malmoi.core.nouns import Example, Finding
 from malmoi.tasks.classification import Classification
-from malmoi.util.errors import UserError
 
 
 def read(path: Path, content: str, **fields: str) -> tuple[list[Example[str, str]], list[Finding]]:

@@ -7,10 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from malmoi.core import Example
-from malmoi.data.check import Finding
+from malmoi.core.errors import UserError
+from malmoi.core.nouns import Example, Finding
 from malmoi.tasks.completion import MOST, MOST_INPUT, Completion, pieces_of
-from malmoi.util.errors import UserError
 
 TEXT = st.lists(
     st.sampled_from(["가나다라 마바사", "a longer line of words.", "x" * 700, "\n\n", "\n", " ", "? "]),

@@ -8,8 +8,7 @@ import seqeval.metrics
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from malmoi.core import Entity, Example
-from malmoi.data.check import Finding
+from malmoi.core.nouns import Entity, Example, Finding
 from malmoi.tasks.ner import NamedEntities
 
 BIO = ["O", "B-PER", "I-PER", "B-LOC", "I-LOC"]

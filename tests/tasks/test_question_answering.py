@@ -5,10 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from malmoi.core import Answer, Example, Question
-from malmoi.data.check import Finding
+from malmoi.core.errors import UserError
+from malmoi.core.nouns import Answer, Example, Finding, Question
 from malmoi.tasks.question_answering import QuestionAnswering
-from malmoi.util.errors import UserError
 
 CONTEXT = "민수는 2019년에 부산에서 배를 샀다. 배는 파랗다."
 QUESTION = "민수는 어디에서 배를 샀나?"

@@ -2,8 +2,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from malmoi.core import Example
-from malmoi.data.check import Finding
+from malmoi.core.nouns import Example, Finding
 from malmoi.tasks.summarization import Summarization
 
 ROWS = """\

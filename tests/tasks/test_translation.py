@@ -4,10 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from malmoi.core import Example
-from malmoi.data.check import Finding
+from malmoi.core.errors import UserError
+from malmoi.core.nouns import Example, Finding
 from malmoi.tasks.translation import Translation
-from malmoi.util.errors import UserError
 
 
 def read(path: Path | str, **fields: str) -> tuple[list[tuple[str, str]], list[Finding]]:

@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from malmoi.core import Message
+from malmoi.core.errors import UserError
+from malmoi.core.nouns import Message
 from malmoi.text.chat import TEMPLATE, ChatFormat, fit_turns, turns_error
 from malmoi.text.tokenizer import SPECIALS, Tokenizer, train_tokenizer
-from malmoi.util.errors import UserError
 
 TEXTS = ["The bread was warm.\nThe soup was not.", "국이 식어 있었다. 빵은 따뜻했다.", "a  b\tc <x> 1 + 2"]
 CHATML = (

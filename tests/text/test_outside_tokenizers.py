@@ -18,10 +18,10 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer as Backend
 from tokenizers import processors
 
+from malmoi.core.errors import UserError
 from malmoi.text.sentencepiece import read_sentencepiece, to_backend
 from malmoi.text.tokenizer import Tokenizer, train_tokenizer
 from malmoi.text.tokenizer_files import has_tokenizer
-from malmoi.util.errors import UserError
 from malmoi.util.files import read_json, write_json
 from tests.text.samples import BOTH, HARD, KOREAN
 

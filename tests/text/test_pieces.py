@@ -6,9 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from malmoi.text.pieces import encode_units
 from malmoi.text.tokenizer import Tokenizer
-from malmoi.text.units import units
+from malmoi.text.units import encode_units, units
 from tests.hub.tiny_encoder import vocabulary
 
 TOKENIZERS = {family: Tokenizer.from_json(vocabulary(family)) for family in ("bert", "roberta")}

@@ -10,11 +10,10 @@ import pytest
 from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers
 from tokenizers import Tokenizer as Backend
 
+from malmoi.core.errors import UserError
 from malmoi.text import tokenizer as module
 from malmoi.text.tokenizer import TURNS, Tokenizer, sample_texts, train_tokenizer
-from malmoi.util.errors import UserError
-
-from .samples import BOTH, HARD
+from tests.text.samples import BOTH, HARD
 
 
 @pytest.fixture(scope="module")

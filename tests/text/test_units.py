@@ -9,9 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from malmoi.text.sentences import sentences
-from malmoi.text.units import MAX_CHARACTERS, PAD, UNKNOWN, UnitVocabulary, units
-from malmoi.util.errors import UserError
+from malmoi.core.errors import UserError
+from malmoi.text.units import MAX_CHARACTERS, PAD, UNKNOWN, UnitVocabulary, sentences, units
 from tests.text.samples import BOTH, HARD
 
 

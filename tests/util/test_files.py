@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from malmoi.core.errors import UserError
 from malmoi.util import files
-from malmoi.util.errors import UserError
 
 
 def names(folder: Path) -> set[str]:

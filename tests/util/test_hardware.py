@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from malmoi.util import hardware
-from malmoi.util.heap import in_huge_pages
+from malmoi.util.hardware import in_huge_pages
 
 CPU = torch.device("cpu")
 MIB = 1 << 20
@@ -128,7 +128,7 @@ def test_the_kept_heap_is_not_given_back() -> None:
     code = """
 import sys, torch
 from malmoi.util.hardware import current_memory_bytes
-from malmoi.util.heap import keep_heap
+from malmoi.util.hardware import keep_heap
 if sys.argv[1] == "keep" and not keep_heap(): sys.exit(3)
 before = current_memory_bytes()
 block = torch.ones(64 << 20, dtype=torch.uint8)

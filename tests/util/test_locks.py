@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from malmoi.core.errors import UserError
 from malmoi.util import files
-from malmoi.util.errors import UserError
 from malmoi.util.locks import hold
 
 HOLDER = """

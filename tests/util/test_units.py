@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from malmoi.util.errors import nearest
+from malmoi.core.errors import nearest
 from malmoi.util.units import counted, figures, human_bytes, human_count, human_seconds, measured
 
 

@@ -12,12 +12,12 @@ from pathlib import Path
 from markupsafe import Markup
 
 from malmoi.compare.contrast import Confusion, Contrast
-from malmoi.compare.page import render
-from malmoi.compare.plots import COLOURS, MARKERS, Look, Points, measured_curves, quality_against_cost
 from malmoi.compare.settings import ComparisonSettings, Material
 from malmoi.compare.verdict import PER, SAME_COST, Row, Verdict, count_of_costs, show, show_cost
-from malmoi.core import Metric
+from malmoi.core.nouns import Metric
 from malmoi.methods.use import WINNER
+from malmoi.show.charts import COLOURS, MARKERS, Look, Points, measured_curves, quality_against_cost
+from malmoi.show.templates import render
 from malmoi.util.files import write_text
 
 SNIPPET = """import malmoi

@@ -11,8 +11,8 @@ import numpy as np
 
 from malmoi.compare.settings import Material
 from malmoi.compare.verdict import Row, Verdict
-from malmoi.core import Answer, Example
-from malmoi.metrics import Floats
+from malmoi.core.nouns import Answer, Example
+from malmoi.metrics.statistics import Floats
 
 SHOWN = 10  # examples of each side
 LABELS = 12  # of a confusion matrix; the rarer ones are OTHER

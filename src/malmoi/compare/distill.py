@@ -19,21 +19,20 @@ from pydantic import Field, PositiveFloat
 
 from malmoi.compare.comparison import Comparison, write_comparison
 from malmoi.compare.kept import sentence
-from malmoi.compare.run import keep_apart, run_comparison
+from malmoi.compare.runner import keep_apart, run_comparison
 from malmoi.compare.settings import ComparisonSettings
-from malmoi.core import Example
-from malmoi.data.check import Finding
-from malmoi.data.labelled import RECORD_EXTENSIONS, SKIPPED, BadRow, Report, read_lines, read_records
+from malmoi.core.config import StrictModel
+from malmoi.core.errors import UserError
+from malmoi.core.nouns import BadRow, Example, Finding
+from malmoi.data.labelled import RECORD_EXTENSIONS, SKIPPED, Report, read_lines, read_records
 from malmoi.data.readers import Record, extension, find_files
 from malmoi.hub.folder import CONFIG
 from malmoi.methods.base import Json, Method, Say, silent
 from malmoi.methods.folder import is_method, load_method
 from malmoi.methods.registry import make_method, settled_options
 from malmoi.methods.use import COMPARISON, load, method_folder
-from malmoi.models.config import StrictModel
 from malmoi.tasks import make_task
 from malmoi.tasks.base import Task
-from malmoi.util.errors import UserError
 from malmoi.util.files import MANIFEST, is_free, parse_json, read_json, sha256, write_json, write_text
 from malmoi.util.locks import hold
 from malmoi.util.units import counted
@@ -101,7 +100,7 @@ class _Material:
 def distill(settings: DistillSettings, out: Path, say: Say = silent, isolated: bool = True) -> Distilled:
     """Label, learn, compare; everything goes into `out`, and it goes on where it stopped.
 
-    isolated: see `malmoi.compare.run:run_comparison`. Raises UserError for data, a teacher or options that
+    isolated: see `malmoi.compare.runner:run_comparison`. Raises UserError for data, a teacher or options that
     cannot be, and for a folder that holds something else or that another process writes.
     """
     with hold(out):

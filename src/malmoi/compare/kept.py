@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from malmoi.compare.comparison import Comparison
-from malmoi.compare.page import latency
 from malmoi.compare.verdict import PER, Row, count_of_costs, saving, show, show_cost
+from malmoi.show.templates import latency
 from malmoi.util.units import counted, figures, human_bytes
 
 

@@ -12,12 +12,11 @@ from typing import Any
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 
 from malmoi.compare.verdict import OF_100
-from malmoi.core import Example
-from malmoi.data.check import Finding
-from malmoi.models.config import StrictModel
+from malmoi.core.config import StrictModel
+from malmoi.core.errors import UserError
+from malmoi.core.nouns import Example, Finding
 from malmoi.tasks import make_task
 from malmoi.tasks.base import Task
-from malmoi.util.errors import UserError
 
 Examples = list[Example[Any, Any]]
 

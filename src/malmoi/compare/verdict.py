@@ -12,8 +12,8 @@ from itertools import pairwise
 from math import inf
 from typing import Any
 
-from malmoi.core import Metric
-from malmoi.metrics import Difference, Statistic, difference
+from malmoi.core.nouns import Metric
+from malmoi.metrics.statistics import Difference, Statistic, difference
 from malmoi.tasks.base import Task
 from malmoi.util.units import counted, figures
 

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from malmoi.util.errors import UserError
+from malmoi.core.errors import UserError
 from malmoi.util.files import cache_folder
 
 EXTENSIONS = (".parquet", ".arrow", ".feather")

@@ -11,10 +11,10 @@ from collections import Counter
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 
+from malmoi.core.nouns import Finding
 from malmoi.data.readers import (
     Corpus,
     Errors,
@@ -35,15 +35,6 @@ SHINGLE = 5  # characters
 BANDS, BAND_ROWS = 16, 8
 NEAR = 0.8  # Jaccard similarity of the shingles from which on two documents are near-duplicates
 PERCENTILES = (5, 25, 50, 75, 95, 100)
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One thing to know about the data: how bad it is, where ("file:line"), and what."""
-
-    level: Literal["error", "warning", "note"]
-    where: str
-    message: str
 
 
 Findings = dict[Finding, None]  # an ordered set: a file with a part held out is read once for each part

@@ -7,9 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from malmoi.core import Message
-from malmoi.data.check import Finding
-from malmoi.data.labelled import BadRow, Report, attempts, read_records
+from malmoi.core.nouns import BadRow, Finding, Message
+from malmoi.data.labelled import Report, attempts, read_records
 from malmoi.data.readers import Record, short
 from malmoi.text.chat import turns_error
 

@@ -6,7 +6,7 @@ import codecs
 import re
 from contextlib import suppress
 
-from malmoi.util.errors import UserError
+from malmoi.core.errors import UserError
 
 
 def not_utf8(error: UnicodeDecodeError, offset: int) -> str:

@@ -12,7 +12,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from malmoi.data.check import Finding
+from malmoi.core.errors import UserError
+from malmoi.core.nouns import BadRow, Finding
 from malmoi.data.readers import (
     RECORD_READERS,
     How,
@@ -26,7 +27,6 @@ from malmoi.data.readers import (
     read_jsonl,
     short,
 )
-from malmoi.util.errors import UserError
 from malmoi.util.units import counted
 
 Report = Callable[[Finding], None]
@@ -36,14 +36,6 @@ SKIPPED = 0.01  # the share of bad rows from which on a set is refused
 
 _LOST = re.compile("[\ud800-\udfff\ufffd]")
 _TAG = re.compile("O|[A-Z]-.+")
-
-
-class BadRow(Exception):
-    """What is wrong with a row that cannot be used, and where, if not where the row begins."""
-
-    def __init__(self, message: str, where: str = "") -> None:
-        super().__init__(message)
-        self.where = where
 
 
 class Tagged(NamedTuple):

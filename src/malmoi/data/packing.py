@@ -14,7 +14,7 @@ from functools import lru_cache
 import numpy as np
 import torch
 
-from malmoi.core import IGNORE, TokenBatch
+from malmoi.core.tensors import IGNORE, TokenBatch
 from malmoi.text.chat import ChatRow
 from malmoi.util.seeds import mixed
 

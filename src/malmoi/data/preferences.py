@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from malmoi.core.nouns import BadRow
 from malmoi.data.conversations import Messages, messages_from, turns_of
-from malmoi.data.labelled import BadRow, Report, attempts, read_records
+from malmoi.data.labelled import Report, attempts, read_records
 from malmoi.data.readers import Record
 from malmoi.text.chat import turns_error
 

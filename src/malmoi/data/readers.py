@@ -26,9 +26,9 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, NamedTuple, TypeVar, cast
 
+from malmoi.core.errors import UserError, nearest
 from malmoi.data import arrow
 from malmoi.data.encodings import likely_encoding, not_utf8
-from malmoi.util.errors import UserError, nearest
 from malmoi.util.files import DEMO_MARK, RUN_RECORD, check_readable
 
 Errors = Literal["strict", "replace"]

@@ -16,8 +16,8 @@ from typing import BinaryIO
 
 import numpy as np
 
+from malmoi.core.errors import UserError
 from malmoi.text.tokenizer import TOKENIZER_FILE, Tokenizer
-from malmoi.util.errors import UserError
 from malmoi.util.files import new_folder, read_json, sha256, write_json
 
 TOKENS, META = "tokens.bin", "meta.json"

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
-from malmoi.core import Example
+from malmoi.core.errors import UserError
+from malmoi.core.nouns import Example
 from malmoi.data.readers import document_hash
-from malmoi.util.errors import UserError
 from malmoi.util.units import counted
 
 FEWEST = 10  # different inputs that can be split at all

@@ -22,8 +22,8 @@ import torch
 from llguidance import LLMatcher, LLParserLimits, LLTokenizer, TokenizerWrapper, regex_to_lark
 from torch import Tensor
 
+from malmoi.core.errors import UserError
 from malmoi.text.tokenizer import Tokenizer
-from malmoi.util.errors import UserError
 
 # Enough to quote from 200,000 characters, which takes a second to compile; the library stops at fewer.
 _LIMITS = LLParserLimits(initial_lexer_fuel=100_000_000, step_lexer_fuel=10_000_000, verbose_errors=False)

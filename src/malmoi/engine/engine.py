@@ -16,6 +16,7 @@ from itertools import accumulate, chain, pairwise
 import torch
 from torch import Tensor
 
+from malmoi.core.errors import UserError
 from malmoi.engine.batch import Batch
 from malmoi.engine.prefixes import Prefixes
 from malmoi.engine.reading import CHUNK_TOKENS, Reader, padded
@@ -24,7 +25,6 @@ from malmoi.engine.sampler import check_finite, top_logprobs
 from malmoi.engine.scoring import Read, add_logprobs, batches, shared_reads
 from malmoi.models.state import Scorer, State
 from malmoi.text.tokenizer import Tokenizer
-from malmoi.util.errors import UserError
 
 LOGITS_NUMBERS = 1 << 24  # at most this many logits at once while scoring: 64 MiB
 STATE_BYTES = 1 << 26  # for the copies of prompts' states while scoring; max_rows of them may take more

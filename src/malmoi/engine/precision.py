@@ -6,11 +6,11 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
-from malmoi.data.world import documents
 from malmoi.engine.engine import Engine
-from malmoi.engine.handle import Loaded
+from malmoi.engine.loaded import Loaded
 from malmoi.models.state import Scorer
 from malmoi.text.tokenizer import Tokenizer
+from malmoi.world import documents
 
 NUM_DOCUMENTS = 24  # English and Korean by turns; about 10 kB
 

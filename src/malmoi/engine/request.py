@@ -9,8 +9,8 @@ from typing import Any, Literal, Self
 
 import numpy as np
 
+from malmoi.core.errors import UserError
 from malmoi.engine.constraints import Grammar, Matcher
-from malmoi.util.errors import UserError
 
 FinishReason = Literal["stop", "length", "cancelled", "failed"]
 TopLogprobs = tuple[tuple[int, float], ...]

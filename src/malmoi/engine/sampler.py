@@ -15,8 +15,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from malmoi.core.errors import UserError
 from malmoi.engine.request import Sampling, TopLogprobs
-from malmoi.util.errors import UserError
 
 
 def check_finite(logprobs: Tensor) -> None:

@@ -14,6 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from malmoi.core.errors import UserError
 from malmoi.hub.architectures import Architecture, architecture_of, obstacle
 from malmoi.hub.outside import Json, require
 from malmoi.hub.weights import load_weights, save_weights
@@ -30,7 +31,6 @@ from malmoi.models.lora import (
 )
 from malmoi.text.tokenizer import Tokenizer
 from malmoi.util import files
-from malmoi.util.errors import UserError
 
 ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 _PREFIX, _ROWS = "base_model.model.", ".token_adapter.trainable_tokens_delta"

@@ -16,13 +16,13 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor
 
+from malmoi.core.errors import DAMAGE, UserError, nearest
 from malmoi.hub.outside import Json, check_values, first_fault, require
 from malmoi.hub.weights import Checkpoint, open_checkpoint
 from malmoi.models.bert import BertConfig, BertEncoder
 from malmoi.text.tokenizer import Tokenizer
 from malmoi.text.tokenizer_files import token_name
 from malmoi.util import files
-from malmoi.util.errors import DAMAGE, UserError, nearest
 
 CONFIG = "config.json"
 _WORDS = "embeddings.word_embeddings"

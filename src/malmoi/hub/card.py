@@ -15,7 +15,7 @@ from typing import Any
 import torch
 import yaml
 
-from malmoi.core import Metric
+from malmoi.core.nouns import Metric
 from malmoi.util import files
 from malmoi.util.hardware import cpu_name
 from malmoi.util.units import counted, human_seconds, measured

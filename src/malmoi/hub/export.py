@@ -13,6 +13,7 @@ from pathlib import Path
 
 import torch
 
+from malmoi.core.errors import UserError, nearest
 from malmoi.hub import gguf, ollama, verify
 from malmoi.hub.adapter import base_of, is_adapter
 from malmoi.hub.architectures import architecture_of, obstacle
@@ -27,7 +28,6 @@ from malmoi.text.chat import ChatFormat, chat_template
 from malmoi.text.tokenizer import Tokenizer
 from malmoi.text.tokenizer_files import token_ids
 from malmoi.util import files
-from malmoi.util.errors import UserError, nearest
 
 TARGETS = ("hf", "gguf")
 _TORCH = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}

@@ -15,13 +15,22 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor
 
+from malmoi.core.errors import DAMAGE, UserError, nearest
 from malmoi.hub.adapter import base_of, is_adapter, load_adapter
 from malmoi.hub.architectures import ARCHITECTURES, Architecture, architecture_of, obstacle
 from malmoi.hub.bert import ENCODERS
 from malmoi.hub.card import CARD
-from malmoi.hub.filling import Outside, build_unfilled, check_fit, fill
 from malmoi.hub.outside import Json, check_values, first_fault
-from malmoi.hub.weights import WEIGHTS, Checkpoint, open_checkpoint, save_weights
+from malmoi.hub.weights import (
+    WEIGHTS,
+    Checkpoint,
+    Outside,
+    build_unfilled,
+    check_fit,
+    fill,
+    open_checkpoint,
+    save_weights,
+)
 from malmoi.models.build import build_model
 from malmoi.models.config import RecurrentConfig, TransformerConfig, model_config_adapter
 from malmoi.models.language import LanguageModel
@@ -30,7 +39,6 @@ from malmoi.models.ngram import KneserNey
 from malmoi.text.tokenizer import Tokenizer
 from malmoi.text.tokenizer_files import has_tokenizer
 from malmoi.util import files
-from malmoi.util.errors import DAMAGE, UserError, nearest
 
 CONFIG = "config.json"
 OWN_PREFIX = "malmoi_"

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
+from malmoi.core.errors import UserError
 from malmoi.hub.llama import LlamaFamily
-from malmoi.hub.outside import Json, require
-from malmoi.hub.rope import read_rope, rope_object
+from malmoi.hub.outside import Json, read_rope, require, rope_object
 from malmoi.models.config import TransformerConfig
-from malmoi.util.errors import UserError
 
 _GLOBAL, _LOCAL = "full_attention", "sliding_attention"
 _THETA, _LOCAL_THETA = 1e6, 1e4

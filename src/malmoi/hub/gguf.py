@@ -18,9 +18,9 @@ import torch
 from gguf import GGMLQuantizationType as Kind
 from torch import Tensor
 
+from malmoi.core.errors import UserError
 from malmoi.hub.gguf_vocab import Vocabulary
 from malmoi.hub.outside import Json
-from malmoi.util.errors import UserError
 
 KINDS = {"f32": Kind.F32, "f16": Kind.F16, "bf16": Kind.BF16, "q8_0": Kind.Q8_0}
 _FILE_TYPES = {

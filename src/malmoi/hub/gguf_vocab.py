@@ -14,11 +14,11 @@ from itertools import pairwise
 
 from gguf import TokenType
 
+from malmoi.core.errors import UserError
 from malmoi.hub.outside import Json
 from malmoi.text.chat import chat_template
 from malmoi.text.sentencepiece import SPACE
 from malmoi.text.tokenizer import TURNS, Tokenizer
-from malmoi.util.errors import UserError
 
 _CASELESS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)"
 _GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"

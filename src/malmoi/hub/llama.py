@@ -13,10 +13,9 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from malmoi.hub.outside import Json, choices, require
-from malmoi.hub.rope import read_rope, write_rope
+from malmoi.core.errors import UserError
+from malmoi.hub.outside import Json, choices, read_rope, require, write_rope
 from malmoi.models.config import Part, TransformerConfig
-from malmoi.util.errors import UserError
 
 _GATES = {"silu": "swiglu", "gelu_pytorch_tanh": "geglu", "gelu_new": "geglu"}
 _PARTS: dict[str, tuple[Part, ...]] = {"attention_bias": ("qkv", "out"), "mlp_bias": ("ff",)}

@@ -11,10 +11,10 @@ from collections.abc import Sequence
 from itertools import pairwise, takewhile
 from typing import Literal, NamedTuple
 
-from malmoi.core import Message
+from malmoi.core.errors import UserError
+from malmoi.core.nouns import Message
 from malmoi.text.chat import ChatFormat, chat_template
 from malmoi.text.tokenizer import Tokenizer
-from malmoi.util.errors import UserError
 
 Role = Literal["system", "user", "assistant"]
 _ROLES: tuple[Role, ...] = ("system", "user", "assistant")

@@ -13,6 +13,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import NamedTuple
 
+from malmoi.core.errors import UserError
 from malmoi.hub.bert import ENCODERS, load_encoder
 from malmoi.hub.card import CARD
 from malmoi.hub.folder import load_model, read_config
@@ -20,7 +21,6 @@ from malmoi.hub.weights import open_checkpoint
 from malmoi.text.tokenizer import Tokenizer
 from malmoi.text.tokenizer_files import TOKENIZER_FILE, has_tokenizer
 from malmoi.util import files
-from malmoi.util.errors import UserError
 from malmoi.util.version import VERSION
 
 IMPORT_RECORD = "import.json"

@@ -13,9 +13,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from malmoi.core.errors import UserError
 from malmoi.models.language import LanguageModel
 from malmoi.text.tokenizer import Tokenizer
-from malmoi.util.errors import UserError
 
 TEXTS = (
     "The ferry leaves at nine, and it won't wait for us.",

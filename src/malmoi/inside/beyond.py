@@ -12,13 +12,13 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from malmoi.core import TokenBatch
+from malmoi.core.errors import UserError
+from malmoi.core.tensors import TokenBatch
 from malmoi.inside.learning import Say, learn
 from malmoi.models.build import build_model
 from malmoi.models.config import RecurrentConfig, TransformerConfig
 from malmoi.models.language import LanguageModel
 from malmoi.text.tokenizer import Tokenizer, train_tokenizer
-from malmoi.util.errors import UserError
 
 ROWS, TIMES = 24, 4  # of text; contexts in a row
 

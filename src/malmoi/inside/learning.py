@@ -8,9 +8,9 @@ from collections.abc import Callable
 
 import torch
 
-from malmoi.core import TokenBatch
+from malmoi.core.tensors import TokenBatch
+from malmoi.learn.losses import next_token_loss
 from malmoi.models.language import LanguageModel
-from malmoi.train.losses import next_token_loss
 from malmoi.util.units import human_seconds
 
 Say = Callable[[str], None]

@@ -17,7 +17,7 @@ from random import Random
 import torch
 from torch import Tensor
 
-from malmoi.core import IGNORE, TokenBatch
+from malmoi.core.tensors import IGNORE, TokenBatch
 from malmoi.inside.learning import Say, learn
 from malmoi.models.language import LanguageModel
 

@@ -14,11 +14,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from malmoi.core import TokenBatch
+from malmoi.core.tensors import TokenBatch
+from malmoi.learn.losses import next_token_loss
 from malmoi.models.build import build_model
 from malmoi.models.config import RecurrentConfig, TransformerConfig
 from malmoi.models.language import LanguageModel
-from malmoi.train.losses import next_token_loss
 from malmoi.util.units import figures, human_bytes
 
 MOST_RUNS, ENOUGH_S = 7, 0.4  # of one measurement

@@ -14,12 +14,11 @@ from typing import Any, ClassVar, Literal, Self, get_args
 import torch
 from torch import Tensor
 
-from malmoi.core import Example
-from malmoi.models.config import StrictModel
+from malmoi.core.config import StrictModel
+from malmoi.core.errors import UserError
+from malmoi.core.nouns import Budget, Example
 from malmoi.tasks.base import Kind, Task
 from malmoi.text.tokenizer import TOKENIZER_FILE, Tokenizer
-from malmoi.train.fit import Budget
-from malmoi.util.errors import UserError
 
 Json = dict[str, Any]
 Say = Callable[[str], None]

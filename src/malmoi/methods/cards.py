@@ -7,10 +7,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from malmoi.core import Example, Metric
+from malmoi.core.nouns import Example, Metric
 from malmoi.hub.card import Card, DataFile, data_files, languages_of, this_machine
+from malmoi.learn.finetune import files_of
 from malmoi.methods.base import Method
-from malmoi.train.finetune import files_of
 from malmoi.util.units import counted
 from malmoi.util.version import VERSION
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from malmoi.core.errors import DAMAGE, UserError
 from malmoi.hub.card import CARD
 from malmoi.hub.folder import CONFIG, OWN_PREFIX, WEIGHTS
 from malmoi.hub.weights import load_weights, save_weights
@@ -13,7 +14,6 @@ from malmoi.methods.base import Method, Parts
 from malmoi.methods.registry import METHODS, make_method
 from malmoi.tasks import make_task
 from malmoi.util import files
-from malmoi.util.errors import DAMAGE, UserError
 
 _OURS = {CONFIG, WEIGHTS, CARD, files.MANIFEST}
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from malmoi.core import Example, Message, Question
+from malmoi.core.nouns import Example, Message, Question
 from malmoi.inside.sources import BagOfWords, Floats, Network, NextToken, PlainText, Source
 from malmoi.methods.base import Method
 from malmoi.methods.llm.finetuned import FineTuned
@@ -23,8 +23,8 @@ from malmoi.methods.neural.method import Neural
 from malmoi.methods.neural.spans import SpanForm
 from malmoi.methods.neural.tags import TagForm
 from malmoi.methods.neural.texts import TextForm
-from malmoi.methods.traditional.classification import Lexicon, TfIdf, counted_words
-from malmoi.methods.traditional.completion import NGram
+from malmoi.methods.traditional.ngrams import NGram
+from malmoi.methods.traditional.text_classifiers import Lexicon, TfIdf, counted_words
 from malmoi.methods.traditional.vectors import WORD
 from malmoi.text.tokenizer import Tokenizer
 from malmoi.util.files import parse_json

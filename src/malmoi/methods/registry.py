@@ -8,15 +8,15 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from malmoi.core.config import StrictModel
+from malmoi.core.errors import UserError, nearest
 from malmoi.methods.base import Method
 from malmoi.methods.llm.finetuned import FineTuned
 from malmoi.methods.llm.prompted import Prompted
 from malmoi.methods.llm.remote import Remote
 from malmoi.methods.neural import GRU, LSTM, RNN, Pretrained, TransformerMethod
 from malmoi.methods.traditional import TRADITIONAL
-from malmoi.models.config import StrictModel
 from malmoi.tasks.base import Task
-from malmoi.util.errors import UserError, nearest
 
 METHODS: dict[str, type[Method]] = {
     method.name: method

@@ -10,8 +10,8 @@ from typing import Any
 
 import torch
 
-from malmoi.core import Example, Metric
-from malmoi.data.check import Finding
+from malmoi.core.errors import UserError
+from malmoi.core.nouns import Budget, Example, Finding, Metric
 from malmoi.data.labelled import summary
 from malmoi.inside.sources import Source
 from malmoi.methods.base import Method, Say
@@ -21,8 +21,6 @@ from malmoi.methods.inspect import insides
 from malmoi.methods.registry import make_method
 from malmoi.tasks.base import Task
 from malmoi.tasks.checks import LABELLED, labels_in, refuse_too_few_labels, unseen_labels
-from malmoi.train.fit import Budget
-from malmoi.util.errors import UserError
 from malmoi.util.files import is_free
 from malmoi.util.locks import hold
 from malmoi.util.units import counted, human_seconds

@@ -16,8 +16,9 @@ from pydantic import NonNegativeInt, model_validator
 from torch import Tensor, nn
 from torch.nn import functional
 
+from malmoi.core.config import StrictModel
 from malmoi.models.attention import Attention, Sight
-from malmoi.models.config import Dropout, Epsilon, Layers, Size, StrictModel, TransformerConfig, VocabSize
+from malmoi.models.config import Dropout, Epsilon, Layers, Size, TransformerConfig, VocabSize
 
 
 class BertConfig(StrictModel):

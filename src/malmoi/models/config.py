@@ -6,7 +6,9 @@ from collections.abc import Sequence
 from itertools import cycle, islice
 from typing import Annotated, Literal, NamedTuple, Self
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, model_validator
+from pydantic import Field, TypeAdapter, model_validator
+
+from malmoi.core.config import StrictModel
 
 # No model is larger: a damaged config is refused before memory or time is spent on it.
 MOST_VOCAB, MOST_LAYERS, MOST_SIZE = 1 << 24, 10_000, (1 << 31) - 1
@@ -19,12 +21,6 @@ Scale = Annotated[float, Field(ge=1e-6, le=1e12)]  # what numbers are multiplied
 Theta = Annotated[float, Field(gt=1, le=1e12)]  # the base of rotary positions
 Epsilon = Annotated[float, Field(gt=0, le=1)]
 Part = Literal["qkv", "out", "ff", "norm"]  # what may have biases: attention in and out, feed-forward, norms
-
-
-class StrictModel(BaseModel):
-    """A frozen pydantic model in which an unknown key is an error."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class LinearRope(StrictModel):

@@ -10,7 +10,7 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor, nn
 
-from malmoi.core import TokenBatch
+from malmoi.core.tensors import TokenBatch
 from malmoi.models.config import RecurrentConfig, TransformerConfig
 from malmoi.models.state import State, last_positions
 

@@ -14,9 +14,10 @@ from pydantic import PositiveFloat, PositiveInt
 from torch import Tensor, nn
 from torch.nn import functional
 
-from malmoi.models.config import Dropout, StrictModel
+from malmoi.core.config import StrictModel
+from malmoi.core.errors import UserError, nearest
+from malmoi.models.config import Dropout
 from malmoi.models.language import LanguageModel
-from malmoi.util.errors import UserError, nearest
 
 
 class LoRASpec(StrictModel):

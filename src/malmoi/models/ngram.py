@@ -20,9 +20,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from malmoi.core.errors import UserError
 from malmoi.models.config import MOST_VOCAB
 from malmoi.models.state import State
-from malmoi.util.errors import UserError
 
 MODEL_TYPE = "malmoi_ngram"
 MAX_TOKENS = 20_000_000  # counting takes about 100 bytes of memory a token

@@ -19,12 +19,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from malmoi.core.errors import UserError
 from malmoi.models.blocks import constant
 from malmoi.models.native.decoder import FusedDecoder, can_fuse
 from malmoi.models.native.library import kernels
 from malmoi.models.native.linear import NativeEmbedding, NativeLinear, Panels
 from malmoi.models.transformer import Transformer
-from malmoi.util.errors import UserError
 from malmoi.util.hardware import cpu_flags, has_amx, onednn_packs
 
 # smaller matrices stay in the processor's caches, where a plain product is as fast

@@ -10,7 +10,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from malmoi.core import TokenBatch
+from malmoi.core.tensors import TokenBatch
 from malmoi.models.config import RecurrentConfig
 from malmoi.models.language import LanguageModel
 from malmoi.models.state import RecurrentState, State

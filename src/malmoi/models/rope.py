@@ -11,6 +11,7 @@ import math
 import torch
 from torch import Tensor, nn
 
+from malmoi.core.errors import UserError
 from malmoi.models.blocks import Positions
 from malmoi.models.config import (
     DynamicRope,
@@ -21,7 +22,6 @@ from malmoi.models.config import (
     TransformerConfig,
     YarnRope,
 )
-from malmoi.util.errors import UserError
 
 
 class Rotary(nn.Module):

@@ -14,7 +14,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from malmoi.core import IGNORE, Loss, TokenBatch
+from malmoi.core.tensors import IGNORE, Loss, TokenBatch
 from malmoi.models.attention import CrossAttention, Memory, Sight, attend_all
 from malmoi.models.blocks import make_norm
 from malmoi.models.config import ReaderConfig, RecurrentConfig, TransformerConfig

@@ -11,7 +11,8 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from malmoi.core import TokenBatch
+from malmoi.core.errors import UserError
+from malmoi.core.tensors import TokenBatch
 from malmoi.models.attention import Attention, Memory, Sight, causal_mask
 from malmoi.models.block_attention import as_bias
 from malmoi.models.blocks import Positions, make_feed_forward, make_norm
@@ -19,7 +20,6 @@ from malmoi.models.config import LayerKind, TransformerConfig
 from malmoi.models.language import LanguageModel
 from malmoi.models.rope import Rotary
 from malmoi.models.state import KVState, State
-from malmoi.util.errors import UserError
 
 
 class Block(nn.Module):

@@ -16,6 +16,7 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.types import Scope
 
+from malmoi.core.errors import nearest
 from malmoi.serve.catalogue import Catalogue, Entry, LanguageEntry, TaskEntry, languages, tasks
 from malmoi.serve.generation import (
     ClientGone,
@@ -42,7 +43,6 @@ from malmoi.serve.protocol import (
 from malmoi.serve.settings import ApiError, ServeSettings
 from malmoi.serve.worker import TOLD, Worker
 from malmoi.tasks import TASKS
-from malmoi.util.errors import nearest
 from malmoi.util.version import VERSION
 
 WARNING = "x-malmoi-warning"

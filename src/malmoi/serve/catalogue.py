@@ -7,15 +7,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from malmoi.core.errors import UserError
 from malmoi.engine.engine import Engine
-from malmoi.engine.handle import Loaded
+from malmoi.engine.loaded import Loaded
 from malmoi.hub.adapter import is_adapter
 from malmoi.hub.folder import CONFIG, is_ngram
 from malmoi.methods.folder import is_method
 from malmoi.methods.use import COMPARISON, LoadedMethod, method_folder
 from malmoi.tasks.base import Task
 from malmoi.text.chat import ChatFormat, chat_template
-from malmoi.util.errors import UserError
 
 PREFIX_BYTES = 1 << 28  # of each language model, for beginnings that prompts share
 
@@ -53,7 +53,7 @@ def open_catalogue(
     """Load trained models, fitted methods and the winners of comparisons; each is named after its folder.
 
     Of a folder that is none of these, but has some inside (as a demo's has), all are loaded.
-    dtype and quantize: of the language models but n-grams (see `malmoi.engine.handle:Loaded`). max_rows:
+    dtype and quantize: of the language models but n-grams (see `malmoi.engine.loaded:Loaded`). max_rows:
     samples that one of them runs at once. Raises UserError for a folder that is none of them or is named
     twice.
     """

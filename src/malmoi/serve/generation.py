@@ -13,8 +13,9 @@ from fastapi import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
-from malmoi.engine.chat import REPLY_TOKENS
+from malmoi.core.errors import UserError
 from malmoi.engine.request import Sampling, TokenEvent
+from malmoi.engine.session import REPLY_TOKENS
 from malmoi.serve.catalogue import LanguageEntry
 from malmoi.serve.guard import as_json
 from malmoi.serve.metrics import Meter, ServeMetrics
@@ -23,7 +24,6 @@ from malmoi.serve.replies import ChatShape, CompletionShape, Json, Known, Sample
 from malmoi.serve.settings import ApiError, ServeSettings
 from malmoi.serve.worker import TOLD, Busy, Failed, Stopping, Stream, Worker
 from malmoi.text.chat import ChatFormat
-from malmoi.util.errors import UserError
 
 T = TypeVar("T")
 TOO_LONG = "context_length_exceeded"  # OpenAI's code

@@ -9,12 +9,12 @@ from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
-from malmoi.core import Message
-from malmoi.engine.chat import as_messages
+from malmoi.core.errors import UserError
+from malmoi.core.nouns import Message
 from malmoi.engine.constraints import Grammar, json_object, json_schema
 from malmoi.engine.request import Sampling
+from malmoi.engine.session import as_messages
 from malmoi.serve.settings import ApiError
-from malmoi.util.errors import UserError
 
 MOST_ALTERNATIVES = 20  # logprobs of other tokens
 MOST_STOPS = 16

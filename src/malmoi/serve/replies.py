@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-from malmoi.engine.chat import BROKEN
 from malmoi.engine.request import TokenEvent, TopLogprobs
+from malmoi.engine.session import BROKEN
 from malmoi.text.tokenizer import Tokenizer
 from malmoi.util.version import VERSION
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from malmoi.util.errors import UserError
+from malmoi.core.errors import UserError
 
 LEAST_KEY = 16  # characters
 

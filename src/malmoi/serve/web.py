@@ -13,12 +13,12 @@ from fastapi import FastAPI, HTTPException
 from fastapi.responses import HTMLResponse, RedirectResponse, Response
 
 from malmoi.serve.catalogue import Catalogue, languages
-from malmoi.serve.page.chat import chat_tab
+from malmoi.serve.page.chat_tab import chat_tab
 from malmoi.serve.page.insides import inside_tab
 from malmoi.serve.page.look import CSS, ICON, panel, theme
 from malmoi.serve.page.policy import PAGE, PagePolicy
 from malmoi.serve.page.reports import Run, compare_tab, find_runs
-from malmoi.serve.page.tasks import tasks_tab
+from malmoi.serve.page.task_tabs import tasks_tab
 from malmoi.serve.settings import ServeSettings
 from malmoi.serve.worker import Worker
 

@@ -21,9 +21,9 @@ from dataclasses import dataclass, field
 from queue import SimpleQueue
 from typing import Any, TypeVar
 
+from malmoi.core.errors import UserError
 from malmoi.engine.engine import Engine
 from malmoi.engine.request import Sampling, TokenEvent
-from malmoi.util.errors import UserError
 
 T = TypeVar("T")
 Observe = Callable[[Engine, int], None]

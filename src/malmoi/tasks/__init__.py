@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from malmoi.core.errors import UserError, nearest
 from malmoi.tasks.base import Task
 from malmoi.tasks.chat import Chat
 from malmoi.tasks.classification import Classification
@@ -13,7 +14,6 @@ from malmoi.tasks.ner import NamedEntities
 from malmoi.tasks.question_answering import QuestionAnswering
 from malmoi.tasks.summarization import Summarization
 from malmoi.tasks.translation import Translation
-from malmoi.util.errors import UserError, nearest
 
 _ALL = (Classification, NamedEntities, Translation, Completion, Summarization, QuestionAnswering, Chat)
 TASKS: dict[str, type[Task[Any, Any]]] = {task.name: task for task in _ALL}

@@ -13,21 +13,20 @@ A method learns from `Example`s and answers with the task's target type Y; the t
 # ruff: noqa: ARG002  (a method of every task takes the same arguments)
 from __future__ import annotations
 
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar, Generic, Literal, TypeVar, cast
 
-from malmoi.core import Example, Message, Metric
-from malmoi.data.check import Finding
-from malmoi.data.labelled import BadRow, Report, attempts, raise_when_many, read_records
+from malmoi.core.errors import UserError, nearest
+from malmoi.core.nouns import BadRow, Example, Finding, Message, Metric
+from malmoi.data.labelled import Report, attempts, raise_when_many, read_records
 from malmoi.data.readers import Record, short
 from malmoi.data.splits import Splits, split_examples
-from malmoi.metrics import Statistic
+from malmoi.metrics.statistics import Statistic
 from malmoi.tasks.checks import LABELLED, check_examples, labels_in, unseen_labels
-from malmoi.tasks.words import is_korean
-from malmoi.util.errors import UserError, nearest
 
 X = TypeVar("X")
 Y = TypeVar("Y")
@@ -222,3 +221,11 @@ class Task(ABC, Generic[X, Y]):
         """`statistics`, each summed into a value with its interval."""
         found = self.statistics(predictions, examples, log_likelihoods)
         return {name: statistic.metric() for name, statistic in found.items()}
+
+
+_HANGUL = re.compile("[가-힣ㄱ-ㆎᄀ-ᇿ]")
+
+
+def is_korean(text: str) -> bool:
+    """Whether most letters are Hangul."""
+    return 2 * len(_HANGUL.findall(text)) > sum(map(str.isalpha, text))

@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
-from malmoi.core import Example, Message
-from malmoi.data.check import Finding
+from malmoi.core.errors import UserError
+from malmoi.core.nouns import BadRow, Example, Finding, Message
 from malmoi.data.conversations import Messages, exchange, messages_from
-from malmoi.data.labelled import BadRow, Report
+from malmoi.data.labelled import Report
 from malmoi.data.readers import Record, short
-from malmoi.metrics import bits_per_byte, chrf, distinct
+from malmoi.metrics.statistics import bits_per_byte, chrf, distinct
 from malmoi.tasks.base import Examples, Found, Nats, Scores, Task
-from malmoi.util.errors import UserError
 
 
 class Chat(Task[Messages, str]):

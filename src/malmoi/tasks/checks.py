@@ -6,9 +6,8 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from malmoi.core import Answer, Entity, Example
-from malmoi.data.check import Finding
-from malmoi.util.errors import UserError
+from malmoi.core.errors import UserError
+from malmoi.core.nouns import Answer, Entity, Example, Finding
 from malmoi.util.units import counted
 
 LABELLED = ("label", "tags")  # kinds of tasks

@@ -8,10 +8,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, ClassVar
 
-from malmoi.core import Example
+from malmoi.core.nouns import Example
 from malmoi.data.labelled import Report, reading
 from malmoi.data.readers import find_files, read_rows
-from malmoi.metrics import bits_per_byte, chrf, word_perplexity
+from malmoi.metrics.statistics import bits_per_byte, chrf, word_perplexity
 from malmoi.tasks.base import Examples, Found, Nats, Scores, Task
 
 MOST = 2_000  # characters of a piece

@@ -12,12 +12,10 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, ClassVar
 
-from malmoi.core import Entity, Example
-from malmoi.data.check import Finding
+from malmoi.core.nouns import BadRow, Entity, Example, Finding
 from malmoi.data.labelled import (
     CONLL_EXTENSIONS,
     RECORD_EXTENSIONS,
-    BadRow,
     Report,
     Tagged,
     attempts,
@@ -25,7 +23,7 @@ from malmoi.data.labelled import (
     read_records,
 )
 from malmoi.data.readers import Record, extension, find_files, short
-from malmoi.metrics import entity_scores
+from malmoi.metrics.statistics import entity_scores
 from malmoi.tasks.base import Examples, Found, Nats, Scores, Task
 
 Entities = tuple[Entity, ...]

@@ -8,13 +8,12 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
-from malmoi.core import Answer, Example, Question
-from malmoi.data.check import Finding
-from malmoi.data.labelled import BadRow, Report, attempts, read_records
+from malmoi.core.errors import UserError
+from malmoi.core.nouns import Answer, BadRow, Example, Finding, Question
+from malmoi.data.labelled import Report, attempts, read_records
 from malmoi.data.readers import Record, short
-from malmoi.metrics import squad_scores
+from malmoi.metrics.statistics import squad_scores
 from malmoi.tasks.base import Examples, Found, Nats, Scores, Task
-from malmoi.util.errors import UserError
 
 
 class QuestionAnswering(Task[Question, Answer]):

@@ -6,10 +6,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, ClassVar
 
-from malmoi.core import Example
+from malmoi.core.nouns import Example
 from malmoi.data.labelled import Report
 from malmoi.data.readers import Record
-from malmoi.metrics import rouge
+from malmoi.metrics.statistics import rouge
 from malmoi.tasks.base import Examples, Found, Nats, Scores, Task
 
 

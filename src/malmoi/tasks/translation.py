@@ -8,13 +8,11 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, ClassVar
 
-from malmoi.core import Example
-from malmoi.data.check import Finding
+from malmoi.core.nouns import Example, Finding
 from malmoi.data.labelled import RECORD_EXTENSIONS, Report, attempts, read_lines, read_records
 from malmoi.data.readers import Record, extension, find_files
-from malmoi.metrics import bleu, chrf
-from malmoi.tasks.base import Examples, Found, Nats, Scores, Task
-from malmoi.tasks.words import is_korean
+from malmoi.metrics.statistics import bleu, chrf
+from malmoi.tasks.base import Examples, Found, Nats, Scores, Task, is_korean
 
 # by code: what they are called in English, and in Korean
 _LANGUAGES = {

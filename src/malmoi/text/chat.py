@@ -21,10 +21,10 @@ from jinja2.ext import Extension, loopcontrols
 from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from malmoi.core import Message
+from malmoi.core.errors import DAMAGE, UserError
+from malmoi.core.nouns import Message
 from malmoi.text.tokenizer import TURNS, Tokenizer
 from malmoi.text.tokenizer_files import is_chat_template
-from malmoi.util.errors import DAMAGE, UserError
 
 TEMPLATE = (
     "{% for message in messages %}<|{{ message['role'] }}|>"

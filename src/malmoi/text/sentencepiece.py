@@ -19,7 +19,7 @@ from typing import Any
 from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tokenizers
 from tokenizers import Tokenizer as Backend
 
-from malmoi.util.errors import DAMAGE, UserError
+from malmoi.core.errors import DAMAGE, UserError
 from malmoi.util.files import read_bytes
 
 SPACE = "▁"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from malmoi.core import Entity
+from malmoi.core.nouns import Entity
 
 OUTSIDE = "O"
 Span = tuple[int, int]

@@ -31,8 +31,8 @@ from typing import Any
 from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tokenizers, trainers
 from tokenizers import Tokenizer as Backend
 
+from malmoi.core.errors import UserError, nearest
 from malmoi.text.tokenizer_files import TOKENIZER_FILE, parse_tokenizer, read_tokenizer, token_name
-from malmoi.util.errors import UserError, nearest
 from malmoi.util.files import write_json, write_text
 
 KINDS = ("word", "character", "byte", "bpe", "unigram", "wordpiece")

@@ -19,8 +19,8 @@ from typing import Any
 from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tokenizers
 from tokenizers import Tokenizer as Backend
 
+from malmoi.core.errors import UserError
 from malmoi.text.sentencepiece import read_sentencepiece, specials_of, to_backend
-from malmoi.util.errors import UserError
 from malmoi.util.files import DENIED, MOST_OBJECT_BYTES, read_object, read_text, unreadable
 
 Config = dict[str, Any]

@@ -8,12 +8,14 @@ a space), a number, or one sign. An apostrophe joins only where a capital follow
 from __future__ import annotations
 
 import re
+from bisect import bisect_right
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Self
 
-from malmoi.util.errors import UserError
+from malmoi.core.errors import UserError
+from malmoi.text.tokenizer import Tokenizer
 
 Span = tuple[int, int]
 
@@ -99,3 +101,61 @@ def _numbered(counts: Counter[str], min_count: int, max_size: int) -> dict[str, 
     ordered = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
     known = [name for name, count in ordered[: max(0, max_size - 2)] if count >= min_count]
     return {name: i for i, name in enumerate(known, 2)}
+
+
+def encode_units(tokenizer: Tokenizer, text: str) -> Encoded:
+    """The units that begin where a piece begins, with the ids of their pieces in place of characters'.
+
+    All pieces one after another are those of the whole text. Units that share a piece are one; those that
+    the tokenizer leaves out (control characters) are none. word_ids are of no use.
+    """
+    spans = units(text)
+    if not spans:
+        return Encoded([], [], [])
+    starts = [start for start, _ in spans]
+    pieces: list[list[int]] = [[] for _ in spans]
+    ends = [end for _, end in spans]
+    for id, (start, end) in zip(tokenizer.encode(text), tokenizer.offsets(text), strict=True):
+        blank = len(text[start:end]) - len(text[start:end].lstrip())
+        first = max(0, bisect_right(starts, start + blank) - 1)
+        pieces[first].append(id)
+        ends[first] = max(ends[first], _end_of(spans, starts, end))
+    return _joined(starts, ends, pieces)
+
+
+def _end_of(spans: list[Span], starts: list[int], end: int) -> int:
+    """The end of the last unit that begins before `end`."""
+    return spans[max(0, bisect_right(starts, end - 1) - 1)][1]
+
+
+def _joined(starts: list[int], ends: list[int], pieces: list[list[int]]) -> Encoded:
+    """Units that reach into the next ones take them in."""
+    found = Encoded([], [], [])
+    for start, end, ids in zip(starts, ends, pieces, strict=True):
+        if found.spans and start < found.spans[-1][1]:
+            found.char_ids[-1].extend(ids)
+            found.spans[-1] = (found.spans[-1][0], max(end, found.spans[-1][1]))
+        elif ids:
+            found.word_ids.append(0)
+            found.char_ids.append(list(ids))
+            found.spans.append((start, end))
+    return found
+
+
+# A blank between two sentences: a line's end, or white space after an end sign (and closing quotes) where no
+# small letter follows. A full stop after one capital ("J. Kim") or a common short form ends nothing.
+_SHORT = ("Mr", "Mrs", "Ms", "Dr", "St", "vs", "etc", "al", "Fig", "No", "Prof", "Jr", "Sr", "cf")
+_NOT_SHORT = "".join(rf"(?<!\b{short}\.)" for short in (*_SHORT, "[A-Z]"))
+_GAP = re.compile(rf"\s*\n\s*|(?<=[.!?…。]){_NOT_SHORT}(?:[\"'”’」』)\]]+)?\s+(?![a-z])|\Z")
+
+
+def sentences(text: str) -> list[tuple[int, int]]:
+    """The span (start, end) of each sentence, without white space around it; closing quotes stay inside."""
+    found, start = [], 0
+    for gap in _GAP.finditer(text):
+        piece = text[start : gap.end()]
+        left = start + len(piece) - len(piece.lstrip())
+        if piece.strip():
+            found.append((left, left + len(piece.strip())))
+        start = gap.end()
+    return found

@@ -19,7 +19,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from malmoi.util.errors import UserError
+from malmoi.core.errors import UserError
 from malmoi.util.units import human_bytes
 
 MANIFEST = "manifest.json"

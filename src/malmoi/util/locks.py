@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from malmoi.util.errors import UserError
+from malmoi.core.errors import UserError
 from malmoi.util.files import LOCK, check_folder
 
 if sys.platform == "win32":

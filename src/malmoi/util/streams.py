@@ -10,7 +10,7 @@ from contextlib import suppress
 from io import TextIOWrapper
 from typing import TextIO
 
-from malmoi.util.errors import UserError
+from malmoi.core.errors import UserError
 
 _HANDLER = "malmoi.plain"
 _PLAIN = str.maketrans({

@@ -11,13 +11,13 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 from sklearn.naive_bayes import MultinomialNB
 
-from malmoi.core import Example
+from malmoi.core.errors import UserError
+from malmoi.core.nouns import Example
 from malmoi.methods.base import Parts
 from malmoi.methods.registry import make_method
-from malmoi.methods.traditional.classification import PRIOR_WORDS, Lexicon, TfIdf, log_odds
+from malmoi.methods.traditional.text_classifiers import PRIOR_WORDS, Lexicon, TfIdf, log_odds
 from malmoi.methods.traditional.vectors import Vectors, View
 from malmoi.tasks import make_task
-from malmoi.util.errors import UserError
 
 GOOD = [
     "a warm and lovely soup",

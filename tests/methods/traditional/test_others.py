@@ -10,18 +10,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from malmoi.core import Answer, Entity, Example, Message, Question
+from malmoi.core.errors import UserError
+from malmoi.core.nouns import Answer, Entity, Example, Message, Question
 from malmoi.methods.folder import load_method, save_method
 from malmoi.methods.registry import make_method
-from malmoi.methods.traditional.completion import NGram
-from malmoi.methods.traditional.ner import Crf
-from malmoi.methods.traditional.question_answering import SentenceSpan
+from malmoi.methods.traditional.extractive import DAMPING, Lead, TextRank, pagerank
+from malmoi.methods.traditional.ngrams import NGram
 from malmoi.methods.traditional.retrieval import Retrieval
-from malmoi.methods.traditional.summarization import DAMPING, Lead, TextRank, pagerank
+from malmoi.methods.traditional.sentence_finder import SentenceSpan
+from malmoi.methods.traditional.taggers import Crf
 from malmoi.tasks import make_task
 from malmoi.text.tagging import bio_tags, entities_of
 from malmoi.text.units import units
-from malmoi.util.errors import UserError
 
 PEOPLE = ("Mina", "Otto", "Vera", "민수", "영희", "준호")
 TOWNS = ("Rome", "Lima", "Oslo", "부산", "제주", "강릉")

@@ -8,10 +8,10 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from malmoi.core import Example
-from malmoi.methods.traditional.translation import Ibm1, learn_table, words
+from malmoi.core.errors import UserError
+from malmoi.core.nouns import Example
+from malmoi.methods.traditional.word_alignment import Ibm1, learn_table, words
 from malmoi.tasks import make_task
-from malmoi.util.errors import UserError
 
 NOUNS = {"cat": "고양이가", "dog": "강아지가", "child": "아이가", "farmer": "농부가", "bird": "새가"}
 VERBS = {"sleeps": "잔다", "runs": "달린다", "sings": "노래한다", "eats": "먹는다"}

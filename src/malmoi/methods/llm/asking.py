@@ -21,7 +21,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from malmoi.core import Answer, Entity, Example, Message
+from malmoi.core.config import StrictModel
+from malmoi.core.errors import UserError
+from malmoi.core.nouns import Answer, Entity, Example, Message
 from malmoi.engine.constraints import Grammar, entity_list, substring
 from malmoi.engine.engine import Engine
 from malmoi.engine.request import Sampling
@@ -29,14 +31,12 @@ from malmoi.hub.folder import load_model
 from malmoi.methods.base import Method, two_or_more
 from malmoi.methods.llm.format import Format, PlainText, Turns, shortened, tidied, without_oldest
 from malmoi.methods.neural.continuations import scored
-from malmoi.models.config import StrictModel
 from malmoi.models.language import LanguageModel
 from malmoi.models.state import Scorer
 from malmoi.tasks.base import Task
 from malmoi.tasks.checks import labels_in
 from malmoi.text.chat import ChatFormat
 from malmoi.text.tokenizer import Tokenizer
-from malmoi.util.errors import UserError
 from malmoi.util.hardware import pick_device
 
 MAX_ROWS = 32  # prompts that are answered at the same time

@@ -23,9 +23,9 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self
 import numpy as np
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, field_validator, model_validator
 
-from malmoi.core import Message
-from malmoi.models.config import StrictModel
-from malmoi.util.errors import UserError
+from malmoi.core.config import StrictModel
+from malmoi.core.errors import UserError
+from malmoi.core.nouns import Message
 from malmoi.util.files import cache_folder, write_json
 
 if TYPE_CHECKING:

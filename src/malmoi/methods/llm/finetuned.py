@@ -12,27 +12,29 @@ from typing import Any, Self
 import torch
 from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
-from malmoi.core import Answer, Example, Loss
-from malmoi.data.buckets import Buckets, within
+from malmoi.core.config import StrictModel
+from malmoi.core.errors import UserError
+from malmoi.core.nouns import Answer, Budget, Example
+from malmoi.core.tensors import Loss
+from malmoi.data.batches import Buckets, within
 from malmoi.data.packing import Packed
+from malmoi.learn.finetune import FULL_LR, LORA_LR, new_markers
+from malmoi.learn.fit import FitSpec, fit, planned_steps
+from malmoi.learn.losses import next_token_loss
+from malmoi.learn.optim import OptimizerKind
+from malmoi.learn.trainer import mean
 from malmoi.methods.base import Json, Parts, Say, silent
 from malmoi.methods.llm.asking import Asker, LanguageMethod, Manner, open_model
 from malmoi.methods.llm.prompted import ModelPath
 from malmoi.methods.neural.continuations import text_rows
 from malmoi.methods.neural.form import PART_TOKENS
 from malmoi.models.build import build_model
-from malmoi.models.config import StrictModel, model_config_adapter
+from malmoi.models.config import model_config_adapter
 from malmoi.models.language import LanguageModel
 from malmoi.models.lora import LoRASpec, add_lora, merge_lora
 from malmoi.models.recurrent import computed_in
 from malmoi.tasks.base import Task
 from malmoi.text.chat import ChatFormat, ChatRow
-from malmoi.train.finetune import FULL_LR, LORA_LR, new_markers
-from malmoi.train.fit import Budget, FitSpec, fit, planned_steps
-from malmoi.train.losses import next_token_loss
-from malmoi.train.optim import OptimizerKind
-from malmoi.train.trainer import mean
-from malmoi.util.errors import UserError
 from malmoi.util.hardware import pick_device, training_dtype
 from malmoi.util.units import counted
 
@@ -163,7 +165,7 @@ class FineTuned(LanguageMethod):
 
 
 class _Tuning:
-    """Rows of like length in a batch, for `malmoi.train.fit:fit`."""
+    """Rows of like length in a batch, for `malmoi.learn.fit:fit`."""
 
     judged_by = "loss"
 

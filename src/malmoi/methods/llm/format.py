@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Protocol
 
-from malmoi.core import Message, Question
+from malmoi.core.nouns import Message, Question
 from malmoi.text.chat import ChatFormat
 from malmoi.text.tokenizer import Tokenizer
 

@@ -9,27 +9,17 @@ from typing import Annotated, Any, Self
 import numpy as np
 from pydantic import AfterValidator, Field, NonNegativeInt, PositiveInt
 
-from malmoi.core import Example
+from malmoi.core.config import StrictModel
+from malmoi.core.errors import UserError
+from malmoi.core.nouns import Budget, Example
+from malmoi.learn.finetune import weights_hash
 from malmoi.methods.base import Parts, Say, silent
-from malmoi.methods.llm.asking import (
-    Asker,
-    Floats,
-    LanguageMethod,
-    Manner,
-    calibrated,
-    open_model,
-    softmax,
-)
+from malmoi.methods.llm.asking import Asker, Floats, LanguageMethod, Manner, calibrated, open_model, softmax
 from malmoi.methods.llm.shots import How, Shots, read_shots, shots_files
-from malmoi.models.config import StrictModel
 from malmoi.models.state import Scorer
-from malmoi.tasks.base import Task
-from malmoi.tasks.words import is_korean
+from malmoi.tasks.base import Task, is_korean
 from malmoi.text.chat import chat_template
 from malmoi.text.tokenizer import Tokenizer
-from malmoi.train.finetune import weights_hash
-from malmoi.train.fit import Budget
-from malmoi.util.errors import UserError
 from malmoi.util.units import counted
 
 FOUNDATION_SHOTS = 4  # by default; a chat model knows what a question is

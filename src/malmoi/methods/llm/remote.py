@@ -7,7 +7,7 @@ from typing import Any, Self
 
 from pydantic import NonNegativeInt
 
-from malmoi.core import Answer
+from malmoi.core.nouns import Answer
 from malmoi.methods.base import Budget, Method, Parts, Say, silent
 from malmoi.methods.llm.asking import REPLY_TOKENS, known_labels
 from malmoi.methods.llm.endpoint import Endpoint, EndpointOptions, Failure, Reply

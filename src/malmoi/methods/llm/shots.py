@@ -13,12 +13,12 @@ from typing import Any, Generic, Literal, TypeVar
 
 import numpy as np
 
-from malmoi.core import Entity, Example
+from malmoi.core.errors import UserError
+from malmoi.core.nouns import Entity, Example
 from malmoi.data.readers import document_hash
 from malmoi.methods.traditional.vectors import Vectors, View
 from malmoi.tasks.base import Task
 from malmoi.tasks.checks import label_set
-from malmoi.util.errors import UserError
 
 X = TypeVar("X")
 Y = TypeVar("Y")

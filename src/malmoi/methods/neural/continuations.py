@@ -11,9 +11,12 @@ from typing import Any, ClassVar
 import numpy as np
 from pydantic import PositiveFloat, PositiveInt
 
-from malmoi.core import IGNORE, Example, Loss, TokenBatch
+from malmoi.core.errors import UserError
+from malmoi.core.nouns import Example
+from malmoi.core.tensors import IGNORE, Loss, TokenBatch
 from malmoi.engine.engine import Engine
 from malmoi.engine.request import Sampling
+from malmoi.learn.losses import next_token_loss
 from malmoi.methods.base import Json, Parts
 from malmoi.methods.neural.form import Backbone, Form, NeuralOptions, padded
 from malmoi.models.build import build_model
@@ -21,8 +24,6 @@ from malmoi.models.config import RecurrentConfig, TransformerConfig
 from malmoi.models.language import LanguageModel
 from malmoi.tasks.base import Task
 from malmoi.text.tokenizer import Tokenizer, train_tokenizer
-from malmoi.train.losses import next_token_loss
-from malmoi.util.errors import UserError
 
 
 class ContinuationOptions(NeuralOptions):

@@ -15,14 +15,15 @@ import torch
 from pydantic import Field, PositiveInt, model_validator
 from torch import Tensor, nn
 
-from malmoi.core import Example, Loss
-from malmoi.data.buckets import within
+from malmoi.core.nouns import Example
+from malmoi.core.tensors import Loss
+from malmoi.data.batches import within
+from malmoi.learn.fit import FitSpec
+from malmoi.learn.optim import OptimizerKind
 from malmoi.methods.base import Json, Parts
 from malmoi.models.encoder import EncoderConfig
 from malmoi.models.heads import MaskedLanguageModel
 from malmoi.tasks.base import Task
-from malmoi.train.fit import FitSpec
-from malmoi.train.optim import OptimizerKind
 
 Backbone = Literal["rnn", "gru", "lstm", "transformer"]
 Share = Annotated[float, Field(ge=0, lt=1)]

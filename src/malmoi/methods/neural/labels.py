@@ -14,7 +14,8 @@ import torch
 from pydantic import Field, PositiveInt
 from torch import Tensor
 
-from malmoi.core import IGNORE, Example, Loss
+from malmoi.core.nouns import Example
+from malmoi.core.tensors import IGNORE, Loss
 from malmoi.methods.base import Json, Parts, two_or_more
 from malmoi.methods.neural.form import EncoderForm, EncoderOptions, hidden, moved, padded
 from malmoi.models.encoder import Encoder

@@ -13,9 +13,14 @@ import torch
 from pydantic import create_model
 from torch import nn
 
-from malmoi.core import Example, Loss
-from malmoi.data.buckets import Buckets, within
+from malmoi.core.config import StrictModel
+from malmoi.core.errors import UserError
+from malmoi.core.nouns import Budget, Example
+from malmoi.core.tensors import Loss
+from malmoi.data.batches import Buckets, within
 from malmoi.data.readers import read_documents
+from malmoi.learn.fit import fit, planned_steps
+from malmoi.learn.trainer import mean
 from malmoi.methods.base import Json, Method, Parts, Say, silent
 from malmoi.methods.neural.continuations import ContinuationForm
 from malmoi.methods.neural.form import PART_TOKENS, Backbone, EncoderForm, EncoderOptions, Form
@@ -23,13 +28,9 @@ from malmoi.methods.neural.labels import LabelForm
 from malmoi.methods.neural.spans import SpanForm
 from malmoi.methods.neural.tags import TagForm
 from malmoi.methods.neural.texts import TextForm
-from malmoi.models.config import StrictModel
 from malmoi.models.heads import MaskedLanguageModel
 from malmoi.models.recurrent import computed_in
 from malmoi.tasks.base import Kind, Task
-from malmoi.train.fit import Budget, fit, planned_steps
-from malmoi.train.trainer import mean
-from malmoi.util.errors import UserError
 from malmoi.util.hardware import pick_device, training_dtype
 from malmoi.util.seeds import mixed
 from malmoi.util.units import counted
@@ -194,7 +195,7 @@ class TransformerMethod(Neural):
 
 
 class _Rows(ABC, Generic[Row]):
-    """Batches of rows for `malmoi.train.fit:fit`."""
+    """Batches of rows for `malmoi.learn.fit:fit`."""
 
     model: Any
     judged_by = "loss"

@@ -20,7 +20,9 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 
-from malmoi.core import Example
+from malmoi.core.config import StrictModel
+from malmoi.core.errors import UserError
+from malmoi.core.nouns import Budget, Example
 from malmoi.hub.bert import Frame, load_encoder
 from malmoi.hub.source import find_source
 from malmoi.methods.base import Json, Parts, Say
@@ -31,14 +33,10 @@ from malmoi.methods.neural.spans import SpanForm, SpanOptions
 from malmoi.methods.neural.tags import TagForm, TagOptions
 from malmoi.methods.traditional.choice import quality, softmax_layer
 from malmoi.models.bert import BertConfig, BertEncoder
-from malmoi.models.config import StrictModel
 from malmoi.models.heads import Classifier, Pooling, SpanReader, Tagger
 from malmoi.tasks.base import Kind
-from malmoi.text.pieces import encode_units
 from malmoi.text.tokenizer import Tokenizer
-from malmoi.text.units import Encoded
-from malmoi.train.fit import Budget
-from malmoi.util.errors import UserError
+from malmoi.text.units import Encoded, encode_units
 
 MOST_PIECES = 16  # of a unit; its further ones are not looked at
 STRENGTHS = (10.0, 1.0, 100.0, 1000.0)  # inverse ones of the penalty of a head on vectors of length one

@@ -13,14 +13,15 @@ import numpy as np
 import torch
 from pydantic import PositiveInt
 
-from malmoi.core import Answer, Example, Loss, Question
+from malmoi.core.errors import UserError
+from malmoi.core.nouns import Answer, Example, Question
+from malmoi.core.tensors import Loss
 from malmoi.methods.base import Json, Parts
 from malmoi.methods.neural.form import EncoderForm, cuts, hidden, moved, padded
 from malmoi.methods.neural.tags import UnitForm, UnitOptions
 from malmoi.models.encoder import Encoder
 from malmoi.models.heads import EncoderBatch, MaskedLanguageModel, SpanReader, best_spans
 from malmoi.text.units import UNKNOWN, Encoded, UnitVocabulary, units
-from malmoi.util.errors import UserError
 
 
 class SpanOptions(UnitOptions):

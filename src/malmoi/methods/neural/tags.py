@@ -13,14 +13,15 @@ import torch
 from pydantic import PositiveInt
 from torch import Tensor
 
-from malmoi.core import IGNORE, Entity, Example, Loss
+from malmoi.core.errors import UserError
+from malmoi.core.nouns import Entity, Example
+from malmoi.core.tensors import IGNORE, Loss
 from malmoi.methods.base import Json, Parts
 from malmoi.methods.neural.form import EncoderForm, EncoderOptions, cuts, hidden, moved, padded
 from malmoi.models.encoder import Encoder
 from malmoi.models.heads import EncoderBatch, MaskedLanguageModel, Tagger
 from malmoi.text.tagging import bio_tags, entities_of, tag_names
 from malmoi.text.units import PAD, UNKNOWN, Encoded, UnitVocabulary
-from malmoi.util.errors import UserError
 
 
 class UnitOptions(EncoderOptions):

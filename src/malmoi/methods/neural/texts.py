@@ -13,7 +13,8 @@ import torch
 from pydantic import Field, PositiveInt
 from torch import Tensor
 
-from malmoi.core import IGNORE, Example, Loss, Message
+from malmoi.core.nouns import Example, Message
+from malmoi.core.tensors import IGNORE, Loss
 from malmoi.engine.beam import beam_search
 from malmoi.methods.base import Json, Parts
 from malmoi.methods.neural.form import Form, NeuralOptions, moved, padded

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.linear_model import LogisticRegression
 
-from malmoi.core import Example
+from malmoi.core.nouns import Example
 from malmoi.tasks.base import Task
 
 Examples = Sequence[Example[Any, Any]]

@@ -17,13 +17,13 @@ from numpy.typing import NDArray
 from pydantic import Field, PositiveInt
 from scipy import sparse
 
-from malmoi.core import Message
+from malmoi.core.config import StrictModel
+from malmoi.core.errors import UserError
+from malmoi.core.nouns import Message
 from malmoi.methods.base import Budget, Json, Method, Parts, Say, silent
 from malmoi.methods.traditional.choice import Examples, best_setting, quality
 from malmoi.methods.traditional.vectors import Vectors, View
-from malmoi.models.config import StrictModel
 from malmoi.tasks.base import Task
-from malmoi.util.errors import UserError
 
 CHUNK_INPUTS = 32
 CHOICE_INPUTS = 300

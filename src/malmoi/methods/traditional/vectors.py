@@ -14,8 +14,8 @@ import torch
 from scipy import sparse
 from sklearn.feature_extraction.text import TfidfVectorizer
 
+from malmoi.core.errors import UserError
 from malmoi.methods.base import Parts
-from malmoi.util.errors import UserError
 
 WORD = r"\w+|[^\w\s]"  # what a view of words takes for one: signs are words, too
 SMALL = 500  # with fewer texts, n-grams seen once count too

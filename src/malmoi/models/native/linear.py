@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from malmoi.models.native.library import BF16, FP32, INT8, WORD_INPUTS, Matrix
-from malmoi.util.heap import in_huge_pages
+from malmoi.util.hardware import in_huge_pages
 
 _DTYPES = {FP32: torch.float32, BF16: torch.bfloat16, INT8: torch.int8}
 _KINDS = {dtype: kind for kind, dtype in _DTYPES.items()}

@@ -5,11 +5,11 @@ from __future__ import annotations
 from functools import cache
 from typing import Any, cast
 
-from malmoi.core import Question
+from malmoi.core.nouns import Question
 from malmoi.data.readers import Record
-from malmoi.data.world import documents
-from malmoi.data.world.labelled import labelled
 from malmoi.tasks import make_task
+from malmoi.world import documents
+from malmoi.world.labelled import labelled
 
 MOST_DOCUMENTS = 60  # looked through; the kinds of documents vary
 EACH = 2  # per language

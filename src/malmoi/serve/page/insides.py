@@ -9,11 +9,11 @@ from typing import Any
 import gradio as gr
 from torch import nn
 
-from malmoi.inside.gallery import pictures_of
+from malmoi.core.errors import UserError
 from malmoi.serve.catalogue import Entry, LanguageEntry
 from malmoi.serve.page.look import clickable, named, note, panel, safe
 from malmoi.serve.worker import TOLD, Worker
-from malmoi.util.errors import UserError
+from malmoi.show.gallery import pictures_of
 
 MOST_CHARACTERS = 2000
 CHOOSE = "0: one that shows something."

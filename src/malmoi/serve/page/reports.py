@@ -9,12 +9,12 @@ from typing import Any
 
 import gradio as gr
 
-from malmoi.compare.page import latency
 from malmoi.compare.verdict import PER, count_of_costs, show, show_cost
-from malmoi.core import Metric
+from malmoi.core.errors import UserError
+from malmoi.core.nouns import Metric
 from malmoi.methods.use import COMPARISON
 from malmoi.serve.page.look import note, panel, safe
-from malmoi.util.errors import UserError
+from malmoi.show.templates import latency
 from malmoi.util.files import read_json
 from malmoi.util.units import human_bytes
 

@@ -1,0 +1,267 @@
+"""The command line's verb for talking with a model, and its loop: messages, commands, replies as they come.
+
+Replies go to standard output, all else to standard error, so that a pipe gets nothing but replies.
+"""
+
+from __future__ import annotations
+
+import os.path
+import sys
+from collections.abc import Callable, Generator, Iterable
+from contextlib import closing, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+import malmoi
+from malmoi.core.errors import UserError, nearest
+from malmoi.data.encodings import decoded
+from malmoi.util.units import counted
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from malmoi.engine.session import ChatSession, Turn
+
+PROMPT, MORE = "> ", ". "
+COMMANDS = {  # what may stand behind each ([]: or nothing), and what it does
+    "/help": ("", "list these commands"),
+    "/reset": ("", "forget the conversation; the system prompt stays"),
+    "/save": ("FILE", 'write the whole conversation as JSON "messages"'),
+    "/load": ("FILE", "go on from a saved conversation"),
+    "/system": ("[TEXT]", "show or change the system prompt; - takes it away"),
+    "/regenerate": ("", "another reply to the last message"),
+    "/quit": ("", "end (so does Ctrl-D)"),
+}
+_CONTROLS = {code: None for code in (*range(32), *range(127, 160)) if chr(code) not in "\n\t"}
+Read = Callable[[str], str | None]  # a prompt -> the next line, or None at the end
+
+
+def chat(
+    folder: Annotated[Path, typer.Argument(help="An instruction-tuned model's folder.")],
+    system: Annotated[str, typer.Option(help="What the model is told before all turns.")] = "",
+    temperature: Annotated[float, typer.Option(help="0 always takes the likeliest token.")] = 0.7,
+    top_p: Annotated[float, typer.Option(help="Only of the likeliest tokens with this share.")] = 1.0,
+    max_tokens: Annotated[
+        int | None, typer.Option(help="Of one reply; if not given, as many as the context has room for.")
+    ] = None,
+    context: Annotated[
+        int | None, typer.Option(help="Tokens of the conversation that the model sees; else all it can.")
+    ] = None,
+    seed: Annotated[
+        int | None, typer.Option(help="The same seed and messages give the same replies.")
+    ] = None,
+    once: Annotated[str | None, typer.Option(help="Reply to this message only, and end.")] = None,
+) -> None:
+    """Talk with a tuned model: in the terminal, or with one message on each line of standard input."""
+    from rich.console import Console
+
+    from malmoi.engine.engine import Engine
+    from malmoi.engine.loaded import Loaded
+    from malmoi.engine.session import ChatSession
+    from malmoi.text.chat import ChatFormat
+
+    model = malmoi.load(folder)
+    if not isinstance(model, Loaded):
+        raise UserError(f"{folder} does {model.task.name}; use: malmoi predict {folder} ...")
+    session = ChatSession(
+        Engine(model.model, model.tokenizer), ChatFormat.of(model.tokenizer), system=system, context=context,
+        max_tokens=max_tokens, temperature=temperature, top_p=top_p, seed=seed,
+    )  # fmt: skip
+    terminal = bool(sys.stdin and sys.stdin.isatty()) and sys.stdout.isatty()
+    notes = Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)
+    talk = Talk(session, notes, terminal=terminal)
+    if once is not None:
+        talk.stream(session.say(once))
+        return
+    if sys.stdin is None:
+        raise UserError("standard input is closed; give one message with --once")
+    talk.run(_from_terminal() if terminal else _from_lines(sys.stdin.buffer))
+    if talk.failures and not terminal:
+        raise typer.Exit(1)
+
+
+class Talk:
+    """Reads messages and commands until the end. failures: how many of them were refused.
+
+    terminal: a person is there, so Ctrl-C ends a reply and not all, and control characters are left out.
+    """
+
+    def __init__(self, session: ChatSession, notes: Console, *, terminal: bool) -> None:
+        self.session, self.notes, self.terminal, self.failures = session, notes, terminal, 0
+
+    def run(self, read: Read) -> None:
+        """Until /quit, the end of the input, or Ctrl-C twice at the prompt."""
+        if self.terminal:
+            self._note(f"a context of {self._limit()}; /help lists the commands, Ctrl-D ends")
+        asked = False
+        while True:
+            try:
+                if not self._step(read):
+                    return
+                asked = False
+            except KeyboardInterrupt:
+                if not self.terminal:
+                    raise typer.Exit(130) from None
+                typer.echo()
+                if asked:
+                    return
+                asked = True
+                self._note("Ctrl-C once more ends the chat")
+
+    def stream(self, pieces: Generator[str]) -> None:
+        """Show a reply as it comes, and first what it no longer sees. Ctrl-C at a terminal ends it."""
+        turn = self.session.turn
+        if turn and turn.dropped:
+            self._note(
+                f"the context is full but for the reply's room: the model no longer sees the oldest "
+                f"{turn.dropped} turns ({self.session.forgotten + turn.dropped} in all); /save keeps them"
+            )
+        try:
+            with closing(pieces):
+                for piece in pieces:
+                    typer.echo(piece.translate(_CONTROLS) if self.terminal else piece, nl=False)
+        except KeyboardInterrupt:
+            if not self.terminal:
+                raise
+        typer.echo()
+
+    def _step(self, read: Read) -> bool:
+        """One message or command; False ends the chat."""
+        try:
+            message = read_message(read)
+            command = None if message is None else parse_command(message)
+            if message is None or command:
+                return bool(command and self._do(*command))
+            if message.strip():
+                self._reply(self.session.say(message))
+        except UserError as error:
+            self.failures += 1
+            self._note(f"malmoi: {error}", "red")
+        return True
+
+    def _do(self, name: str, argument: str) -> bool:
+        session = self.session
+        match name:
+            case "/help":
+                self._help()
+            case "/reset":
+                session.reset()
+                self._note("the conversation is forgotten")
+            case "/save":
+                session.save(os.path.expanduser(argument))
+                self._note(f"saved {argument}")
+            case "/load":
+                session.load(os.path.expanduser(argument))
+                self._note(f"loaded {counted(len(session.messages), 'turn')} {self._meter()}")
+            case "/system":
+                self._system(argument)
+            case "/regenerate":
+                self._reply(session.regenerate())
+        return name != "/quit"
+
+    def _help(self) -> None:
+        rows = [(f"{name} {argument}".rstrip(), does) for name, (argument, does) in COMMANDS.items()]
+        self._note("\n".join(f"{form:16} {does}" for form, does in rows))
+        self._note("A \\ at the end of a line: the message goes on. A space before / : no command.")
+
+    def _system(self, text: str) -> None:
+        if text:
+            self.session.system = "" if text == "-" else text
+        self._note(f"system: {self.session.system}" if self.session.system else "no system prompt")
+
+    def _reply(self, pieces: Generator[str]) -> None:
+        self.stream(pieces)
+        turn = self.session.turn
+        assert turn is not None
+        speed = turn.reply_tokens / turn.seconds if turn.seconds else 0.0
+        self._note(f"{self._meter()} {speed:,.0f} tokens/s{_ending(turn)}")
+
+    def _meter(self) -> str:
+        used, limit = self.session.context_used
+        return meter(used, limit)
+
+    def _limit(self) -> str:
+        return f"{self.session.context} tokens" if self.session.context else "any length"
+
+    def _note(self, text: str, style: str = "dim") -> None:
+        self.notes.print(text, style=style, markup=False)
+
+
+def meter(used: int, limit: int | None, width: int = 8) -> str:
+    """How full the context is, for people: [ctx 132/256 ▓▓▓▓░░░░]."""
+    if limit is None:
+        return f"[ctx {used}]"
+    full = min(width, round(width * used / limit))
+    return f"[ctx {used}/{limit} {'▓' * full}{'░' * (width - full)}]"
+
+
+def _ending(turn: Turn) -> str:
+    """What is special about how a reply ended."""
+    endings = {"cancelled": ", stopped", "length": f", cut at {counted(turn.reply_tokens, 'token')}"}
+    forgotten = "" if turn.text.strip() else ", no reply, so the message is forgotten"
+    return endings.get(turn.finished or "", "") + forgotten
+
+
+def parse_command(message: str) -> tuple[str, str] | None:
+    """(name, what stands behind it), or None for a message. Raises UserError for what is no command."""
+    if not message.startswith("/"):
+        return None
+    name, argument = [*message.split(maxsplit=1), ""][:2]
+    argument = argument.strip()
+    if name not in COMMANDS:
+        raise UserError(f"unknown command {name!r}; {nearest(name, COMMANDS)}")
+    takes = COMMANDS[name][0]
+    if argument and not takes:
+        raise UserError(f"{name} stands alone; leave {argument!r} out")
+    if takes == "FILE" and (not argument or "\0" in argument):
+        raise UserError(f"{name} needs a file's name, for example: {name} chat.json")
+    return name, argument
+
+
+def read_message(read: Read) -> str | None:
+    """The next line, with those that follow where it ends in a backslash; None at the end of all."""
+    lines: list[str] = []
+    while (line := read(MORE if lines else PROMPT)) is not None:
+        if not line.endswith("\\"):
+            return "\n".join([*lines, line])
+        lines.append(line[:-1])
+    return "\n".join(lines) if lines else None
+
+
+def _from_terminal() -> Read:
+    """Lines that a person types, with editing and the history of this chat where the system has them."""
+    with suppress(ImportError):
+        import readline
+
+        # pasted lines are one message; Korean gets through where the locale knows ASCII only
+        for setting in ("enable-bracketed-paste on", "input-meta on", "output-meta on", "convert-meta off"):
+            readline.parse_and_bind(f"set {setting}")
+
+    def read(prompt: str) -> str | None:
+        try:
+            return input(prompt)
+        except UnicodeDecodeError as error:
+            raise UserError(f"that is not {error.encoding} ({error.reason}); type it again") from None
+        except EOFError:
+            typer.echo()
+            return None
+
+    return read
+
+
+def _from_lines(stream: Iterable[bytes]) -> Read:
+    """The lines of a pipe or file."""
+    lines = enumerate(stream, start=1)
+
+    def read(prompt: str) -> str | None:
+        del prompt
+        for number, line in lines:
+            return decoded(line, f"line {number}").rstrip("\r\n")
+        return None
+
+    return read
+
+
+VERBS = (chat,)

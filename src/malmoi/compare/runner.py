@@ -1,0 +1,311 @@
+"""Every method on the same data: train, measure, judge, and keep the winner ready to use.
+
+Each method is trained and measured in processes of its own (`malmoi.compare.worker`), so that memory is told
+apart and a method that fails, or is killed, is a row with its reason. What is finished is not done again.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from importlib.metadata import version
+from math import isfinite
+from pathlib import Path
+
+import torch
+
+from malmoi.compare.comparison import Comparison, write_comparison
+from malmoi.compare.contrast import confusions, contrasts
+from malmoi.compare.settings import ComparisonSettings, Material, load_material
+from malmoi.compare.verdict import MARGIN, SAME_COST, Row, Verdict, advice, best_possible, floor_of, judge
+from malmoi.compare.worker import FIT, QUESTIONS, RECORD, RESULT, Job, attempt, keep
+from malmoi.core.errors import UserError, nearest
+from malmoi.core.nouns import Metric
+from malmoi.data.labelled import summary
+from malmoi.methods.base import Json, Method, Say, silent
+from malmoi.methods.cards import method_card, task_files
+from malmoi.methods.folder import write_card
+from malmoi.methods.registry import make_method, settled_options
+from malmoi.metrics.statistics import Statistic
+from malmoi.tasks.checks import refuse_too_few_labels
+from malmoi.util.files import is_free, read_json, write_json
+from malmoi.util.hardware import cpu_name, pick_device
+from malmoi.util.locks import hold
+from malmoi.util.units import counted
+
+WORKER = ("-m", "malmoi.compare.worker")
+SHARES = (0.1, 0.3)  # of the training examples, for the learning curve
+PARTS = ("train", "valid", "test")
+# may change
+FREE = {*PARTS, "methods", "good_enough", "price_per_hour", "currency", "curve", "shots_curve", "licence"}
+PACKAGES = ("malmoi", "torch", "numpy", "tokenizers", "scikit-learn", "python-crfsuite", "sacrebleu")
+
+
+def run_comparison(
+    settings: ComparisonSettings, out: Path, say: Say = silent, isolated: bool = True,
+    fitted: Mapping[str, Method] | None = None,
+) -> Comparison:  # fmt: skip
+    """Compare; writes results.json, report.html and winner/ into `out` and goes on where it stopped.
+
+    isolated: False trains in this process, where peak memory is everyone's. fitted: of the methods in the
+    settings, those that have learned already and are only measured. Raises UserError for data, options or
+    metrics that cannot be, and for a folder that holds something else or that another process writes.
+    """
+    with hold(out):
+        return _run(settings, out, say, isolated, fitted or {})
+
+
+def _run(
+    settings: ComparisonSettings, out: Path, say: Say, isolated: bool, fitted: Mapping[str, Method]
+) -> Comparison:
+    material = load_material(settings)
+    if not fitted:
+        refuse_too_few_labels(material.parts["train"], material.task.kind)
+    methods = {name: make_method(name, material.task, options) for name, options in settings.methods.items()}
+    metric, wanted = settings.good_enough or (material.task.primary, None)
+    _check_metric(metric, wanted, material)
+    _check_currencies(methods, settings)
+    for method in methods.values():
+        method.check(material.parts["train"])
+    if settings.shots_curve and not any(method.family == "prompted" for method in methods.values()):
+        raise UserError("--shots-curve is of the prompted method, which is not compared; give --model DIR")
+    _claim(out, settings, material)
+    for note in material.notes:
+        say(note)
+    if material.findings:
+        say(summary(material.findings, material.task.name))
+    for name, method in fitted.items():
+        if not ((job := Job(out, name)).folder / FIT).exists():
+            keep(job, method, 0, {"train_seconds": 0.0, "train_peak_bytes": 0.0})
+    found = {name: _measure(Job(out, name), say, isolated) for name in methods}
+    price = settings.price_per_hour
+    rows = [_row(name, methods[name].family, found[name], material, price) for name in found]
+    verdict = judge(rows, metric, wanted, floor_of(material.task, material.parts["train"], material.test))
+    comparison = Comparison(
+        settings, out, material, verdict, advice(verdict, len(material.test)),
+        _curve(verdict, material, out, say, isolated) if settings.curve else {},
+        *_shots_curve(verdict, found, material, settings.shots_curve, out, say, isolated),
+        contrasts(verdict, material), confusions(verdict, material),
+        f"{cpu_name()}, {counted(torch.get_num_threads(), 'thread')}, {pick_device()}",
+        {"python": platform.python_version()} | {name: version(name) for name in PACKAGES}, isolated,
+    )  # fmt: skip
+    _keep_winner(comparison)
+    write_json(out / "results.json", _results(comparison, found))
+    write_comparison(comparison, out / "report.html")
+    return comparison
+
+
+def _check_metric(name: str, wanted: float | None, material: Material) -> None:
+    """Before any training: perfect predictions of a few examples show which metrics there are."""
+    few = material.test[:20]
+    likelihoods = [-1.0] * len(few) if material.texts else None
+    known = material.task.statistics([example.target for example in few], few, likelihoods)
+    if name not in known:
+        raise UserError(f"{material.task.name} has no metric {name!r}; {nearest(name, known)}")
+    if not known[name].has_interval:
+        raise UserError(f"{name} has no interval to judge by; take {material.task.primary}")
+    most = best_possible(name, known[name])
+    if wanted is not None and not (0 <= wanted <= most and isfinite(wanted)):
+        mend = f"; write {wanted / 100:g} or {wanted:g}%" if most == 1 < wanted <= 100 else ""
+        bounds = f"goes from 0 to {most:g}" if isfinite(most) else "is a number of 0 or more"
+        raise UserError(f"--good-enough {name}={wanted:g}: {name} {bounds}{mend}")
+
+
+def _check_currencies(methods: Mapping[str, Method], settings: ComparisonSettings) -> None:
+    """What is paid for answers must be in the money that this machine is paid in, where that has a price."""
+    for name, method in methods.items():
+        paid_in = getattr(method.options, "currency", settings.currency)
+        if settings.price_per_hour and paid_in != settings.currency:
+            here = f"this machine in {settings.currency or 'no currency'}"
+            raise UserError(f"{name} is paid in {paid_in or 'no currency'}, {here}; give the same to both")
+
+
+def _claim(out: Path, settings: ComparisonSettings, material: Material) -> None:
+    """Write what was asked, and the test inputs. Raises UserError where `out` holds another comparison."""
+    record = {"settings": settings.model_dump(mode="json"), "data": material.hashes()}
+    if (out / RECORD).exists():
+        old = read_json(out / RECORD)
+        if changed := _changed(old, record):
+            raise UserError(f"{out} holds a comparison with other {', '.join(changed)}; choose another --out")
+        asked, before = record["settings"]["methods"], old["settings"]["methods"]
+        for name in asked.keys() & before.keys():
+            if asked[name] != before[name]:  # such as a price: what was learned stays, what it costs does not
+                (Job(out, name).folder / RESULT).unlink(missing_ok=True)
+        record["settings"]["methods"] = before | asked
+    elif not is_free(out):
+        raise UserError(f"{out} holds something else than a comparison; choose another --out")
+    inputs = [material.task.input_json(example.input) for example in material.test]
+    for value, example in zip(inputs, material.test, strict=True):
+        assert material.task.input_from(value) == example.input, example.source
+    write_json(out / QUESTIONS, {"inputs": inputs, "texts": material.texts})
+    write_json(out / RECORD, record)
+
+
+def _changed(old: Json, new: Json) -> list[str]:
+    """The names of what differs and would change a measurement."""
+    after, before = new["settings"], old["settings"]
+    found = [name for name in after if name not in FREE and after[name] != before.get(name)]
+    methods = before["methods"] | after["methods"]
+    found += [
+        f"options of {name}" for name, it in before["methods"].items()
+        if settled_options(name, methods[name]) != settled_options(name, it)
+    ]  # fmt: skip
+    return [*found, *(f"{part} data" for part in PARTS if new["data"][part] != old["data"][part])]
+
+
+def _measure(job: Job, say: Say, isolated: bool) -> Json:
+    """Train and measure one method, as far as that is not done yet. A failure is {"error": reason}."""
+    result, name = job.folder / RESULT, job.title
+    if result.exists() and "error" not in (found := read_json(result)):
+        say(f"{name}: measured before")
+        return found
+    result.unlink(missing_ok=True)
+    stages = ("predict",) if (job.folder / FIT).exists() else ("fit", "predict")
+    if "fit" in stages:
+        shutil.rmtree(job.folder, ignore_errors=True)
+    for stage in stages:
+        if not result.exists():
+            (_in_process if isolated else attempt)(job, stage, lambda line: say(f"{name}: {line}"))
+    found = read_json(result)
+    say(f"{name}: failed: {found['error']}" if "error" in found else f"{name}: done")
+    return found
+
+
+def _in_process(job: Job, stage: str, say: Say) -> None:
+    """`attempt` in a new process, which may be killed. Its standard error goes to a log."""
+    log = job.out / "logs" / f"{job.folder.name}-{stage}.txt"
+    log.parent.mkdir(parents=True, exist_ok=True)
+    shots = "" if job.shots is None else str(job.shots)
+    command = [sys.executable, *WORKER, str(job.out), job.name, str(job.share), shots, stage]
+    with log.open("wb") as errors:
+        process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors,
+            env=os.environ | {"PYTHONIOENCODING": "utf-8"}, encoding="utf-8", errors="replace",
+        )  # fmt: skip
+        with process:
+            for line in process.stdout or ():
+                say(line.rstrip())
+    if process.returncode and not (job.folder / RESULT).exists():
+        write_json(job.folder / RESULT, {"error": _end(process.returncode, log)})
+
+
+def _end(code: int, log: Path) -> str:
+    """What an exit code means, in words."""
+    if code >= 0:
+        return f"its process ended with code {code}; see {log}"
+    name = signal.Signals(-code).name
+    return f"its process was killed ({name}{', most often for want of memory' if name == 'SIGKILL' else ''})"
+
+
+def _row(name: str, family: str, found: Json, material: Material, price_per_hour: float | None) -> Row:
+    """What is known of a method. One that is paid for its answers costs that, where the others cost money."""
+    if "error" in found:
+        return Row(name, family, found["error"])
+    statistics, costs = _statistics(found, material), found["costs"]
+    metrics = {metric: statistic.metric() for metric, statistic in statistics.items()}
+    seconds, paid = 1000 / costs["predictions_per_s"], costs.get("price_per_1000")
+    costs["cost_per_1000"] = paid if paid and price_per_hour else seconds * (price_per_hour or 3600) / 3600
+    predictions = [material.task.from_json(value) for value in found["predictions"]]
+    note = found["report"].get("note", "")
+    return Row(name, family, "", statistics, metrics, costs, predictions, note)
+
+
+def _statistics(found: Json, material: Material) -> dict[str, Statistic]:
+    predictions = [material.task.from_json(value) for value in found["predictions"]]
+    return material.task.statistics(predictions, material.test, found["log_likelihoods"])
+
+
+def _curve(
+    verdict: Verdict, material: Material, out: Path, say: Say, isolated: bool
+) -> dict[str, list[tuple[int, Metric]]]:
+    """The metric after a tenth, a third and all of the training examples, at the same budget."""
+    curve: dict[str, list[tuple[int, Metric]]] = {}
+    for row in verdict.ranking:
+        measured = [_measure(Job(out, row.name, share), say, isolated) for share in SHARES]
+        curve[row.name] = [
+            (found["num_train"], _metric(verdict, found, material))
+            for found in measured if "error" not in found
+        ]  # fmt: skip
+        curve[row.name].append((len(material.parts["train"]), row.metrics[verdict.metric]))
+    return curve
+
+
+def _shots_curve(
+    verdict: Verdict, found: Mapping[str, Json], material: Material, shots: Sequence[int], out: Path,
+    say: Say, isolated: bool,
+) -> tuple[dict[str, list[tuple[int, Metric]]], list[str]]:  # fmt: skip
+    """The metric of each prompted method when it is shown so many solved examples; what to know of these."""
+    curve: dict[str, list[tuple[int, Metric]]] = {}
+    notes: list[str] = []
+    for name in (row.name for row in verdict.ranking if shots and row.family == "prompted"):
+        measured = [
+            found[name] if found[name]["report"]["shots"] == count
+            else _measure(Job(out, name, shots=count), say, isolated)
+            for count in shots
+        ]  # fmt: skip
+        points = [pair for pair in zip(shots, measured, strict=True) if "error" not in pair[1]]
+        curve[name] = [(count, _metric(verdict, it, material)) for count, it in points]
+        told = [(count, note) for count, it in points if (note := it["report"].get("note"))]
+        notes += [f"{name} with {counted(count, 'shot')}: {note}" for count, note in told]
+    return curve, notes
+
+
+def _metric(verdict: Verdict, found: Json, material: Material) -> Metric:
+    return _statistics(found, material)[verdict.metric].metric()
+
+
+def _keep_winner(comparison: Comparison) -> None:
+    shutil.rmtree(comparison.winner_folder, ignore_errors=True)
+    if winner := comparison.verdict.winner:
+        keep_apart(comparison, winner, comparison.winner_folder)
+
+
+def keep_apart(comparison: Comparison, row: Row, folder: Path) -> None:
+    """Copy the folder of one method, ready to use, with a card that tells what was measured."""
+    settings, material = comparison.settings, comparison.material
+    source = Job(comparison.out, row.name).folder
+    shutil.copytree(source, folder, ignore=shutil.ignore_patterns(FIT, RESULT))
+    paths = (settings.train, settings.valid, settings.test)
+    card = method_card(
+        make_method(row.name, material.task, settings.methods[row.name]), row.metrics,
+        material.parts["train"], folder=folder, data=task_files(paths, settings.licence),
+        measured_on=counted(len(material.test), "test example"), notes=(comparison.advice,),
+        seconds=row.costs.get("train_seconds"),
+    )  # fmt: skip
+    write_card(folder, card.render())
+
+
+def _results(comparison: Comparison, found: dict[str, Json]) -> Json:
+    """The content of results.json. "behind": how much better the best, and the one before it, are."""
+    verdict, material = comparison.verdict, comparison.material
+    curve, shots_curve = (
+        {name: [(count, asdict(it)) for count, it in points] for name, points in curves.items()}
+        for curves in (comparison.curve, comparison.shots_curve)
+    )
+    return {
+        "advice": comparison.advice, "winner": verdict.winner.name if verdict.winner else None,
+        "metric": verdict.metric, "front": [row.name for row in verdict.front], "same_cost": SAME_COST,
+        "margin": MARGIN,
+        "floor": {"answer": verdict.floor.words, "metrics": {
+            name: metric.value for name, metric in verdict.floor.metrics.items()
+        }},
+        "methods": {row.name: _measures(row) | found[row.name] for row in comparison.rows},
+        "lead_of_the_best": {name: asdict(lead) for name, lead in verdict.against_best.items()},
+        "lead_over_the_next": {name: asdict(lead) for name, lead in verdict.against_next.items()},
+        "curve": curve, "shots_curve": shots_curve, "shots_notes": comparison.shots_notes,
+        "cost_unit": comparison.cost_unit, "hashes": material.hashes(),
+        "sizes": {name: len(part) for name, part in material.parts.items()}, "notes": material.notes,
+        "findings": [asdict(finding) for finding in material.findings],
+        "settings": comparison.settings.model_dump(mode="json"), "machine": comparison.machine,
+        "versions": comparison.versions,
+    }  # fmt: skip
+
+
+def _measures(row: Row) -> Json:
+    return {"family": row.family, "metrics": {name: asdict(metric) for name, metric in row.metrics.items()}}

@@ -1,0 +1,52 @@
+"""Typed configurations: an unknown key is an error, and `a.b=c` changes one value."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ConfigDict
+
+from malmoi.core.errors import UserError
+
+Json = dict[str, Any]
+
+
+class StrictModel(BaseModel):
+    """A frozen pydantic model in which an unknown key is an error."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+def as_setting(path: str, value: str) -> str:
+    """The `a.b=c` that gives `path` this text, whatever it holds."""
+    return f"{path}={json.dumps(value, ensure_ascii=False)}"
+
+
+def apply_setting(value: Json, setting: str) -> None:
+    """Put `a.b=c` into nested keys; c is YAML. Raises UserError for anything else."""
+    path, equals, text = setting.partition("=")
+    if not equals:
+        raise UserError(f"--set {setting!r} is not of the form a.b=c, for example train.steps=200")
+    *parents, last = path.split(".")
+    if path.split(".")[0] in ("name", "size"):
+        raise UserError(f"--set {path} is not possible; name a recipe and a --size")
+    for parent in parents:
+        value = value.setdefault(parent, {})
+        if not isinstance(value, dict):
+            raise UserError(f"--set {path}: {parent!r} holds no keys; known places are model, train, data")
+    try:
+        value[last] = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise UserError(
+            f"--set {path}: {text!r} is not a YAML value ({str(error).splitlines()[0]})"
+        ) from None
+
+
+def flat(value: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """{"a": {"b": 1}} -> {"a.b": 1}."""
+    found: dict[str, Any] = {}
+    for key, inner in value.items():
+        found |= flat(inner, f"{prefix}{key}.") if isinstance(inner, dict) else {f"{prefix}{key}": inner}
+    return found

@@ -1,0 +1,132 @@
+"""The nouns that cross layers, without PyTorch. Read this file first.
+
+Text is cut into tokens, tokens are grouped into batches, a model turns a batch into logits, training
+turns logits into a loss, generation turns them into more tokens, and metrics say how good the result is.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field, replace
+from typing import Generic, Literal, TypeVar
+
+X = TypeVar("X")
+
+
+Y = TypeVar("Y")
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One turn of a conversation."""
+
+    role: Literal["system", "user", "assistant"]
+    content: str
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """The input of question answering: the answer stands somewhere in `context`."""
+
+    question: str
+    context: str
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """`context[start : start + len(text)] == text`; a start of -1: only the text is known."""
+
+    text: str
+    start: int = -1
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Entity:
+    """`input[start:end]` is a name of the kind `label`, in characters."""
+
+    start: int
+    end: int
+    label: str
+
+
+@dataclass(frozen=True, slots=True)
+class Example(Generic[X, Y]):
+    """One labelled example of a task: what goes in, what should come out, where it was read.
+
+    others: further targets that are as right as `target` (the reference answers of a question).
+    """
+
+    input: X
+    target: Y
+    source: str = ""  # "file:line", for error messages
+    others: tuple[Y, ...] = ()
+
+    @property
+    def references(self) -> tuple[Y, ...]:
+        """All right targets, `target` first."""
+        return (self.target, *self.others)
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """A measured number with its uncertainty and what exactly was computed."""
+
+    value: float
+    interval: tuple[float, float] | None = None  # 95% bootstrap interval
+    higher_is_better: bool = True
+    signature: str = ""
+
+    def __str__(self) -> str:
+        if self.interval is None:
+            return f"{self.value:.4f}"
+        return f"{self.value:.4f} [{self.interval[0]:.4f}, {self.interval[1]:.4f}]"
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What one method reached: its metrics and what it cost."""
+
+    name: str
+    metrics: dict[str, Metric]
+    costs: dict[str, float] = field(default_factory=dict)  # unit in the key: seconds, bytes, tokens_per_s
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing to know about the data: how bad it is, where ("file:line"), and what."""
+
+    level: Literal["error", "warning", "note"]
+    where: str
+    message: str
+
+
+class BadRow(Exception):
+    """What is wrong with a row that cannot be used, and where, if not where the row begins."""
+
+    def __init__(self, message: str, where: str = "") -> None:
+        super().__init__(message)
+        self.where = where
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """How long a fit may take. steps wins: a recorded run is replayed, whatever the machine's speed.
+
+    Without both, the spec's epochs decide. Methods without steps need not look at it.
+    """
+
+    seconds: float | None = None
+    steps: int | None = None
+    warm_up_steps: int | None = None  # of masked-token pre-training, where there is any
+    begun_s: float | None = None  # by time.perf_counter
+
+    def begin(self) -> Budget:
+        """From here on its time runs: what comes before the first step counts, too."""
+        return replace(self, begun_s=time.perf_counter())
+
+    @property
+    def left_s(self) -> float | None:
+        """Of `seconds`; all of them before it has begun."""
+        if self.seconds is None or self.begun_s is None:
+            return self.seconds
+        return self.seconds - (time.perf_counter() - self.begun_s)

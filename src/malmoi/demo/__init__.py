@@ -1,0 +1,1 @@
+"""The demo: the whole road, told on one page."""

@@ -1,0 +1,127 @@
+"""The demo's second act: the seven tasks on the sample world, small methods of every family side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.markup import escape
+from rich.table import Table
+
+from malmoi.compare.comparison import Comparison
+from malmoi.compare.runner import run_comparison
+from malmoi.compare.settings import ComparisonSettings
+from malmoi.compare.verdict import Row
+from malmoi.methods.registry import methods_for
+from malmoi.show.demo_report import TaskCell, TaskLine
+from malmoi.show.terminal import console
+from malmoi.tasks import TASKS, make_task
+from malmoi.util.files import write_text
+from malmoi.world import documents
+from malmoi.world.labelled import write_labelled
+
+DOCUMENTS, TEST_DOCUMENTS = 3000, 600  # of which a task takes as many rows as it needs
+ROWS, QUICK_ROWS = 2000, 400
+TEST_ROWS, QUICK_TEST_ROWS = 120, 40
+MEASURE_S = 0.2
+FAMILIES = ("traditional", "recurrent", "transformer", "prompted")
+TITLES = {"prompted": "one model"}
+ONE = "prompted"  # the method that asks the model tuned on all tasks
+# What suits networks that have seconds to learn, by the kind of task.
+SMALL: dict[str, dict[str, Any]] = {
+    "label": {"vocab_size": 2048, "width": 64},
+    "tags": {"width": 64},
+    "span": {"width": 64, "batch": 16},
+    "text": {"vocab_size": 2048, "width": 128, "layers": 1, "beams": 2, "max_target": 64},
+    "continuation": {
+        "vocab_size": 2048,
+        "width": 128,
+        "layers": 1,
+        "lr": 0.02,
+        "batch": 8,
+        "max_new_tokens": 24,
+        "context": 256,
+    },
+}  # fmt: skip
+
+
+def compare_tasks(
+    out: Path, one_model: Path, *, seconds: float, quick: bool, say: Callable[[str], None]
+) -> list[Comparison]:
+    """Compare the methods of every task, each network with so many seconds to learn, and the one model.
+
+    Reads out/examples/TASK (see `write_rows`), writes out/tasks/TASK, a comparison.
+    """
+    found: list[Comparison] = []
+    for name in TASKS:
+        settings = _settings(name, out, one_model, seconds, quick)
+        found.append(run_comparison(settings, out / "tasks" / name, isolated=False))
+        say(f"[bold]{name}[/] {escape(found[-1].advice)}")
+    return found
+
+
+def show_tasks(lines: Sequence[TaskLine]) -> None:
+    """One table: a line for each task, a column for each family, the recommended method in bold."""
+    titles = [TITLES.get(family, family) for family in FAMILIES]
+    table = Table("task", *titles, box=None, pad_edge=False)
+    for line in lines:
+        name = f"{line.task}\n[dim]by {line.metric}[/]"
+        table.add_row(name, *(_shown(line, title) for title in titles))
+    console.print(table)
+
+
+WORLD_LICENCE = "SPDX-License-Identifier: Apache-2.0\n"  # of the sample world, for the cards of its models
+
+
+def write_rows(out: Path, *, quick: bool) -> None:
+    """out/examples/TASK, rows in the formats of users' files, English and Korean by turns.
+
+    What is measured tells combinations that training never saw.
+    """
+    rows, test_rows = (QUICK_ROWS, QUICK_TEST_ROWS) if quick else (ROWS, TEST_ROWS)
+    for task in TASKS:
+        folder = out / "examples" / task
+        write_labelled(folder / "train.jsonl", task, documents(DOCUMENTS), rows)
+        write_labelled(folder / "valid.jsonl", task, documents(TEST_DOCUMENTS, split="valid"), test_rows)
+    write_text(out / "examples" / "LICENSE", WORLD_LICENCE)
+
+
+def _settings(name: str, out: Path, one_model: Path, seconds: float, quick: bool) -> ComparisonSettings:
+    task, folder = make_task(name), out / "examples" / name
+    neural: dict[str, dict[str, Any]] = dict.fromkeys(("lstm", "transformer"), SMALL[task.kind])
+    return ComparisonSettings(
+        task=name, train=folder / "train.jsonl", valid=folder / "valid.jsonl",
+        methods={method: neural.get(method, {}) for method in methods_for(task)} | {
+            ONE: {"model": str(one_model), "shots": 0}
+        },
+        budget_seconds=seconds,
+        measure_seconds=MEASURE_S, test_limit=QUICK_TEST_ROWS if quick else TEST_ROWS,
+    )  # fmt: skip
+
+
+def task_line(found: Comparison) -> TaskLine:
+    """What the reports show of one task."""
+    verdict, link = found.verdict, f"tasks/{found.settings.task}/report.html"
+    cells = {TITLES.get(family, family): list(_cells(found, family)) for family in FAMILIES}
+    return TaskLine(found.settings.task, verdict.words, cells, found.advice, link)
+
+
+def _cells(found: Comparison, family: str) -> Iterator[TaskCell]:
+    """The methods of one family, best first."""
+    verdict = found.verdict
+    for row in verdict.ranking:
+        if row.family == family:
+            yield TaskCell(row.name, verdict.quality(row), _speed(row), row is verdict.winner)
+    for row in verdict.left_out:
+        if row.family == family:
+            yield TaskCell(row.name, "failed" if row.error else "n/a", "", False)
+
+
+def _speed(row: Row) -> str:
+    return f"{1000 * row.costs['latency_p50_s']:.2g} ms"
+
+
+def _shown(line: TaskLine, family: str) -> str:
+    style = {True: "bold green", False: "default"}
+    return "\n".join(f"[{style[cell.wins]}]{cell.method} {cell.quality}[/]" for cell in line.cells[family])

@@ -1,0 +1,127 @@
+"""Built-in checks of a language model: minimal pairs, multiple choice, cloze. No answer is generated.
+
+Each is a pure function of an engine and its items. A text begins where a document begins: after the eos id.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from itertools import takewhile
+
+import numpy as np
+
+from malmoi.core.errors import UserError
+from malmoi.core.nouns import Metric
+from malmoi.engine.engine import Engine
+from malmoi.engine.likelihood import Pair, log_likelihoods, split_pair
+from malmoi.inside.probe_files import Choice, Cloze
+from malmoi.metrics.statistics import Floats, mean, word_perplexity
+from malmoi.world.minimal_pairs import MinimalPair
+
+PAIRS_SIGNATURE = "minimal pairs, summed nats"
+
+
+def minimal_pairs(engine: Engine, pairs: Sequence[MinimalPair]) -> dict[str, Metric]:
+    """The share of pairs whose good sentence has the higher log-probability (BLiMP, Warstadt et al. 2020).
+
+    "accuracy" of all, then of each group ("accuracy/article"). Chance is 0.5. Raises as `prefers_good`.
+    """
+    return accuracies(prefers_good(engine, pairs), [pair.group for pair in pairs], PAIRS_SIGNATURE)
+
+
+def prefers_good(engine: Engine, pairs: Sequence[MinimalPair]) -> Floats:
+    """right_E: whether the good sentence of each pair is the likelier one; of equal ones neither is.
+
+    What both begin with is read once. Raises UserError where a sentence exceeds the context.
+    """
+    start, both = engine.tokenizer.start, []
+    for pair in pairs:
+        ids = [engine.tokenizer.encode(text) for text in (pair.good, pair.bad)]
+        _check_length(max(map(len, ids)), engine.scorer.context)
+        both.append((_shared(*ids), ids))
+    prompts = [[start, *ids[0][:shared]] for shared, ids in both]
+    scores = engine.score_choices(prompts, [[one[shared:] for one in ids] for shared, ids in both])
+    return np.array([good > bad for good, bad in scores], dtype=np.float64)
+
+
+def multiple_choice(engine: Engine, items: Sequence[Choice]) -> dict[str, Metric]:
+    """The share of items whose right choice is the likeliest after the prompt.
+
+    "accuracy" goes by summed log-probability, "accuracy_norm" by that for each character, as in lm_eval's
+    acc and acc_norm; of all, then accuracy of each group. Prompts are cut from the left where they exceed the
+    context.
+    """
+    pairs = [
+        _pair(engine, item.prompt, _continued(item.prompt, choice))
+        for item in items
+        for choice in item.choices
+    ]
+    scored = iter(log_likelihoods(engine.scorer, pairs, max_rows=engine.max_rows))
+    nats = [[next(scored).nats for _ in item.choices] for item in items]
+    sizes = [[max(1, len(choice)) for choice in item.choices] for item in items]
+    normed = [[n / size for n, size in zip(*both, strict=True)] for both in zip(nats, sizes, strict=True)]
+    norm = mean(_right(normed, items), signature="likeliest choice, nats per character")
+    groups = [item.group for item in items]
+    found_all = accuracies(_right(nats, items), groups, "likeliest choice, summed nats")
+    return {"accuracy": found_all.pop("accuracy"), "accuracy_norm": norm.metric()} | found_all
+
+
+def cloze(engine: Engine, items: Sequence[Cloze]) -> dict[str, Metric]:
+    """Whether greedy decoding finds each text's last word, and how surprising that word is.
+
+    "accuracy" and "perplexity" of the word as LAMBADA defines them (Paperno et al. 2016). Prompts are cut
+    from the left where they exceed the context.
+    """
+    pairs = [_pair(engine, item.prompt, item.word) for item in items]
+    found = log_likelihoods(engine.scorer, pairs, max_rows=engine.max_rows)
+    greedy_E = np.array([one.greedy for one in found], dtype=np.float64)
+    words = ["word"] * len(items)  # each item is one word, whatever its script
+    perplexity = word_perplexity([one.nats for one in found], words)
+    return {
+        "accuracy": mean(greedy_E, signature="greedy last word").metric(),
+        "perplexity": perplexity.metric(),
+    }
+
+
+def _continued(prompt: str, choice: str) -> str:
+    return choice if prompt[-1:].isspace() else f" {choice}"
+
+
+def _pair(engine: Engine, prompt: str, rest: str) -> Pair:
+    """The ids of both, the prompt after the start of a document."""
+    ids, after = split_pair(engine.tokenizer, prompt, rest)
+    return [engine.tokenizer.start, *ids], after
+
+
+def _shared(first: Sequence[int], second: Sequence[int]) -> int:
+    """How many ids both begin with."""
+    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(first, second, strict=False)))
+
+
+def _check_length(length: int, context: int | None) -> None:
+    if context is not None and length > context:
+        raise UserError(
+            f"a sentence is {length} tokens and the model's context is {context}; leave long ones out"
+        )
+
+
+def _right(scores: Sequence[Sequence[float]], items: Sequence[Choice]) -> Floats:
+    """right_E: whether the best score is the answer's (the first of equal ones)."""
+    pairs = zip(scores, items, strict=True)
+    return np.array([int(np.argmax(of)) == item.answer for of, item in pairs], dtype=np.float64)
+
+
+def accuracies(right_E: Floats, groups: Sequence[str], signature: str) -> dict[str, Metric]:
+    """ "accuracy" over all, then "accuracy/GROUP" of each group in the order of first appearance."""
+    found = {"accuracy": mean(right_E, signature=signature).metric()}
+    for group in dict.fromkeys(filter(None, groups)):
+        chosen_E = np.array([one == group for one in groups])
+        found[f"accuracy/{group}"] = mean(right_E[chosen_E], signature=signature).metric()
+    return found
+
+
+def chance(accuracy: Metric, share: float = 0.5) -> bool:
+    """Whether an accuracy cannot be told from guessing."""
+    low, high = accuracy.interval or (-math.inf, math.inf)
+    return low <= share <= high

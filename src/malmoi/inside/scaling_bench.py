@@ -1,0 +1,161 @@
+"""`malmoi bench scaling`: three old arguments about sequence models, measured on this machine."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from malmoi.core.errors import UserError
+from malmoi.hub.folder import load_model
+from malmoi.inside import beyond, recall, scaling
+from malmoi.inside.learning import Say
+from malmoi.inside.recall import RecallTask
+from malmoi.models.build import build_model
+from malmoi.models.config import RecurrentConfig, TransformerConfig
+from malmoi.models.language import LanguageModel
+from malmoi.show.draw_scaling import draw_beyond, draw_recall, draw_scaling
+from malmoi.show.gallery_page import write_pictures
+from malmoi.show.picture import Picture, drawing
+from malmoi.text.tokenizer import Tokenizer
+from malmoi.util.files import is_free, write_json
+from malmoi.util.hardware import cpu_name
+from malmoi.world import documents
+
+RESULTS = "scaling.json"
+SMALL = ("RNN", "LSTM", "GPT")  # what is made here
+MOST_DOCUMENTS = 20_000  # far more than the rows of a long context take
+
+
+@dataclass(frozen=True, slots=True)
+class Size:
+    """How much is measured. recall_steps, read_steps: of training for each model; context: of the readers."""
+
+    lengths: tuple[int, ...] = tuple(128 << i for i in range(7))
+    recall: RecallTask = field(default_factory=RecallTask)
+    recall_steps: int = 800
+    read_steps: int = 400
+    context: int = 128
+    documents: int = 400
+
+
+QUICK = Size(tuple(128 << i for i in range(5)), recall_steps=500, read_steps=150, documents=150)
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """One part: what is shown, said, and kept as JSON."""
+
+    picture: Picture
+    sentences: list[str]
+    numbers: dict[str, Any]
+
+
+def run_scaling(folders: Sequence[Path], out: Path, *, size: Size = Size(), say: Say) -> list[str]:
+    """Measure, write scaling.json, the plots and index.html into `out`; what was found, in sentences.
+
+    folders: language models to measure beside the small ones that are made here, by their names. Raises
+    UserError for one that is no network, two of one name, and for a folder `out` that holds something else.
+    """
+    if not is_free(out) and not (out / RESULTS).exists():
+        raise UserError(f"{out} exists and is not a benchmark's folder; choose another --out")
+    names = [folder.resolve().name for folder in folders]
+    for name in names:
+        if [*SMALL, *names].count(name) > 1:
+            raise UserError(f"{name} would name two models in the plots; rename or copy the folder")
+    given = {name: _opened(folder) for name, folder in zip(names, folders, strict=True)}
+    with drawing():
+        parts = [
+            time_and_memory({name: model for name, (model, _) in given.items()}, size, say),
+            recall_by_distance(size, say),
+            beyond_the_context(given, size, say),
+        ]
+    lines = [line for part in parts for line in part.sentences]
+    machine = {"processor": cpu_name(), "threads": torch.get_num_threads(), "torch": torch.__version__}
+    numbers = {part.picture.name: part.numbers for part in parts}
+    title, text = "How sequence models scale, on this machine", "\n".join(lines)
+    write_pictures(out, [part.picture for part in parts], title=title, text=text)
+    write_json(out / RESULTS, {"machine": machine, **numbers, "sentences": lines})
+    return lines
+
+
+def _opened(folder: Path) -> tuple[LanguageModel, Tokenizer]:
+    model, tokenizer = load_model(folder)
+    if not isinstance(model, LanguageModel):
+        raise UserError(f"{folder} is an n-gram model, which has no steps to time; give a GPT or an LSTM")
+    if tokenizer is None:
+        raise UserError(
+            f"{folder} has no tokenizer.json, so it cannot read a text; give a whole model folder"
+        )
+    return model, tokenizer
+
+
+def time_and_memory(given: Mapping[str, LanguageModel], size: Size, say: Say) -> Found:
+    """Training and writing against length, of the small models and those given."""
+    models = {**scaling.small_models(), **given}
+    found = {name: scaling.measure(name, model, size.lengths, say) for name, model in models.items()}
+    gpt, lstm = found["GPT"], found["LSTM"]
+    crossed = scaling.crossing(gpt.lengths, gpt.train_seconds, lstm.train_seconds)
+    numbers = {name: asdict(one) for name, one in found.items()}
+    return Found(draw_scaling(found, crossed), scaling.sentences(found), numbers)
+
+
+def recall_by_distance(size: Size, say: Say) -> Found:
+    """How many facts an RNN, an LSTM and a GPT look up, by how far back they were told."""
+    task, vocab_size = size.recall, recall.VOCABULARY
+    shapes = {
+        "RNN": (RecurrentConfig(family="rnn", vocab_size=vocab_size, layers=1, width=128), 1e-3),
+        "LSTM": (RecurrentConfig(family="lstm", vocab_size=vocab_size, layers=1, width=128), 5e-3),
+        "GPT": (
+            TransformerConfig(vocab_size=vocab_size, context=task.length, layers=2, width=64, heads=2), 3e-3,
+        ),
+    }  # fmt: skip
+    edges = [edge for edge in (2, 4, 8, 16, 32, 64) if edge < task.length] + [task.length]
+    curves = {}
+    for name, (config, lr) in shapes.items():
+        torch.manual_seed(0)
+        model = build_model(config)
+        recall.train_recall(
+            model, task, size.recall_steps, lr=lr, say=lambda line, n=name: say(f"{n} recalls: {line}")
+        )
+        curves[name] = recall.recall_at(model, task, edges)
+    lines = [
+        f"Recall, {name}: {shares[0]:.0%} of the facts told {edges[0]} to {edges[1] - 1} tokens ago, "
+        f"{shares[-1]:.0%} of those told {edges[-2]} and more."
+        for name, shares in curves.items()
+    ]
+    picture = draw_recall(edges, curves, 1 / recall.VALUES)
+    return Found(picture, lines, {"edges": edges, "right": curves})
+
+
+def beyond_the_context(given: Mapping[str, tuple[LanguageModel, Tokenizer]], size: Size, say: Say) -> Found:
+    """Bits per byte within and beyond the context, of the models given or, of none, of two trained here."""
+    models, context = dict(given), size.context
+    if not models:
+        train = [document.text for document in documents(size.documents)]
+        trained, tokenizer = beyond.trained_readers(train, context=context, steps=size.read_steps, say=say)
+        models = {name: (model, tokenizer) for name, model in trained.items()}
+    else:
+        context = min((model.context for model, _ in given.values() if model.context), default=context)
+    edges, curves, lines = beyond.edges_of(context), {}, []
+    for name, (model, tokenizer) in models.items():
+        unseen = (document.text for document in documents(MOST_DOCUMENTS, split="valid"))
+        rows_BT = beyond.long_rows(unseen, tokenizer, edges[-1])
+        try:
+            curves[name] = beyond.bits_by_position(model, rows_BT, beyond.bytes_of(tokenizer), edges)
+        except UserError as error:
+            lines.append(f"Beyond the context, {name}: {error}.")
+            continue
+        lines.append(_beyond(name, edges, curves[name], context))
+    return Found(draw_beyond(edges, curves, context), lines, {"edges": edges, "bits_per_byte": curves})
+
+
+def _beyond(name: str, edges: Sequence[int], bits: Sequence[float], context: int) -> str:
+    inside = [value for value, end in zip(bits, edges[1:], strict=True) if context / 2 < end <= context]
+    return (
+        f"Beyond the context, {name}: {sum(inside) / len(inside):.2f} bits per byte up to position "
+        f"{context}, {bits[-1]:.2f} at {edges[-1]}."
+    )

@@ -1,0 +1,116 @@
+"""Extractive summaries: the first sentences, or the most central ones in the text's own order.
+
+Shape letters: S sentences, F features.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Self
+
+import numpy as np
+from pydantic import PositiveInt
+
+from malmoi.core.config import StrictModel
+from malmoi.methods.base import Budget, Method, Parts, Say, silent
+from malmoi.methods.traditional.choice import Examples, quality
+from malmoi.methods.traditional.vectors import Vectors, View
+from malmoi.text.units import sentences
+
+CHOICE_TEXTS = 300  # of valid, while the number of sentences is chosen
+MAX_SENTENCES = 400  # of a document; what comes later is not looked at
+DAMPING = 0.85
+ITERATIONS, TOLERANCE = 100, 1e-6
+
+
+class Lead(Method):
+    """The first k sentences; k is chosen on valid."""
+
+    name, family, kinds, only = "lead", "traditional", frozenset({"text"}), frozenset({"summarization"})
+
+    class Options(StrictModel):
+        """most: the largest k that is tried."""
+
+        most: PositiveInt = 5
+
+    def fit(self, train: Examples, valid: Examples, budget: Budget = Budget(), say: Say = silent) -> Self:
+        """See `Method.fit`."""
+        del budget, say
+        self._prepare([example.input for example in train])
+        some = (valid or train)[:CHOICE_TEXTS]
+        ranked = [self._ranked(example.input) for example in some]
+
+        def value(k: int) -> float:
+            return quality(self.task, [_joined(pieces, order[:k]) for pieces, order in ranked], some)
+
+        self._k = max(range(1, self.options.most + 1), key=value)
+        self.report = {"sentences": self._k}
+        return self
+
+    def _prepare(self, documents: Sequence[str]) -> None:
+        """What must be known before sentences can be ordered."""
+
+    def _order(self, pieces: Sequence[str]) -> list[int]:
+        """The sentences' numbers, the best first."""
+        return list(range(len(pieces)))
+
+    def _ranked(self, document: str) -> tuple[list[str], list[int]]:
+        pieces = [document[start:end] for start, end in sentences(document)[:MAX_SENTENCES]]
+        return pieces, self._order(pieces)
+
+    def predict(self, inputs: Sequence[str]) -> list[Any | None]:
+        """See `Method.predict`."""
+        ranked = [self._ranked(document) for document in inputs]
+        return [_joined(pieces, order[: self._k]) for pieces, order in ranked]
+
+    def parts(self) -> Parts:
+        """See `Method.parts`."""
+        return Parts({"sentences": self._k})
+
+    def restore(self, parts: Parts) -> None:
+        """See `Method.restore`."""
+        self._k = parts.config["sentences"]
+
+
+def _joined(pieces: Sequence[str], chosen: Sequence[int]) -> str:
+    return " ".join(pieces[i] for i in sorted(chosen))
+
+
+class TextRank(Lead):
+    """The k most central sentences (Mihalcea & Tarau 2004), alike where their TF-IDF rows are."""
+
+    name = "textrank"
+
+    def _prepare(self, documents: Sequence[str]) -> None:
+        self._vectors = Vectors([View("word", 1, 1), View("char_wb", 2, 3)]).fit(documents)
+
+    def _order(self, pieces: Sequence[str]) -> list[int]:
+        if not pieces:
+            return []
+        rows_SF = self._vectors.rows(pieces)
+        return np.argsort(-pagerank((rows_SF @ rows_SF.T).toarray()), kind="stable").tolist()
+
+    def parts(self) -> Parts:
+        """See `Method.parts`."""
+        parts = super().parts()
+        self._vectors.save(parts)
+        return parts
+
+    def restore(self, parts: Parts) -> None:
+        """See `Method.restore`."""
+        super().restore(parts)
+        self._vectors = Vectors.restore(parts)
+
+
+def pagerank(links_SS: np.ndarray) -> np.ndarray:
+    """ranks_S of a graph with weighted links (the diagonal is not looked at); they sum to one."""
+    links_SS = links_SS * (1 - np.eye(len(links_SS)))
+    total_S1 = links_SS.sum(axis=1, keepdims=True)
+    even_SS = np.full_like(links_SS, 1 / len(links_SS))
+    steps_SS = np.divide(links_SS, total_S1, out=even_SS, where=total_S1 > 0)
+    ranks_S = np.full(len(links_SS), 1 / len(links_SS))
+    for _ in range(ITERATIONS):
+        before_S, ranks_S = ranks_S, (1 - DAMPING) / len(ranks_S) + DAMPING * (ranks_S @ steps_SS)
+        if np.abs(ranks_S - before_S).sum() < TOLERANCE:
+            break
+    return ranks_S

@@ -1,0 +1,202 @@
+"""Question answering: the sentences nearest to the question, and in them the best-looking span.
+
+As the logistic regression of Rajpurkar et al. 2016, but without a parser: a span is a run of words, and what
+it shows (shape, neighbours, distance to the question's words) is weighed as training answers have taught.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple, Self
+
+import numpy as np
+import torch
+from pydantic import PositiveInt
+from sklearn.feature_extraction.text import CountVectorizer
+from sklearn.linear_model import LogisticRegression
+
+from malmoi.core.config import StrictModel
+from malmoi.core.errors import UserError
+from malmoi.core.nouns import Answer, Question
+from malmoi.methods.base import Budget, Method, Parts, Say, silent
+from malmoi.methods.traditional.choice import Examples
+from malmoi.methods.traditional.vectors import Vectors, View
+from malmoi.text.units import sentences
+
+KINDS = {
+    "how many": r"how (many|much|old|long|far|large|big|tall|often)|몇|얼마",
+    "when": r"\bwhen\b|(what|which) (year|month|day|date|century|decade)|언제",
+    "who": r"\bwho(m|se)?\b|누구|누가|누굴",
+    "where": r"\bwhere\b|어디",
+    "why": r"\bwhy\b|왜",
+    "how": r"\bhow\b|어떻게",
+    "what": r"\bwhat\b|\bwhich\b|무엇|무슨|어느|어떤|뭐|뭘",
+}  # the first one that is found
+STOP = frozenset(
+    """a an the of in on at to for by from with and or but as is are was were be been being has have had do
+    does did that this these those it its he she they his her their which who whom whose what when where why
+    how than then not also into such there if 그 이 저 및 등 수 것""".split()  # noqa: SIM905 (a list of them would take a page)
+)
+PARTICLES = "에서|에게|으로|까지|부터|이다|였다|이었다|입니다|은|는|이|가|을|를|의|에|로|와|과|도|만|께서"
+_WORD = re.compile(r"[$£€₩]?\w+(?:[-'’.,:/]\w+)*%?")
+_PARTICLE = re.compile(rf"(?<=[가-힣])(?:{PARTICLES})$")
+_HEAD = re.compile(r"\b(?:what|which|how many|how much) (\w+)|(?:무슨|어느|어떤|몇) ?(\w+)", re.IGNORECASE)
+AS_IT_IS: Any = list  # texts are lists of features already
+FAR = 9  # words; what lies beyond is not looked at
+SEEN = 4  # a feature of fewer spans has no weight
+
+
+class Candidate(NamedTuple):
+    """context[start:end], and what it shows."""
+
+    start: int
+    end: int
+    features: list[str]
+
+
+class _Asked(NamedTuple):
+    """What is looked at of a question."""
+
+    kind: str
+    head: str  # the noun of "which city"
+    stems: frozenset[str]
+
+    @classmethod
+    def of(cls, question: str) -> Self:
+        kind = next((kind for kind, form in KINDS.items() if re.search(form, question.lower())), "other")
+        head = _HEAD.search(question)
+        words = [word.lower() for word in _WORD.findall(question)]
+        stems = frozenset(_stem(word) for word in words if word not in STOP)
+        return cls(kind, (head[1] or head[2]).lower() if head else "", stems)
+
+
+def _stem(word: str) -> str:
+    return word[:2] if "가" <= word[0] <= "힣" else word.lower()[:5]
+
+
+def _shape(word: str) -> str:
+    if any(map(str.isdigit, word)):
+        return "year" if re.fullmatch(r"[12]\d{3}", word) else "0"
+    return "가" if "가" <= word[0] <= "힣" else "A" if word[0].isupper() else "a"
+
+
+def spans(context: str, sentence: tuple[int, int], asked: _Asked, max_words: int) -> Iterator[Candidate]:
+    """Runs of up to max_words words that begin and end with a content word; of Korean ones also the run
+    without its particle."""
+    found = list(_WORD.finditer(context, *sentence))
+    words = [match[0].lower() for match in found]
+    shapes = [_shape(match[0]) for match in found]
+    asked_for = [word not in STOP and _stem(word) in asked.stems for word in words]
+    content = [i for i, word in enumerate(words) if word not in STOP]
+    runs = ((i, j) for at, i in enumerate(content) for j in content[at : at + max_words] if j < i + max_words)
+    num_asked_for = sum(asked_for)
+    for first, last in runs:
+        begin, end, kind, size = found[first].start(), found[last].end(), asked.kind, last - first + 1
+        shape = "".join(dict.fromkeys(shapes[first : last + 1]))
+        before = context[found[first - 1].start() : begin].lower() if first else "^"
+        after = context[end : found[last + 1].end()].lower() if last + 1 < len(found) else "$"
+        row = [
+            f"{kind} {shape}", f"{kind} {size}", f"{kind} {shape} {size}", f"{asked.head} {shape}",
+            f"{kind} {before}_", f"{kind} _{after}", f"{kind} {words[first]}", f"ends {words[last][-3:]}",
+            f"{before}_", f"_{after}", f"asked {sum(asked_for[first : last + 1])}/{size}",
+            f"left {_distance(asked_for[max(0, first - FAR) : first][::-1])}",
+            f"right {_distance(asked_for[last + 1 : last + 1 + FAR])}",
+            f"all {num_asked_for}", f"comma {',' in context[begin:end]}",
+        ]  # fmt: skip
+        yield Candidate(begin, end, row)
+        if particle := _PARTICLE.search(context[begin:end]):
+            yield Candidate(begin, begin + particle.start(), [*row, f"less {particle[0]}"])
+
+
+def _distance(asked_for: Sequence[bool]) -> int:
+    """How many words away the question's next word is; FAR at most."""
+    return next((d for d, is_asked in enumerate(asked_for) if is_asked), FAR)
+
+
+class SentenceSpan(Method):
+    """TF-IDF finds the sentences, logistic regression over hand-made features the span."""
+
+    name, family, kinds = "sentence", "traditional", frozenset({"span"})
+
+    class Options(StrictModel):
+        """sentences: how many are searched. max_words: of an answer. max_questions: used for the weights."""
+
+        sentences: PositiveInt = 3
+        max_words: PositiveInt = 6
+        max_questions: PositiveInt = 2000
+
+    def fit(self, train: Examples, valid: Examples, budget: Budget = Budget(), say: Say = silent) -> Self:
+        """See `Method.fit`. Raises UserError where no answer is a short run of words of its context."""
+        del valid, budget, say
+        texts = sorted({example.input.context for example in train})
+        texts = [text[start:end] for text in texts for start, end in sentences(text)]
+        self._vectors = Vectors([View("word", 1, 1), View("char_wb", 2, 4)], 30_000).fit(texts)
+        rows, right = self._training(train)
+        if not any(right):
+            raise UserError("no training answer is a few words of its context; check answers and contexts")
+        min_df = min(SEEN, 1 + len(train) // 100)
+        self._weights = {} if all(right) else _weights(rows, right, min_df)  # any span will do, or some
+        self.report = {"spans": len(rows), "answers among them": sum(right), "features": len(self._weights)}
+        return self
+
+    def _training(self, train: Examples) -> tuple[list[list[str]], list[bool]]:
+        rows: list[list[str]] = []
+        right: list[bool] = []
+        for i in np.random.default_rng(0).permutation(len(train))[: self.options.max_questions]:
+            question, answers = train[i].input, {_bare(answer.text) for answer in train[i].references}
+            candidates = self._candidates(question)
+            rows += [candidate.features for candidate in candidates]
+            right += [question.context[c.start : c.end].lower() in answers for c in candidates]
+        return rows, right
+
+    def _candidates(self, question: Question) -> list[Candidate]:
+        context, asked = question.context, _Asked.of(question.question)
+        places = sentences(context)
+        if not places:
+            return []
+        rows = self._vectors.rows([question.question, *(context[start:end] for start, end in places)])
+        cosines = (rows[1:] @ rows[:1].T).toarray().ravel()
+        found: list[Candidate] = []
+        for rank, s in enumerate(np.argsort(-cosines, kind="stable")[: self.options.sentences]):
+            shown = [f"rank {rank}", f"cosine {int(10 * cosines[s])}"]
+            for candidate in spans(context, places[s], asked, self.options.max_words):
+                found.append(candidate._replace(features=candidate.features + shown))
+        return found
+
+    def predict(self, inputs: Sequence[Question]) -> list[Any | None]:
+        """See `Method.predict`; None where the context has no words."""
+        return [self._answer(question) for question in inputs]
+
+    def _answer(self, question: Question) -> Answer | None:
+        def score(candidate: Candidate) -> float:
+            return sum(self._weights.get(feature, 0.0) for feature in candidate.features)
+
+        best = max(self._candidates(question), key=score, default=None)
+        return best and Answer(question.context[best.start : best.end], best.start)
+
+    def parts(self) -> Parts:
+        """See `Method.parts`."""
+        names = json.dumps(list(self._weights), ensure_ascii=False).encode()
+        weights = torch.tensor(list(self._weights.values()), dtype=torch.float64)
+        parts = Parts(tensors={"weights": weights}, files={"features.json": names})
+        self._vectors.save(parts)
+        return parts
+
+    def restore(self, parts: Parts) -> None:
+        """See `Method.restore`."""
+        self._vectors, names = Vectors.restore(parts), json.loads(parts.files["features.json"])
+        self._weights = dict(zip(names, parts.tensors["weights"].tolist(), strict=True))
+
+
+def _weights(rows: Sequence[list[str]], right: Sequence[bool], min_df: int) -> dict[str, float]:
+    """Of each feature that at least min_df spans show."""
+    counter = CountVectorizer(analyzer=AS_IT_IS, binary=True, min_df=min_df)
+    model = LogisticRegression(solver="liblinear", random_state=0).fit(counter.fit_transform(rows), right)
+    return dict(zip(counter.get_feature_names_out().tolist(), model.coef_[0].tolist(), strict=True))
+
+
+def _bare(text: str) -> str:
+    """An answer as a span would have it: no article before it, small letters."""
+    return re.sub(r"^(a|an|the) ", "", text.strip().lower())

@@ -1,0 +1,166 @@
+"""Named entities by a conditional random field on hand-made features (Lafferty et al. 2001)."""
+
+from __future__ import annotations
+
+import math
+import tempfile
+from collections.abc import Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, Self
+
+import pycrfsuite
+from pydantic import NonNegativeFloat, PositiveInt
+
+from malmoi.core.config import StrictModel
+from malmoi.core.errors import UserError
+from malmoi.core.nouns import Entity
+from malmoi.methods.base import Budget, Method, Parts, Say, silent
+from malmoi.methods.traditional.choice import Examples
+from malmoi.text.tagging import OUTSIDE, bio_tags, entities_of
+from malmoi.text.units import Span, units
+
+CRFSUITE: Any = pycrfsuite  # its compiled part has no types
+MODEL_FILE = "model.crfsuite"
+THRESHOLDS = (0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.95)
+DEFAULT = 0.7  # where nothing is held out
+Marginals = dict[str, float]
+
+
+def features(text: str, spans: Sequence[Span]) -> list[list[str]]:
+    """What each unit shows: itself, its shape and parts, and its neighbours up to two units away."""
+    words = [text[start:end] for start, end in spans]
+    glued = [a[1] == b[0] for a, b in pairwise(spans)]
+    own = [_own(word) for word in words]
+    rows = []
+    for i, word in enumerate(words):
+        row = ["bias", *own[i], *_syllables(text, spans[i])]
+        row += [f"glued:{k}" for k in (-1, 0) if 0 <= i + k < len(glued) and glued[i + k]]
+        row += [f"{k}{part}" for k in (-2, -1, 1, 2) if 0 <= i + k < len(words) for part in own[i + k][:3]]
+        row += [f"pair:{words[i - 1].lower()} {word.lower()}"] if i else ["begin"]
+        rows.append(row if i + 1 < len(words) else [*row, "end"])
+    return rows
+
+
+def _own(word: str) -> list[str]:
+    """The features of one unit alone; the first three are shown to its neighbours too."""
+    lower, shape = word.lower(), "".join(map(_kind, word[:12]))
+    short = "".join(kind for i, kind in enumerate(shape) if not i or shape[i - 1] != kind)
+    parts = [f"{n}^{lower[:n]}" for n in range(1, 5)] + [f"{n}${lower[-n:]}" for n in range(1, 5)]
+    return [f"w:{lower}", f"s:{short}", f"c:{word[:1].isupper()}", f"S:{shape}", *parts]
+
+
+def _kind(character: str) -> str:
+    if "가" <= character <= "힣":
+        return "가"
+    if character.isdigit():
+        return "0"
+    if character.isalpha():
+        return "A" if character.isupper() else "a"
+    return character
+
+
+def _syllables(text: str, span: Span) -> list[str]:
+    """For Korean, where words are of several units: the word's rest on both sides, and n-grams around."""
+    start, end = span
+    if not "가" <= text[start] <= "힣":
+        return []
+    after = text[end : end + 4].partition(" ")[0]
+    before = text[max(0, start - 4) : start].rpartition(" ")[2]
+    grams = [
+        f"gram:{left}{n}:{text[max(0, start - left) : start - left + n]}" for n in (2, 3) for left in (0, 1)
+    ]
+    return [f"after:{after}", f"before:{before}", f"word:{before}|{text[start]}|{after}", *grams]
+
+
+def _tagged(spans: Sequence[Span], marginals: Sequence[Marginals], threshold: float) -> tuple[Entity, ...]:
+    """A unit is outside only where that is more probable than `threshold`."""
+    tags = [
+        OUTSIDE
+        if row.get(OUTSIDE, 0.0) > threshold
+        else max(row.keys() - {OUTSIDE}, key=lambda t: (row[t], t))
+        for row in marginals
+    ]
+    return entities_of(spans, tags)
+
+
+class Crf(Method):
+    """A linear-chain CRF, trained with L-BFGS by CRFsuite (Okazaki 2007).
+
+    It takes each unit's most probable tag, but believes in "outside" only above a threshold chosen on valid:
+    the best path misses most names that training never saw.
+    """
+
+    name, family, kinds = "crf", "traditional", frozenset({"tags"})
+
+    class Options(StrictModel):
+        """c1, c2: strength of the L1 and L2 penalty. iterations: the most passes over the data."""
+
+        c1: NonNegativeFloat = 0.02
+        c2: NonNegativeFloat = 0.2
+        iterations: PositiveInt = 80
+
+    def fit(self, train: Examples, valid: Examples, budget: Budget = Budget(), say: Say = silent) -> Self:
+        """See `Method.fit`. Raises UserError where no text has an entity."""
+        del budget, say
+        trainer = CRFSUITE.Trainer(algorithm="lbfgs", verbose=False)
+        trainer.set_params(
+            {"c1": self.options.c1, "c2": self.options.c2, "max_iterations": self.options.iterations}
+        )
+        if not any(example.target for example in train):
+            raise UserError("no training text has an entity; give texts with marked names")
+        for example in train:
+            spans = units(example.input)
+            trainer.append(features(example.input, spans), bio_tags(spans, example.target))
+        with tempfile.TemporaryDirectory() as folder:
+            trainer.train(str(Path(folder) / MODEL_FILE))
+            self._open((Path(folder) / MODEL_FILE).read_bytes())
+        self._choose(valid)
+        self.report = {
+            "labels": self._tagger.labels(),
+            "threshold": self._threshold,
+            "bytes": len(self._model),
+        }
+        return self
+
+    def _choose(self, valid: Examples) -> None:
+        """The highest threshold whose F1 is within one standard error of the best: other text has more names
+        that training never saw than text held out of it."""
+        marginals = [self._marginals(example.input) for example in valid]
+        num_true = sum(len(example.target) for example in valid)
+
+        def f1(threshold: float) -> float:
+            found = [set(_tagged(spans, rows, threshold)) for spans, rows in marginals]
+            right = sum(len(f.intersection(e.target)) for f, e in zip(found, valid, strict=True))
+            return 2 * right / max(1, sum(map(len, found)) + num_true)
+
+        scores = {threshold: f1(threshold) for threshold in THRESHOLDS}
+        best = max(scores.values())
+        enough = best - math.sqrt(best * (1 - best) / max(1, num_true))
+        self._threshold = max(t for t, score in scores.items() if score >= enough) if num_true else DEFAULT
+
+    def _open(self, model: bytes) -> None:
+        self._model, self._tagger = model, CRFSUITE.Tagger()
+        self._tagger.open_inmemory(model)
+
+    def predict(self, inputs: Sequence[str]) -> list[Any | None]:
+        """See `Method.predict`."""
+        return [_tagged(*self._marginals(text), self._threshold) for text in inputs]
+
+    def _marginals(self, text: str) -> tuple[list[Span], list[Marginals]]:
+        """The units' spans, and each unit's probability of every tag."""
+        spans, tags = units(text), self._tagger.labels()
+        self._tagger.set(features(text, spans))
+        return spans, [{tag: self._tagger.marginal(tag, i) for tag in tags} for i in range(len(spans))]
+
+    def parts(self) -> Parts:
+        """See `Method.parts`."""
+        return Parts({"threshold": self._threshold}, files={MODEL_FILE: self._model})
+
+    def restore(self, parts: Parts) -> None:
+        """See `Method.restore`."""
+        self._threshold = parts.config["threshold"]
+        try:
+            self._open(parts.files[MODEL_FILE])
+        except ValueError as error:
+            raise UserError(f"{MODEL_FILE} is damaged ({error}); train or copy the folder again") from None

@@ -1,0 +1,221 @@
+"""Word-by-word translation: IBM Model 1 (Brown et al. 1993) and an n-gram model of the target language.
+
+A word keeps the space before it (" word", "."), so a translation is its words one after another.
+
+Shape letters: P sentence pairs, C cells (a source word beside a target word of one pair), K different cells,
+S source words, B hypotheses.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any, NamedTuple, Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic import PositiveInt
+from torch import Tensor
+
+from malmoi.core.config import StrictModel
+from malmoi.core.errors import UserError
+from malmoi.methods.base import Budget, Method, Parts, Say, silent
+from malmoi.methods.traditional.choice import Examples, quality
+from malmoi.models.ngram import KneserNey
+
+Ints = NDArray[np.int64]
+Floats = NDArray[np.float64]
+Pair = tuple[Sequence[int], Sequence[int]]  # source and target word ids
+
+NULL, UNKNOWN = 0, 1  # of source words; of target words 0 begins a sentence
+MAX_CELLS = 16_000_000  # some 50 bytes of memory each; pairs beyond are left out
+MAX_WORDS = 60  # of a sentence in training; longer pairs are left out
+KEPT = ("sources", "translations", "log_probs", "fertility")  # tensors
+BEAM = 6
+ORDER = 3
+CHOICE_TEXTS = 60
+WEIGHTS = (
+    (0.3, 0.0),
+    (0.3, 2.0),
+    (0.6, 2.0),
+    (0.6, 4.0),
+    (0.6, 6.0),
+    (1.0, 6.0),
+    (1.0, 9.0),
+)  # of the LM, a word's bonus
+
+
+def words(text: str) -> list[str]:
+    """Words and signs, each with one space before it where the text has white space (or begins)."""
+    return re.findall(r" ?[\w'’]+| ?[^\w\s]", " " + " ".join(text.split()))
+
+
+def _is_sign(word: str) -> bool:
+    return not any(map(str.isalnum, word))
+
+
+class Table(NamedTuple):
+    """t(target | source) of K pairs of words, in the order of `sources_K`, and how often each source word
+    is expected to be translated at all, per occurrence (its fertility)."""
+
+    sources_K: Ints
+    targets_K: Ints
+    probs_K: Floats
+    fertility_S: Floats
+    log_likelihoods: list[float]  # nats of the training targets before each iteration, less a constant
+
+
+def learn_table(pairs: Sequence[Pair], num_sources: int, iterations: int) -> Table:
+    """IBM Model 1 by expectation-maximisation from even probabilities; ids of source words count from 1, as
+    NULL, which stands before every source sentence, is 0."""
+    cells = [
+        np.stack((np.tile((NULL, *source), len(target)), np.repeat(target, len(source) + 1)))
+        for source, target in pairs
+    ]
+    sizes = [len(source) + 1 for source, target in pairs for _ in target]
+    places_C = np.repeat(np.arange(len(sizes)), sizes)  # the target word that a cell explains
+    sources_C, targets_C = np.concatenate(cells, axis=1).astype(np.int64)
+    width = int(targets_C.max()) + 1
+    keys_K, cells_C = np.unique(sources_C * width + targets_C, return_inverse=True)
+    sources_K, targets_K = keys_K // width, keys_K % width
+    counts_K, log_likelihoods = np.ones(len(keys_K)), []
+    probs_K = counts_K / np.bincount(sources_K, minlength=num_sources)[sources_K]
+    for _ in range(iterations):
+        weights_C = probs_K[cells_C]
+        sums = np.bincount(places_C, weights_C)
+        log_likelihoods.append(float(np.log(sums).sum()))
+        counts_K = np.bincount(cells_C, weights_C / sums[places_C])
+        totals_S = np.bincount(sources_K, counts_K, minlength=num_sources)
+        probs_K = counts_K / totals_S[sources_K]
+    occurrences_S = np.bincount([id for source, _ in pairs for id in source], minlength=num_sources)
+    fertility_S = np.bincount(sources_K, counts_K, minlength=num_sources) / np.maximum(occurrences_S, 1)
+    return Table(sources_K, targets_K, probs_K, fertility_S, log_likelihoods)
+
+
+class _Hypothesis(NamedTuple):
+    score: float
+    text: str
+    context: tuple[int, ...]  # the last ORDER - 1 target words
+
+
+class Ibm1(Method):
+    """Keeps the source order; chooses among each word's best translations by their probability and the
+    language model. A word of fertility f is left out with probability exp(-f); an unknown one is copied."""
+
+    name, family, kinds, only = "ibm1", "traditional", frozenset({"text"}), frozenset({"translation"})
+
+    class Options(StrictModel):
+        """iterations: of EM. max_words: vocabulary of each side. candidates: translations kept of a word."""
+
+        iterations: PositiveInt = 8
+        max_words: PositiveInt = 30_000
+        candidates: PositiveInt = 8
+
+    def fit(self, train: Examples, valid: Examples, budget: Budget = Budget(), say: Say = silent) -> Self:
+        """See `Method.fit`. Raises UserError where there are no pairs."""
+        del budget, say
+        texts = [(words(example.input.lower()), words(example.target)) for example in train]
+        self._sources = self._numbered([source for source, _ in texts], first=UNKNOWN + 1)
+        targets = self._numbered([target for _, target in texts], first=2)
+        self._targets = ["", "", *targets]
+        pairs = [([self._sources.get(w, 1) for w in s], [targets.get(w, 1) for w in t]) for s, t in texts]
+        stream = [id for _, target in pairs for id in (*[0] * (ORDER - 1), *target)]
+        if not any(id for id in stream):
+            raise UserError("there is no pair of texts to learn from; give at least one with words")
+        self._model = KneserNey.fit(np.array(stream), len(self._targets), order=ORDER)
+        table = learn_table(_bounded(pairs), len(self._sources) + 2, self.options.iterations)
+        self._keep(table)
+        self._weigh(valid[:CHOICE_TEXTS])
+        self.report = {"log_likelihoods": table.log_likelihoods, "weights": self._weights}
+        return self
+
+    def _numbered(self, texts: Sequence[Sequence[str]], first: int) -> dict[str, int]:
+        counts = Counter(word for text in texts for word in text)
+        kept = sorted(counts, key=lambda word: (-counts[word], word))[: self.options.max_words]
+        return {word: number for number, word in enumerate(kept, first)}
+
+    def _keep(self, table: Table) -> None:
+        """The best translations of each source word, the best first."""
+        order_K = np.lexsort((table.targets_K, -table.probs_K, table.sources_K))
+        signs_T = np.array([_is_sign(word) for word in self._targets])  # they are copied, not translated
+        known_K = (table.sources_K > UNKNOWN) & ~signs_T[table.targets_K]
+        order_K = order_K[known_K[order_K]]
+        sources_K = table.sources_K[order_K]
+        kept_K = np.arange(len(order_K)) - np.searchsorted(sources_K, sources_K) < self.options.candidates
+        order_K, sources_K = order_K[kept_K], sources_K[kept_K]
+        fertility_K = np.clip(table.fertility_S[sources_K], 1e-3, 20)
+        kept = (sources_K, table.targets_K[order_K], np.log(table.probs_K[order_K]), fertility_K)
+        self._index({name: torch.from_numpy(part) for name, part in zip(KEPT, kept, strict=True)})
+
+    def _index(self, tensors: dict[str, Tensor]) -> None:
+        """translations: each source word's (target id, nats), 0 for leaving it out."""
+        self._tensors, self._translations = tensors, dict[int, list[tuple[int, float]]]()
+        for source, target, nats, fertility in zip(
+            *(part.tolist() for part in tensors.values()), strict=True
+        ):
+            ways = self._translations.setdefault(source, [(0, -fertility)])
+            ways.append((target, nats + math.log1p(-math.exp(-fertility))))
+
+    def _weigh(self, valid: Examples) -> None:
+        def value(weights: tuple[float, float]) -> float:
+            self._weights = weights
+            return quality(self.task, self.predict([example.input for example in valid]), valid)
+
+        self._weights = max(WEIGHTS, key=value) if valid else WEIGHTS[1]
+
+    def predict(self, inputs: Sequence[str]) -> list[Any | None]:
+        """See `Method.predict`."""
+        return [self._translate(text) for text in inputs]
+
+    def _translate(self, text: str) -> str:
+        beam = [_Hypothesis(0.0, "", (0,) * (ORDER - 1))]
+        for word in words(text):
+            source = UNKNOWN if _is_sign(word) else self._sources.get(word.lower(), UNKNOWN)
+            beam = self._grown(beam, word, self._translations.get(source, [(UNKNOWN, 0.0)]))
+        return beam[0].text.strip()
+
+    def _grown(
+        self, beam: list[_Hypothesis], word: str, options: list[tuple[int, float]]
+    ) -> list[_Hypothesis]:
+        """The best hypotheses of one source word more, one for each end of the text, the best first."""
+        trigrams = [(*h.context, id) for h in beam for id, _ in options]
+        nats = iter(self._model.token_log_probs(np.array(trigrams).ravel())[ORDER - 1 :: ORDER])
+        weight, bonus = self._weights
+        best: dict[tuple[int, ...], _Hypothesis] = {}
+        for hypothesis in beam:
+            for id, log_prob in options:
+                language = weight * float(next(nats)) + bonus if id else 0.0
+                context = (*hypothesis.context[1:], id) if id else hypothesis.context
+                piece = word if id == UNKNOWN else self._targets[id]
+                grown = _Hypothesis(hypothesis.score + log_prob + language, hypothesis.text + piece, context)
+                if context not in best or grown.score > best[context].score:
+                    best[context] = grown
+        return sorted(best.values(), key=lambda h: (-h.score, h.text))[:BEAM]
+
+    def parts(self) -> Parts:
+        """See `Method.parts`."""
+        config = {"weights": list(self._weights), "language_model": self._model.config}
+        vocabulary = json.dumps([list(self._sources), self._targets], ensure_ascii=False).encode()
+        return Parts(config, self._tensors | self._model.tensors(), {"vocabulary.json": vocabulary})
+
+    def restore(self, parts: Parts) -> None:
+        """See `Method.restore`."""
+        sources, self._targets = json.loads(parts.files["vocabulary.json"])
+        self._sources = {word: number for number, word in enumerate(sources, UNKNOWN + 1)}
+        first, second = parts.config["weights"]
+        self._weights = (first, second)
+        self._model = KneserNey.from_tensors(parts.config["language_model"], parts.tensors)
+        self._index({name: parts.tensors[name] for name in KEPT})
+
+
+def _bounded(pairs: Sequence[Pair]) -> list[Pair]:
+    """The pairs that are short enough and fit into memory. Raises UserError where none is left."""
+    short = [(s, t) for s, t in pairs if 0 < len(s) <= MAX_WORDS and 0 < len(t) <= MAX_WORDS]
+    sizes = np.cumsum([(len(source) + 1) * len(target) for source, target in short])
+    if not short:
+        raise UserError(f"no pair has 1 to {MAX_WORDS} words on both sides; give shorter texts")
+    return short[: max(1, int(np.searchsorted(sizes, MAX_CELLS)))]

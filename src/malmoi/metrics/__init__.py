@@ -1,0 +1,1 @@
+"""How good predictions are: pure functions from predictions and targets to numbers with their uncertainty."""

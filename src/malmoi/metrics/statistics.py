@@ -1,0 +1,283 @@
+"""Metrics as sums over examples, so that every one of them has an interval and can be compared in pairs.
+
+A `Statistic` keeps a row of numbers for each example and a function from their sums to the value: accuracy
+sums (right, 1), entity F1 sums (found and true, found, true), BLEU its n-gram counts. The bootstrap (Efron
+1979) draws examples again and again; with sums, a thousand draws are one matrix product.
+
+Shape letters: E examples, K numbers of each, R resamples.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import string
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from importlib.metadata import version
+from typing import Literal, cast
+
+import numpy as np
+from numpy.typing import NDArray
+from rouge_score.rouge_scorer import RougeScorer
+from sacrebleu.metrics.bleu import BLEU
+from sacrebleu.metrics.chrf import CHRF
+from scipy.sparse import csr_array
+
+from malmoi.core.nouns import Entity, Metric
+
+Floats = NDArray[np.float64]
+Texts = Sequence[str | None]  # None: no prediction, which scores as an empty text
+References = Sequence[Sequence[str]]  # one or more right texts for each example
+RESAMPLES = 1000
+CHUNK_NUMBERS = 1 << 22  # sums made at a time
+
+
+@dataclass(frozen=True, slots=True)
+class Statistic:
+    """One metric over E examples, not yet summed.
+
+    parts_EK: what each example adds, dense or sparse. combine: values_R from sums_RK. has_interval: False
+    where a resample is not like the whole; the signature says why.
+    """
+
+    parts_EK: Floats | csr_array
+    combine: Callable[[Floats], Floats]
+    higher_is_better: bool = True
+    signature: str = ""
+    has_interval: bool = True
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(examples, numbers of each)."""
+        return cast(tuple[int, int], self.parts_EK.shape)
+
+    @property
+    def value(self) -> float:
+        """The metric over all examples."""
+        sums_1K = np.asarray(self.parts_EK.sum(axis=0), dtype=np.float64).reshape(1, -1)
+        return float(self.combine(sums_1K)[0])
+
+    def resampled(self) -> Floats:
+        """values_R over the resamples: the same examples for every statistic of as many examples."""
+        num_examples, num_sums = self.shape
+        draws_RE = resamples(num_examples)
+        rows = max(1, CHUNK_NUMBERS // max(1, num_sums))
+        chunks = (draws_RE[start : start + rows] for start in range(0, RESAMPLES, rows))
+        return np.concatenate([self.combine(np.asarray(draws_RE @ self.parts_EK)) for draws_RE in chunks])
+
+    def metric(self) -> Metric:
+        """The value with its 95% interval (percentile bootstrap), if it has one."""
+        if not self.has_interval:
+            return Metric(self.value, None, self.higher_is_better, self.signature)
+        low, high = np.nanpercentile(self.resampled(), (2.5, 97.5))
+        return Metric(self.value, (float(low), float(high)), self.higher_is_better, self.signature)
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """How much better `a` is than `b` on the same examples (positive: better, whatever the metric)."""
+
+    value: float
+    interval: tuple[float, float]  # 95%
+    p: float  # two-sided, paired bootstrap (Koehn 2004)
+
+    @property
+    def significant(self) -> bool:
+        """Whether zero is outside what chance explains, at 5%."""
+        return self.p < 0.05
+
+
+def difference(a: Statistic, b: Statistic) -> Difference:
+    """Compare two methods' statistics of one metric on the same examples, in the same order."""
+    assert a.shape[0] == b.shape[0]
+    sign = 1 if a.higher_is_better else -1
+    values_R = sign * (a.resampled() - b.resampled())
+    low, high = np.nanpercentile(values_R, (2.5, 97.5))
+    # one added to both counts: a bootstrap of finite size never shows a p of 0 (Davison & Hinkley 1997)
+    tail = (1 + min(int((values_R <= 0).sum()), int((values_R >= 0).sum()))) / (len(values_R) + 1)
+    return Difference(sign * (a.value - b.value), (float(low), float(high)), min(1.0, 2 * tail))
+
+
+@lru_cache(maxsize=4)
+def resamples(num_examples: int) -> Floats:
+    """draws_RE: how often each example is drawn in each of RESAMPLES resamples; the same on every call."""
+    random = np.random.default_rng(0)
+    even = np.full(num_examples, 1 / max(1, num_examples))
+    return random.multinomial(num_examples, even, size=RESAMPLES).astype(np.float64)
+
+
+def mean(values_E: Floats, *, higher_is_better: bool = True, signature: str = "") -> Statistic:
+    """The mean of one number per example."""
+    return ratio(values_E, np.ones(len(values_E)), higher_is_better=higher_is_better, signature=signature)
+
+
+def ratio(
+    above_E: Floats, below_E: Floats, *, higher_is_better: bool = True, signature: str = ""
+) -> Statistic:
+    """sum(above) / sum(below), 0 where the second is 0."""
+    parts_E2 = np.stack((above_E, below_E), axis=1).astype(np.float64)
+    return Statistic(parts_E2, _quotient, higher_is_better, signature)
+
+
+def _quotient(sums_RK: Floats) -> Floats:
+    above_R, below_R = sums_RK[:, 0], sums_RK[:, 1]
+    return np.divide(above_R, below_R, out=np.zeros_like(above_R), where=below_R != 0)
+
+
+def accuracy(predictions: Sequence[object], targets: Sequence[object]) -> Statistic:
+    """The share of predictions that equal their target; None never does."""
+    right_E = [found is not None and found == true for found, true in zip(predictions, targets, strict=True)]
+    return mean(np.array(right_E, dtype=np.float64))
+
+
+def macro_f1(predictions: Sequence[str | None], targets: Sequence[str]) -> Statistic:
+    """The mean of the labels' F1, as scikit-learn's `f1_score(average="macro")`.
+
+    The labels are those of the targets and predictions; in a resample, those that occur in it.
+    """
+    pairs = list(zip(predictions, targets, strict=True))
+    column = {label: 3 * at for at, label in enumerate(sorted({*targets, *filter(None, predictions)}))}
+    cells = [(row, column[true] + 2) for row, (_, true) in enumerate(pairs)]
+    cells += [(row, column[found] + 1) for row, (found, _) in enumerate(pairs) if found]
+    cells += [(row, column[true]) for row, (found, true) in enumerate(pairs) if found == true]
+    return Statistic(_counts(cells, len(pairs), 3 * len(column)), _macro_f1)
+
+
+def _macro_f1(sums_RK: Floats) -> Floats:
+    right_RL, found_RL, true_RL = (sums_RK[:, first::3] for first in range(3))
+    total_RL = found_RL + true_RL
+    f1_RL = np.divide(2 * right_RL, total_RL, out=np.zeros_like(total_RL), where=total_RL > 0)
+    return f1_RL.sum(axis=1) / np.maximum(1, (total_RL > 0).sum(axis=1))
+
+
+def _counts(cells: Sequence[tuple[int, int]], num_rows: int, num_columns: int) -> csr_array:
+    """How often each (row, column) is among `cells`."""
+    rows, columns = np.array(cells, dtype=np.int64).reshape(-1, 2).T
+    return csr_array((np.ones(len(rows)), (rows, columns)), shape=(num_rows, num_columns))
+
+
+def entity_scores(
+    predictions: Sequence[Sequence[Entity] | None], targets: Sequence[Sequence[Entity]]
+) -> dict[str, Statistic]:
+    """Micro F1, precision and recall of entities; one is right where start, end and label are.
+
+    Equal to seqeval's where the spans are those of BIO tags.
+    """
+    sets = [(set(found or ()), set(true)) for found, true in zip(predictions, targets, strict=True)]
+    counts = [(len(found & true), len(found), len(true)) for found, true in sets]
+    right_E, found_E, true_E = np.array(counts, dtype=np.float64).reshape(-1, 3).T
+    signature = "strict spans, micro"
+    return {
+        "entity_f1": ratio(2 * right_E, found_E + true_E, signature=signature),
+        "precision": ratio(right_E, found_E, signature=signature),
+        "recall": ratio(right_E, true_E, signature=signature),
+    }
+
+
+def bleu(predictions: Texts, references: References, tokenize: Literal["13a", "char"]) -> Statistic:
+    """sacrebleu's corpus BLEU, 0 to 100 (Papineni et al. 2002; Post 2018)."""
+    return _sacrebleu(BLEU(tokenize=tokenize, force=True), predictions, references)
+
+
+def chrf(predictions: Texts, references: References) -> Statistic:
+    """sacrebleu's corpus chrF2, 0 to 100 (Popovic 2015): character n-grams, so good for Korean too."""
+    return _sacrebleu(CHRF(), predictions, references)
+
+
+def _sacrebleu(metric: BLEU | CHRF, predictions: Texts, references: References) -> Statistic:
+    most = max(map(len, references), default=1)
+    streams = [[texts[at] if at < len(texts) else None for texts in references] for at in range(most)]
+    # private, but the only door to the sums of single sentences; sacrebleu's own bootstrap goes through it
+    texts = [found or "" for found in predictions]
+    parts = metric._extract_corpus_statistics(texts, streams)  # pyright: ignore[reportArgumentType]
+
+    def combine(sums_RK: Floats) -> Floats:
+        return np.array([metric._compute_score_from_stats(sums).score for sums in sums_RK.tolist()])
+
+    return Statistic(np.array(parts, dtype=np.float64), combine, signature=str(metric.get_signature()))
+
+
+def bits_per_byte(log_likelihoods: Sequence[float], targets: Sequence[str]) -> Statistic:
+    """Bits for each UTF-8 byte of the targets, from their log-likelihoods in nats; lower is better."""
+    bits_E = -np.array(log_likelihoods) / math.log(2)
+    return ratio(bits_E, np.array([len(text.encode()) for text in targets]), higher_is_better=False)
+
+
+def word_perplexity(log_likelihoods: Sequence[float], targets: Sequence[str]) -> Statistic:
+    """exp(nats for each word between spaces of the targets); lower is better."""
+    words_E = np.array([len(text.split()) for text in targets])
+    nats = ratio(-np.array(log_likelihoods), words_E)
+    return Statistic(nats.parts_EK, lambda sums_RK: np.exp(nats.combine(sums_RK)), higher_is_better=False)
+
+
+class Words:
+    """A tokenizer for rouge-score: lower-case runs of letters and digits of any script.
+
+    rouge-score's own one knows a-z and 0-9 only, so that a Korean text has no word at all. No stemming.
+    """
+
+    def tokenize(self, text: str) -> list[str]:
+        """The words of `text`, in order."""
+        return re.findall(r"[^\W_]+", text.lower())
+
+
+def rouge(predictions: Texts, references: References) -> dict[str, Statistic]:
+    """ROUGE-L, -1 and -2 F by rouge-score, the mean over examples of the best reference (Lin 2004)."""
+    names = {"rouge_l": "rougeL", "rouge_1": "rouge1", "rouge_2": "rouge2"}
+    scorer = RougeScorer(list(names.values()), tokenizer=Words())
+    scores = [
+        scorer.score_multi(texts, found or "") for found, texts in zip(predictions, references, strict=True)
+    ]
+    signature = f"rouge-score {version('rouge-score')}, F, Unicode words, no stemming"
+    return {
+        name: mean(np.array([score[theirs].fmeasure for score in scores]), signature=signature)
+        for name, theirs in names.items()
+    }
+
+
+def squad_scores(predictions: Texts, references: References) -> dict[str, Statistic]:
+    """F1 over words and exact match of answers as SQuAD v1.1 defines them (Rajpurkar et al. 2016), 0 to 1."""
+    pairs = list(zip(predictions, references, strict=True))
+    f1_E = [max(_word_f1(found or "", text) for text in texts) for found, texts in pairs]
+    exact_E = [
+        found is not None and normalize_answer(found) in map(normalize_answer, texts)
+        for found, texts in pairs
+    ]
+    scores = {"f1": np.array(f1_E, np.float64), "exact_match": np.array(exact_E, np.float64)}
+    return {name: mean(values_E, signature="SQuAD v1.1") for name, values_E in scores.items()}
+
+
+def normalize_answer(text: str) -> str:
+    """Lower case, no ASCII punctuation, no English article, single spaces."""
+    plain = text.lower().translate(str.maketrans("", "", string.punctuation))
+    return " ".join(re.sub(r"\b(a|an|the)\b", " ", plain).split())
+
+
+def _word_f1(found: str, true: str) -> float:
+    found_words, true_words = normalize_answer(found).split(), normalize_answer(true).split()
+    shared = (Counter(found_words) & Counter(true_words)).total()
+    return 2 * shared / (len(found_words) + len(true_words)) if shared else 0.0
+
+
+def distinct(predictions: Texts, order: int) -> Statistic:
+    """Different n-grams of words / words, over all predictions: low where replies repeat (Li et al. 2016).
+
+    It has no interval: a resample holds fewer different examples than the whole, and so lies below it.
+    """
+    words = [Words().tokenize(text or "") for text in predictions]
+    column: dict[tuple[str, ...], int] = {}
+    cells = [
+        (row, column.setdefault(ngram, len(column) + 1))
+        for row, each in enumerate(words)
+        for ngram in zip(*(each[start:] for start in range(order)), strict=False)
+    ]
+    cells += [(row, 0) for row, each in enumerate(words) for _ in each]  # column 0 counts the words
+
+    def combine(sums_RK: Floats) -> Floats:
+        return np.count_nonzero(sums_RK[:, 1:], axis=1) / np.maximum(1, sums_RK[:, 0])
+
+    signature = "no interval: examples drawn again and again repeat themselves"
+    return Statistic(_counts(cells, len(words), len(column) + 1), combine, True, signature, False)

@@ -1,0 +1,1 @@
+"""The one house of presentation: terminal, charts, pages and pictures."""

@@ -1,0 +1,159 @@
+"""Plots: PNG files, and SVG that takes the colours of its page, so that light and dark both work."""
+
+from __future__ import annotations
+
+import io
+import re
+import warnings
+from collections.abc import Mapping, Sequence
+from itertools import cycle
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.backends.backend_svg import FigureCanvasSVG
+from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
+
+from malmoi.core.nouns import Metric
+from malmoi.util.units import figures, human_count
+
+if TYPE_CHECKING:
+    from malmoi.text.tokenizer_comparison import TokenizerRow
+
+COLOURS = ("#4c8df6", "#e8743b", "#35a77c", "#b45fd1", "#c9a227", "#d6455d")  # legible on light and dark
+MARKERS = "osD^vPX"
+_INK = "#010203"  # stands for the page's text colour until the SVG is in the page
+
+Curve = tuple[str, Sequence[float], Sequence[float]]  # name, x, y
+Points = Sequence[tuple[int, Metric]]
+Look = tuple[str, str]  # colour, marker
+
+
+def loss_curves(curves: Sequence[Curve], *, x_label: str, y_label: str) -> str:
+    """An SVG of lines; a curve of one point is drawn as a horizontal line (a model without steps)."""
+    figure = Figure(figsize=(9.0, 3.8), layout="constrained")
+    axes = figure.add_subplot()
+    for (name, x, y), colour in zip(curves, cycle(COLOURS), strict=False):
+        if len(x) == 1:
+            axes.axhline(y[0], color=colour, linestyle="--", linewidth=1.8, label=name)
+        else:
+            axes.plot(x, y, color=colour, linewidth=2.2, marker="o", markersize=3.5, label=name)
+    axes.set_xlabel(x_label)
+    axes.xaxis.set_major_formatter(lambda value, _: human_count(value))
+    axes.set_ylabel(y_label)
+    axes.set_ylim(bottom=0)
+    axes.legend(frameon=False)
+    return _svg(figure)
+
+
+def measured_curves(
+    curves: Mapping[str, Points], looks: Mapping[str, Look], *, x_label: str, y_label: str
+) -> str:
+    """An SVG of a metric against a count for each method, with intervals as bars side by side."""
+    figure = Figure(figsize=(9.0, 3.8), layout="constrained")
+    axes = figure.add_subplot()
+    ticks = sorted({count for points in curves.values() for count, _ in points})
+    step = (ticks[-1] - ticks[0]) / 150
+    for number, (name, points) in enumerate(curves.items()):
+        colour, marker = looks[name]
+        aside = step * (number - (len(curves) - 1) / 2)
+        axes.errorbar(
+            [count + aside for count, _ in points], [metric.value for _, metric in points],
+            yerr=np.transpose([_around(metric) for _, metric in points]), color=colour, marker=marker,
+            markersize=5, capsize=3, linewidth=2.2, elinewidth=1.2, label=name,
+        )  # fmt: skip
+    axes.set_xticks(ticks)
+    axes.xaxis.set_major_formatter(lambda value, _: human_count(value))
+    axes.set_xlabel(x_label)
+    axes.set_ylabel(y_label)
+    figure.legend(*axes.get_legend_handles_labels(), frameon=False, loc="outside right upper")
+    return _svg(figure)
+
+
+def quality_against_cost(
+    points: Mapping[str, tuple[float, Metric]], looks: Mapping[str, Look], front: Sequence[str],
+    *, x_label: str, y_label: str,
+) -> str:  # fmt: skip
+    """An SVG of methods by cost (log) and quality with its interval; a line joins the Pareto front."""
+    figure = Figure(figsize=(9.0, 4.2), layout="constrained")
+    axes = figure.add_subplot()
+    if len(front) > 1:
+        axes.step(
+            [points[name][0] for name in front], [points[name][1].value for name in front],
+            where="post", color="#8a8f98", linestyle="--", linewidth=1.4, zorder=1,
+            label="not beaten in both",
+        )  # fmt: skip
+    for name, (cost, metric) in points.items():
+        colour, marker = looks[name]
+        axes.errorbar(
+            cost, metric.value, yerr=np.transpose([_around(metric)]), color=colour, marker=marker,
+            markersize=8, capsize=4, linewidth=1.6, linestyle="none", label=name,
+        )  # fmt: skip
+    axes.set_xscale("log")
+    costs = [cost for cost, _ in points.values()]
+    few = max(costs) < 10 * min(costs)
+    axes.xaxis.set_major_locator(MaxNLocator(6) if few else LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_major_formatter(lambda value, _: figures(value, 3))
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.margins(0.1)
+    axes.set_xlabel(x_label)
+    axes.set_ylabel(y_label)
+    figure.legend(*axes.get_legend_handles_labels(), frameon=False, loc="outside right upper")
+    return _svg(figure)
+
+
+def _around(metric: Metric) -> tuple[float, float]:
+    """How far the interval reaches below and above the value."""
+    low, high = metric.interval or (metric.value, metric.value)
+    return max(0.0, metric.value - low), max(0.0, high - metric.value)
+
+
+def plot_tokenizers(rows: Sequence[TokenizerRow], path: Path) -> None:
+    """Write a PNG: tokens per document against vocabulary size, with the share of words lost."""
+    figure = Figure(figsize=(7.2, 4.4), layout="constrained")
+    axes = figure.add_subplot()
+    for row, colour in zip(rows, COLOURS, strict=False):
+        axes.scatter(row.vocab_size, row.tokens_per_document, color=colour, s=60, zorder=3)
+        axes.annotate(
+            f"{row.kind}\n{row.unknown_word_rate:.1%} of words lost",
+            (row.vocab_size, row.tokens_per_document), textcoords="offset points", xytext=(8, 4), fontsize=9,
+        )  # fmt: skip
+    axes.set_xscale("log")
+    axes.set_yscale("log")
+    axes.margins(0.25)
+    axes.set_xlabel("vocabulary size")
+    axes.set_ylabel("tokens per document")
+    axes.grid(alpha=0.3, which="both")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    FigureCanvasAgg(figure).print_png(str(path))
+
+
+def _svg(figure: Figure) -> str:
+    """The figure as an SVG element that inherits colour and font from the page."""
+    legends = [*figure.legends, *(axes.get_legend() for axes in figure.axes)]
+    for text in (text for legend in legends if legend for text in legend.get_texts()):
+        text.set_color(_INK)
+    for axes in figure.axes:
+        axes.patch.set_alpha(0)
+        axes.spines[["top", "right"]].set_visible(False)
+        for spine in axes.spines.values():
+            spine.set_color(_INK)
+        axes.tick_params(colors=_INK, which="both")
+        for text in (axes.xaxis.label, axes.yaxis.label, axes.title):
+            text.set_color(_INK)
+    figure.patch.set_alpha(0)
+    page = io.StringIO()
+    with (
+        mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "malmoi", "font.family": "sans-serif"}),
+        warnings.catch_warnings(),
+    ):
+        # the page has the letters that matplotlib's own font lacks
+        warnings.filterwarnings("ignore", message="Glyph")
+        FigureCanvasSVG(figure).print_svg(page, metadata={"Date": None, "Creator": None})
+    svg = page.getvalue()
+    svg = svg[svg.index("<svg") :].replace(_INK, "currentColor")
+    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
+    return re.sub(r"font: ([\d.]+)px [^;\"]*", r"font: \1px inherit; font-family: inherit", svg)

@@ -1,0 +1,194 @@
+"""Each metric against an independent implementation, on all examples and on resamples."""
+
+from __future__ import annotations
+
+import math
+import random
+import time
+
+import numpy as np
+import pytest
+import sacrebleu
+import seqeval.metrics
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from rouge_score.rouge_scorer import RougeScorer
+from sklearn.metrics import accuracy_score, f1_score
+
+from malmoi.core.nouns import Entity
+from malmoi.metrics import statistics as metrics
+from malmoi.metrics.statistics import Statistic, difference, resamples
+
+LABELS = st.lists(
+    st.tuples(st.sampled_from("가나다라"), st.sampled_from("가나다라마")), min_size=1, max_size=30
+)
+TEXT = "the cat sat on a mat . river 고양이가 강가 에서 낮잠을 잤다 물고기 를 보았다 !"
+
+
+def texts(count: int, seed: int) -> list[str]:
+    rng = random.Random(seed)
+    return [" ".join(rng.choices(TEXT.split(), k=rng.randint(0, 14))) for _ in range(count)]
+
+
+def by_hand(statistic: Statistic, resample: int) -> list[int]:
+    """The examples of one resample, each as often as it is drawn."""
+    draws = resamples(statistic.shape[0])[resample].astype(int)
+    return [at for at, count in enumerate(draws) for _ in range(count)]
+
+
+@settings(max_examples=30, deadline=None)
+@given(LABELS)
+def test_accuracy_and_macro_f1_are_those_of_scikit_learn(pairs: list[tuple[str, str]]) -> None:
+    true, found = (list(side) for side in zip(*pairs, strict=True))
+    assert metrics.accuracy(found, true).value == pytest.approx(accuracy_score(true, found))
+    macro = metrics.macro_f1(found, true)
+    assert macro.value == pytest.approx(f1_score(true, found, average="macro", zero_division=0))
+    drawn = by_hand(macro, 3)
+    expected = f1_score([true[at] for at in drawn], [found[at] for at in drawn], average="macro")
+    assert macro.resampled()[3] == pytest.approx(expected)
+
+
+def test_no_prediction_is_wrong() -> None:
+    assert metrics.accuracy([None, "a"], ["a", "a"]).value == 0.5
+    assert metrics.macro_f1([None, "a"], ["a", "a"]).value == pytest.approx(2 / 3)
+    assert metrics.entity_scores([None], [(Entity(0, 1, "x"),)])["entity_f1"].value == 0
+    assert metrics.chrf([None], [["a"]]).value == 0
+    assert metrics.bleu([None], [["a"]], "13a").value == 0
+    assert metrics.rouge([None], [["a"]])["rouge_l"].value == 0
+    assert metrics.squad_scores([None], [["the"]])["exact_match"].value == 0
+    assert metrics.distinct([None], 1).value == 0
+
+
+TAGS = st.lists(st.sampled_from(["O", "B-PER", "I-PER", "B-LOC", "I-LOC"]), min_size=1, max_size=8)
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.tuples(TAGS, TAGS), min_size=1, max_size=6))
+def test_entity_scores_are_those_of_seqeval(pairs: list[tuple[list[str], list[str]]]) -> None:
+    pairs = [(true, (found * 8)[: len(true)]) for true, found in pairs]
+    true, found = (list(side) for side in zip(*pairs, strict=True))
+    scores = metrics.entity_scores(list(map(spans, found)), list(map(spans, true)))
+    expected = {
+        "entity_f1": seqeval.metrics.f1_score(true, found, zero_division=0),
+        "precision": seqeval.metrics.precision_score(true, found, zero_division=0),
+        "recall": seqeval.metrics.recall_score(true, found, zero_division=0),
+    }
+    assert {name: score.value for name, score in scores.items()} == pytest.approx(expected)
+
+
+def spans(tags: list[str]) -> list[Entity]:
+    """Tokens of three characters with a space between."""
+    found = seqeval.metrics.sequence_labeling.get_entities(tags)
+    return [Entity(4 * start, 4 * stop + 3, label) for label, start, stop in found]
+
+
+@pytest.mark.parametrize("tokenize", ["13a", "char"])
+@pytest.mark.parametrize("num_references", [1, 2])
+def test_bleu_and_chrf_are_those_of_sacrebleu(tokenize: str, num_references: int) -> None:
+    found, streams = texts(40, 0), [texts(40, 1 + at) for at in range(num_references)]
+    references = [list(each) for each in zip(*streams, strict=True)]
+    ours = {"bleu": metrics.bleu(found, references, tokenize), "chrf": metrics.chrf(found, references)}
+    theirs = {"bleu": sacrebleu.BLEU(tokenize=tokenize), "chrf": sacrebleu.CHRF()}
+    for name, statistic in ours.items():
+        assert statistic.value == pytest.approx(theirs[name].corpus_score(found, streams).score)
+        assert statistic.signature == str(theirs[name].get_signature())
+        drawn = by_hand(statistic, 5)
+        again = theirs[name].corpus_score(
+            [found[at] for at in drawn], [[one[at] for at in drawn] for one in streams]
+        )
+        assert statistic.resampled()[5] == pytest.approx(again.score)
+
+
+def test_bleu_has_the_published_value() -> None:
+    # sacrebleu's README: BLEU = 48.53 with two references
+    found = ["The dog bit the man.", "It wasn't surprising.", "The man had just bitten him."]
+    references = [
+        ["The dog bit the man.", "The dog had bit the man."],
+        ["It was not unexpected.", "No one was surprised."],
+        ["The man bit him first.", "The man had bitten the dog."],
+    ]
+    assert metrics.bleu(found, references, "13a").value == pytest.approx(48.53, abs=0.005)
+
+
+def test_a_varying_number_of_references() -> None:
+    found = ["a cat sat", "고양이 가 있다"]
+    several = metrics.chrf(found, [["a cat sat"], ["강", "고양이 가 있다"]])
+    assert several.value == pytest.approx(100)
+
+
+def test_bits_per_byte_and_word_perplexity() -> None:
+    nats, targets = [-3.0, -5.0], ["두 말", "two words"]
+    bits = metrics.bits_per_byte(nats, targets)
+    assert bits.value == pytest.approx(8 / math.log(2) / (7 + 9))
+    assert not bits.higher_is_better
+    assert metrics.word_perplexity(nats, targets).value == pytest.approx(math.exp(8 / 4))
+
+
+def test_rouge_is_that_of_rouge_score_for_english_and_knows_korean() -> None:
+    pairs = [("The cat sat, on a mat.", "A cat sat on the mat"), ("river 9", "the river!"), ("", "x")]
+    scorer = RougeScorer(["rouge1", "rouge2", "rougeL"], use_stemmer=False)
+    expected = [scorer.score(true, found) for found, true in pairs]
+    ours = metrics.rouge([found for found, _ in pairs], [[true] for _, true in pairs])
+    for name, theirs in (("rouge_1", "rouge1"), ("rouge_2", "rouge2"), ("rouge_l", "rougeL")):
+        assert ours[name].value == pytest.approx(np.mean([score[theirs].fmeasure for score in expected]))
+    korean = "고양이가 강가에서 낮잠을 잤다."
+    assert metrics.rouge([korean], [["개", korean]])["rouge_l"].value == 1
+    assert metrics.rouge(["고양이가 잤다"], [[korean]])["rouge_1"].value == pytest.approx(2 * 2 / 6)
+
+
+@pytest.mark.parametrize(
+    ("found", "true", "exact", "f1"),
+    [
+        ("The Denver Broncos!", "denver broncos", 1, 1),
+        ("a  b-c an the", "bc", 1, 1),
+        ("Santa Clara", "Santa Clara, California", 0, 0.8),
+        ("서울", "서울", 1, 1),
+        ("theory", "the", 0, 0),
+        ("the", "an", 1, 0),  # nothing is left: equal, but no word is shared, as in SQuAD's v1.1 script
+    ],
+)
+def test_answers_are_compared_as_squad_does(found: str, true: str, exact: float, f1: float) -> None:
+    scores = metrics.squad_scores([found], [["nothing of it", true]])
+    assert scores["exact_match"].value == exact
+    assert scores["f1"].value == pytest.approx(f1)
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.text("ab 가", max_size=12), min_size=1, max_size=6), st.integers(1, 2))
+def test_distinct_counts_different_ngrams(found: list[str], order: int) -> None:
+    statistic = metrics.distinct(found, order)
+    assert statistic.metric().interval is None
+    assert "no interval" in statistic.metric().signature
+    for drawn, value in (
+        (list(range(len(found))), statistic.value),
+        (by_hand(statistic, 2), statistic.resampled()[2]),
+    ):
+        words = [found[at].split() for at in drawn]
+        ngrams = {tuple(each[at : at + order]) for each in words for at in range(len(each) - order + 1)}
+        assert value == pytest.approx(len(ngrams) / max(1, sum(map(len, words))))
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.lists(st.booleans(), min_size=5, max_size=40))
+def test_intervals_hold_the_value_and_equals_do_not_differ(right: list[bool]) -> None:
+    statistic = metrics.mean(np.array(right, dtype=float))
+    low, high = statistic.metric().interval or (1, 0)
+    assert low <= statistic.value <= high
+    assert not difference(statistic, statistic).significant
+
+
+@pytest.mark.slow
+def test_five_thousand_examples_are_scored_and_the_time_told() -> None:
+    found, true = texts(5000, 0), texts(5000, 1)
+    for name, make in {
+        "macro_f1": lambda: metrics.macro_f1(found, true),
+        "bleu": lambda: metrics.bleu(found, [[one] for one in true], "13a"),
+        "chrf": lambda: metrics.chrf(found, [[one] for one in true]),
+        "rouge": lambda: metrics.rouge(found, [[one] for one in true])["rouge_l"],
+        "squad": lambda: metrics.squad_scores(found, [[one] for one in true])["f1"],
+        "distinct": lambda: metrics.distinct(found, 2),
+    }.items():
+        start = time.perf_counter()
+        metric = make().metric()
+        print(f"{name}: {metric}, {time.perf_counter() - start:.2f} s")
+        assert (metric.interval is None) == (name == "distinct")
