@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 
 from malmoi.core.errors import UserError
-from malmoi.core.nouns import Example
+from malmoi.core.nouns import Example, Examples
 from malmoi.methods.registry import make_method
 from malmoi.tasks import make_task
 from malmoi.util.files import read_json, write_json
@@ -37,7 +37,6 @@ METHODS = {
     "frozen encoder": ("pretrained", {"frozen": True}),
     "fine-tuned encoder": ("pretrained", {}),
 }
-Examples = Sequence[Example[Any, Any]]
 
 
 @dataclass(frozen=True)

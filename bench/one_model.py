@@ -20,7 +20,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from malmoi.core.nouns import Example
+from malmoi.core.nouns import Example, Json
 from malmoi.methods.registry import make_method
 from malmoi.methods.use import evaluate
 from malmoi.tasks import make_task
@@ -29,7 +29,6 @@ from malmoi.util.files import read_json, write_json
 from tasks import SETS, read
 
 DEFAULT = ("nsmc", "wnut17", "tatoeba-enko", "squad", "scitldr", "songys-ko", "mixed-ko")
-Json = dict[str, Any]
 
 
 def main() -> None:

@@ -34,10 +34,9 @@ from thinc.api import fix_random_seed
 from tokenizers import ByteLevelBPETokenizer
 from transformers import BartConfig, BartForConditionalGeneration, LlamaConfig, LlamaForCausalLM
 
-from malmoi.core.nouns import Answer, Entity, Example, Message, Question
+from malmoi.core.nouns import Answer, Entity, Example, Examples, Message, Question
 from malmoi.util.hardware import has_fast_bf16, pick_device
 
-Examples = Sequence[Example[Any, Any]]
 PAD, BOS, EOS = 0, 1, 2
 BPE_SIZE = 8000
 

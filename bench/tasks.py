@@ -25,7 +25,7 @@ from typing import Any
 from rich.console import Console
 
 from malmoi.core.errors import UserError, nearest
-from malmoi.core.nouns import Example, Metric
+from malmoi.core.nouns import Example, Json, Metric
 from malmoi.data.splits import Splits, split_examples
 from malmoi.methods.base import Budget, Method
 from malmoi.methods.registry import make_method, methods_for
@@ -37,7 +37,6 @@ from peers import MISSING, PEERS, Peer
 
 DATA = Path(__file__).parents[2] / "shared" / "data"
 LIBRARIES = ("malmoi", "torch", "scikit-learn", "fasttext-wheel", "spacy", "transformers", "networkx")
-Json = dict[str, Any]
 console = Console(stderr=True)  # the tables alone go to standard output
 
 

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from malmoi.cli.words import _flags
+
 ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src" / "malmoi"
 SOURCES = sorted((ROOT / "src").rglob("*.py"))
@@ -76,6 +78,37 @@ def test_modules_and_public_names_are_documented(path: Path) -> None:
         assert ast.get_docstring(tree), "a module says what it is for"
     undocumented = [node.name for node in public(tree) if not ast.get_docstring(node)]
     assert undocumented == []
+
+
+def literals(path: Path) -> Iterator[ast.Constant]:
+    """Every string of a file, less the docstrings."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    docstrings = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in docstrings:
+            yield node
+
+
+def test_only_the_command_line_knows_flags() -> None:
+    """Elsewhere a message names the option `out`; a whole command, as in "malmoi fit --help", may have some.
+
+    Flags of others: --name in style sheets.
+    """
+    for path in set(SOURCES) - set((SOURCE / "cli").glob("*.py")):
+        for node in literals(path):
+            if re.search(r"\{ --|var\(--", node.value):
+                continue
+            told = re.sub(r"malmoi [a-z]+ .*", "", node.value)
+            line = path.read_text(encoding="utf-8").splitlines()[node.lineno - 1]
+            assert "malmoi " in line or not re.search(r"(?<![\w-])--[a-z]", told), f"{path}:{node.lineno}"
+
+
+def test_options_in_messages_are_options() -> None:
+    """What a message names between backticks the command line can show as a flag."""
+    flags = set(_flags())
+    for path in set(SOURCES) - set((SOURCE / "cli").glob("*.py")):
+        named = {name for node in literals(path) for name in re.findall(r"`([a-z_]+)`", node.value)}
+        assert named <= flags, path
 
 
 def test_no_pickle_is_ever_loaded() -> None:

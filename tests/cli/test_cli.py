@@ -13,6 +13,7 @@ import torch
 
 import malmoi
 from malmoi.cli import commands as cli
+from malmoi.cli.words import with_flags
 from tests.learn.conftest import TINY
 
 Run = Callable[..., tuple[int, str, str]]
@@ -66,7 +67,8 @@ def test_version_and_help(run: Run) -> None:
 
 
 def test_help_loads_nothing_heavy() -> None:
-    program = "import sys, malmoi.cli; print({'torch', 'numpy', 'matplotlib', 'rich.table'} & {*sys.modules})"
+    heavy = {"torch", "numpy", "matplotlib", "rich.table"}
+    program = f"import sys, malmoi.cli; print({heavy} & {{*sys.modules}})"
     found = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "set()"
 
@@ -331,3 +333,8 @@ def test_tokenizer_verbs(run: Run, corpus: Path, tmp_path: Path) -> None:
         assert kind in said
     assert picture.read_bytes().startswith(b"\x89PNG")
     fails(run("tokenizer", "train", corpus, "--kind", "bpee", "--out", tmp_path / "t"), "bpe")
+
+
+def test_a_message_shows_our_flags() -> None:
+    line = "choose another `out`; `allow_skips` goes on, `max_new` is none of ours"
+    assert with_flags(line) == "choose another --out; --allow-skips goes on, `max_new` is none of ours"

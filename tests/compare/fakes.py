@@ -12,10 +12,8 @@ from pathlib import Path
 from typing import Any, Self
 
 from malmoi.core.config import StrictModel
-from malmoi.core.nouns import Example
-from malmoi.methods.base import Budget, Method, Parts, Say, silent
-
-Examples = Sequence[Example[Any, Any]]
+from malmoi.core.nouns import Examples, Say, silent
+from malmoi.methods.base import Budget, Method, Parts
 
 
 class Words(Method):

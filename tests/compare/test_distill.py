@@ -330,9 +330,9 @@ def test_bad_input_is_told(reviews: Path, tmp_path: Path) -> None:
         ("does classification, not ner", {"task": "ner", "student": "crf"}),
         ("no method 'lexicn'", {"student": "lexicn"}),
         ("neither the folder of a method or a model", {"teacher": "nowhere"}),
-        ("takes no --set teacher", {"teacher_options": {"shots": 1}}),
-        ("takes no --set teacher", {"labels": ("a", "b")}),
-        ("give --labels A,B or --train",
+        ("takes no `set` teacher", {"teacher_options": {"shots": 1}}),
+        ("takes no `set` teacher", {"labels": ("a", "b")}),
+        ("give `labels` A,B or `train`",
          {"teacher": "remote", "teacher_options": {"base_url": "http://h/v1", "model": "m"}}),
         ("remote gives no probabilities",
          {"teacher": "remote", "keep_above": 0.5, "labels": ("a", "b"),
@@ -372,7 +372,7 @@ def test_other_folders_are_left_alone(reviews: Path) -> None:
     name = str(reviews / "teacher")
     run(reviews, "classification", "lexicon", teacher=name)
     unlabelled(reviews, "classification", 50)
-    with pytest.raises(UserError, match="made with other unlabelled; choose another --out"):
+    with pytest.raises(UserError, match="made with other unlabelled; choose another `out`"):
         run(reviews, "classification", "lexicon", teacher=name)
     with pytest.raises(UserError, match="something else than a distillation"):
         distill(
@@ -389,7 +389,7 @@ def test_inputs_are_lines_or_rows(tmp_path: Path) -> None:
     write(folder / "c.jsonl", [{"text": "넷째"}])
     assert read_inputs(task, folder) == ["첫째 줄", "second", "third", "넷째"]
     write(folder / "c.jsonl", [{"number": 4}, {"text": 5}])
-    with pytest.raises(UserError, match=r"2 wrong rows; the first, .*c.jsonl:1: .*--allow-skips"):
+    with pytest.raises(UserError, match=r"2 wrong rows; the first, .*c.jsonl:1: .*`allow_skips`"):
         read_inputs(task, folder)
     said: list[str] = []
     assert len(read_inputs(task, folder, allow_skips=True, say=said.append)) == 3

@@ -105,7 +105,7 @@ def test_another_curve_goes_on_in_the_same_folder(found: Comparison, folder: Pat
 
 def test_a_curve_needs_a_prompted_method(folder: Path) -> None:
     for settings in (settings_for(folder, methods={"tfidf": {}}),):
-        with pytest.raises(UserError, match="--shots-curve is of the prompted method, which is not compared"):
+        with pytest.raises(UserError, match="`shots_curve` is of the prompted method, which is not compared"):
             run_comparison(settings, folder / "none", isolated=False)
     assert not (folder / "none").exists()
     assert parse_shots("4, 0,1,4") == (0, 1, 4)

@@ -162,7 +162,7 @@ def test_other_settings_need_another_folder(
     settings: ComparisonSettings, tmp_path: Path, change: dict, words: str
 ) -> None:
     run_comparison(settings, tmp_path / "out", isolated=False)
-    with pytest.raises(UserError, match=f"{words}.*choose another --out"):
+    with pytest.raises(UserError, match=f"{words}.*choose another `out`"):
         run_comparison(settings.model_copy(update=change), tmp_path / "out", isolated=False)
 
 

@@ -243,7 +243,7 @@ def test_methods_that_need_a_model_come_with_one() -> None:
     own = method_options(task, "all", {"prompted:one.model": "a"})
     assert own["prompted:one"] == {"model": "a"}
     assert set(own) == {*methods_for(task), "prompted:one"}
-    with pytest.raises(UserError, match="prompted: model: give the folder of a language model: --model DIR"):
+    with pytest.raises(UserError, match="prompted: model: give the folder of a language model: `model` DIR"):
         method_options(task, "tfidf,prompted", {})
     with pytest.raises(UserError, match="none of tfidf needs a language model"):
         method_options(task, "tfidf", {}, model="a")
@@ -266,6 +266,6 @@ def test_a_damaged_folder_is_refused(name: str, tmp_path: Path) -> None:
 def test_a_folder_of_something_else_is_not_overwritten(tmp_path: Path) -> None:
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("all my work")
-    with pytest.raises(UserError, match="--out"):
+    with pytest.raises(UserError, match="`out`"):
         save_method(tmp_path / "mine", fitted("classification", "tfidf"))
     assert (tmp_path / "mine" / "thesis.txt").read_text() == "all my work"

@@ -10,9 +10,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from malmoi.core.nouns import Finding, Message
+from malmoi.core.nouns import Finding, Message, turns_error
 from malmoi.data.preferences import Preference, read_preferences
-from malmoi.text.chat import turns_error
 
 ASKED = Message("user", "뭐 해?")
 GOOD, BAD = Message("assistant", "책을 읽어요."), Message("assistant", "몰라요.")

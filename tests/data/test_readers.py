@@ -14,13 +14,13 @@ from hypothesis import strategies as st
 from pyarrow import parquet
 
 from malmoi.core.errors import UserError
+from malmoi.core.nouns import silent
 from malmoi.data import readers
 from malmoi.data.readers import (
     Row,
     encoding_of,
     find_files,
     open_corpus,
-    pass_over,
     read_documents,
     read_rows,
 )
@@ -220,7 +220,7 @@ def test_reading_can_go_past_bad_rows(tmp_path: Path) -> None:
             find_files(tmp_path),
             errors="strict",
             field="text",
-            report=lambda level, where, _: told.append((level, Path(where).name)),
+            report=lambda found: told.append((found.level, Path(found.where).name)),
         )
     )
     assert [row.text for row in rows] == ["a", "b", "e", "\ufffd!"]
@@ -310,8 +310,8 @@ def test_a_corpus_can_be_read_past_bad_rows(tmp_path: Path) -> None:
     path = write(tmp_path / "a.jsonl", jsonl([f"text {n}" for n in range(30)]) + b"broken\n")
     with pytest.raises(UserError, match=r"a\.jsonl:31"):
         open_corpus(path)
-    corpus = open_corpus(path, report=pass_over)
-    assert len([*corpus.rows("train", pass_over), *corpus.rows("valid", pass_over)]) == 30
+    corpus = open_corpus(path, report=silent)
+    assert len([*corpus.rows("train", silent), *corpus.rows("valid", silent)]) == 30
 
 
 def test_folders_that_malmoi_made_are_not_text(tmp_path: Path) -> None:

@@ -218,7 +218,7 @@ def test_a_folder_that_is_none_is_refused(tmp_path: Path) -> None:
 
 def test_an_encoder_is_no_language_model(tmp_path: Path) -> None:
     write_encoder(tmp_path)
-    with pytest.raises(UserError, match="an encoder, which writes no text; use it with --method pretrained"):
+    with pytest.raises(UserError, match="an encoder, which writes no text; use it with `method` pretrained"):
         load_model(tmp_path)
 
 

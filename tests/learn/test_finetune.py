@@ -246,7 +246,7 @@ def test_steps_follow_from_epochs_or_a_budget(base: Path, data: Path, tmp_path: 
     again = prepare_tuning(config, tmp_path / "budget", resume=True, say=pytest.fail)
     assert again is not None
     assert again.trial.spec == run.trial.spec, "a resume keeps what was planned"
-    with pytest.raises(UserError, match=r"--budget and train\.steps"):
+    with pytest.raises(UserError, match=r"`budget` and train\.steps"):
         load_tuning(base, [str(data)], [], TINY, budget_seconds=2.0)
 
 
@@ -269,7 +269,7 @@ def test_a_resume_is_of_the_same_data_and_settings(base: Path, tmp_path: Path) -
     record = read_json(tmp_path / "out" / "run.json")
     assert record["data"] == {str(data): sha256(data)}
     assert record["config"]["weights"] == sha256(base / "model.safetensors")
-    with pytest.raises(UserError, match="--resume"):
+    with pytest.raises(UserError, match="`resume`"):
         prepared(base, data, tmp_path / "out")
     with pytest.raises(UserError, match=r"train\.lr"):
         prepared(base, data, tmp_path / "out", "train.lr=0.5", resume=True)
@@ -287,7 +287,7 @@ def test_a_resume_is_of_the_same_data_and_settings(base: Path, tmp_path: Path) -
     [
         (["train.epoks=2"], {}, "did you mean 'epochs'"),
         (["train.epochs=0"], {}, r"train\.epochs"),
-        (["lora.rank=4"], {}, "no effect without --lora"),
+        (["lora.rank=4"], {}, "no effect without `lora`"),
         (["lora.rang=4"], {"lora": True}, "did you mean 'rank'"),
         (["model.layers=4"], {}, "known places are train and lora"),
         (["lora.targets=[attention.qvk]"], {"lora": True}, r"did you mean 'attention\.qkv'"),

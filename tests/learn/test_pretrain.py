@@ -165,7 +165,7 @@ def test_the_finished_run_is_left_alone(corpus: Path, tmp_path: Path) -> None:
 
 def test_another_run_is_not_overwritten(corpus: Path, tmp_path: Path) -> None:
     start(tiny(), corpus, tmp_path / "out")
-    with pytest.raises(UserError, match="--resume"):
+    with pytest.raises(UserError, match="`resume`"):
         start(tiny(), corpus, tmp_path / "out")
     with pytest.raises(UserError, match=r"train\.lr"):
         start(tiny("gpt-nano", "train.lr=0.5"), corpus, tmp_path / "out", resume=True)

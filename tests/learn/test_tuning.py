@@ -133,7 +133,7 @@ def test_what_cannot_be_used_is_listed_or_refused(form: ChatFormat, tmp_path: Pa
     assert [finding.where for finding in found.findings] == [f"{few}:151"]
     assert "train.context is 64" in found.findings[0].message
     many = write(tmp_path / "many.jsonl", [*told(50), long, long])
-    with pytest.raises(UserError, match=r"many\.jsonl:51.*2 of 52.*--allow-skips"):
+    with pytest.raises(UserError, match=r"many\.jsonl:51.*2 of 52.*`allow_skips`"):
         material(form, [str(many)], context=64)
     assert len(material(form, [str(many)], context=64, allow_skips=True).findings) == 2
 

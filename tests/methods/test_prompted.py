@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from malmoi.core.errors import UserError
-from malmoi.core.nouns import Answer, Entity, Example, Message, Question
+from malmoi.core.nouns import Answer, Entity, Example, Message, Question, turns_error
 from malmoi.engine import Engine, Sampling
 from malmoi.hub.folder import load_model, save_model
 from malmoi.methods.base import Method
@@ -29,7 +29,7 @@ from malmoi.methods.registry import make_method
 from malmoi.models.language import LanguageModel
 from malmoi.models.ngram import KneserNey
 from malmoi.tasks import TASKS, make_task
-from malmoi.text.chat import TEMPLATE, ChatFormat, turns_error
+from malmoi.text.chat import TEMPLATE, ChatFormat
 from malmoi.text.tokenizer import Tokenizer
 from tests.engine.scripted import BYTES, FORM, Scripted
 from tests.methods.tiny import tokenizer_of, world, write_model

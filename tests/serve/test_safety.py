@@ -113,7 +113,7 @@ def test_a_key_file_must_hold_good_keys(tmp_path: Path, content: str, told: str)
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.0.5", "example.org"])
 def test_a_public_address_needs_a_key(host: str) -> None:
-    with pytest.raises(UserError, match="--api-key-file"):
+    with pytest.raises(UserError, match="`api_key_file`"):
         ServeSettings(host=host)
     assert ServeSettings(host=host, keys=Keys((KEY,))).host == host
     assert not is_loopback(host)

@@ -34,7 +34,7 @@ def test_fields_are_named_or_usual(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("row", "message"),
     [
-        ({"text": "a"}, 'no "label" among text; say which one it is: --fields label=NAME'),
+        ({"text": "a"}, 'no "label" among text; say which one it is: `fields` label=NAME'),
         ({"text": "", "label": "x"}, "must be a text"),
         ({"text": 5, "label": "x"}, "found 5"),
         ({"text": "a", "label": " "}, "found an empty one"),

@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from malmoi.core.errors import UserError
-from malmoi.core.nouns import Message
-from malmoi.text.chat import TEMPLATE, ChatFormat, fit_turns, turns_error
+from malmoi.core.nouns import Message, turns_error
+from malmoi.text.chat import TEMPLATE, ChatFormat, fit_turns
 from malmoi.text.tokenizer import SPECIALS, Tokenizer, train_tokenizer
 
 TEXTS = ["The bread was warm.\nThe soup was not.", "국이 식어 있었다. 빵은 따뜻했다.", "a  b\tc <x> 1 + 2"]

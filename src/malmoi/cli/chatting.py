@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 import malmoi
+from malmoi.cli.words import with_flags
 from malmoi.core.errors import UserError, nearest
 from malmoi.data.encodings import decoded
 from malmoi.util.units import counted
@@ -138,7 +139,7 @@ class Talk:
                 self._reply(self.session.say(message))
         except UserError as error:
             self.failures += 1
-            self._note(f"malmoi: {error}", "red")
+            self._note(f"malmoi: {with_flags(str(error))}", "red")
         return True
 
     def _do(self, name: str, argument: str) -> bool:

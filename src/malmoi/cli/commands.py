@@ -12,6 +12,7 @@ import typer
 
 import malmoi
 from malmoi.cli import chatting, distilling, exchanging, fitting, probing, seeing, serving, tuning
+from malmoi.cli.words import say, with_flags
 from malmoi.core.errors import UserError
 from malmoi.data.encodings import decoded
 from malmoi.util.streams import flush_streams, prepare_streams, standard_input
@@ -49,7 +50,7 @@ def main() -> None:
     try:
         app()
     except UserError as error:
-        _fail(str(error))
+        _fail(with_flags(str(error)))
     except PermissionError as error:
         _fail(f"{error.filename} cannot be opened (permission denied); ask its owner, or choose another")
     except OSError as error:  # a disk that is full, a folder that may not be written
@@ -143,19 +144,19 @@ def pretrain(
     finished = f'{out} is finished; complete text with: malmoi complete {out} "..."'
     if config.is_ngram:
         typer.echo(f"an n-gram model of order {config.model['order']}: it is counted, which takes seconds")
-        found = None if dry_run else count_ngrams(config, data, out, resume=resume, say=typer.echo)
+        found = None if dry_run else count_ngrams(config, data, out, resume=resume, say=say)
         if found:
             typer.echo(f"valid {found[0]:.4f} nats per token  bits/byte {found[1]:.4f}")
         if not dry_run:
             typer.echo(finished)
         return
-    run = prepare(config, data, out, resume=resume, say=typer.echo, dry_run=dry_run)
+    run = prepare(config, data, out, resume=resume, say=say, dry_run=dry_run)
     if run is None:
         typer.echo(finished)
         return
     first = run.trainer.group.first
     if first:
-        terminal.announce(run)
+        terminal.announce(run, with_flags)
     if dry_run:
         return
     try:
@@ -242,7 +243,7 @@ def data_stats(
     found = corpus_stats(
         path, valid=valid, errors=errors, field=field, tokenizer=loaded, context=context if loaded else None
     )
-    terminal.show_stats(found, context)
+    terminal.show_stats(found, context, with_flags)
 
 
 @data_app.command("check")
@@ -267,14 +268,14 @@ def data_check(
 
     _refuse(command, ("tokenizer", "context", "field", "errors") if task else ("test", "fields"), task)
     if task:
-        if terminal.show_findings(fitting.check(task, fields, path, valid, test)):
+        if terminal.show_findings(fitting.check(task, fields, path, valid, test), with_flags):
             raise typer.Exit(1)
         return
     loaded = _load_tokenizer(tokenizer)
     findings = check_corpus(
         path, valid=valid, errors=errors, field=field, tokenizer=loaded, context=context if loaded else None
     )
-    if terminal.show_findings(findings):
+    if terminal.show_findings(findings, with_flags):
         raise typer.Exit(1)
 
 

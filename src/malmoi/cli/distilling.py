@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from malmoi.cli.fitting import AllowSkips, BudgetSeconds, Fields, Licence, TaskName, pairs
+from malmoi.cli.words import say
 from malmoi.core.errors import UserError
 
 
@@ -71,7 +72,7 @@ def distill(
             licence=licence,
         ),
         out,
-        typer.echo,
+        say,
     )  # fmt: skip
     console.print(show_comparison(found.comparison, console.width))
     if found.student.exists():

@@ -7,6 +7,8 @@ from typing import Annotated, Literal
 
 import typer
 
+from malmoi.cli.words import say
+
 
 def export(
     folder: Annotated[Path, typer.Argument(help="The folder of a language model or an adapter.")],
@@ -35,7 +37,7 @@ def import_(
     """Make a folder of your own of a model that others trained, and check that it can be used here."""
     from malmoi.hub.source import import_model
 
-    import_model(source, out, typer.echo)
+    import_model(source, out, say)
 
 
 import_.__name__ = "import"  # the verb; the word itself is Python's

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from malmoi.cli.words import say
 from malmoi.core.errors import UserError
 from malmoi.data.encodings import decoded
 from malmoi.util.files import denied
@@ -78,7 +79,7 @@ def fit(
     options = method_options(made, method, given, _text(model)).get(method, {})
     found = fit_method(
         made, method, train, valid, out, options=options,
-        budget=Budget(budget), allow_skips=allow_skips, say=typer.echo, licence=licence,
+        budget=Budget(budget), allow_skips=allow_skips, say=say, licence=licence,
     )  # fmt: skip
     terminal.show_metrics(found.metrics, found.num_examples)
     more = ' --context "..."' if found.method.task.kind == "span" else ""
@@ -123,7 +124,7 @@ def evaluate(
 
     loaded = use.LoadedMethod(folder)
     task = _task(loaded.task.name, fields) if fields else loaded.task
-    examples = use.load(task, {"test": data}, allow_skips=allow_skips, say=typer.echo)["test"]
+    examples = use.load(task, {"test": data}, allow_skips=allow_skips, say=say)["test"]
     for line in use.unseen(loaded.method, examples):
         typer.echo(line)
     terminal.show_metrics(use.evaluate(loaded.method, examples), len(examples))
@@ -188,7 +189,7 @@ def compare(
             test_limit=test_limit, seed=seed, allow_skips=allow_skips, licence=licence,
         ),
         out,
-        typer.echo,
+        say,
     )  # fmt: skip
     console.print(show_comparison(found, console.width))
     if found.verdict.best is None:

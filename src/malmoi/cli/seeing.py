@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 import malmoi
+from malmoi.cli.words import say
 
 bench_app = typer.Typer(no_args_is_help=True, help="Measure models on this machine.")
 
@@ -47,7 +48,7 @@ def scaling(
     """Measure time and memory against length, recall against distance, and reading beyond the context."""
     from malmoi.inside.scaling_bench import QUICK, RESULTS, Size, run_scaling
 
-    for line in run_scaling(folders or [], out, size=QUICK if quick else Size(), say=typer.echo):
+    for line in run_scaling(folders or [], out, size=QUICK if quick else Size(), say=say):
         typer.echo(line)
     typer.echo(f"look at {out / 'index.html'}; the numbers are in {out / RESULTS}")
 

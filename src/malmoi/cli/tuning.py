@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from malmoi.cli.fitting import AllowSkips, Fields, Licence, pairs
+from malmoi.cli.words import say, with_flags
 
 Settings = Annotated[
     list[str] | None,
@@ -56,13 +57,13 @@ def finetune(
     if preview:
         terminal.show_rows(*tuning.preview(config))
         return
-    run = tuning.prepare_tuning(config, out, resume=resume, say=typer.echo)
+    run = tuning.prepare_tuning(config, out, resume=resume, say=say)
     if run is None:
         typer.echo(f"{out} is finished; talk with it: malmoi chat {shlex.quote(str(out))}")
         return
     first = run.trainer.group.first
     if first:
-        terminal.announce_tuning(run)
+        terminal.announce_tuning(run, with_flags)
     ended, asked = _watched(run)
     if first:
         _tell_end(out, ended, asked)
@@ -101,13 +102,13 @@ def align(
     config = load_alignment(
         model, data, valid, settings or (), beta=beta, lora=lora, allow_skips=allow_skips, licence=licence
     )
-    run = prepare_alignment(config, out, resume=resume, say=typer.echo)
+    run = prepare_alignment(config, out, resume=resume, say=say)
     talk = f"talk with it: malmoi chat {shlex.quote(str(out))}"
     if run is None:
         typer.echo(f"{out} is finished; {talk}")
         return
     if run.trainer.group.first:
-        terminal.announce_alignment(run)
+        terminal.announce_alignment(run, with_flags)
     found = _watched(run)
     if run.trainer.group.first:
         typer.echo("\n".join([*run.told(found), f"saved {out}; {talk}"]))

@@ -23,11 +23,11 @@ from malmoi.compare.runner import keep_apart, run_comparison
 from malmoi.compare.settings import ComparisonSettings
 from malmoi.core.config import StrictModel
 from malmoi.core.errors import UserError
-from malmoi.core.nouns import BadRow, Example, Finding
-from malmoi.data.labelled import RECORD_EXTENSIONS, SKIPPED, Report, read_lines, read_records
+from malmoi.core.nouns import BadRow, Example, Examples, Finding, Json, Report, Say, silent
+from malmoi.data.labelled import RECORD_EXTENSIONS, SKIPPED, read_lines, read_records
 from malmoi.data.readers import Record, extension, find_files
 from malmoi.hub.folder import CONFIG
-from malmoi.methods.base import Json, Method, Say, silent
+from malmoi.methods.base import Method
 from malmoi.methods.folder import is_method, load_method
 from malmoi.methods.registry import make_method, settled_options
 from malmoi.methods.use import COMPARISON, load, method_folder
@@ -44,8 +44,6 @@ REPORT, STUDENT = "comparison", "student"  # folders
 CHUNK = 64  # inputs labelled between two writes
 SAY_EVERY_S = 10.0
 INPUT_EXTENSIONS = (".txt", *RECORD_EXTENSIONS)
-
-Examples = list[Example[Any, Any]]
 
 
 class DistillSettings(StrictModel):
@@ -113,7 +111,7 @@ def _distill(settings: DistillSettings, out: Path, say: Say, isolated: bool) -> 
     material = _gather(task, settings, say)
     teacher, origin = _teacher(task, settings, material)
     if settings.keep_above is not None and teacher.probabilities(material.inputs[:1]) is None:
-        raise UserError(f"--keep-above: {teacher.name} gives no probabilities for {task.name}; leave it out")
+        raise UserError(f"`keep_above`: {teacher.name} gives no probabilities for {task.name}; leave it out")
     _claim(out, _record(settings, teacher, origin, material.inputs))
     answers = _answers(out / ANSWERS, teacher, material.inputs, say)
     rows, notes = _rows(task, material.inputs, answers, settings.keep_above)
@@ -133,7 +131,7 @@ def _distill(settings: DistillSettings, out: Path, say: Say, isolated: bool) -> 
 
 
 def _gather(task: Task[Any, Any], settings: DistillSettings, say: Say) -> _Material:
-    """Without --test a part of --train is held out; what people have labelled is not labelled again."""
+    """Without `test` a part of `train` is held out; what people have labelled is not labelled again."""
     inputs = read_inputs(task, settings.unlabelled, allow_skips=settings.allow_skips, say=say)
     paths = {"train": settings.train, "test": settings.test}
     parts = load(task, paths, allow_skips=settings.allow_skips, say=say)
@@ -178,7 +176,7 @@ def read_inputs(
         raise UserError(f"{path} holds no input for {task.name}; {first}")
     if errors and len(errors) > SKIPPED * (len(found) + len(errors)) and not allow_skips:
         raise UserError(
-            f"{path}: {counted(len(errors), 'wrong row')}; the first, {first}; --allow-skips goes on"
+            f"{path}: {counted(len(errors), 'wrong row')}; the first, {first}; `allow_skips` goes on"
         )
     if errors:
         say(f"{path}: {counted(len(errors), 'row')} left out; the first, {first}")
@@ -202,9 +200,9 @@ def _teacher(task: Task[Any, Any], settings: DistillSettings, material: _Materia
     if not remote and (is_method(folder) or (folder / COMPARISON).exists()):
         return _fitted(task, settings, method_folder(folder))
     if not remote and not (folder / CONFIG).exists():
-        raise UserError(f"--teacher {name} is neither the folder of a method or a model, nor 'remote'")
+        raise UserError(f"`teacher` {name} is neither the folder of a method or a model, nor 'remote'")
     if task.kind in ("label", "tags") and not (material.people or settings.labels):
-        raise UserError(f"the teacher must know the labels of {task.name}: give --labels A,B or --train")
+        raise UserError(f"the teacher must know the labels of {task.name}: give `labels` A,B or `train`")
     asked = make_task(task.name, task.fields)
     asked.labels = settings.labels
     options = options if remote else {"model": name, "shots": 0} | options
@@ -214,10 +212,10 @@ def _teacher(task: Task[Any, Any], settings: DistillSettings, material: _Materia
 
 def _fitted(task: Task[Any, Any], settings: DistillSettings, folder: Path) -> tuple[Method, str]:
     if settings.teacher_options or settings.labels:
-        raise UserError(f"--teacher {folder} is fitted, so it takes no --set teacher... and no --labels")
+        raise UserError(f"`teacher` {folder} is fitted, so it takes no `set` teacher... and no `labels`")
     method = load_method(folder)
     if method.task.name != task.name:
-        raise UserError(f"--teacher {folder} does {method.task.name}, not {task.name}; name another")
+        raise UserError(f"`teacher` {folder} does {method.task.name}, not {task.name}; name another")
     return method, sha256(folder / MANIFEST)
 
 
@@ -249,9 +247,9 @@ def _claim(out: Path, record: Json) -> None:
     if (out / RECORD).exists():
         old = read_json(out / RECORD)
         if changed := [name for name in record if record[name] != old.get(name)]:
-            raise UserError(f"{out} was made with other {', '.join(changed)}; choose another --out")
+            raise UserError(f"{out} was made with other {', '.join(changed)}; choose another `out`")
     elif not is_free(out):
-        raise UserError(f"{out} holds something else than a distillation; choose another --out")
+        raise UserError(f"{out} holds something else than a distillation; choose another `out`")
     write_json(out / RECORD, record)
 
 

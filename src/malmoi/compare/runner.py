@@ -26,9 +26,9 @@ from malmoi.compare.settings import ComparisonSettings, Material, load_material
 from malmoi.compare.verdict import MARGIN, SAME_COST, Row, Verdict, advice, best_possible, floor_of, judge
 from malmoi.compare.worker import FIT, QUESTIONS, RECORD, RESULT, Job, attempt, keep
 from malmoi.core.errors import UserError, nearest
-from malmoi.core.nouns import Metric
+from malmoi.core.nouns import Json, Metric, Say, silent
 from malmoi.data.labelled import summary
-from malmoi.methods.base import Json, Method, Say, silent
+from malmoi.methods.base import Method
 from malmoi.methods.cards import method_card, task_files
 from malmoi.methods.folder import write_card
 from malmoi.methods.registry import make_method, settled_options
@@ -74,7 +74,7 @@ def _run(
     for method in methods.values():
         method.check(material.parts["train"])
     if settings.shots_curve and not any(method.family == "prompted" for method in methods.values()):
-        raise UserError("--shots-curve is of the prompted method, which is not compared; give --model DIR")
+        raise UserError("`shots_curve` is of the prompted method, which is not compared; give `model` DIR")
     _claim(out, settings, material)
     for note in material.notes:
         say(note)
@@ -114,7 +114,7 @@ def _check_metric(name: str, wanted: float | None, material: Material) -> None:
     if wanted is not None and not (0 <= wanted <= most and isfinite(wanted)):
         mend = f"; write {wanted / 100:g} or {wanted:g}%" if most == 1 < wanted <= 100 else ""
         bounds = f"goes from 0 to {most:g}" if isfinite(most) else "is a number of 0 or more"
-        raise UserError(f"--good-enough {name}={wanted:g}: {name} {bounds}{mend}")
+        raise UserError(f"`good_enough` {name}={wanted:g}: {name} {bounds}{mend}")
 
 
 def _check_currencies(methods: Mapping[str, Method], settings: ComparisonSettings) -> None:
@@ -132,14 +132,14 @@ def _claim(out: Path, settings: ComparisonSettings, material: Material) -> None:
     if (out / RECORD).exists():
         old = read_json(out / RECORD)
         if changed := _changed(old, record):
-            raise UserError(f"{out} holds a comparison with other {', '.join(changed)}; choose another --out")
+            raise UserError(f"{out} holds a comparison with other {', '.join(changed)}; choose another `out`")
         asked, before = record["settings"]["methods"], old["settings"]["methods"]
         for name in asked.keys() & before.keys():
             if asked[name] != before[name]:  # such as a price: what was learned stays, what it costs does not
                 (Job(out, name).folder / RESULT).unlink(missing_ok=True)
         record["settings"]["methods"] = before | asked
     elif not is_free(out):
-        raise UserError(f"{out} holds something else than a comparison; choose another --out")
+        raise UserError(f"{out} holds something else than a comparison; choose another `out`")
     inputs = [material.task.input_json(example.input) for example in material.test]
     for value, example in zip(inputs, material.test, strict=True):
         assert material.task.input_from(value) == example.input, example.source

@@ -14,11 +14,9 @@ from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 from malmoi.compare.verdict import OF_100
 from malmoi.core.config import StrictModel
 from malmoi.core.errors import UserError
-from malmoi.core.nouns import Example, Finding
+from malmoi.core.nouns import Example, Examples, Finding
 from malmoi.tasks import make_task
 from malmoi.tasks.base import Task
-
-Examples = list[Example[Any, Any]]
 
 
 class ComparisonSettings(StrictModel):
@@ -53,14 +51,14 @@ def parse_good_enough(text: str) -> tuple[str, float]:
     try:
         return name, float(number.removesuffix("%")) / scale
     except ValueError:
-        raise UserError(f"--good-enough {text!r} is not METRIC=VALUE; for example accuracy=0.85") from None
+        raise UserError(f"`good_enough` {text!r} is not METRIC=VALUE; for example accuracy=0.85") from None
 
 
 def parse_shots(text: str) -> tuple[int, ...]:
     """`0,1,2,4` in order, each once. Raises UserError."""
     parts = [part.strip() for part in text.split(",")]
     if not all(part.isascii() and part.isdigit() for part in parts):
-        raise UserError(f"--shots-curve {text!r} is not numbers with commas between; for example 0,1,2,4,8")
+        raise UserError(f"`shots_curve` {text!r} is not numbers with commas between; for example 0,1,2,4,8")
     return tuple(sorted(set(map(int, parts))))
 
 

@@ -20,7 +20,8 @@ import numpy as np
 import torch
 
 from malmoi.compare.settings import ComparisonSettings, load_material, sample
-from malmoi.methods.base import Budget, Method, Say
+from malmoi.core.nouns import Say
+from malmoi.methods.base import Budget, Method
 from malmoi.methods.folder import load_method, save_method
 from malmoi.methods.registry import make_method
 from malmoi.methods.use import COMPARISON, remember_labels

@@ -9,8 +9,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict
 
 from malmoi.core.errors import UserError
-
-Json = dict[str, Any]
+from malmoi.core.nouns import Json
 
 
 class StrictModel(BaseModel):
@@ -28,20 +27,20 @@ def apply_setting(value: Json, setting: str) -> None:
     """Put `a.b=c` into nested keys; c is YAML. Raises UserError for anything else."""
     path, equals, text = setting.partition("=")
     if not equals:
-        raise UserError(f"--set {setting!r} is not of the form a.b=c, for example train.steps=200")
+        raise UserError(f"`set` {setting!r} is not of the form a.b=c, for example train.steps=200")
     *parents, last = path.split(".")
     if path.split(".")[0] in ("name", "size"):
-        raise UserError(f"--set {path} is not possible; name a recipe and a --size")
+        raise UserError(f"`set` {path} is not possible", fix="name a recipe and a `size`")
     for parent in parents:
         value = value.setdefault(parent, {})
         if not isinstance(value, dict):
-            raise UserError(f"--set {path}: {parent!r} holds no keys; known places are model, train, data")
+            fix = "known places are model, train, data"
+            raise UserError(f"{parent!r} holds no keys", where=f"`set` {path}", fix=fix)
     try:
         value[last] = yaml.safe_load(text)
     except yaml.YAMLError as error:
-        raise UserError(
-            f"--set {path}: {text!r} is not a YAML value ({str(error).splitlines()[0]})"
-        ) from None
+        what = f"{text!r} is not a YAML value ({str(error).splitlines()[0]})"
+        raise UserError(what, where=f"`set` {path}") from None
 
 
 def flat(value: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Errors meant for the user: one line that says what is wrong, where, and the mend."""
+"""Errors meant for the user: one line that says what is wrong, where, and the fix."""
 
 from __future__ import annotations
 
@@ -16,11 +16,15 @@ DAMAGE = (
 
 
 class UserError(ValueError):
-    """A mistake that the user can mend. The command line prints its one line and no traceback."""
+    """A mistake that the user can fix: "WHERE: WHAT; FIX" in one line, which is all that is shown of it.
 
-    def __init__(self, message: str) -> None:
-        """message: may quote a file of others; it becomes one line of printable characters, not too long."""
-        super().__init__(one_line(message))
+    A line names an option as `out`, between backticks; the command line shows its own flag instead. It may
+    quote a file of others: it becomes one line of printable characters, not too long.
+    """
+
+    def __init__(self, what: str, *, where: str = "", fix: str = "") -> None:
+        self.what, self.where, self.fix = what, where, fix
+        super().__init__(one_line(f"{where}: " * bool(where) + what + f"; {fix}" * bool(fix)))
 
 
 def one_line(text: str, most: int = MOST_CHARACTERS) -> str:

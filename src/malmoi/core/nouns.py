@@ -7,13 +7,19 @@ turns logits into a loss, generation turns them into more tokens, and metrics sa
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Generic, Literal, TypeVar
+from itertools import pairwise
+from typing import Any, Generic, Literal, TypeAlias, TypeVar
 
-X = TypeVar("X")
+X = TypeVar("X")  # the input of a task
+Y = TypeVar("Y")  # its target
+Json = dict[str, Any]
+Say = Callable[[str], None]  # hears lines for people while work is done
 
 
-Y = TypeVar("Y")
+def silent(_: Any) -> None:
+    """A `Say`, or a `Report`, that nobody hears."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +28,28 @@ class Message:
 
     role: Literal["system", "user", "assistant"]
     content: str
+
+
+Messages: TypeAlias = tuple[Message, ...]
+
+
+def turns_error(messages: Sequence[Message], *, ends_with: Literal["user", "assistant"]) -> str:
+    """What is wrong with the order of turns, or ''. Right: one of the system or none, then user and
+    assistant by turns."""
+    turns = list(messages[messages[0].role == "system" :]) if messages else []
+    if not turns:
+        return "it has no turn of the user"
+    for at, message in enumerate(messages):
+        if not message.content.strip():
+            return f"turn {at + 1} ({message.role}) is empty"
+        if at and message.role == "system":
+            return f"turn {at + 1} is the system's; only the first may be"
+    if turns[0].role != "user":
+        return "the assistant speaks before the user"
+    for at, (before, after) in enumerate(pairwise(turns), len(messages) - len(turns) + 2):
+        if before.role == after.role:
+            return f"turns {at - 1} and {at} are both the {after.role}'s"
+    return "" if turns[-1].role == ends_with else f"the last turn is not the {ends_with}'s"
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +95,9 @@ class Example(Generic[X, Y]):
         return (self.target, *self.others)
 
 
+Examples: TypeAlias = Sequence[Example[Any, Any]]
+
+
 @dataclass(frozen=True, slots=True)
 class Metric:
     """A measured number with its uncertainty and what exactly was computed."""
@@ -91,13 +122,19 @@ class Result:
     costs: dict[str, float] = field(default_factory=dict)  # unit in the key: seconds, bytes, tokens_per_s
 
 
-@dataclass(frozen=True)
+Level = Literal["error", "warning", "note"]
+
+
+@dataclass(frozen=True, slots=True)
 class Finding:
     """One thing to know about the data: how bad it is, where ("file:line"), and what."""
 
-    level: Literal["error", "warning", "note"]
+    level: Level
     where: str
     message: str
+
+
+Report: TypeAlias = Callable[[Finding], None]
 
 
 class BadRow(Exception):

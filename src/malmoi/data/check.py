@@ -14,16 +14,14 @@ from pathlib import Path
 
 import numpy as np
 
-from malmoi.core.nouns import Finding
+from malmoi.core.nouns import Finding, Level, silent
 from malmoi.data.readers import (
     Corpus,
     Errors,
-    Level,
     Part,
     document_hash,
     encoding_of,
     open_corpus,
-    pass_over,
     read_documents,
 )
 from malmoi.text.tokenizer import Tokenizer
@@ -103,11 +101,11 @@ def corpus_stats(
     Near-duplicates are looked for among the first COMPARED documents of each part. Raises UserError only
     where there are no files or too little text to split (as `open_corpus` does).
     """
-    corpus = open_corpus(path, valid=valid, errors=errors, field=field, report=pass_over)
+    corpus = open_corpus(path, valid=valid, errors=errors, field=field, report=silent)
     findings: Findings = {}
 
-    def report(level: Level, where: str, message: str) -> None:
-        findings[Finding(level, where, message)] = None
+    def report(finding: Finding) -> None:
+        findings[finding] = None
 
     parts: dict[Part, _Seen] = {"train": _Seen(), "valid": _Seen()}
     for part, seen in parts.items():

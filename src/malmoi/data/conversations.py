@@ -7,12 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from malmoi.core.nouns import BadRow, Finding, Message
-from malmoi.data.labelled import Report, attempts, read_records
+from malmoi.core.nouns import BadRow, Finding, Message, Messages, Report, turns_error
+from malmoi.data.labelled import attempts, read_records
 from malmoi.data.readers import Record, short
-from malmoi.text.chat import turns_error
 
-Messages = tuple[Message, ...]
 _ROLES: Any = {role: role for role in ("system", "user", "assistant")} | {"human": "user", "gpt": "assistant"}
 # what the user says, what more, what the assistant says; in the order in which they are looked for
 _EXCHANGES = (

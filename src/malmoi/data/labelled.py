@@ -13,11 +13,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from malmoi.core.errors import UserError
-from malmoi.core.nouns import BadRow, Finding
+from malmoi.core.nouns import BadRow, Finding, Report
 from malmoi.data.readers import (
     RECORD_READERS,
     How,
-    Level,
     Record,
     chunks,
     extension,
@@ -29,7 +28,6 @@ from malmoi.data.readers import (
 )
 from malmoi.util.units import counted
 
-Report = Callable[[Finding], None]
 RECORD_EXTENSIONS = (*RECORD_READERS, ".json")
 CONLL_EXTENSIONS = (".conll", ".bio", ".iob", ".txt", ".tsv")
 SKIPPED = 0.01  # the share of bad rows from which on a set is refused
@@ -52,34 +50,25 @@ def read_records(path: Path, report: Report, *, tell_ids: bool = True) -> Iterat
     A .json file holds a list of objects, or one object with such a list under "data", or JSON lines. Rows in
     which characters were lost are reported and skipped. tell_ids: report an "id" that comes again.
     """
-    how, seen = reading(report), dict[str, str]()  # where each id stood first
+    how, seen = How(None, "", report), dict[str, str]()  # where each id stood first
     files = find_files(path, RECORD_EXTENSIONS)
     readers = RECORD_READERS | {".json": _read_json}
-    for record in read_each(files, lambda file: readers[extension(file)](file, how), how.report):
+    for record in read_each(files, lambda file: readers[extension(file)](file, how), report):
         if _LOST.search(json.dumps(record.values, ensure_ascii=False, default=str)):
-            how.report("error", record.where, "characters were lost in a decoding; save the file as UTF-8")
+            how.error(record.where, "characters were lost in a decoding; save the file as UTF-8")
             continue
         id = record.values.get("id")
         if tell_ids and id not in (None, ""):
             at = seen.setdefault(str(id), record.where)
             if at != record.where:
-                how.report("warning", record.where, f"the id {id!r} stands at {at} already")
+                report(Finding("warning", record.where, f"the id {id!r} stands at {at} already"))
         yield record
 
 
 def read_lines(path: Path, report: Report) -> Iterator[str]:
     """The lines of a file, less the space around them."""
-    how = reading(report)
-    return read_each([path], lambda file: map(str.strip, lines(chunks(file, how))), how.report)
-
-
-def reading(report: Report) -> How:
-    """How the readers of `malmoi.data.readers` read all values and tell `report`."""
-
-    def tell(level: Level, where: str, message: str) -> None:
-        report(Finding(level, where, re.sub("(, or|;) --errors replace goes on", "", message)))
-
-    return How("strict", "", tell)
+    how = How(None, "", report)
+    return read_each([path], lambda file: map(str.strip, lines(chunks(file, how))), report)
 
 
 def _read_json(path: Path, how: How) -> Iterator[Record]:
@@ -93,7 +82,7 @@ def _read_json(path: Path, how: How) -> Iterator[Record]:
         if isinstance(item, dict):
             yield Record(item, f"{path}:{number}")
         else:
-            how.report("error", f"{path}:{number}", f"expected an object, found {short(item)}")
+            how.error(f"{path}:{number}", f"expected an object, found {short(item)}")
 
 
 def read_conll(path: Path, report: Report) -> Iterator[list[Tagged]]:
@@ -102,8 +91,8 @@ def read_conll(path: Path, report: Report) -> Iterator[list[Tagged]]:
     Columns stand between tabs or else spaces; the first is the token, the last the tag. -DOCSTART- lines and
     comments ("# ...") are left out. A sentence with a line of one column is reported and skipped.
     """
-    how = reading(report)
-    return read_each(find_files(path, CONLL_EXTENSIONS), lambda file: _sentences(file, how), how.report)
+    how = How(None, "", report)
+    return read_each(find_files(path, CONLL_EXTENSIONS), lambda file: _sentences(file, how), report)
 
 
 def _sentences(file: Path, how: How) -> Iterator[list[Tagged]]:
@@ -121,7 +110,7 @@ def _sentences(file: Path, how: How) -> Iterator[list[Tagged]]:
                 sentence.append(Tagged(columns[0], columns[-1], f"{file}:{number}"))
         else:
             broken = True
-            how.report("error", f"{file}:{number}", f"expected a token and a tag, found {short(line)!r}")
+            how.error(f"{file}:{number}", f"expected a token and a tag, found {short(line)!r}")
 
 
 def _columns(line: str) -> list[str]:
@@ -143,7 +132,7 @@ def raise_when_many(
     num_rows = num_examples + len(errors)
     if len(errors) > SKIPPED * num_rows and not allow_skips:
         raise UserError(
-            f"{path}: {len(errors)} of {num_rows} rows are wrong{first}; {command}; --allow-skips goes on"
+            f"{path}: {len(errors)} of {num_rows} rows are wrong{first}; {command}; `allow_skips` goes on"
         )
 
 

@@ -7,11 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from malmoi.core.nouns import BadRow
-from malmoi.data.conversations import Messages, messages_from, turns_of
-from malmoi.data.labelled import Report, attempts, read_records
+from malmoi.core.nouns import BadRow, Messages, Report, turns_error
+from malmoi.data.conversations import messages_from, turns_of
+from malmoi.data.labelled import attempts, read_records
 from malmoi.data.readers import Record
-from malmoi.text.chat import turns_error
 
 
 @dataclass(frozen=True, slots=True)

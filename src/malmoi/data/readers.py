@@ -27,13 +27,12 @@ from pathlib import Path
 from typing import Any, BinaryIO, Literal, NamedTuple, TypeVar, cast
 
 from malmoi.core.errors import UserError, nearest
+from malmoi.core.nouns import Finding, Report
 from malmoi.data import arrow
 from malmoi.data.encodings import likely_encoding, not_utf8
 from malmoi.util.files import DEMO_MARK, RUN_RECORD, check_readable
 
 Errors = Literal["strict", "replace"]
-Level = Literal["error", "warning"]
-Report = Callable[[Level, str, str], None]  # (level, "file:line", message)
 Part = Literal["train", "valid"]
 T = TypeVar("T")
 
@@ -56,49 +55,54 @@ class Record(NamedTuple):
     where: str
 
 
-def raise_errors(level: Level, where: str, message: str) -> None:
+def raise_errors(finding: Finding) -> None:
     """The usual `Report`: the first error stops the reading, warnings are passed over."""
-    if level == "error":
-        raise UserError(f"{where}: {message}")
-
-
-def pass_over(level: Level, where: str, message: str) -> None:
-    """A `Report` that reads on past every bad row and says nothing."""
+    if finding.level == "error":
+        raise UserError(finding.message, where=finding.where)
 
 
 @dataclass(frozen=True)
 class How:
-    """How to read: what to do with bytes that are not UTF-8, the one field wanted ("": all), whom to tell."""
+    """How to read: the one field wanted ("": all), and who hears what is wrong.
 
-    errors: Errors
+    errors: what to do with bytes that are not UTF-8; None: strict, and the user has no choice.
+    """
+
+    errors: Errors | None
     field: str
     report: Report
+
+    def error(self, where: str, message: str) -> None:
+        """Report what keeps a row from being used."""
+        self.report(Finding("error", where, message))
+
+    def lossy(self, where: str, message: str, joint: str = "; ") -> None:
+        """Report what could only be read with a loss."""
+        self.error(where, message + f"{joint}`errors` replace goes on" * (self.errors is not None))
 
     def row(self, value: Any, where: str) -> Iterator[Row]:
         """The document in one field's value; none where it is empty or not text."""
         if not isinstance(value, str):
             kind = "null" if value is None else type(value).__name__
-            self.report("error", where, f'"{self.field}" must be a string, found {kind} {short(value)}')
+            self.error(where, f'"{self.field}" must be a string, found {kind} {short(value)}')
         elif not value.strip():
-            self.report("warning", where, f'"{self.field}" is empty; skipped')
+            self.report(Finding("warning", where, f'"{self.field}" is empty; skipped'))
         else:
             yield Row(self.without_surrogates(value, where), where)
 
     def without_surrogates(self, text: str, where: str) -> str:
         """JSON can spell half a character (\\ud83d alone), which no file or tokenizer can hold."""
         clean = re.sub("[\ud800-\udfff]", "\ufffd", text)
-        if self.errors == "strict" and clean != text:
-            self.report("error", where, "holds half a character (a lone surrogate); --errors replace goes on")
+        if self.errors != "replace" and clean != text:
+            self.lossy(where, "holds half a character (a lone surrogate)")
         return clean
 
     def missing(self, keys: Iterable[str], where: str) -> None:
         """Tell that the field is not among `keys`."""
         names = sorted(keys)
         hint = nearest(self.field, names)
-        mend = hint if hint.startswith("did you") else "name the one with the text with --field"
-        self.report(
-            "error", where, f'no field "{self.field}" among {", ".join(names) or "no fields"}; {mend}'
-        )
+        mend = hint if hint.startswith("did you") else "name the one with the text with `field`"
+        self.error(where, f'no field "{self.field}" among {", ".join(names) or "no fields"}; {mend}')
 
 
 def short(value: object) -> str:
@@ -127,7 +131,7 @@ def encoding_of(file: Path) -> str:
 
 def chunks(path: Path, how: How) -> Iterator[str]:
     """The text of a file in parts of bounded size, without its byte-order mark."""
-    decoder = codecs.getincrementaldecoder("utf-8")(how.errors)
+    decoder = codecs.getincrementaldecoder("utf-8")(how.errors or "strict")
     offset, line, begun = 0, 1, False
     with _open(path) as file:
         while True:
@@ -138,7 +142,7 @@ def chunks(path: Path, how: How) -> Iterator[str]:
                 # The decoder keeps the first bytes of a character until the rest of it is read.
                 start = offset - (len(error.object) - len(chunk)) + error.start
                 where = f"{path}:{line + error.object.count(10, 0, error.start)}"
-                how.report("error", where, f"{not_utf8(error, start)}, or --errors replace goes on")
+                how.lossy(where, not_utf8(error, start), ", or ")
                 decoder.errors = "replace"  # told once a file: all of one in another encoding is wrong
                 text = decoder.decode(chunk, final=not chunk)
             if text:
@@ -197,7 +201,7 @@ def read_jsonl(path: Path, how: How) -> Iterator[Record]:
         if isinstance(record, dict):
             yield Record(record, where)
         else:
-            how.report("error", where, f'expected {{"{how.field or "name"}": ...}}, found {short(line)}')
+            how.error(where, f'expected {{"{how.field or "name"}": ...}}, found {short(line)}')
 
 
 def _read_table(path: Path, how: How, dialect: dict[str, Any]) -> Iterator[Record]:
@@ -212,7 +216,7 @@ def _read_table(path: Path, how: How, dialect: dict[str, Any]) -> Iterator[Recor
         if len(cells) == len(header):
             yield Record(dict(zip(header, cells, strict=True)), where)
         elif cells:
-            how.report("error", where, f"expected {len(header)} cells as in the header, found {len(cells)}")
+            how.error(where, f"expected {len(header)} cells as in the header, found {len(cells)}")
 
 
 def _cells(table: Any, path: Path, how: How) -> Iterator[tuple[int, list[str]]]:
@@ -225,7 +229,7 @@ def _cells(table: Any, path: Path, how: How) -> Iterator[tuple[int, list[str]]]:
             return
         except csv.Error as error:
             end = f", which ends on line {table.line_num}" if table.line_num > line else ""
-            how.report("error", f"{path}:{line}", f"broken row{end} ({error})")
+            how.error(f"{path}:{line}", f"broken row{end} ({error})")
 
 
 def _read_arrow(path: Path, how: How) -> Iterator[Record]:
@@ -238,7 +242,7 @@ def _read_arrow(path: Path, how: How) -> Iterator[Record]:
         how.missing(error.names, str(path))
     except arrow.Unreadable as error:
         message = f"not a readable {extension(path)[1:]} file ({short(error)}); write it again"
-        how.report("error", f"{path}:{number + 1}", message)
+        how.error(f"{path}:{number + 1}", message)
 
 
 RECORD_READERS: dict[str, Callable[[Path, How], Iterator[Record]]] = {
@@ -298,7 +302,7 @@ def _is_text(inside: Path, extensions: Sequence[str]) -> bool:
     )
 
 
-def read_rows(files: Sequence[Path], *, errors: Errors, field: str, report: Report) -> Iterator[Row]:
+def read_rows(files: Sequence[Path], *, errors: Errors | None, field: str, report: Report) -> Iterator[Row]:
     """The documents of `files` in order, each with its place; what is wrong goes to `report`."""
     how = How(errors, field, report)
     return read_each(files, lambda file: _rows(file, how), report)
@@ -320,7 +324,7 @@ def read_each(files: Iterable[Path], read: Callable[[Path], Iterator[T]], report
         try:
             yield from read(file)
         except (OSError, EOFError, zlib.error) as error:  # unreadable, or a broken .gz
-            report("error", str(file), f"cannot be read ({error})")
+            report(Finding("error", str(file), f"cannot be read ({error})"))
 
 
 def read_documents(path: Path, *, errors: Errors = "strict", field: str = "text") -> Iterator[str]:

@@ -6,13 +6,13 @@ drawn from, so that every part has about the same mixture of labels and equal in
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
 from malmoi.core.errors import UserError
-from malmoi.core.nouns import Example
+from malmoi.core.nouns import Example, Examples
 from malmoi.data.readers import document_hash
 from malmoi.util.units import counted
 
@@ -21,7 +21,6 @@ HELD_OUT = 0.1
 FEW_HELD = 100  # up to a fifth of the examples
 MOST_VALID = 5_000  # more would make choices no better
 
-Examples = Sequence[Example[Any, Any]]
 Key = Callable[[Any], str]
 Label = Callable[[Example[Any, Any]], str]
 

@@ -18,7 +18,7 @@ from rich.table import Table
 
 from malmoi.core.config import as_setting
 from malmoi.core.errors import UserError
-from malmoi.core.nouns import Metric, Result
+from malmoi.core.nouns import Metric, Result, silent
 from malmoi.data.readers import Errors, open_corpus
 from malmoi.data.shards import TokenFile
 from malmoi.demo.one_model import (
@@ -137,7 +137,7 @@ def run_demo(
     keep_heap()
     clock = Clock()
     if data and data.resolve().is_relative_to(out.resolve()):
-        raise UserError(f"{data} is inside {out}, which the demo would empty; choose another --out")
+        raise UserError(f"{data} is inside {out}, which the demo would empty; choose another `out`")
     material = _users_text(data, field, errors) if data else _world(out / "world")
     _claim(out)
     tokenizers = {kind: train_tokenizer(material.sample, kind, VOCAB_SIZE) for kind in NAMES}
@@ -213,7 +213,7 @@ def _claim(out: Path) -> None:
     """Take `out`: a new folder, or the one of an earlier demo, which is emptied."""
     if not files.is_free(out):
         if not (out / files.DEMO_MARK).exists():
-            raise UserError(f"{out} exists and is not a demo's folder; choose another --out")
+            raise UserError(f"{out} exists and is not a demo's folder; choose another `out`")
         for name in MADE:
             shutil.rmtree(out / name) if (out / name).is_dir() else (out / name).unlink(missing_ok=True)
     files.write_json(out / files.DEMO_MARK, {"made_by": "malmoi demo"})
@@ -308,7 +308,7 @@ def _count(material: Material, out: Path, steps: int, clock: Clock) -> Trained:
     """The n-gram model."""
     tokenizer = as_setting("tokenizer.path", str(out / "tokenizer"))
     config = load_run("ngram", [tokenizer, *material.settings])
-    text = prepare_text(config, material.data, out / "ngram", _silent)
+    text = prepare_text(config, material.data, out / "ngram", silent)
     num_tokens = min(steps * BATCH * CONTEXT, text.train.num_tokens)
     start_s = time.perf_counter()
     model = KneserNey.fit(text.train.ids, text.tokenizer.vocab_size, order=ORDER, max_tokens=num_tokens)
@@ -331,7 +331,7 @@ def _train(name: str, material: Material, out: Path, steps: int, clock: Clock) -
         material.data,
         folder,
         resume=False,
-        say=_silent,
+        say=silent,
     )
     assert run is not None
     x, y, growth = [0.0], [run.trainer.evaluate()["bits_per_byte"]], []
@@ -469,7 +469,3 @@ def _task_commands(out: Path) -> list[str]:
         f'malmoi predict {winner} "Suji Han opened a bakery on Plum Street on Friday."',
         f"malmoi compare classification --train {rows}/train.jsonl --out my-comparison",
     ]
-
-
-def _silent(_: str) -> None:
-    """The demo tells its own story."""

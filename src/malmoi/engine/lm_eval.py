@@ -146,7 +146,7 @@ class MalmoiLM(TemplateLM):
         if most >= self.max_length:
             raise UserError(
                 f"max_gen_toks is {most}, but a prompt and its answer are {self.max_length} tokens at most; "
-                "lower it with --gen_kwargs max_gen_toks=N"
+                "lower max_gen_toks of its gen_kwargs"
             )
         found["temperature"] = found.get("temperature", 1.0) if sampled else 0.0
         eos = self._backend.id_to_token(self.eot_token_id)

@@ -11,11 +11,11 @@ from time import perf_counter
 from typing import Any
 
 from malmoi.core.errors import UserError
-from malmoi.core.nouns import BadRow, Message
+from malmoi.core.nouns import BadRow, Message, turns_error
 from malmoi.data.conversations import messages_from
 from malmoi.engine.engine import Engine
 from malmoi.engine.request import MOST_SEEDS, FinishReason, Sampling, TokenEvent
-from malmoi.text.chat import ChatFormat, fit_turns, turns_error
+from malmoi.text.chat import ChatFormat, fit_turns
 from malmoi.util.files import read_json, write_json
 
 LEAST_CONTEXT = 16  # tokens

@@ -15,8 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from malmoi.core.errors import UserError
+from malmoi.core.nouns import Json
 from malmoi.hub.architectures import Architecture, architecture_of, obstacle
-from malmoi.hub.outside import Json, require
+from malmoi.hub.outside import require
 from malmoi.hub.weights import load_weights, save_weights
 from malmoi.models.config import MOST_SIZE, TransformerConfig
 from malmoi.models.language import LanguageModel

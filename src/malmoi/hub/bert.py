@@ -17,7 +17,8 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from malmoi.core.errors import DAMAGE, UserError, nearest
-from malmoi.hub.outside import Json, check_values, first_fault, require
+from malmoi.core.nouns import Json
+from malmoi.hub.outside import check_values, first_fault, require
 from malmoi.hub.weights import Checkpoint, open_checkpoint
 from malmoi.models.bert import BertConfig, BertEncoder
 from malmoi.text.tokenizer import Tokenizer

@@ -47,7 +47,7 @@ def export(folder: Path, to: str, out: Path, dtype: str | None = None) -> list[s
     if dtype is not None and dtype not in known:
         raise UserError(f"{to} has no type {dtype!r}; {nearest(dtype, known)}")
     if not files.is_free(out):
-        raise UserError(f"{out} is there already; remove it or choose another --out")
+        raise UserError(f"{out} is there already; remove it or choose another `out`")
     files.check_folder(out)
     return (_export_hf if to == "hf" else _export_gguf)(folder, out, dtype or _stored(folder))
 
@@ -109,7 +109,7 @@ def _new_gguf(out: Path) -> Iterator[tuple[Path, Path]]:
     """Where to write both files, which take their places together; after an error there is nothing."""
     places = _places(out)
     if there := [place for place in places if place.exists()]:
-        raise UserError(f"{there[0]} is there already; remove it or choose another --out")
+        raise UserError(f"{there[0]} is there already; remove it or choose another `out`")
     made_folder = not places[0].parent.exists()
     places[0].parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(dir=places[0].parent, prefix=".export."))

@@ -16,11 +16,12 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from malmoi.core.errors import DAMAGE, UserError, nearest
+from malmoi.core.nouns import Json
 from malmoi.hub.adapter import base_of, is_adapter, load_adapter
 from malmoi.hub.architectures import ARCHITECTURES, Architecture, architecture_of, obstacle
 from malmoi.hub.bert import ENCODERS
 from malmoi.hub.card import CARD
-from malmoi.hub.outside import Json, check_values, first_fault
+from malmoi.hub.outside import check_values, first_fault
 from malmoi.hub.weights import (
     WEIGHTS,
     Checkpoint,
@@ -96,7 +97,7 @@ def load_model(
     """
     files.check_readable(folder)
     if not folder.is_dir():
-        raise UserError(f"{folder} is not a folder; give the --out folder of a finished run")
+        raise UserError(f"{folder} is not a folder; give the `out` folder of a finished run")
     if is_adapter(folder) and not (folder / CONFIG).exists():
         return _load_adapted(folder, device, dtype)
     model = _import(read_config(folder), open_checkpoint(folder), folder, device, dtype)
@@ -119,7 +120,7 @@ def read_config(folder: Path) -> Json:
     files.check_readable(folder)
     if not (folder / CONFIG).exists():
         raise UserError(
-            f"{folder} has no {CONFIG}: not a finished model folder (an unfinished run goes on with --resume)"
+            f"{folder} has no {CONFIG}: not a finished model folder (an unfinished run goes on with `resume`)"
         )
     config = files.read_object(folder / CONFIG)
     if isinstance(config.get("task"), dict):
@@ -217,7 +218,7 @@ def _architecture(model_type: str, found: Json) -> Architecture:
         return ARCHITECTURES[model_type]
     if model_type in ENCODERS:
         raise UserError(
-            "it is an encoder, which writes no text; use it with --method pretrained --set encoder=DIR"
+            "it is an encoder, which writes no text; use it with `method` pretrained `set` encoder=DIR"
         )
     if isinstance(found.get("text_config"), dict):
         inner = found["text_config"].get("model_type", "see text_config")

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from malmoi.core.errors import UserError
+from malmoi.core.nouns import Json
 from malmoi.hub.llama import LlamaFamily
-from malmoi.hub.outside import Json, read_rope, require, rope_object
+from malmoi.hub.outside import read_rope, require, rope_object
 from malmoi.models.config import TransformerConfig
 
 _GLOBAL, _LOCAL = "full_attention", "sliding_attention"

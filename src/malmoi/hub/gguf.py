@@ -19,8 +19,8 @@ from gguf import GGMLQuantizationType as Kind
 from torch import Tensor
 
 from malmoi.core.errors import UserError
+from malmoi.core.nouns import Json
 from malmoi.hub.gguf_vocab import Vocabulary
-from malmoi.hub.outside import Json
 
 KINDS = {"f32": Kind.F32, "f16": Kind.F16, "bf16": Kind.BF16, "q8_0": Kind.Q8_0}
 _FILE_TYPES = {
@@ -129,7 +129,7 @@ def write_gguf(path: Path, model: Outside, vocab: Vocabulary, dtype: str, *, nam
     family = family_of(model.config)
     if why := refusals(model.config):
         kind = model.config["model_type"]
-        raise UserError(f"llama.cpp has no {kind} with {' and '.join(why)}; use --to hf")
+        raise UserError(f"llama.cpp has no {kind} with {' and '.join(why)}; use `to` hf")
     writer = gguf.GGUFWriter(path, gguf.MODEL_ARCH_NAMES[family.arch])
     try:
         writer.add_name(name)
@@ -202,7 +202,7 @@ def _kind(tensor: Tensor, wanted: Kind) -> Kind:
 def _packed(tensor: Tensor, kind: Kind) -> np.ndarray:
     """The numbers of one tensor as they stand in the file. Raises UserError for one past f16's largest."""
     if kind == Kind.F16 and tensor.abs().max() > torch.finfo(torch.float16).max:
-        raise UserError("a weight is too large for f16; use --dtype bf16 or f32")
+        raise UserError("a weight is too large for f16; use `dtype` bf16 or f32")
     return gguf.quants.quantize(tensor.numpy(), kind)
 
 

@@ -15,7 +15,7 @@ from itertools import pairwise
 from gguf import TokenType
 
 from malmoi.core.errors import UserError
-from malmoi.hub.outside import Json
+from malmoi.core.nouns import Json
 from malmoi.text.chat import chat_template
 from malmoi.text.sentencepiece import SPACE
 from malmoi.text.tokenizer import TURNS, Tokenizer
@@ -140,17 +140,17 @@ def _pre(file: Json, steps: list[Json]) -> str:
     """llama.cpp's name for how a byte-level BPE cuts text."""
     model = file["model"]
     if model["type"] != "BPE":
-        raise UserError(f"llama.cpp has no tokenizer that cuts text as this {_described(file)}; use --to hf")
+        raise UserError(f"llama.cpp has no tokenizer that cuts text as this {_described(file)}; use `to` hf")
     odd = [name for name in ("dropout", "continuing_subword_prefix", "end_of_word_suffix") if model.get(name)]
     odd += [f"normalizer {step['type']}" for step in steps if step["type"] != "NFC"]
     if odd:
-        raise UserError(f"llama.cpp has no BPE with {' and '.join(odd)}; use --to hf")
+        raise UserError(f"llama.cpp has no BPE with {' and '.join(odd)}; use `to` hf")
     cuts = _cuts(file["pre_tokenizer"] or {})
     if cuts == () and not model["merges"]:
         return "gpt-2"  # nothing to merge, so it does not matter where words end
     name = _PRE.get((cuts or (), bool(model.get("ignore_merges"))))
     if name is None:
-        raise UserError("llama.cpp has no pre-tokenizer that cuts text as this tokenizer.json; use --to hf")
+        raise UserError("llama.cpp has no pre-tokenizer that cuts text as this tokenizer.json; use `to` hf")
     return name
 
 
@@ -194,7 +194,7 @@ def _scores(model: Json, size: int) -> list[float]:
     )
     if len(set(order)) != len(order) or not whole:
         raise UserError(
-            "llama.cpp merges as SentencePiece does, and this tokenizer's merges are not made so; use --to hf"
+            "llama.cpp merges as SentencePiece does, and this tokenizer's merges are not made so; use `to` hf"
         )
     scores = [float(-len(order) - 1)] * size
     for rank, piece in enumerate(order):
@@ -212,7 +212,7 @@ def _adds_space(steps: list[Json], pre: Json | None) -> bool:
     elif not steps and pre and pre["type"] == "Metaspace" and not pre.get("split", True):
         return pre["prepend_scheme"] != "never"
     raise UserError(
-        "llama.cpp has no SentencePiece tokenizer that changes text as this tokenizer.json; use --to hf"
+        "llama.cpp has no SentencePiece tokenizer that changes text as this tokenizer.json; use `to` hf"
     )
 
 

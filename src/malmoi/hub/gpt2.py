@@ -6,7 +6,8 @@ from collections.abc import Iterator, Mapping
 
 from torch import Tensor
 
-from malmoi.hub.outside import Json, choices, require
+from malmoi.core.nouns import Json
+from malmoi.hub.outside import choices, require
 from malmoi.models.config import TransformerConfig
 
 _OUTER = {

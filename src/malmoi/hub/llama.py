@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from malmoi.core.errors import UserError
-from malmoi.hub.outside import Json, choices, read_rope, require, write_rope
+from malmoi.core.nouns import Json
+from malmoi.hub.outside import choices, read_rope, require, write_rope
 from malmoi.models.config import Part, TransformerConfig
 
 _GATES = {"silu": "swiglu", "gelu_pytorch_tanh": "geglu", "gelu_new": "geglu"}

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 from pydantic import ValidationError
 
 from malmoi.core.errors import UserError
+from malmoi.core.nouns import Json
 from malmoi.models.config import (
     MOST_LAYERS,
     MOST_SIZE,
@@ -16,8 +17,6 @@ from malmoi.models.config import (
     TransformerConfig,
     rope_scaling_adapter,
 )
-
-Json = dict[str, Any]
 
 
 class Wanted(NamedTuple):

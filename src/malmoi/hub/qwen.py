@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from malmoi.core.nouns import Json
 from malmoi.hub.llama import LlamaFamily
-from malmoi.hub.outside import Json
 from malmoi.models.config import TransformerConfig
 
 

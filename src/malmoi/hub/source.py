@@ -49,7 +49,7 @@ def import_model(source: str, out: Path, say: Callable[[str], None] = print) -> 
     UserError where the source cannot be had or used, or `out` holds something; then there is no `out`.
     """
     if not files.is_free(out):
-        raise UserError(f"{out} already holds something; choose another --out")
+        raise UserError(f"{out} already holds something; choose another `out`")
     files.check_folder(out)
     found = find_source(source)
     config = read_config(found.folder)

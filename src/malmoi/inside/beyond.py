@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 
 from malmoi.core.errors import UserError
+from malmoi.core.nouns import Say
 from malmoi.core.tensors import TokenBatch
-from malmoi.inside.learning import Say, learn
+from malmoi.inside.learning import learn
 from malmoi.models.build import build_model
 from malmoi.models.config import RecurrentConfig, TransformerConfig
 from malmoi.models.language import LanguageModel

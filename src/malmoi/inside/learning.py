@@ -8,12 +8,12 @@ from collections.abc import Callable
 
 import torch
 
+from malmoi.core.nouns import Say
 from malmoi.core.tensors import TokenBatch
 from malmoi.learn.losses import next_token_loss
 from malmoi.models.language import LanguageModel
 from malmoi.util.units import human_seconds
 
-Say = Callable[[str], None]
 WARM_UP_STEPS = 20
 
 

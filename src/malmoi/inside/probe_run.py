@@ -45,7 +45,7 @@ def probe(
     """
     wanted = {kind: path for kind, path in given.items() if path is not None}
     if not wanted and world is None:
-        raise UserError("nothing to ask; give --pairs, --choices or --cloze FILE, or --world")
+        raise UserError("nothing to ask; give `pairs`, `choices` or `cloze` FILE, or `world`")
     asked = {kind: _KINDS[kind][0](path) for kind, path in wanted.items()}  # before the model is loaded
     loaded = Loaded(folder, device=device)
     engine = Engine(loaded.model, loaded.tokenizer, max_rows=32)

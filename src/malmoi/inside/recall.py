@@ -17,8 +17,9 @@ from random import Random
 import torch
 from torch import Tensor
 
+from malmoi.core.nouns import Say
 from malmoi.core.tensors import IGNORE, TokenBatch
-from malmoi.inside.learning import Say, learn
+from malmoi.inside.learning import learn
 from malmoi.models.language import LanguageModel
 
 KEYS, VALUES, FILLERS = 16, 8, 8

@@ -10,9 +10,9 @@ from typing import Any
 import torch
 
 from malmoi.core.errors import UserError
+from malmoi.core.nouns import Say
 from malmoi.hub.folder import load_model
 from malmoi.inside import beyond, recall, scaling
-from malmoi.inside.learning import Say
 from malmoi.inside.recall import RecallTask
 from malmoi.models.build import build_model
 from malmoi.models.config import RecurrentConfig, TransformerConfig
@@ -61,7 +61,7 @@ def run_scaling(folders: Sequence[Path], out: Path, *, size: Size = Size(), say:
     UserError for one that is no network, two of one name, and for a folder `out` that holds something else.
     """
     if not is_free(out) and not (out / RESULTS).exists():
-        raise UserError(f"{out} exists and is not a benchmark's folder; choose another --out")
+        raise UserError(f"{out} exists and is not a benchmark's folder; choose another `out`")
     names = [folder.resolve().name for folder in folders]
     for name in names:
         if [*SMALL, *names].count(name) > 1:

@@ -10,7 +10,7 @@ from typing import ClassVar
 import torch
 
 from malmoi.core.errors import UserError
-from malmoi.core.nouns import Finding
+from malmoi.core.nouns import Finding, Json, Say
 from malmoi.data.labelled import SKIPPED
 from malmoi.data.preferences import read_preferences
 from malmoi.hub.card import Card, DataFile, data_files
@@ -27,8 +27,7 @@ from malmoi.learn.finetune import (
     with_steps,
 )
 from malmoi.learn.preference import PairBatch, Pairs, Preferences, PreferenceSpec
-from malmoi.learn.record import Say, describe, same_files, started_run
-from malmoi.learn.run_config import Json
+from malmoi.learn.record import describe, same_files, started_run
 from malmoi.learn.running import run_training, writing
 from malmoi.learn.trainer import StepReport, Trainer
 from malmoi.learn.trial import Trial, try_step
@@ -177,7 +176,7 @@ def _load_chat(folder: Path) -> tuple[LanguageModel, ChatFormat]:
 def _read(
     config: AlignConfig, form: ChatFormat, context: int, findings: list[Finding]
 ) -> tuple[list[Rows], list[Rows]]:
-    """Pairs to learn from and to judge by: of --valid, or held out."""
+    """Pairs to learn from and to judge by: of `valid`, or held out."""
     parts = [
         read_pairs(Path(name), form, context, findings, allow_skips=config.allow_skips)
         for name in (*config.data, *config.valid)
@@ -186,7 +185,7 @@ def _read(
     kept = set(map(id, valid))
     train = [pair for pair in train if id(pair) not in kept]
     if not valid:
-        raise UserError(f"{config.data[0]} holds one pair only; give more, or others with --valid")
+        raise UserError(f"{config.data[0]} holds one pair only; give more, or others with `valid`")
     return train, valid
 
 
@@ -213,7 +212,7 @@ def read_pairs(
     num_rows = len(pairs) + len(errors)
     if not pairs or (len(errors) > SKIPPED * num_rows and not allow_skips):
         first = f"; the first, {errors[0].where}: {errors[0].message}" if errors else ""
-        mend = "--allow-skips goes on without them" if pairs else "give rows of prompt, chosen and rejected"
+        mend = "`allow_skips` goes on without them" if pairs else "give rows of prompt, chosen and rejected"
         raise UserError(f"{path}: {len(errors)} of {num_rows} rows cannot be used{first}; {mend}")
     report += findings
     return pairs

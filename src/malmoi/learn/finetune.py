@@ -14,6 +14,7 @@ from pydantic import Field, PositiveFloat, PositiveInt, TypeAdapter
 
 from malmoi.core.config import apply_setting
 from malmoi.core.errors import UserError
+from malmoi.core.nouns import Json, Say
 from malmoi.core.tensors import Loss, TokenBatch
 from malmoi.data.arrow import local
 from malmoi.data.packing import Packed
@@ -26,8 +27,8 @@ from malmoi.learn.cards import trained_seconds, with_intervals, with_run
 from malmoi.learn.distributed import Group, join_group
 from malmoi.learn.losses import next_token_loss
 from malmoi.learn.optim import OptimizerKind
-from malmoi.learn.record import Say, describe, same_files, started_run
-from malmoi.learn.run_config import AnyRun, Json, LoopSpec, checked
+from malmoi.learn.record import describe, same_files, started_run
+from malmoi.learn.run_config import AnyRun, LoopSpec, checked
 from malmoi.learn.running import run_training, writing
 from malmoi.learn.schedule import Schedule
 from malmoi.learn.trainer import StepReport, Trainer, mean
@@ -101,12 +102,12 @@ def load_tuning(
     value: Json = {"train": {**kind.with_lora}, "lora": {}} if lora else {"train": {}}
     for setting in settings:
         if setting.startswith("lora.") and not lora:
-            raise UserError(f"--set {setting} has no effect without --lora")
+            raise UserError(f"`set` {setting} has no effect without `lora`")
         if not setting.startswith(("lora.", "train.")):
-            raise UserError(f"--set {setting}: known places are train and lora, for example train.epochs=2")
+            raise UserError(f"`set` {setting}: known places are train and lora, for example train.epochs=2")
         apply_setting(value, setting)
     if budget_seconds and "steps" in value["train"]:
-        raise UserError("--budget and train.steps both say how long to tune; give one of them")
+        raise UserError("`budget` and train.steps both say how long to tune; give one of them")
     known = {
         "model": str(model.resolve()), "weights": weights_hash(model), "data": tuple(data),
         "valid": tuple(valid), "fields": dict(fields or {}), "allow_skips": allow_skips,
@@ -360,7 +361,7 @@ def _reply_tokens(context: int | None) -> int:
 def _material(config: TuneConfig, form: ChatFormat, context: int) -> Material:
     train, valid = ([Source.parse(text) for text in of] for of in (config.data, config.valid))
     if any(source.weight != 1 for source in valid):
-        raise UserError("--valid takes no weight: what is judged by is seen once")
+        raise UserError("`valid` takes no weight: what is judged by is seen once")
     return make_material(
         train, valid, form, config.train.seed, context, fields=config.fields, allow_skips=config.allow_skips
     )
@@ -392,7 +393,7 @@ def weights_hash(folder: Path) -> str:
     for name in (WEIGHTS, "adapter_model.safetensors"):
         if (folder / name).is_file():
             return files.sha256(folder / name)
-    raise UserError(f"{folder} is not a finished model folder; give the --out folder of a finished run")
+    raise UserError(f"{folder} is not a finished model folder; give the `out` folder of a finished run")
 
 
 def _card(run: Tuning, ended: tuple[int, int]) -> Card:

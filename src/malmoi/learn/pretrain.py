@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from malmoi.core.nouns import Metric
+from malmoi.core.nouns import Metric, Say, silent
 from malmoi.core.tensors import TokenBatch
 from malmoi.data.batches import fit_context
 from malmoi.data.readers import Corpus, open_corpus
@@ -40,7 +40,6 @@ from malmoi.util.locks import hold
 from malmoi.util.units import counted, human_count
 from malmoi.util.version import VERSION
 
-Say = Callable[[str], None]
 BLOCK_TOKENS = 256  # of the validation text that a bootstrap draws at once, for an n-gram model
 
 
@@ -132,7 +131,7 @@ def _prepare(
         return None
     config, record = started
     first, end = group.share(config.train.batch)
-    say = say if group.first else _silent
+    say = say if group.first else silent
     text = _shared(group, lambda: prepare_text(config, data, folder, say, begun=bool(record)))
     if record and record["data"] != text.hashes:
         say("the text has changed since the run began; going on with its tokens as they were then")
@@ -240,10 +239,6 @@ def _shared(group: Group, work: Callable[[], Text]) -> Text:
     found = work()
     group.wait()
     return found
-
-
-def _silent(_: str) -> None:
-    """What the other processes of a group say."""
 
 
 def _tokenizer(config: RunConfig, corpus: Corpus, folder: Path) -> Tokenizer:

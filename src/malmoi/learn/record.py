@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -12,13 +12,13 @@ from pydantic import ValidationError
 
 from malmoi.core.config import flat
 from malmoi.core.errors import UserError
+from malmoi.core.nouns import Say
 from malmoi.hub.card import DataFile
 from malmoi.hub.folder import WEIGHTS
 from malmoi.learn.run_config import AnyRun
 from malmoi.util import files
 from malmoi.util.version import VERSION
 
-Say = Callable[[str], None]
 Config = TypeVar("Config", bound=AnyRun)
 # what a run decides where it is not asked for
 _SETTLED = ("micro_batch", "dtype", "lr", "steps", "eval_every", "checkpoint_every", "warmup_steps")
@@ -40,15 +40,15 @@ def started_run(
     """The configuration to use and the record of the run to resume (empty: a fresh run). None: finished."""
     record = folder / files.RUN_RECORD
     if record.exists() and not resume:
-        raise UserError(f"{folder} already holds a run; go on with --resume or choose another --out")
+        raise UserError(f"{folder} already holds a run; go on with `resume` or choose another `out`")
     if record.exists():
         found = files.read_object(record, "config", "data")
         config = _recorded(config, found, say)
         return None if (folder / WEIGHTS).exists() else (config, found)
     if (folder / WEIGHTS).exists():
-        raise UserError(f"{folder} already holds a model; choose another --out")
+        raise UserError(f"{folder} already holds a model; choose another `out`")
     if not _unused(folder) and not (folder / "tokens" / SOURCE).exists():
-        raise UserError(f"{folder} holds files that are not a run's; choose a new folder for --out")
+        raise UserError(f"{folder} holds files that are not a run's; choose a new folder for `out`")
     if resume:
         say(f"{folder} has no run to resume, so this one starts fresh")
     return config, {}
@@ -66,7 +66,7 @@ def same_files(read: Iterable[DataFile], record: dict[str, Any], folder: Path) -
     """The SHA-256 of each file, by its name. Raises UserError where the run to resume began with others."""
     hashes = {file.name: file.sha256 for file in read}
     if record and record["data"] != hashes:
-        raise UserError(f"the data of {folder} have changed since it began; tune again with another --out")
+        raise UserError(f"the data of {folder} have changed since it began; tune again with another `out`")
     return hashes
 
 
@@ -78,7 +78,7 @@ def _recorded(asked: Config, record: dict[str, Any], say: Say) -> Config:
     try:
         recorded = type(asked).model_validate(record["config"])
     except ValidationError:
-        raise UserError("the folder holds another kind of run; choose another --out") from None
+        raise UserError("the folder holds another kind of run; choose another `out`") from None
     if (rows := asked.train.micro_batch) not in (None, recorded.train.micro_batch):
         say("another micro-batch than before: the result will differ from an unbroken run's by rounding")
         recorded = recorded.model_copy(
@@ -95,6 +95,6 @@ def _recorded(asked: Config, record: dict[str, Any], say: Say) -> Config:
         differing = sorted(key for key in old.keys() | new.keys() if old.get(key) != new.get(key))
         raise UserError(
             f"the run to resume has other settings: {', '.join(differing)}; "
-            f"give the same ones, or another --out for a new run"
+            f"give the same ones, or another `out` for a new run"
         )
     return recorded

@@ -1,4 +1,4 @@
-"""A run as a typed value: from a recipe and `--set a.b=c` to a checked configuration."""
+"""A run as a typed value: from a recipe and settings `a.b=c` to a checked configuration."""
 
 from __future__ import annotations
 
@@ -17,11 +17,10 @@ from pydantic import (
 
 from malmoi.core.config import StrictModel, apply_setting
 from malmoi.core.errors import UserError, nearest
+from malmoi.core.nouns import Json
 from malmoi.learn.size import DEPTHS, Size, derived
 from malmoi.learn.update import OptimSpec
 from malmoi.models.config import RecurrentConfig, TransformerConfig, model_config_adapter
-
-Json = dict[str, Any]
 
 
 class TokenizerSpec(StrictModel):
@@ -82,7 +81,7 @@ class RunConfig(AnyRun):
     """Everything that decides a run, except the text. `model` lacks vocab_size and context."""
 
     name: str
-    size: Size | None = None  # what the recipe and --set leave open was derived from it
+    size: Size | None = None  # what the recipe and the settings leave open was derived from it
     model: Json
     tokenizer: TokenizerSpec = TokenizerSpec()
     data: DataSpec = DataSpec()
@@ -147,7 +146,7 @@ def _derived(size: str, value: Json) -> Json:
     if size not in DEPTHS:
         raise UserError(f"unknown size {size!r}; {nearest(size, DEPTHS)}")
     if value["model"]["family"] == "ngram":
-        raise UserError("an n-gram model has no --size; give --set model.order=5 and tokenizer.vocab_size")
+        raise UserError("an n-gram model has no `size`; give `set` model.order=5 and tokenizer.vocab_size")
     return derived(size, value["model"]["family"])
 
 
@@ -164,9 +163,9 @@ def _merged(under: Json, over: Json) -> Json:
 def _refuse_without_effect(run: RunConfig, path: str) -> None:
     """Raises UserError for a setting that the run would not look at."""
     if run.is_ngram and path.startswith("train.") and path != "train.eval_tokens":
-        raise UserError(f"--set {path}: an n-gram model is counted, not trained; leave it out")
+        raise UserError(f"`set` {path}: an n-gram model is counted, not trained; leave it out")
     if path in ("tokenizer.kind", "tokenizer.vocab_size") and run.tokenizer.path:
-        raise UserError(f"--set {path}: tokenizer.path names a finished tokenizer; leave one of them out")
+        raise UserError(f"`set` {path}: tokenizer.path names a finished tokenizer; leave one of them out")
 
 
 def checked(adapter: TypeAdapter[Any], value: Json, place: str, root: type[BaseModel] | None = None) -> Any:

@@ -151,7 +151,7 @@ class _Reader:
         if len(wrong) > SKIPPED * len(conversations) and not self.allow_skips:
             raise UserError(
                 f"{wrong[0].where}: {wrong[0].message}; {len(wrong)} of {len(conversations)} of {path} "
-                "cannot be used; --allow-skips goes on without them"
+                "cannot be used; `allow_skips` goes on without them"
             )
         self.findings += wrong
         return found
@@ -173,7 +173,7 @@ def _known(fields: Mapping[str, str], sources: Sequence[Source]) -> Mapping[str,
     roles = sorted({role for source in sources if source.task for role in TASKS[source.task].roles})
     for role in fields:
         if not roles:
-            raise UserError(f"--fields {role}: conversations have no fields; name a task: --data TASK=PATH")
+            raise UserError(f"`fields` {role}: conversations have no fields; name a task: `data` TASK=PATH")
         if role not in roles:
             raise UserError(f"no task here has a field {role!r}; {nearest(role, roles)}")
     return fields

@@ -81,7 +81,7 @@ def update(
     if not math.isfinite(norm):
         raise UserError(
             f"training diverged: the gradient of step {step + 1} is not finite; "
-            f"lower {lr_name} (now {spec.lr:g}) and start again with another --out"
+            f"lower {lr_name} (now {spec.lr:g}) and start again with another `out`"
         )
     lr = spec.lr * learning_rate_factor(
         step, steps=steps, kind=spec.schedule, warmup_steps=spec.warmup_steps,

@@ -7,7 +7,7 @@ A method's folder has the shape of every model folder: `config.json` with a `mod
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, Self, get_args
 
@@ -16,18 +16,12 @@ from torch import Tensor
 
 from malmoi.core.config import StrictModel
 from malmoi.core.errors import UserError
-from malmoi.core.nouns import Budget, Example
+from malmoi.core.nouns import Budget, Example, Json, Say, silent
 from malmoi.tasks.base import Kind, Task
 from malmoi.text.tokenizer import TOKENIZER_FILE, Tokenizer
 
-Json = dict[str, Any]
-Say = Callable[[str], None]
 Family = Literal["traditional", "recurrent", "transformer", "prompted", "fine-tuned", "remote"]
 FAMILIES: tuple[Family, ...] = get_args(Family)
-
-
-def silent(_: str) -> None:
-    """A `Say` that says nothing."""
 
 
 def two_or_more(labels: Iterable[str]) -> list[str]:

@@ -21,7 +21,7 @@ _OURS = {CONFIG, WEIGHTS, CARD, files.MANIFEST}
 def save_method(folder: Path, method: Method, card: str = "") -> None:
     """Write a method's folder, whole or absent. Raises UserError where `folder` holds something else."""
     if not files.is_free(folder) and not is_method(folder):
-        raise UserError(f"{folder} exists and is not a method's folder; choose another --out")
+        raise UserError(f"{folder} exists and is not a method's folder; choose another `out`")
     parts = method.parts()
     assert _OURS.isdisjoint(parts.files)
     with files.new_folder(folder) as temporary:

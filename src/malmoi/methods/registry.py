@@ -79,11 +79,11 @@ def method_options(
     for setting, value in settings.items():
         name, _, option = setting.partition(".")
         if name not in found or not option:
-            raise UserError(f"--set {setting} is not METHOD.OPTION=VALUE for one of {', '.join(found)}")
+            raise UserError(f"`set` {setting} is not METHOD.OPTION=VALUE for one of {', '.join(found)}")
         found[name][option] = value
     asking = [name for name in found if needs_model(name)]
     if model and not asking:
-        raise UserError(f"--model {model}: none of {', '.join(found)} needs a language model; leave it out")
+        raise UserError(f"`model` {model}: none of {', '.join(found)} needs a language model; leave it out")
     for name in asking if model else ():
         found[name] = {"model": model} | found[name]
     for name, options in found.items():

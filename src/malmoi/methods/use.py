@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,10 +11,10 @@ from typing import Any
 import torch
 
 from malmoi.core.errors import UserError
-from malmoi.core.nouns import Budget, Example, Finding, Metric
+from malmoi.core.nouns import Budget, Examples, Finding, Metric, Say
 from malmoi.data.labelled import summary
 from malmoi.inside.sources import Source
-from malmoi.methods.base import Method, Say
+from malmoi.methods.base import Method
 from malmoi.methods.cards import method_card, task_files
 from malmoi.methods.folder import is_method, load_method, save_method, write_card
 from malmoi.methods.inspect import insides
@@ -27,7 +27,6 @@ from malmoi.util.units import counted, human_seconds
 
 # in the folder of a comparison: what was asked, and the method that it recommends
 COMPARISON, WINNER = "comparison.json", "winner"
-Examples = Sequence[Example[Any, Any]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +86,7 @@ def fit_method(
     """
     with hold(out):
         if not is_free(out):
-            raise UserError(f"{out} exists; choose another --out")
+            raise UserError(f"{out} exists; choose another `out`")
         return _fit(task, name, train, valid, out, options, budget, allow_skips, say, licence)
 
 

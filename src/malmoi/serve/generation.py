@@ -14,13 +14,14 @@ from starlette.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from malmoi.core.errors import UserError
+from malmoi.core.nouns import Json
 from malmoi.engine.request import Sampling, TokenEvent
 from malmoi.engine.session import REPLY_TOKENS
 from malmoi.serve.catalogue import LanguageEntry
 from malmoi.serve.guard import as_json
 from malmoi.serve.metrics import Meter, ServeMetrics
 from malmoi.serve.protocol import ChatBody, CompletionBody, GenerationBody
-from malmoi.serve.replies import ChatShape, CompletionShape, Json, Known, Sample, Shape
+from malmoi.serve.replies import ChatShape, CompletionShape, Known, Sample, Shape
 from malmoi.serve.settings import ApiError, ServeSettings
 from malmoi.serve.worker import TOLD, Busy, Failed, Stopping, Stream, Worker
 from malmoi.text.chat import ChatFormat

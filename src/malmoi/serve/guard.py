@@ -100,7 +100,7 @@ class Guard:
             return
         if origin.partition("://")[2] != host:  # scheme://host, and nothing else
             raise ApiError(
-                403, f"pages of {origin[:100]!r} may not use this server; allow them with --cors-origin",
+                403, f"pages of {origin[:100]!r} may not use this server; allow them with `cors_origin`",
                 kind="permission_error",
             )  # fmt: skip
 

@@ -9,12 +9,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
+from malmoi.core.nouns import Json
 from malmoi.engine.request import TokenEvent, TopLogprobs
 from malmoi.engine.session import BROKEN
 from malmoi.text.tokenizer import Tokenizer
 from malmoi.util.version import VERSION
 
-Json = dict[str, Any]
 Known = tuple[int, float | None, TopLogprobs]  # a token: id, its log-probability (None: unknown), others
 
 

@@ -81,6 +81,6 @@ def bind(host: str, port: int) -> socket.socket:
     except OSError as error:
         found.close()
         raise UserError(
-            f"{host}:{port} cannot be opened ({error.strerror}); choose another --port or --host"
+            f"{host}:{port} cannot be opened ({error.strerror}); choose another `port` or `host`"
         ) from None
     return found

@@ -93,7 +93,7 @@ class ServeSettings:
         if not is_loopback(self.host) and not self.keys:
             raise UserError(
                 f"{self.host} can be reached from other machines, so a key is needed: openssl rand -hex 32 > "
-                "KEYS, and add --api-key-file KEYS (or leave --host out)"
+                "KEYS, and add `api_key_file` KEYS (or leave `host` out)"
             )
         for origin in self.cors_origins:
             if origin != "*" and not origin.startswith(("http://", "https://")):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -37,12 +37,13 @@ if TYPE_CHECKING:
     from malmoi.text.tokenizer import Tokenizer
     from malmoi.text.tokenizer_comparison import TokenizerRow
 
+Words = Callable[[str], str]  # how a line of the library reads here: options as flags
 console = Console(highlight=False, soft_wrap=True, emoji=False)
 _TOKEN_COLOURS = ("on #b3d4ff", "on #ffd6a5", "on #caffbf", "on #ffc6ff", "on #fdffb6")
 _LEVEL_COLOURS = {"error": "red", "warning": "yellow", "note": "cyan"}
 
 
-def announce(run: Pretraining) -> None:
+def announce(run: Pretraining, words: Words = str) -> None:
     """Shape, parameters, tokens, expected time and memory, before the work starts."""
     spec, trainer, trial = run.trainer.spec, run.trainer, run.trial
     seen = spec.steps * spec.batch * trainer.context
@@ -62,9 +63,8 @@ def announce(run: Pretraining) -> None:
     for name, value in rows.items():
         console.print(f"[bold]{name:10}[/] {value}")
     if run.config.size:
-        console.print(
-            f"[bold]{'size':10}[/] {run.config.size} stands for {_derived(run)}; change any with --set"
-        )
+        stands = f"{run.config.size} stands for {_derived(run)}; change any with {words('`set`')}"
+        console.print(f"[bold]{'size':10}[/] {stands}")
 
 
 def _shape(run: Pretraining) -> str:
@@ -81,7 +81,7 @@ def _derived(run: Pretraining) -> str:
     )
 
 
-def announce_tuning(run: Tuning) -> None:
+def announce_tuning(run: Tuning, words: Words = str) -> None:
     """What is learned, from what, and how long it will take, before the work starts."""
     told = sum(sum(row.trained) for row in run.material.train)
     data = (
@@ -89,15 +89,15 @@ def announce_tuning(run: Tuning) -> None:
         f"{len(run.material.valid):,} more for validation"
     )
     _announce(run, data, f"windows of {run.trainer.context}")
-    _tell_left_out(run.material.findings)
+    _tell_left_out(run.material.findings, words)
 
 
-def announce_alignment(run: Alignment) -> None:
+def announce_alignment(run: Alignment, words: Words = str) -> None:
     """As `announce_tuning`, for pairs of answers."""
     train, valid = run.objective.train, run.objective.valid
     data = f"{counted(len(train), 'pair')} of answers, of {train.mean_tokens:,} tokens on average"
     _announce(run, f"{data}; {len(valid):,} more for validation", f"pairs, beta {run.trial.spec.beta:g}")
-    _tell_left_out(run.findings)
+    _tell_left_out(run.findings, words)
 
 
 def _announce(run: Tuning | Alignment, data: str, rows: str) -> None:
@@ -118,9 +118,9 @@ def _announce(run: Tuning | Alignment, data: str, rows: str) -> None:
         console.print(f"[bold]{name:10}[/] {escape(value)}")
 
 
-def _tell_left_out(findings: Sequence[Finding]) -> None:
+def _tell_left_out(findings: Sequence[Finding], words: Words) -> None:
     for found in findings[:5]:
-        console.print(f"[yellow]left out[/] {escape(found.where)}: {escape(found.message)}")
+        console.print(f"[yellow]left out[/] {escape(found.where)}: {escape(words(found.message))}")
     if (more := len(findings) - 5) > 0:
         console.print(f"and {more:,} more")
 
@@ -238,11 +238,11 @@ def show_tokens(documents: Sequence[Sequence[tuple[str, bool]]]) -> None:
         )
 
 
-def show_findings(findings: Sequence[Finding]) -> int:
+def show_findings(findings: Sequence[Finding], words: Words = str) -> int:
     """Each finding on a line; returns how many are errors."""
     for found in findings:
         colour = _LEVEL_COLOURS[found.level]
-        console.print(f"[{colour}]{found.level}[/] {escape(found.where)}: {escape(found.message)}")
+        console.print(f"[{colour}]{found.level}[/] {escape(found.where)}: {escape(words(found.message))}")
     errors = sum(found.level == "error" for found in findings)
     console.print(
         f"{counted(len(findings), 'finding')}, {counted(errors, 'error')} among them"
@@ -252,7 +252,7 @@ def show_findings(findings: Sequence[Finding]) -> int:
     return errors
 
 
-def show_stats(stats: CorpusStats, context: int) -> None:
+def show_stats(stats: CorpusStats, context: int, words: Words = str) -> None:
     """The measures of a corpus, then what is wrong with it."""
     lengths = ", ".join(f"{p}%: {length:,}" for p, length in stats.length_percentiles.items())
     rows = {
@@ -270,7 +270,7 @@ def show_stats(stats: CorpusStats, context: int) -> None:
         rows[f"over {context} tokens"] = f"{counted(stats.num_long, 'document')}, learned in parts"
     for name, value in rows.items():
         console.print(f"[bold]{name:24}[/] {escape(value)}")
-    show_findings(stats.findings)
+    show_findings(stats.findings, words)
 
 
 def show_tokenizers(rows: Sequence[TokenizerRow]) -> None:

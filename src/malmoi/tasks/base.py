@@ -21,8 +21,8 @@ from pathlib import Path
 from typing import Any, ClassVar, Generic, Literal, TypeVar, cast
 
 from malmoi.core.errors import UserError, nearest
-from malmoi.core.nouns import BadRow, Example, Finding, Message, Metric
-from malmoi.data.labelled import Report, attempts, raise_when_many, read_records
+from malmoi.core.nouns import BadRow, Example, Examples, Finding, Message, Metric, Report
+from malmoi.data.labelled import attempts, raise_when_many, read_records
 from malmoi.data.readers import Record, short
 from malmoi.data.splits import Splits, split_examples
 from malmoi.metrics.statistics import Statistic
@@ -32,7 +32,6 @@ X = TypeVar("X")
 Y = TypeVar("Y")
 Kind = Literal["label", "tags", "span", "text", "continuation"]
 Found = Sequence[Any | None]  # predictions
-Examples = Sequence[Example[Any, Any]]
 Nats = Sequence[float] | None
 Scores = dict[str, Statistic]
 
@@ -96,7 +95,7 @@ class Task(ABC, Generic[X, Y]):
             name = self.fields.get(role, role)
             if name in values:
                 raise BadRow(f'"{name}" is empty (null)')
-            mend = f"say which one it is: --fields {role}=NAME"
+            mend = f"say which one it is: `fields` {role}=NAME"
             raise BadRow(f'no "{name}" among {", ".join(values) or "no fields"}; {mend}')
         return found
 

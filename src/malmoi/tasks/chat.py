@@ -6,9 +6,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
 from malmoi.core.errors import UserError
-from malmoi.core.nouns import BadRow, Example, Finding, Message
-from malmoi.data.conversations import Messages, exchange, messages_from
-from malmoi.data.labelled import Report
+from malmoi.core.nouns import BadRow, Example, Finding, Message, Messages, Report
+from malmoi.data.conversations import exchange, messages_from
 from malmoi.data.readers import Record, short
 from malmoi.metrics.statistics import bits_per_byte, chrf, distinct
 from malmoi.tasks.base import Examples, Found, Nats, Scores, Task

@@ -8,8 +8,7 @@ import re
 from collections.abc import Iterator
 from typing import Any, ClassVar
 
-from malmoi.core.nouns import BadRow, Example
-from malmoi.data.labelled import Report
+from malmoi.core.nouns import BadRow, Example, Report
 from malmoi.data.readers import Record, short
 from malmoi.metrics.statistics import accuracy, macro_f1
 from malmoi.tasks.base import Examples, Found, Nats, Scores, Task

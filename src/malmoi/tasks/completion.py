@@ -8,8 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, ClassVar
 
-from malmoi.core.nouns import Example
-from malmoi.data.labelled import Report, reading
+from malmoi.core.nouns import Example, Report
 from malmoi.data.readers import find_files, read_rows
 from malmoi.metrics.statistics import bits_per_byte, chrf, word_perplexity
 from malmoi.tasks.base import Examples, Found, Nats, Scores, Task
@@ -42,9 +41,8 @@ class Completion(Task[str, str]):
 
     def read(self, path: Path, report: Report) -> list[Example[str, str]]:
         """The pieces of all documents, in order."""
-        how = reading(report)
         field = self.fields.get("text", "text")
-        rows = read_rows(find_files(path), errors="strict", field=field, report=how.report)
+        rows = read_rows(find_files(path), errors=None, field=field, report=report)
         pieces = ((piece, row.where) for row in rows for piece in pieces_of(row.text))
         return [_example(piece, where) for piece, where in pieces]
 

@@ -12,11 +12,10 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, ClassVar
 
-from malmoi.core.nouns import BadRow, Entity, Example, Finding
+from malmoi.core.nouns import BadRow, Entity, Example, Finding, Report
 from malmoi.data.labelled import (
     CONLL_EXTENSIONS,
     RECORD_EXTENSIONS,
-    Report,
     Tagged,
     attempts,
     read_conll,

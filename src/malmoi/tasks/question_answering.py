@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from malmoi.core.errors import UserError
-from malmoi.core.nouns import Answer, BadRow, Example, Finding, Question
-from malmoi.data.labelled import Report, attempts, read_records
+from malmoi.core.nouns import Answer, BadRow, Example, Finding, Question, Report
+from malmoi.data.labelled import attempts, read_records
 from malmoi.data.readers import Record, short
 from malmoi.metrics.statistics import squad_scores
 from malmoi.tasks.base import Examples, Found, Nats, Scores, Task
@@ -67,7 +67,7 @@ class QuestionAnswering(Task[Question, Answer]):
         """The question in {"question": TEXT, "context": TEXT}. Raises UserError for anything else."""
         form = '{"question": TEXT, "context": TEXT}'
         if not isinstance(value, dict):
-            raise UserError(f"{self.name} takes {form} (or a text and --context), found {short(value)}")
+            raise UserError(f"{self.name} takes {form} (or a text and `context`), found {short(value)}")
         question, context = (self.find_input(value, role) for role in ("question", "context"))
         if not all(isinstance(text, str) and text.strip() for text in (question, context)):
             raise UserError(f"{self.name} takes {form}, neither empty, found {short(value)}")

@@ -6,8 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, ClassVar
 
-from malmoi.core.nouns import Example
-from malmoi.data.labelled import Report
+from malmoi.core.nouns import Example, Report
 from malmoi.data.readers import Record
 from malmoi.metrics.statistics import rouge
 from malmoi.tasks.base import Examples, Found, Nats, Scores, Task

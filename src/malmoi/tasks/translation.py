@@ -8,8 +8,8 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, ClassVar
 
-from malmoi.core.nouns import Example, Finding
-from malmoi.data.labelled import RECORD_EXTENSIONS, Report, attempts, read_lines, read_records
+from malmoi.core.nouns import Example, Finding, Report
+from malmoi.data.labelled import RECORD_EXTENSIONS, attempts, read_lines, read_records
 from malmoi.data.readers import Record, extension, find_files
 from malmoi.metrics.statistics import bleu, chrf
 from malmoi.tasks.base import Examples, Found, Nats, Scores, Task, is_korean

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
 from itertools import pairwise
-from typing import Any, Literal
+from typing import Any
 
 from jinja2 import TemplateError, nodes
 from jinja2.ext import Extension, loopcontrols
@@ -22,7 +22,7 @@ from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from malmoi.core.errors import DAMAGE, UserError
-from malmoi.core.nouns import Message
+from malmoi.core.nouns import Message, turns_error
 from malmoi.text.tokenizer import TURNS, Tokenizer
 from malmoi.text.tokenizer_files import is_chat_template
 
@@ -193,25 +193,6 @@ def chat_template(tokenizer: Tokenizer) -> str | None:
     if isinstance(found, list) and is_chat_template(found):
         found = {one["name"]: one["template"] for one in found}.get("default")
     return found if isinstance(found, str) else None
-
-
-def turns_error(messages: Sequence[Message], *, ends_with: Literal["user", "assistant"]) -> str:
-    """What is wrong with the order of turns, or ''. Right: one of the system or none, then user and
-    assistant by turns."""
-    turns = list(messages[messages[0].role == "system" :]) if messages else []
-    if not turns:
-        return "it has no turn of the user"
-    for at, message in enumerate(messages):
-        if not message.content.strip():
-            return f"turn {at + 1} ({message.role}) is empty"
-        if at and message.role == "system":
-            return f"turn {at + 1} is the system's; only the first may be"
-    if turns[0].role != "user":
-        return "the assistant speaks before the user"
-    for at, (before, after) in enumerate(pairwise(turns), len(messages) - len(turns) + 2):
-        if before.role == after.role:
-            return f"turns {at - 1} and {at} are both the {after.role}'s"
-    return "" if turns[-1].role == ends_with else f"the last turn is not the {ends_with}'s"
 
 
 def fit_turns(

@@ -41,11 +41,11 @@ def check_folder(out: Path) -> None:
     found = next(path for path in (out.absolute(), *out.absolute().parents) if os.path.exists(path))
     if not found.is_dir():
         raise UserError(
-            f"{out} cannot be written, for {found} exists and is no folder to write to; choose another --out"
+            f"{out} cannot be written, for {found} exists and is no folder to write to; choose another `out`"
         )
     if not _may(found, os.W_OK | os.X_OK):
         raise UserError(
-            f"{out} cannot be written, for {found} is closed to you (permission denied); choose another --out"
+            f"{out} cannot be written, for {found} is closed to you (permission denied); choose another `out`"
         )
 
 

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from malmoi.core.config import StrictModel
 from malmoi.core.errors import UserError
-from malmoi.core.nouns import Answer, Entity, Example, Message
+from malmoi.core.nouns import Answer, Entity, Examples, Message
 from malmoi.engine.constraints import Grammar, entity_list, substring
 from malmoi.engine.engine import Engine
 from malmoi.engine.request import Sampling
@@ -48,7 +48,6 @@ CONTENT_FREE = ("N/A", "", "[MASK]")  # Zhao et al. 2021
 _PLACEHOLDERS = ("placeholder", "자리표시")  # what is asked about in English, in Korean
 
 Floats = NDArray[np.float64]
-Examples = Sequence[Example[Any, Any]]
 Pick = Callable[[Any], Examples]
 
 

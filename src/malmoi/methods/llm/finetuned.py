@@ -14,7 +14,7 @@ from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveIn
 
 from malmoi.core.config import StrictModel
 from malmoi.core.errors import UserError
-from malmoi.core.nouns import Answer, Budget, Example
+from malmoi.core.nouns import Answer, Budget, Example, Json, Say, silent
 from malmoi.core.tensors import Loss
 from malmoi.data.batches import Buckets, within
 from malmoi.data.packing import Packed
@@ -23,7 +23,7 @@ from malmoi.learn.fit import FitSpec, fit, planned_steps
 from malmoi.learn.losses import next_token_loss
 from malmoi.learn.optim import OptimizerKind
 from malmoi.learn.trainer import mean
-from malmoi.methods.base import Json, Parts, Say, silent
+from malmoi.methods.base import Parts
 from malmoi.methods.llm.asking import Asker, LanguageMethod, Manner, open_model
 from malmoi.methods.llm.prompted import ModelPath
 from malmoi.methods.neural.continuations import text_rows

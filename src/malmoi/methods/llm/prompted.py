@@ -11,9 +11,9 @@ from pydantic import AfterValidator, Field, NonNegativeInt, PositiveInt
 
 from malmoi.core.config import StrictModel
 from malmoi.core.errors import UserError
-from malmoi.core.nouns import Budget, Example
+from malmoi.core.nouns import Budget, Example, Say, silent
 from malmoi.learn.finetune import weights_hash
-from malmoi.methods.base import Parts, Say, silent
+from malmoi.methods.base import Parts
 from malmoi.methods.llm.asking import Asker, Floats, LanguageMethod, Manner, calibrated, open_model, softmax
 from malmoi.methods.llm.shots import How, Shots, read_shots, shots_files
 from malmoi.models.state import Scorer
@@ -28,7 +28,7 @@ CALIBRATED_BY, COUNTED_OVER = 64, 200  # validation examples
 
 def _given(model: str) -> str:
     if not model:
-        raise ValueError("give the folder of a language model: --model DIR")
+        raise ValueError("give the folder of a language model: `model` DIR")
     return model
 
 

@@ -7,12 +7,11 @@ from typing import Any, Self
 
 from pydantic import NonNegativeInt
 
-from malmoi.core.nouns import Answer
-from malmoi.methods.base import Budget, Method, Parts, Say, silent
+from malmoi.core.nouns import Answer, Examples, Say, silent
+from malmoi.methods.base import Budget, Method, Parts
 from malmoi.methods.llm.asking import REPLY_TOKENS, known_labels
 from malmoi.methods.llm.endpoint import Endpoint, EndpointOptions, Failure, Reply
 from malmoi.methods.llm.shots import How, Shots, read_shots, shots_files
-from malmoi.methods.traditional.choice import Examples
 
 
 class Remote(Method):

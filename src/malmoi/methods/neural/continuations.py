@@ -12,12 +12,12 @@ import numpy as np
 from pydantic import PositiveFloat, PositiveInt
 
 from malmoi.core.errors import UserError
-from malmoi.core.nouns import Example
+from malmoi.core.nouns import Example, Json
 from malmoi.core.tensors import IGNORE, Loss, TokenBatch
 from malmoi.engine.engine import Engine
 from malmoi.engine.request import Sampling
 from malmoi.learn.losses import next_token_loss
-from malmoi.methods.base import Json, Parts
+from malmoi.methods.base import Parts
 from malmoi.methods.neural.form import Backbone, Form, NeuralOptions, padded
 from malmoi.models.build import build_model
 from malmoi.models.config import RecurrentConfig, TransformerConfig

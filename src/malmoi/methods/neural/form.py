@@ -15,12 +15,12 @@ import torch
 from pydantic import Field, PositiveInt, model_validator
 from torch import Tensor, nn
 
-from malmoi.core.nouns import Example
+from malmoi.core.nouns import Example, Json
 from malmoi.core.tensors import Loss
 from malmoi.data.batches import within
 from malmoi.learn.fit import FitSpec
 from malmoi.learn.optim import OptimizerKind
-from malmoi.methods.base import Json, Parts
+from malmoi.methods.base import Parts
 from malmoi.models.encoder import EncoderConfig
 from malmoi.models.heads import MaskedLanguageModel
 from malmoi.tasks.base import Task

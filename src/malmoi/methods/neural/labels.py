@@ -14,9 +14,9 @@ import torch
 from pydantic import Field, PositiveInt
 from torch import Tensor
 
-from malmoi.core.nouns import Example
+from malmoi.core.nouns import Example, Json
 from malmoi.core.tensors import IGNORE, Loss
-from malmoi.methods.base import Json, Parts, two_or_more
+from malmoi.methods.base import Parts, two_or_more
 from malmoi.methods.neural.form import EncoderForm, EncoderOptions, hidden, moved, padded
 from malmoi.models.encoder import Encoder
 from malmoi.models.heads import Classifier, EncoderBatch, MaskedLanguageModel, Pooling

@@ -15,13 +15,13 @@ from torch import nn
 
 from malmoi.core.config import StrictModel
 from malmoi.core.errors import UserError
-from malmoi.core.nouns import Budget, Example
+from malmoi.core.nouns import Budget, Example, Json, Say, silent
 from malmoi.core.tensors import Loss
 from malmoi.data.batches import Buckets, within
 from malmoi.data.readers import read_documents
 from malmoi.learn.fit import fit, planned_steps
 from malmoi.learn.trainer import mean
-from malmoi.methods.base import Json, Method, Parts, Say, silent
+from malmoi.methods.base import Method, Parts
 from malmoi.methods.neural.continuations import ContinuationForm
 from malmoi.methods.neural.form import PART_TOKENS, Backbone, EncoderForm, EncoderOptions, Form
 from malmoi.methods.neural.labels import LabelForm

@@ -22,10 +22,10 @@ from torch import Tensor
 
 from malmoi.core.config import StrictModel
 from malmoi.core.errors import UserError
-from malmoi.core.nouns import Budget, Example
+from malmoi.core.nouns import Budget, Example, Json, Say
 from malmoi.hub.bert import Frame, load_encoder
 from malmoi.hub.source import find_source
-from malmoi.methods.base import Json, Parts, Say
+from malmoi.methods.base import Parts
 from malmoi.methods.neural.form import Form, padded
 from malmoi.methods.neural.labels import LabelForm, LabelOptions, LabelRow
 from malmoi.methods.neural.method import Neural
@@ -54,7 +54,7 @@ class FolderOptions(StrictModel):
     @classmethod
     def _check_encoder(cls, encoder: str) -> str:
         if not encoder:
-            raise ValueError("give the folder of a pre-trained encoder, for example --set encoder=DIR")
+            raise ValueError("give the folder of a pre-trained encoder, for example `set` encoder=DIR")
         return encoder
 
 

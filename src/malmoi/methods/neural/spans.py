@@ -14,9 +14,9 @@ import torch
 from pydantic import PositiveInt
 
 from malmoi.core.errors import UserError
-from malmoi.core.nouns import Answer, Example, Question
+from malmoi.core.nouns import Answer, Example, Json, Question
 from malmoi.core.tensors import Loss
-from malmoi.methods.base import Json, Parts
+from malmoi.methods.base import Parts
 from malmoi.methods.neural.form import EncoderForm, cuts, hidden, moved, padded
 from malmoi.methods.neural.tags import UnitForm, UnitOptions
 from malmoi.models.encoder import Encoder

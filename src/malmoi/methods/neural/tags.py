@@ -14,9 +14,9 @@ from pydantic import PositiveInt
 from torch import Tensor
 
 from malmoi.core.errors import UserError
-from malmoi.core.nouns import Entity, Example
+from malmoi.core.nouns import Entity, Example, Json
 from malmoi.core.tensors import IGNORE, Loss
-from malmoi.methods.base import Json, Parts
+from malmoi.methods.base import Parts
 from malmoi.methods.neural.form import EncoderForm, EncoderOptions, cuts, hidden, moved, padded
 from malmoi.models.encoder import Encoder
 from malmoi.models.heads import EncoderBatch, MaskedLanguageModel, Tagger

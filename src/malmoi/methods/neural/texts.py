@@ -13,10 +13,10 @@ import torch
 from pydantic import Field, PositiveInt
 from torch import Tensor
 
-from malmoi.core.nouns import Example, Message
+from malmoi.core.nouns import Example, Json, Message
 from malmoi.core.tensors import IGNORE, Loss
 from malmoi.engine.beam import beam_search
-from malmoi.methods.base import Json, Parts
+from malmoi.methods.base import Parts
 from malmoi.methods.neural.form import Form, NeuralOptions, moved, padded
 from malmoi.models.seq2seq import Seq2Seq, Seq2SeqBatch, Seq2SeqConfig
 from malmoi.text.tokenizer import Tokenizer, train_tokenizer

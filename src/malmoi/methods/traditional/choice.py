@@ -10,10 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.linear_model import LogisticRegression
 
-from malmoi.core.nouns import Example
+from malmoi.core.nouns import Examples
 from malmoi.tasks.base import Task
 
-Examples = Sequence[Example[Any, Any]]
 Setting = TypeVar("Setting", bound=NamedTuple)
 
 

@@ -12,8 +12,9 @@ import numpy as np
 from pydantic import PositiveInt
 
 from malmoi.core.config import StrictModel
-from malmoi.methods.base import Budget, Method, Parts, Say, silent
-from malmoi.methods.traditional.choice import Examples, quality
+from malmoi.core.nouns import Examples, Say, silent
+from malmoi.methods.base import Budget, Method, Parts
+from malmoi.methods.traditional.choice import quality
 from malmoi.methods.traditional.vectors import Vectors, View
 from malmoi.text.units import sentences
 

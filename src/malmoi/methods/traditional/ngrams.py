@@ -9,10 +9,10 @@ import numpy as np
 from pydantic import Field, PositiveInt
 
 from malmoi.core.config import StrictModel
+from malmoi.core.nouns import Examples, Say, silent
 from malmoi.engine.engine import Engine
 from malmoi.engine.request import Sampling
-from malmoi.methods.base import Budget, Method, Parts, Say, silent
-from malmoi.methods.traditional.choice import Examples
+from malmoi.methods.base import Budget, Method, Parts
 from malmoi.models.ngram import KneserNey
 from malmoi.text.tokenizer import Tokenizer, train_tokenizer
 

@@ -19,9 +19,9 @@ from scipy import sparse
 
 from malmoi.core.config import StrictModel
 from malmoi.core.errors import UserError
-from malmoi.core.nouns import Message
-from malmoi.methods.base import Budget, Json, Method, Parts, Say, silent
-from malmoi.methods.traditional.choice import Examples, best_setting, quality
+from malmoi.core.nouns import Examples, Json, Message, Say, silent
+from malmoi.methods.base import Budget, Method, Parts
+from malmoi.methods.traditional.choice import best_setting, quality
 from malmoi.methods.traditional.vectors import Vectors, View
 from malmoi.tasks.base import Task
 

@@ -19,9 +19,8 @@ from sklearn.linear_model import LogisticRegression
 
 from malmoi.core.config import StrictModel
 from malmoi.core.errors import UserError
-from malmoi.core.nouns import Answer, Question
-from malmoi.methods.base import Budget, Method, Parts, Say, silent
-from malmoi.methods.traditional.choice import Examples
+from malmoi.core.nouns import Answer, Examples, Question, Say, silent
+from malmoi.methods.base import Budget, Method, Parts
 from malmoi.methods.traditional.vectors import Vectors, View
 from malmoi.text.units import sentences
 

@@ -14,9 +14,8 @@ from pydantic import NonNegativeFloat, PositiveInt
 
 from malmoi.core.config import StrictModel
 from malmoi.core.errors import UserError
-from malmoi.core.nouns import Entity
-from malmoi.methods.base import Budget, Method, Parts, Say, silent
-from malmoi.methods.traditional.choice import Examples
+from malmoi.core.nouns import Entity, Examples, Say, silent
+from malmoi.methods.base import Budget, Method, Parts
 from malmoi.text.tagging import OUTSIDE, bio_tags, entities_of
 from malmoi.text.units import Span, units
 

@@ -25,9 +25,10 @@ from sklearn.linear_model import LogisticRegression
 
 from malmoi.core.config import StrictModel
 from malmoi.core.errors import UserError
+from malmoi.core.nouns import Examples, Json, Say, silent
 from malmoi.data.encodings import decoded
-from malmoi.methods.base import Budget, Json, Method, Parts, Say, silent, two_or_more
-from malmoi.methods.traditional.choice import Examples, best_setting, quality, softmax_layer
+from malmoi.methods.base import Budget, Method, Parts, two_or_more
+from malmoi.methods.traditional.choice import best_setting, quality, softmax_layer
 from malmoi.methods.traditional.vectors import Vectors, View
 
 Floats = NDArray[np.float64]

@@ -23,8 +23,9 @@ from torch import Tensor
 
 from malmoi.core.config import StrictModel
 from malmoi.core.errors import UserError
-from malmoi.methods.base import Budget, Method, Parts, Say, silent
-from malmoi.methods.traditional.choice import Examples, quality
+from malmoi.core.nouns import Examples, Say, silent
+from malmoi.methods.base import Budget, Method, Parts
+from malmoi.methods.traditional.choice import quality
 from malmoi.models.ngram import KneserNey
 
 Ints = NDArray[np.int64]
