@@ -23,9 +23,8 @@ def load(
     A language model completes; a method predicts. dtype (fp32, bf16, fp16) and quantize (int8) are for
     language models. Raises UserError with the mend where it is none of them.
     """
-    # heavy: `malmoi --help` must not wait for torch
+    # heavy: `malmoi --help` must not wait for either, nor a method without a network for PyTorch
     from malmoi.core.errors import UserError
-    from malmoi.engine.loaded import Loaded
     from malmoi.methods.folder import is_method
     from malmoi.methods.use import LoadedMethod, method_folder
 
@@ -33,4 +32,6 @@ def load(
         if quantize or dtype != "fp32":
             raise UserError(f"{folder} is a method for one task; dtype and quantize are for language models")
         return LoadedMethod(folder, device=device)
+    from malmoi.engine.loaded import Loaded
+
     return Loaded(folder, device=device, dtype=dtype, quantize=quantize)

@@ -15,8 +15,8 @@ from malmoi.core.errors import UserError
 from malmoi.core.nouns import Answer, Budget, Entity, Example, Message, Question
 from malmoi.methods.base import Method
 from malmoi.methods.folder import load_method, save_method
-from malmoi.methods.neural import NEURAL
-from malmoi.methods.registry import METHODS, make_method, method_options, methods_for
+from malmoi.methods.neural.method import Neural
+from malmoi.methods.registry import make_method, method_class, method_options, methods_for
 from malmoi.tasks import TASKS, make_task
 from malmoi.tasks.base import Task
 from malmoi.world import documents
@@ -59,9 +59,11 @@ def encoder() -> tempfile.TemporaryDirectory[str]:
 def options(task: Task[Any, Any], name: str) -> dict[str, Any]:
     if name == "pretrained":
         return {"encoder": encoder().name}
-    if METHODS[name].needs_model:
+    method = method_class(name)
+    assert method
+    if method.needs_model:
         return {"model": language_model().name} | REPLY.get(task.kind, {"max_new_tokens": 12})
-    neural = name in {method.name for method in NEURAL}
+    neural = issubclass(method, Neural)
     heads = {"heads": 2} if name == "transformer" else {}
     return SMALL | heads | TINY[task.kind] if neural else {}
 
@@ -112,7 +114,7 @@ def check_kind(task: Task[Any, Any], value: Any, found: Any) -> None:
 
 def test_every_task_has_every_family() -> None:
     for task in TASKS:
-        families = {METHODS[name].family for name in methods_for(make_task(task))}
+        families = {getattr(method_class(name), "family", "") for name in methods_for(make_task(task))}
         assert families >= {"traditional", "recurrent", "transformer"}, task
 
 

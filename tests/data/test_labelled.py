@@ -143,7 +143,7 @@ def test_many_bad_rows_stop_and_few_do_not() -> None:
     path = Path("a.jsonl")
     bad = [Finding("error", "a.jsonl:3", "broken"), *[Finding("warning", "", "")] * 50]
     raise_when_many(bad, 99, path, "chat", allow_skips=False)
-    with pytest.raises(UserError, match=r"1 of 99 rows.*a\.jsonl:3: broken.*data check `task` chat a\.jsonl"):
+    with pytest.raises(UserError, match=r"1 of 99 rows.*a\.jsonl:3: broken.*data check --task chat a\.jsonl"):
         raise_when_many(bad, 98, path, "chat", allow_skips=False)
     raise_when_many(bad, 1, path, "chat", allow_skips=True)
     with pytest.raises(UserError, match=r"no example for chat.*broken"):

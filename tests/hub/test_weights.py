@@ -19,9 +19,9 @@ from torch import Tensor
 from malmoi.core.errors import UserError
 from malmoi.core.tensors import TokenBatch
 from malmoi.hub.folder import load_model, save_model
-from malmoi.hub.weights import WEIGHTS, WEIGHTS_INDEX, open_checkpoint
+from malmoi.hub.weights import WEIGHTS_INDEX, open_checkpoint
 from malmoi.models.language import LanguageModel
-from malmoi.util.files import read_json, write_json
+from malmoi.util.files import WEIGHTS, read_json, write_json
 from tests.models.variants import make_model, random_ids
 
 IDS_BT = random_ids(2, 9)

@@ -124,13 +124,32 @@ def test_bits_per_byte_and_word_perplexity() -> None:
     assert metrics.word_perplexity(nats, targets).value == pytest.approx(math.exp(8 / 4))
 
 
-def test_rouge_is_that_of_rouge_score_for_english_and_knows_korean() -> None:
+def test_rouge_is_that_of_rouge_score_for_english() -> None:
     pairs = [("The cat sat, on a mat.", "A cat sat on the mat"), ("river 9", "the river!"), ("", "x")]
     scorer = RougeScorer(["rouge1", "rouge2", "rougeL"], use_stemmer=False)
     expected = [scorer.score(true, found) for found, true in pairs]
     ours = metrics.rouge([found for found, _ in pairs], [[true] for _, true in pairs])
     for name, theirs in (("rouge_1", "rouge1"), ("rouge_2", "rouge2"), ("rouge_l", "rougeL")):
         assert ours[name].value == pytest.approx(np.mean([score[theirs].fmeasure for score in expected]))
+
+
+def test_rouge_is_that_of_rouge_score_with_our_words() -> None:
+    class Words:
+        tokenize = staticmethod(metrics.words_of)
+
+    rng = random.Random(0)
+    draw = [
+        " ".join(rng.choices(("a", "b,", "개가", "집에", "잔다"), k=rng.randrange(12))) for _ in range(90)
+    ]
+    scorer = RougeScorer(["rouge1", "rouge2", "rougeL"], tokenizer=Words())
+    found, references = draw[:30], list(zip(draw[30:60], draw[60:], strict=True))
+    expected = [scorer.score_multi(texts, text) for text, texts in zip(found, references, strict=True)]
+    ours = metrics.rouge(found, references)
+    for name, theirs in (("rouge_1", "rouge1"), ("rouge_2", "rouge2"), ("rouge_l", "rougeL")):
+        assert ours[name].parts_EK[:, 0].tolist() == [score[theirs].fmeasure for score in expected]
+
+
+def test_rouge_knows_korean() -> None:
     korean = "고양이가 강가에서 낮잠을 잤다."
     assert metrics.rouge([korean], [["개", korean]])["rouge_l"].value == 1
     assert metrics.rouge(["고양이가 잤다"], [[korean]])["rouge_1"].value == pytest.approx(2 * 2 / 6)

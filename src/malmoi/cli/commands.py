@@ -135,7 +135,7 @@ def pretrain(
     from malmoi.learn.pretrain import count_ngrams, prepare
     from malmoi.learn.run_config import load_run
     from malmoi.learn.running import Stopped
-    from malmoi.show import terminal
+    from malmoi.show import training
 
     chosen = [*(settings or ()), *([as_setting("data.errors", errors)] if errors == "replace" else [])]
     chosen += [as_setting("data.field", field)] if field else []
@@ -156,11 +156,11 @@ def pretrain(
         return
     first = run.trainer.group.first
     if first:
-        terminal.announce(run, with_flags)
+        training.announce(run, with_flags)
     if dry_run:
         return
     try:
-        with terminal.Watch(run) if first else nullcontext() as watch:
+        with training.Watch(run) if first else nullcontext() as watch:
             run.run(watch.show if watch else lambda _: None)
     except KeyboardInterrupt as stop:
         saved = f" and saved at step {run.trainer.step}" if isinstance(stop, Stopped) else ""
@@ -322,9 +322,8 @@ def tokenizer_train(
 ) -> None:
     """Learn a vocabulary from a text and save it as tokenizer.json."""
     from malmoi.data.readers import open_corpus
-    from malmoi.hub.folder import CONFIG
     from malmoi.text.tokenizer import TOKENIZER_FILE, train_tokenizer
-    from malmoi.util.files import RUN_RECORD
+    from malmoi.util.files import CONFIG, RUN_RECORD
 
     made = [name for name in (TOKENIZER_FILE, RUN_RECORD, CONFIG) if (out / name).exists()]
     if made:

@@ -26,14 +26,22 @@ from malmoi.core.errors import UserError
 from malmoi.core.nouns import BadRow, Example, Examples, Finding, Json, Report, Say, silent
 from malmoi.data.labelled import RECORD_EXTENSIONS, SKIPPED, read_lines, read_records
 from malmoi.data.readers import Record, extension, find_files
-from malmoi.hub.folder import CONFIG
 from malmoi.methods.base import Method
 from malmoi.methods.folder import is_method, load_method
 from malmoi.methods.registry import make_method, settled_options
 from malmoi.methods.use import COMPARISON, load, method_folder
 from malmoi.tasks import make_task
 from malmoi.tasks.base import Task
-from malmoi.util.files import MANIFEST, is_free, parse_json, read_json, sha256, write_json, write_text
+from malmoi.util.files import (
+    CONFIG,
+    MANIFEST,
+    is_free,
+    parse_json,
+    read_json,
+    sha256,
+    write_json,
+    write_text,
+)
 from malmoi.util.locks import hold
 from malmoi.util.units import counted
 

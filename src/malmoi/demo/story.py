@@ -31,7 +31,7 @@ from malmoi.demo.one_model import (
 from malmoi.demo.seven_tasks import ONE, WORLD_LICENCE, compare_tasks, show_tasks, task_line, write_rows
 from malmoi.engine.engine import Engine
 from malmoi.engine.request import Sampling
-from malmoi.hub.folder import WEIGHTS, save_model
+from malmoi.hub.folder import save_model
 from malmoi.inside.predictions import predictions
 from malmoi.inside.tokens import Cut, cut
 from malmoi.inside.world_probes import grammar_and_logic
@@ -48,6 +48,7 @@ from malmoi.show.demo_report import Exchange, OneModelLine, Report, TaskLine, on
 from malmoi.show.terminal import coloured, console
 from malmoi.text.tokenizer import Tokenizer, train_tokenizer
 from malmoi.util import files
+from malmoi.util.files import WEIGHTS
 from malmoi.util.hardware import cpu_name, keep_heap, pick_device
 from malmoi.util.units import counted, human_bytes, human_count, human_seconds
 from malmoi.world import documents, story
@@ -316,7 +317,7 @@ def _count(material: Material, out: Path, steps: int, clock: Clock) -> Trained:
     save_model(out / "ngram", model, text.tokenizer)
     _, bits = evaluate_ngrams(model, text.valid, FINAL_EVAL_TOKENS)
     name = f"{ORDER}-gram (Kneser-Ney)"
-    numbers = sum(tensor.numel() for tensor in model.tensors().values())
+    numbers = sum(tensor.size for tensor in model.tensors().values())
     result = _result(name, model, text.tokenizer, bits, numbers, seconds, num_tokens, out / "ngram")
     clock.lap("n-gram")
     console.print(f"{name}: {bits:.3f} bits per byte, counted in {human_seconds(seconds)}")

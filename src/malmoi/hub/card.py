@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
 import yaml
 
 from malmoi.core.nouns import Metric
@@ -21,7 +20,6 @@ from malmoi.util.hardware import cpu_name
 from malmoi.util.units import counted, human_seconds, measured
 from malmoi.util.version import VERSION
 
-CARD = "README.md"
 UNKNOWN = "unknown"
 UNICODE_BREAKS = frozenset("\x85\u2028\u2029")
 # What licences say of themselves, the narrower first; the names are those of the hub.
@@ -228,5 +226,7 @@ def languages_of(texts: Iterable[str]) -> tuple[str, ...]:
 
 def this_machine() -> str:
     """The processor, its threads, and the GPU where there is one."""
+    import torch
+
     gpu = f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""
     return f"{cpu_name()}, {counted(torch.get_num_threads(), 'thread')}{gpu}"

@@ -17,8 +17,7 @@ from malmoi.core.errors import UserError, nearest
 from malmoi.hub import gguf, ollama, verify
 from malmoi.hub.adapter import base_of, is_adapter
 from malmoi.hub.architectures import architecture_of, obstacle
-from malmoi.hub.card import CARD
-from malmoi.hub.folder import CONFIG, load_model, save_model
+from malmoi.hub.folder import load_model, save_model
 from malmoi.hub.gguf_vocab import vocabulary
 from malmoi.hub.weights import open_checkpoint
 from malmoi.models.config import TransformerConfig
@@ -28,6 +27,7 @@ from malmoi.text.chat import ChatFormat, chat_template
 from malmoi.text.tokenizer import Tokenizer
 from malmoi.text.tokenizer_files import token_ids
 from malmoi.util import files
+from malmoi.util.files import CARD, CONFIG
 
 TARGETS = ("hf", "gguf")
 _TORCH = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}

@@ -20,10 +20,8 @@ from malmoi.core.nouns import Json
 from malmoi.hub.adapter import base_of, is_adapter, load_adapter
 from malmoi.hub.architectures import ARCHITECTURES, Architecture, architecture_of, obstacle
 from malmoi.hub.bert import ENCODERS
-from malmoi.hub.card import CARD
 from malmoi.hub.outside import check_values, first_fault
 from malmoi.hub.weights import (
-    WEIGHTS,
     Checkpoint,
     Outside,
     build_unfilled,
@@ -40,9 +38,8 @@ from malmoi.models.ngram import KneserNey
 from malmoi.text.tokenizer import Tokenizer
 from malmoi.text.tokenizer_files import has_tokenizer
 from malmoi.util import files
+from malmoi.util.files import CARD, CONFIG, OWN_PREFIX, WEIGHTS
 
-CONFIG = "config.json"
-OWN_PREFIX = "malmoi_"
 NGRAM = f"{OWN_PREFIX}ngram"
 Pairs = Callable[[Mapping[str, Tensor]], Iterable[tuple[str, Tensor]]]
 
@@ -152,7 +149,8 @@ def _load_adapted(folder: Path, device: torch.device | str, dtype: torch.dtype |
 
 def _export(model: LanguageModel | KneserNey) -> tuple[Json, dict[str, Tensor]]:
     if isinstance(model, KneserNey):
-        return {"model_type": NGRAM} | model.config, model.tensors()
+        tensors = {name: torch.from_numpy(found) for name, found in model.tensors().items()}
+        return {"model_type": NGRAM} | model.config, tensors
     assert not lora_layers(model), "merge_lora, or save_adapter"
     weights = dict(model.state_dict())
     architecture = architecture_of(model.config) if isinstance(model.config, TransformerConfig) else None

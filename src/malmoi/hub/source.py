@@ -15,12 +15,12 @@ from typing import NamedTuple
 
 from malmoi.core.errors import UserError
 from malmoi.hub.bert import ENCODERS, load_encoder
-from malmoi.hub.card import CARD
 from malmoi.hub.folder import load_model, read_config
 from malmoi.hub.weights import open_checkpoint
 from malmoi.text.tokenizer import Tokenizer
 from malmoi.text.tokenizer_files import TOKENIZER_FILE, has_tokenizer
 from malmoi.util import files
+from malmoi.util.files import CARD
 from malmoi.util.version import VERSION
 
 IMPORT_RECORD = "import.json"

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 import torch
+from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -20,8 +21,8 @@ from torch.overrides import TorchFunctionMode
 
 from malmoi.core.errors import UserError
 from malmoi.util import files
+from malmoi.util.files import WEIGHTS
 
-WEIGHTS = "model.safetensors"
 WEIGHTS_INDEX = f"{WEIGHTS}.index.json"
 _PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json", "model.pt", "consolidated.00.pth")
 _FLOATS = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
@@ -119,6 +120,18 @@ def open_checkpoint(folder: Path) -> Checkpoint:
 def load_weights(path: Path) -> dict[str, Tensor]:
     """Read one safetensors file whole. Raises UserError where it is missing or damaged."""
     return dict(Checkpoint(_names(path)))
+
+
+def arrays_of(model: nn.Module) -> dict[str, NDArray[Any]]:
+    """A network's parameters, shared ones once."""
+    return {name: it.detach().cpu().numpy() for name, it in model.named_parameters()}
+
+
+def set_parameters(model: nn.Module, arrays: Mapping[str, NDArray[Any]]) -> None:
+    """The inverse of `arrays_of`. Raises KeyError, and RuntimeError for another size."""
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            parameter.copy_(torch.tensor(arrays[name]))
 
 
 def save_weights(path: Path, tensors: dict[str, Tensor]) -> None:

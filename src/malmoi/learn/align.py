@@ -11,6 +11,7 @@ import torch
 
 from malmoi.core.errors import UserError
 from malmoi.core.nouns import Finding, Json, Say
+from malmoi.data.arrow import files_of
 from malmoi.data.labelled import SKIPPED
 from malmoi.data.preferences import read_preferences
 from malmoi.hub.card import Card, DataFile, data_files
@@ -21,7 +22,6 @@ from malmoi.learn.finetune import (
     TuneConfig,
     chat_use,
     context_of,
-    files_of,
     load_tuning,
     save_additions,
     with_steps,

@@ -16,13 +16,13 @@ from malmoi.core.config import apply_setting
 from malmoi.core.errors import UserError
 from malmoi.core.nouns import Json, Say
 from malmoi.core.tensors import Loss, TokenBatch
-from malmoi.data.arrow import local
+from malmoi.data.arrow import files_of
 from malmoi.data.packing import Packed
 from malmoi.engine.engine import Engine
 from malmoi.engine.request import Sampling
 from malmoi.hub.adapter import save_adapter
 from malmoi.hub.card import Card, DataFile, data_files
-from malmoi.hub.folder import WEIGHTS, load_model, save_model
+from malmoi.hub.folder import load_model, save_model
 from malmoi.learn.cards import trained_seconds, with_intervals, with_run
 from malmoi.learn.distributed import Group, join_group
 from malmoi.learn.losses import next_token_loss
@@ -41,6 +41,7 @@ from malmoi.models.transformer import Transformer
 from malmoi.text.chat import ChatFormat, ChatRow, chat_template
 from malmoi.text.tokenizer import Tokenizer
 from malmoi.util import files
+from malmoi.util.files import WEIGHTS
 from malmoi.util.hardware import keep_heap, pick_device
 from malmoi.util.units import counted, human_count
 from malmoi.util.version import VERSION
@@ -376,15 +377,6 @@ def context_of(model: LanguageModel, spec: TuneSpec) -> int:
         assert isinstance(model, Transformer)
         model.extend(spec.context)
     return spec.context or min(512, model.context or 512)
-
-
-def files_of(path: Path) -> Iterator[Path]:
-    """The files that a path of data stands for."""
-    path = local(path)
-    if path.is_dir():
-        yield from sorted(file for file in path.rglob("*") if file.is_file())
-    else:
-        yield from (Path(name) for name in str(path).split(",") if Path(name).is_file())
 
 
 def weights_hash(folder: Path) -> str:

@@ -14,9 +14,9 @@ from malmoi.core.config import flat
 from malmoi.core.errors import UserError
 from malmoi.core.nouns import Say
 from malmoi.hub.card import DataFile
-from malmoi.hub.folder import WEIGHTS
 from malmoi.learn.run_config import AnyRun
 from malmoi.util import files
+from malmoi.util.files import WEIGHTS
 from malmoi.util.version import VERSION
 
 Config = TypeVar("Config", bound=AnyRun)

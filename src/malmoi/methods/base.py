@@ -11,8 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, Self, get_args
 
-import torch
-from torch import Tensor
+from numpy.typing import NDArray
 
 from malmoi.core.config import StrictModel
 from malmoi.core.errors import UserError
@@ -38,7 +37,7 @@ class Parts:
     """A fitted method as it lies on disk: JSON, tensors, and files of their own (name -> content)."""
 
     config: Json = field(default_factory=dict)
-    tensors: dict[str, Tensor] = field(default_factory=dict)
+    tensors: dict[str, NDArray[Any]] = field(default_factory=dict)
     files: dict[str, bytes] = field(default_factory=dict)
 
     def with_tokenizer(self, tokenizer: Tokenizer) -> Self:
@@ -105,8 +104,8 @@ class Method(ABC):
     def predict(self, inputs: Sequence[Any]) -> list[Any | None]:
         """One prediction for each input, whatever stands beside it; None where there is none."""
 
-    def to(self, device: torch.device) -> Self:
-        """Move to a device what can use one."""
+    def to(self, device: str) -> Self:
+        """Move to a device ("cpu", "cuda:1") what can use one."""
         del device
         return self
 

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from malmoi.core.nouns import Example, Metric
+from malmoi.data.arrow import files_of
 from malmoi.hub.card import Card, DataFile, data_files, languages_of, this_machine
-from malmoi.learn.finetune import files_of
 from malmoi.methods.base import Method
 from malmoi.util.units import counted
 from malmoi.util.version import VERSION

@@ -7,13 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from malmoi.core.errors import DAMAGE, UserError
-from malmoi.hub.card import CARD
-from malmoi.hub.folder import CONFIG, OWN_PREFIX, WEIGHTS
-from malmoi.hub.weights import load_weights, save_weights
 from malmoi.methods.base import Method, Parts
 from malmoi.methods.registry import METHODS, make_method
 from malmoi.tasks import make_task
 from malmoi.util import files
+from malmoi.util.files import CARD, CONFIG, OWN_PREFIX, WEIGHTS
 
 _OURS = {CONFIG, WEIGHTS, CARD, files.MANIFEST}
 
@@ -25,7 +23,7 @@ def save_method(folder: Path, method: Method, card: str = "") -> None:
     parts = method.parts()
     assert _OURS.isdisjoint(parts.files)
     with files.new_folder(folder) as temporary:
-        save_weights(temporary / WEIGHTS, parts.tensors)
+        files.write_tensors(temporary / WEIGHTS, parts.tensors)
         for name, content in parts.files.items():
             files.write_bytes(temporary / name, content)
         files.write_json(temporary / CONFIG, describe(method) | {"config": parts.config})
@@ -79,7 +77,7 @@ def load_method(folder: Path, options: Mapping[str, Any] | None = None) -> Metho
             raise UserError(f"unknown model_type {found['model_type']!r}; it needs a newer malmoi")
         method = make_method(name, task, found["options"] if options is None else options)
         extra = {p.name: files.read_bytes(p) for p in folder.iterdir() if p.is_file() and p.name not in _OURS}
-        method.restore(Parts(dict(found["config"]), load_weights(folder / WEIGHTS), extra))
+        method.restore(Parts(dict(found["config"]), files.read_tensors(folder / WEIGHTS), extra))
         method.report = dict(found["report"])
     except UserError as error:
         raise UserError(f"{folder} cannot be opened: {error}") from None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from importlib import import_module
 from typing import Any
 
 from pydantic import ValidationError
@@ -11,16 +12,27 @@ from pydantic import ValidationError
 from malmoi.core.config import StrictModel
 from malmoi.core.errors import UserError, nearest
 from malmoi.methods.base import Method
-from malmoi.methods.llm.finetuned import FineTuned
-from malmoi.methods.llm.prompted import Prompted
-from malmoi.methods.llm.remote import Remote
-from malmoi.methods.neural import GRU, LSTM, RNN, Pretrained, TransformerMethod
-from malmoi.methods.traditional import TRADITIONAL
 from malmoi.tasks.base import Task
 
-METHODS: dict[str, type[Method]] = {
-    method.name: method
-    for method in (*TRADITIONAL, RNN, GRU, LSTM, TransformerMethod, Pretrained, Prompted, FineTuned, Remote)
+# Classes, or where they are: one is loaded when it is asked for, as most of them bring PyTorch.
+METHODS: dict[str, str | type[Method]] = {  # the simplest first
+    "lexicon": "malmoi.methods.traditional.text_classifiers:Lexicon",
+    "tfidf": "malmoi.methods.traditional.text_classifiers:TfIdf",
+    "crf": "malmoi.methods.traditional.taggers:Crf",
+    "ibm1": "malmoi.methods.traditional.word_alignment:Ibm1",
+    "ngram": "malmoi.methods.traditional.ngrams:NGram",
+    "lead": "malmoi.methods.traditional.extractive:Lead",
+    "textrank": "malmoi.methods.traditional.extractive:TextRank",
+    "sentence": "malmoi.methods.traditional.sentence_finder:SentenceSpan",
+    "retrieval": "malmoi.methods.traditional.retrieval:Retrieval",
+    "rnn": "malmoi.methods.neural.method:RNN",
+    "gru": "malmoi.methods.neural.method:GRU",
+    "lstm": "malmoi.methods.neural.method:LSTM",
+    "transformer": "malmoi.methods.neural.method:TransformerMethod",
+    "pretrained": "malmoi.methods.neural.pretrained:Pretrained",
+    "prompted": "malmoi.methods.llm.prompted:Prompted",
+    "finetuned": "malmoi.methods.llm.finetuned:FineTuned",
+    "remote": "malmoi.methods.llm.remote:Remote",
 }
 # Left out of "all": an LSTM stands for the recurrent family, a pre-trained encoder must be named, and nothing
 # leaves this machine unasked.
@@ -30,7 +42,11 @@ _VARIANT = re.compile(r"[\w-]+")
 
 def method_class(name: str) -> type[Method] | None:
     """The class behind a name; "prompted:one" is a variant of "prompted", with options of its own."""
-    return METHODS.get(name.partition(":")[0])
+    found = METHODS.get(name.partition(":")[0])
+    if not isinstance(found, str):
+        return found
+    module, _, name = found.partition(":")
+    return getattr(import_module(module), name)
 
 
 def settled_options(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
@@ -46,20 +62,23 @@ def methods_for(task: Task[Any, Any], *, all_known: bool = False, with_model: bo
     """
     return [
         name
-        for name, method in METHODS.items()
-        if method.suits(task)
+        for name in METHODS
+        if (method := method_class(name))
+        and method.suits(task)
         and (all_known or (name not in ON_REQUEST and (with_model or not method.needs_model)))
     ]
 
 
 def make_method(name: str, task: Task[Any, Any], options: Mapping[str, Any] | None = None) -> Method:
     """A method to fit. Raises UserError, with the nearest valid name, for a wrong name or option."""
-    known, (base, colon, variant) = methods_for(task, all_known=True), name.partition(":")
-    if base not in known:
-        raise UserError(f"no method {base!r} for {task.name}; {nearest(base, known)}")
+    base, colon, variant = name.partition(":")
+    method = method_class(base)
+    if method is None or not method.suits(task):
+        raise UserError(
+            f"no method {base!r} for {task.name}; {nearest(base, methods_for(task, all_known=True))}"
+        )
     if colon and not _VARIANT.fullmatch(variant):
         raise UserError(f"{name!r}: after the colon letters, digits, - and _ name a variant of {base}")
-    method = METHODS[base]
     try:
         return method(task, options)
     except ValidationError as error:

@@ -6,24 +6,23 @@ import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import torch
+from typing import TYPE_CHECKING, Any
 
 from malmoi.core.errors import UserError
 from malmoi.core.nouns import Budget, Examples, Finding, Metric, Say
 from malmoi.data.labelled import summary
-from malmoi.inside.sources import Source
 from malmoi.methods.base import Method
 from malmoi.methods.cards import method_card, task_files
 from malmoi.methods.folder import is_method, load_method, save_method, write_card
-from malmoi.methods.inspect import insides
 from malmoi.methods.registry import make_method
 from malmoi.tasks.base import Task
 from malmoi.tasks.checks import LABELLED, labels_in, refuse_too_few_labels, unseen_labels
 from malmoi.util.files import is_free
 from malmoi.util.locks import hold
 from malmoi.util.units import counted, human_seconds
+
+if TYPE_CHECKING:
+    from malmoi.inside.sources import Source
 
 # in the folder of a comparison: what was asked, and the method that it recommends
 COMPARISON, WINNER = "comparison.json", "winner"
@@ -44,7 +43,7 @@ class LoadedMethod:
 
     def __init__(self, folder: str | Path, *, device: str = "cpu") -> None:
         self.folder = method_folder(Path(folder))
-        self.method = load_method(self.folder).to(torch.device(device))
+        self.method = load_method(self.folder).to(device)
 
     @property
     def task(self) -> Task[Any, Any]:
@@ -59,6 +58,8 @@ class LoadedMethod:
 
     def insides(self, text: str) -> tuple[Source, ...]:
         """What `malmoi.inside` can draw of its reading `text`, which may be the task's input as JSON."""
+        from malmoi.methods.inspect import insides  # of every method, so it brings PyTorch
+
         return insides(self.method, text)
 
 

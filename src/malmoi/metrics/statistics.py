@@ -13,20 +13,20 @@ import math
 import re
 import string
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
-from importlib.metadata import version
-from typing import Literal, cast
+from functools import lru_cache, partial
+from typing import TYPE_CHECKING, Literal, cast
 
 import numpy as np
 from numpy.typing import NDArray
-from rouge_score.rouge_scorer import RougeScorer
-from sacrebleu.metrics.bleu import BLEU
-from sacrebleu.metrics.chrf import CHRF
-from scipy.sparse import csr_array
 
 from malmoi.core.nouns import Entity, Metric
+
+if TYPE_CHECKING:  # each is loaded by the metrics that need it
+    from sacrebleu.metrics.bleu import BLEU
+    from sacrebleu.metrics.chrf import CHRF
+    from scipy.sparse import csr_array
 
 Floats = NDArray[np.float64]
 Texts = Sequence[str | None]  # None: no prediction, which scores as an empty text
@@ -155,6 +155,8 @@ def _macro_f1(sums_RK: Floats) -> Floats:
 
 def _counts(cells: Sequence[tuple[int, int]], num_rows: int, num_columns: int) -> csr_array:
     """How often each (row, column) is among `cells`."""
+    from scipy.sparse import csr_array
+
     rows, columns = np.array(cells, dtype=np.int64).reshape(-1, 2).T
     return csr_array((np.ones(len(rows)), (rows, columns)), shape=(num_rows, num_columns))
 
@@ -179,11 +181,15 @@ def entity_scores(
 
 def bleu(predictions: Texts, references: References, tokenize: Literal["13a", "char"]) -> Statistic:
     """sacrebleu's corpus BLEU, 0 to 100 (Papineni et al. 2002; Post 2018)."""
+    from sacrebleu.metrics.bleu import BLEU
+
     return _sacrebleu(BLEU(tokenize=tokenize, force=True), predictions, references)
 
 
 def chrf(predictions: Texts, references: References) -> Statistic:
     """sacrebleu's corpus chrF2, 0 to 100 (Popovic 2015): character n-grams, so good for Korean too."""
+    from sacrebleu.metrics.chrf import CHRF
+
     return _sacrebleu(CHRF(), predictions, references)
 
 
@@ -213,29 +219,58 @@ def word_perplexity(log_likelihoods: Sequence[float], targets: Sequence[str]) ->
     return Statistic(nats.parts_EK, lambda sums_RK: np.exp(nats.combine(sums_RK)), higher_is_better=False)
 
 
-class Words:
-    """A tokenizer for rouge-score: lower-case runs of letters and digits of any script.
-
-    rouge-score's own one knows a-z and 0-9 only, so that a Korean text has no word at all. No stemming.
-    """
-
-    def tokenize(self, text: str) -> list[str]:
-        """The words of `text`, in order."""
-        return re.findall(r"[^\W_]+", text.lower())
+def words_of(text: str) -> list[str]:
+    """Lower-case runs of letters and digits of any script, without stemming."""
+    return re.findall(r"[^\W_]+", text.lower())
 
 
 def rouge(predictions: Texts, references: References) -> dict[str, Statistic]:
-    """ROUGE-L, -1 and -2 F by rouge-score, the mean over examples of the best reference (Lin 2004)."""
-    names = {"rouge_l": "rougeL", "rouge_1": "rouge1", "rouge_2": "rouge2"}
-    scorer = RougeScorer(list(names.values()), tokenizer=Words())
-    scores = [
-        scorer.score_multi(texts, found or "") for found, texts in zip(predictions, references, strict=True)
+    """ROUGE-L, -1 and -2 F as rouge-score has them, the mean over examples of the best reference (Lin 2004).
+
+    Its own words are a-z and 0-9 only, so that a Korean text would have none; for ours see `words_of`.
+    """
+    pairs = [
+        (words_of(found or ""), [words_of(text) for text in texts])
+        for found, texts in zip(predictions, references, strict=True)
     ]
-    signature = f"rouge-score {version('rouge-score')}, F, Unicode words, no stemming"
+    shared = {"rouge_l": _longest_common, "rouge_1": partial(_common, 1), "rouge_2": partial(_common, 2)}
+    signature = "ROUGE F, Unicode words, no stemming"
     return {
-        name: mean(np.array([score[theirs].fmeasure for score in scores]), signature=signature)
-        for name, theirs in names.items()
+        name: mean(
+            np.array(
+                [max(_f1(*overlap(found, true)) for true in texts) for found, texts in pairs], np.float64
+            ),
+            signature=signature,
+        )
+        for name, overlap in shared.items()
     }
+
+
+def _common(order: int, found: Sequence[str], true: Sequence[str]) -> tuple[int, int, int]:
+    """How many n-grams the two share, and how many each has."""
+    a, b = (Counter(ngrams_of(words, order)) for words in (found, true))
+    return (a & b).total(), a.total(), b.total()
+
+
+def _longest_common(found: Sequence[str], true: Sequence[str]) -> tuple[int, int, int]:
+    """How long the longest common subsequence is, and each of the two."""
+    before = [0] * (len(true) + 1)
+    for word in found:
+        row = [0]
+        for at, other in enumerate(true):
+            row.append(before[at] + 1 if word == other else max(row[at], before[at + 1]))
+        before = row
+    return before[-1], len(found), len(true)
+
+
+def _f1(shared: int, num_found: int, num_true: int) -> float:
+    precision, recall = shared / max(1, num_found), shared / max(1, num_true)
+    return 2 * precision * recall / (precision + recall) if shared else 0.0
+
+
+def ngrams_of(words: Sequence[str], order: int) -> Iterator[tuple[str, ...]]:
+    """Runs of `order` words."""
+    return zip(*(words[start:] for start in range(order)), strict=False)
 
 
 def squad_scores(predictions: Texts, references: References) -> dict[str, Statistic]:
@@ -267,12 +302,12 @@ def distinct(predictions: Texts, order: int) -> Statistic:
 
     It has no interval: a resample holds fewer different examples than the whole, and so lies below it.
     """
-    words = [Words().tokenize(text or "") for text in predictions]
+    words = [words_of(text or "") for text in predictions]
     column: dict[tuple[str, ...], int] = {}
     cells = [
         (row, column.setdefault(ngram, len(column) + 1))
         for row, each in enumerate(words)
-        for ngram in zip(*(each[start:] for start in range(order)), strict=False)
+        for ngram in ngrams_of(each, order)
     ]
     cells += [(row, 0) for row, each in enumerate(words) for _ in each]  # column 0 counts the words
 

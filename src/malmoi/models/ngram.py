@@ -13,16 +13,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from malmoi.core.errors import UserError
 from malmoi.models.config import MOST_VOCAB
-from malmoi.models.state import State
+
+if TYPE_CHECKING:  # it counts and looks up without PyTorch; only a `Scorer` speaks in its tensors
+    from torch import Tensor
+
+    from malmoi.models.state import State
 
 MODEL_TYPE = "malmoi_ngram"
 MAX_TOKENS = 20_000_000  # counting takes about 100 bytes of memory a token
@@ -100,7 +102,7 @@ def _with_last(values: NDArray[np.float64], last: float) -> Floats:
 class NGramState:
     """contexts_BO: the numbers of the k-grams that end each row, k = 0..order-1 (-1: never seen)."""
 
-    contexts_BO: Tensor
+    contexts_BO: Ints
     lengths_B: Tensor
 
     @property
@@ -108,19 +110,22 @@ class NGramState:
         return self.contexts_BO.nbytes
 
     def select(self, rows: Sequence[int]) -> NGramState:
-        index = torch.as_tensor(rows, dtype=torch.int64)
+        index = list(rows)
         return NGramState(self.contexts_BO[index], self.lengths_B[index])
 
     def keep(self, rows: Sequence[int]) -> None:
-        self.contexts_BO, self.lengths_B = self.contexts_BO[list(rows)], self.lengths_B[list(rows)]
+        kept = self.select(rows)
+        self.contexts_BO, self.lengths_B = kept.contexts_BO, kept.lengths_B
 
     def join(self, others: Sequence[NGramState]) -> NGramState:
+        import torch
+
         states = [self, *others]
-        contexts_BO = torch.cat([state.contexts_BO for state in states])
+        contexts_BO = np.concatenate([state.contexts_BO for state in states])
         return NGramState(contexts_BO, torch.cat([state.lengths_B for state in states]))
 
     def snapshot(self) -> NGramState:
-        return NGramState(self.contexts_BO.clone(), self.lengths_B.clone())
+        return NGramState(self.contexts_BO.copy(), self.lengths_B.clone())
 
     def prefix(self, row: int, length: int) -> NGramState | None:
         return self.select([row]) if int(self.lengths_B[row]) == length else None
@@ -169,19 +174,23 @@ class KneserNey:
 
     def new_state(self, rows: int, capacity: int = 0) -> NGramState:
         del capacity  # the state does not grow
-        contexts_BO = torch.full((rows, self.order), -1, dtype=torch.int64)
+        import torch
+
+        contexts_BO = np.full((rows, self.order), -1)
         contexts_BO[:, 0] = 0  # the empty context is always known
         return NGramState(contexts_BO, torch.zeros(rows, dtype=torch.int64))
 
-    @torch.inference_mode()
     def step(self, ids_BT: Tensor, counts_B: Tensor, state: State, *, last_only: bool = False) -> Tensor:
         """See `Scorer.step`; the logits are log-probabilities."""
+        import torch
+
         assert isinstance(state, NGramState)
-        contexts_BTO = torch.from_numpy(self._follow(ids_BT.cpu().numpy(), state.contexts_BO.numpy()))
-        last_B1O = contexts_BTO[torch.arange(len(ids_BT)), counts_B.cpu() - 1].unsqueeze(1)
+        contexts_BTO = self._follow(ids_BT.cpu().numpy(), state.contexts_BO)
+        last_B1O = contexts_BTO[np.arange(len(ids_BT)), counts_B.cpu().numpy() - 1][:, None]
         state.contexts_BO = last_B1O[:, 0]
-        state.lengths_B += counts_B.cpu()
-        return self._log_probs(last_B1O if last_only else contexts_BTO)
+        with torch.inference_mode():  # as the engine has it, whoever calls
+            state.lengths_B += counts_B.cpu()
+        return torch.from_numpy(self._log_probs(last_B1O if last_only else contexts_BTO))
 
     def _follow(self, ids_BT: Ints, contexts_BO: Ints) -> Ints:
         """contexts_BTO after each token, from the contexts before the first."""
@@ -191,14 +200,14 @@ class KneserNey:
             after.append(level.find(before_BT, ids_BT, self.vocab_size))
         return np.stack(after, axis=-1)
 
-    def _log_probs(self, contexts_BTO: Tensor) -> Tensor:
+    def _log_probs(self, contexts_BTO: Ints) -> Floats:
         """log-probabilities logits_BTV, a bounded number at a time."""
-        contexts_PO = contexts_BTO.flatten(0, 1).numpy()
+        contexts_PO = contexts_BTO.reshape(-1, self.order)
         logits_PV = np.empty((len(contexts_PO), self.vocab_size), dtype=np.float32)
         size = max(1, CHUNK_NUMBERS // self.vocab_size)
         for start in range(0, len(contexts_PO), size):
             self._fill_probs(contexts_PO[start : start + size], logits_PV[start : start + size])
-        return torch.from_numpy(np.log(logits_PV, out=logits_PV)).unflatten(0, contexts_BTO.shape[:2])
+        return np.log(logits_PV, out=logits_PV).reshape(*contexts_BTO.shape[:2], self.vocab_size)
 
     def _fill_probs(self, contexts_PO: Ints, probs_PV: Floats) -> None:
         """p(v | context) = discounted + backoff * p(v | shorter context), from the shortest up."""
@@ -232,23 +241,25 @@ class KneserNey:
             "num_tokens": self.num_tokens, "note": self.note,
         }  # fmt: skip
 
-    def tensors(self) -> dict[str, Tensor]:
+    def tensors(self) -> dict[str, NDArray[Any]]:
         """Keys and counts of every level; the rest follows from them."""
-        keys = {f"keys.{k}": torch.from_numpy(level.keys_G) for k, level in enumerate(self.levels, start=1)}
-        counts = {f"counts.{k}": torch.from_numpy(le.counts_G) for k, le in enumerate(self.levels, start=1)}
-        return keys | counts
+        keys = {f"keys.{k}": level.keys_G for k, level in enumerate(self.levels, start=1)}
+        return keys | {f"counts.{k}": level.counts_G for k, level in enumerate(self.levels, start=1)}
 
     @classmethod
-    def from_tensors(cls, config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Self:
-        """The model whose `config` and `tensors()` these are. Raises KeyError where one is missing.
+    def from_tensors(cls, config: Mapping[str, Any], tensors: Mapping[str, Any]) -> Self:
+        """The model whose `config` and `tensors()` these are, the latter as arrays of either library.
 
-        Raises UserError where the two do not belong together.
+        Raises KeyError where one is missing, UserError where the two do not belong together.
         """
         order, vocab_size, num_tokens = (config[name] for name in ("order", "vocab_size", "num_tokens"))
         sizes = ((order, len(tensors) // 2), (vocab_size, MOST_VOCAB), (num_tokens, 1 << 62))
         if not all(type(size) is int and 1 <= size <= most for size, most in sizes):
             raise UserError(f"{order=}, {vocab_size=}, {num_tokens=} are not those of n-grams; copy it again")
-        parts = [(tensors[f"keys.{k}"].numpy(), tensors[f"counts.{k}"].numpy()) for k in range(1, order + 1)]
+        parts = [
+            (np.asarray(tensors[f"keys.{k}"]), np.asarray(tensors[f"counts.{k}"]))
+            for k in range(1, order + 1)
+        ]
         sizes = [1, *(len(keys_G) for keys_G, _ in parts)]
         for (keys_G, counts_G), num_contexts in zip(parts, sizes, strict=False):
             if not _are_ngrams(keys_G, counts_G, num_contexts * vocab_size):

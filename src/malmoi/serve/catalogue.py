@@ -11,11 +11,12 @@ from malmoi.core.errors import UserError
 from malmoi.engine.engine import Engine
 from malmoi.engine.loaded import Loaded
 from malmoi.hub.adapter import is_adapter
-from malmoi.hub.folder import CONFIG, is_ngram
+from malmoi.hub.folder import is_ngram
 from malmoi.methods.folder import is_method
 from malmoi.methods.use import COMPARISON, LoadedMethod, method_folder
 from malmoi.tasks.base import Task
 from malmoi.text.chat import ChatFormat, chat_template
+from malmoi.util.files import CONFIG
 
 PREFIX_BYTES = 1 << 28  # of each language model, for beginnings that prompts share
 

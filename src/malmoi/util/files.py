@@ -14,14 +14,21 @@ import secrets
 import shlex
 import shutil
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.numpy import load, save
+
 from malmoi.core.errors import UserError
 from malmoi.util.units import human_bytes
 
+CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"  # of every model's folder
+OWN_PREFIX = "malmoi_"  # of a config's model_type that no other library knows
 MANIFEST = "manifest.json"
 MOST_BYTES, MOST_OBJECT_BYTES = 1 << 30, 64 << 20  # to read: of any text; of an object with settings
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
@@ -213,6 +220,26 @@ def _is_deep(value: Any) -> bool:
         if not level:
             return False
     return True
+
+
+def write_tensors(path: Path, tensors: Mapping[str, NDArray[Any]]) -> None:
+    """`write_bytes` for a safetensors file."""
+    write_bytes(path, save(dict(tensors), {"format": "pt"}))
+
+
+def read_tensors(path: Path) -> dict[str, NDArray[Any]]:
+    """Read one safetensors file. Raises UserError where it is missing or damaged, or holds NaN or infinity."""
+    check_readable(path)
+    if not path.exists():
+        raise UserError(f"{path} does not exist; is {path.parent} a finished model folder?")
+    try:
+        found = load(path.read_bytes())
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"{path} cannot be read ({error}); train or copy it again") from None
+    for name, array in found.items():
+        if array.dtype.kind == "f" and not np.isfinite(array).all():
+            raise UserError(f"{path}: {name} holds NaN or infinity, so nothing is predicted; fit it again")
+    return found
 
 
 def sha256(path: Path) -> str:

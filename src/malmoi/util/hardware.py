@@ -1,4 +1,7 @@
-"""What this machine has and can do: memory limits, processor features, the speed of a matrix product."""
+"""What this machine has and can do: memory limits, processor features, the speed of a matrix product.
+
+It loads PyTorch only where PyTorch is asked, as what goes without it uses this, too.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,8 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-import torch
+if TYPE_CHECKING:
+    import torch
 
 Dtype = Literal["fp32", "bf16"]
 
@@ -28,6 +32,8 @@ _CGROUP_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.lim
 
 def pick_device(name: str = "auto", number: int = 0) -> torch.device:
     """`auto` is the GPU of that number where there is one, else the CPU."""
+    import torch
+
     if name != "auto":
         return torch.device(name)
     return torch.device("cuda", number) if torch.cuda.is_available() else torch.device("cpu")
@@ -68,6 +74,8 @@ def cpu_name() -> str:
 def has_fast_bf16(device: torch.device) -> bool:
     """Whether bf16 matrix products run in hardware here."""
     if device.type == "cuda":
+        import torch
+
         return torch.cuda.is_bf16_supported(including_emulation=False)
     return bool({"amx_bf16", "avx512_bf16"} & cpu_flags())
 
@@ -131,6 +139,8 @@ def memory_limit_bytes() -> int:
 def peak_memory_bytes(device: torch.device | None = None) -> int:
     """The most memory that this process (or, on a GPU, torch on that device) has held at once."""
     if device is not None and device.type == "cuda":
+        import torch
+
         return torch.cuda.max_memory_allocated(device)
     kilobyte = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * kilobyte
@@ -150,6 +160,8 @@ def matmul_flops_per_s(
     device: torch.device, dtype: torch.dtype, *, size: int = 1024, budget_s: float = 0.4
 ) -> float:
     """The best measured speed of a square matrix product: the ceiling that MFU is a share of."""
+    import torch
+
     a, b = torch.ones(2, size, size, device=device, dtype=dtype)
     out = torch.empty_like(a)
     best_s, end_s = float("inf"), time.perf_counter() + budget_s
@@ -167,9 +179,6 @@ def compiler() -> str | None:
     return next((found for name in ("c++", "g++", "clang++") if (found := shutil.which(name))), None)
 
 
-if TYPE_CHECKING:  # what is told to malloc is told before torch is there
-    from torch import Tensor
-
 _TRIM_THRESHOLD, _TOP_PAD, _MMAP_MAX = -1, -2, -4  # parameter numbers in <malloc.h>
 _TOP_PAD_BYTES = 64 << 20
 _HUGE_PAGE_BYTES, _MADV_HUGEPAGE = 2 << 20, 14  # the number in <sys/mman.h>
@@ -184,7 +193,7 @@ def keep_heap() -> bool:
     return all(mallopt(parameter, value) == 1 for parameter, value in settings.items())
 
 
-def in_huge_pages(memory: Tensor) -> Tensor:
+def in_huge_pages(memory: torch.Tensor) -> torch.Tensor:
     """The same tensor, after Linux was asked to hold it in pages of 2 MiB: before anything is written to it.
 
     A processor fetches ahead only within a page. What is not a whole page at either end stays as it is.

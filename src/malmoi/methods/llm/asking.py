@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any, NamedTuple, Self
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from malmoi.core.config import StrictModel
@@ -278,7 +277,7 @@ class LanguageMethod(Method):
     needs_model = True
     asker: Asker
 
-    def to(self, device: torch.device) -> Self:
+    def to(self, device: str) -> Self:
         if isinstance(self.asker.scorer, LanguageModel):
             self.asker.scorer.to(device)
         return self

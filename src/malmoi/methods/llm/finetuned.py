@@ -18,6 +18,7 @@ from malmoi.core.nouns import Answer, Budget, Example, Json, Say, silent
 from malmoi.core.tensors import Loss
 from malmoi.data.batches import Buckets, within
 from malmoi.data.packing import Packed
+from malmoi.hub.weights import arrays_of, set_parameters
 from malmoi.learn.finetune import FULL_LR, LORA_LR, new_markers
 from malmoi.learn.fit import FitSpec, fit, planned_steps
 from malmoi.learn.losses import next_token_loss
@@ -152,14 +153,12 @@ class FineTuned(LanguageMethod):
         model, tokenizer = self.asker.scorer, self.asker.tokenizer
         assert isinstance(model, LanguageModel)
         config = {"model": model.config.model_dump(), "manner": self.asker.manner.model_dump()}
-        parts = Parts(config, dict(model.named_parameters()))  # shared ones once
+        parts = Parts(config, arrays_of(model))
         return parts.with_tokenizer(tokenizer)
 
     def restore(self, parts: Parts) -> None:
         model = build_model(model_config_adapter.validate_python(parts.config["model"])).to(pick_device())
-        with torch.no_grad():
-            for name, parameter in model.named_parameters():
-                parameter.copy_(parts.tensors[name])
+        set_parameters(model, parts.tensors)
         manner = Manner.model_validate(parts.config["manner"])
         self.asker = Asker(model.eval(), parts.tokenizer(), self.task, manner)
 

@@ -19,6 +19,7 @@ from malmoi.core.nouns import Budget, Example, Json, Say, silent
 from malmoi.core.tensors import Loss
 from malmoi.data.batches import Buckets, within
 from malmoi.data.readers import read_documents
+from malmoi.hub.weights import arrays_of, set_parameters
 from malmoi.learn.fit import fit, planned_steps
 from malmoi.learn.trainer import mean
 from malmoi.methods.base import Method, Parts
@@ -128,14 +129,14 @@ class Neural(Method):
         self.report["warm_up_steps"] = steps
         fit(problem, spec, steps, say)
 
-    def to(self, device: torch.device) -> Self:
-        self.form.device = device
+    def to(self, device: str) -> Self:
+        self.form.device = torch.device(device)
         self.model = self.model.to(device)
         return self
 
     def _build(self) -> None:
         self.model = self.form.build()
-        self.to(pick_device())
+        self.to(str(pick_device()))
 
     def predict(self, inputs: Sequence[Any]) -> list[Any | None]:
         return self.form.predict(self.model, inputs) if inputs else []
@@ -152,14 +153,12 @@ class Neural(Method):
 
     def parts(self) -> Parts:
         parts = self.form.parts()
-        return Parts(parts.config, dict(self.model.named_parameters()), parts.files)  # shared ones once
+        return Parts(parts.config, arrays_of(self.model), parts.files)
 
     def restore(self, parts: Parts) -> None:
         self.form.restore(parts)
         self._build()
-        with torch.no_grad():
-            for name, parameter in self.model.named_parameters():
-                parameter.copy_(parts.tensors[name])
+        set_parameters(self.model, parts.tensors)
         self.model.eval()
 
 

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
-from typing import Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.linear_model import LogisticRegression
 
 from malmoi.core.nouns import Examples
 from malmoi.tasks.base import Task
+
+if TYPE_CHECKING:
+    from sklearn.linear_model import LogisticRegression
 
 Setting = TypeVar("Setting", bound=NamedTuple)
 

@@ -12,7 +12,6 @@ from itertools import zip_longest
 from typing import Annotated, Any, NamedTuple, Self
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from pydantic import Field, PositiveInt
 from scipy import sparse
@@ -145,7 +144,7 @@ class Retrieval(Method):
         """See `Method.parts`."""
         lines = "".join(json.dumps(target, ensure_ascii=False) + "\n" for target in self._targets)
         config: Json = {"discount": self._discount, "neighbours": self._neighbours}
-        tensors = {name: torch.from_numpy(getattr(self._inputs_FM, name)) for name in TENSORS}
+        tensors = {name: getattr(self._inputs_FM, name) for name in TENSORS}
         parts = Parts(config, tensors, {"targets.jsonl": lines.encode()})
         self._vectors.save(parts)
         return parts
@@ -155,7 +154,7 @@ class Retrieval(Method):
         self._vectors = Vectors.restore(parts)
         self._discount, self._neighbours = parts.config["discount"], parts.config["neighbours"]
         self._targets = [json.loads(line) for line in parts.files["targets.jsonl"].splitlines()]
-        indptr, indices, data = (parts.tensors[name].numpy() for name in TENSORS)
+        indptr, indices, data = (parts.tensors[name] for name in TENSORS)
         shape = (len(indptr) - 1, len(self._targets))
         self._inputs_FM = sparse.csr_array((data, indices, indptr), shape=shape)
 

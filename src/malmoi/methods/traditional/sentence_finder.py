@@ -12,10 +12,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple, Self
 
 import numpy as np
-import torch
 from pydantic import PositiveInt
-from sklearn.feature_extraction.text import CountVectorizer
-from sklearn.linear_model import LogisticRegression
 
 from malmoi.core.config import StrictModel
 from malmoi.core.errors import UserError
@@ -178,7 +175,7 @@ class SentenceSpan(Method):
     def parts(self) -> Parts:
         """See `Method.parts`."""
         names = json.dumps(list(self._weights), ensure_ascii=False).encode()
-        weights = torch.tensor(list(self._weights.values()), dtype=torch.float64)
+        weights = np.array(list(self._weights.values()), dtype=np.float64)
         parts = Parts(tensors={"weights": weights}, files={"features.json": names})
         self._vectors.save(parts)
         return parts
@@ -191,6 +188,9 @@ class SentenceSpan(Method):
 
 def _weights(rows: Sequence[list[str]], right: Sequence[bool], min_df: int) -> dict[str, float]:
     """Of each feature that at least min_df spans show."""
+    from sklearn.feature_extraction.text import CountVectorizer
+    from sklearn.linear_model import LogisticRegression
+
     counter = CountVectorizer(analyzer=AS_IT_IS, binary=True, min_df=min_df)
     model = LogisticRegression(solver="liblinear", random_state=0).fit(counter.fit_transform(rows), right)
     return dict(zip(counter.get_feature_names_out().tolist(), model.coef_[0].tolist(), strict=True))

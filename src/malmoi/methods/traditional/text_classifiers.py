@@ -16,12 +16,8 @@ from pathlib import Path
 from typing import Annotated, Any, NamedTuple, Self
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from pydantic import Field, PositiveFloat, PositiveInt
-from scipy.special import log_softmax
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.linear_model import LogisticRegression
 
 from malmoi.core.config import StrictModel
 from malmoi.core.errors import UserError
@@ -67,6 +63,11 @@ class LabelMethod(Method):
     def _strongest(self, names: Sequence[str], weights_LF: NDArray[Any]) -> dict[str, list[str]]:
         best_LF = np.argsort(-weights_LF, axis=1, kind="stable")[:, :SHOWN].tolist()
         return {self.labels[i]: [names[int(f)] for f in best_F] for i, best_F in enumerate(best_LF)}
+
+
+def _log_softmax(scores_NL: Floats) -> Floats:
+    scores_NL = scores_NL - scores_NL.max(axis=1, keepdims=True)
+    return scores_NL - np.log(np.exp(scores_NL).sum(axis=1, keepdims=True))
 
 
 def stems(word: str) -> Iterator[str]:
@@ -149,7 +150,7 @@ class Lexicon(LabelMethod):
             known = [number for word in counted_words(text) if (number := self._number(word)) is not None]
             sums_L = self._weights_WL[known].sum(axis=0)
             rows.append(sums_L + TIE * self._prior_L if known else self._prior_L)
-        return log_softmax(np.array(rows), axis=1)
+        return _log_softmax(np.array(rows))
 
     def parts(self) -> Parts:
         """See `Method.parts`."""
@@ -278,6 +279,9 @@ class TfIdf(LabelMethod):
         return best_setting(setting, fields, value) if valid else setting
 
     def _fit_with(self, setting: _Setting, learned: _Cut) -> None:
+        from sklearn.exceptions import ConvergenceWarning
+        from sklearn.linear_model import LogisticRegression
+
         targets = learned.targets
         self._vectors, rows_NF = learned.rows(setting.views)
         model = LogisticRegression(
@@ -293,11 +297,11 @@ class TfIdf(LabelMethod):
     def log_probs(self, inputs: Sequence[str]) -> Floats:
         """log_probs_NL."""
         scores_NL = self._vectors.rows(inputs) @ self._weights_FL + self._bias_L
-        return log_softmax(scores_NL.astype(np.float64), axis=1)
+        return _log_softmax(scores_NL.astype(np.float64))
 
     def parts(self) -> Parts:
         """See `Method.parts`."""
-        tensors = {"weights": torch.from_numpy(self._weights_FL), "bias": torch.from_numpy(self._bias_L)}
+        tensors = {"weights": self._weights_FL, "bias": self._bias_L}
         parts = Parts({"labels": list(self.labels)}, tensors)
         self._vectors.save(parts)
         return parts
@@ -305,4 +309,4 @@ class TfIdf(LabelMethod):
     def restore(self, parts: Parts) -> None:
         """See `Method.restore`."""
         self.labels, self._vectors = parts.config["labels"], Vectors.restore(parts)
-        self._weights_FL, self._bias_L = parts.tensors["weights"].numpy(), parts.tensors["bias"].numpy()
+        self._weights_FL, self._bias_L = parts.tensors["weights"], parts.tensors["bias"]

@@ -16,10 +16,8 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple, Self
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from pydantic import PositiveInt
-from torch import Tensor
 
 from malmoi.core.config import StrictModel
 from malmoi.core.errors import UserError
@@ -150,9 +148,9 @@ class Ibm1(Method):
         order_K, sources_K = order_K[kept_K], sources_K[kept_K]
         fertility_K = np.clip(table.fertility_S[sources_K], 1e-3, 20)
         kept = (sources_K, table.targets_K[order_K], np.log(table.probs_K[order_K]), fertility_K)
-        self._index({name: torch.from_numpy(part) for name, part in zip(KEPT, kept, strict=True)})
+        self._index(dict(zip(KEPT, kept, strict=True)))
 
-    def _index(self, tensors: dict[str, Tensor]) -> None:
+    def _index(self, tensors: dict[str, NDArray[Any]]) -> None:
         """translations: each source word's (target id, nats), 0 for leaving it out."""
         self._tensors, self._translations = tensors, dict[int, list[tuple[int, float]]]()
         for source, target, nats, fertility in zip(
