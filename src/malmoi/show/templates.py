@@ -17,7 +17,7 @@ def render(template: str, values: Mapping[str, Any]) -> str:
     """A template of this package with `values` in it, escaped."""
     environment = Environment(
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True,
-        loader=FunctionLoader(lambda name: (files("malmoi.compare") / name).read_text(encoding="utf-8")),
+        loader=FunctionLoader(lambda name: (files("malmoi.show") / name).read_text(encoding="utf-8")),
     )  # fmt: skip
     environment.filters |= {
         "seconds": human_seconds, "bytes": human_bytes, "count": human_count, "visible": visible,
