@@ -88,6 +88,7 @@ def fit(job: Job, say: Say) -> None:
         say(line)
 
     torch.manual_seed(settings.seed)
+    method.load_libraries()
     start_s = time.perf_counter()
     method.fit(train, material.parts["valid"], budget, told)
     costs = {"train_seconds": time.perf_counter() - start_s, "train_peak_bytes": peak_bytes()}

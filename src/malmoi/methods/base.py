@@ -9,6 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from importlib import import_module
 from typing import Any, ClassVar, Literal, Self, get_args
 
 from numpy.typing import NDArray
@@ -64,6 +65,7 @@ class Method(ABC):
     only: ClassVar[frozenset[str]] = frozenset()  # names of tasks; empty: every task of these kinds
     needs_model: ClassVar[bool] = False  # whether its option `model` must name a language model's folder
     Options: ClassVar[type[StrictModel]] = StrictModel
+    libraries: ClassVar[tuple[str, ...]] = ()  # that fitting alone needs, and that are slow to load
     free: ClassVar[frozenset[str]] = frozenset()  # options that change no prediction, so they may change
 
     def __init__(self, task: Task[Any, Any], options: Mapping[str, Any] | None = None) -> None:
@@ -86,6 +88,11 @@ class Method(ABC):
     def check(self, train: Sequence[Example[Any, Any]]) -> None:
         """Before any work: raises UserError for options that do not suit these examples."""
         del train
+
+    def load_libraries(self) -> None:
+        """Load what `fit` needs, so that its time is not counted as that of the fit."""
+        for name in self.libraries:
+            import_module(name)
 
     @abstractmethod
     def fit(

@@ -101,6 +101,7 @@ def _fit(
     refuse_too_few_labels(splits.train, task.kind)
     for note in splits.notes:
         say(note)
+    method.load_libraries()
     start_s = time.perf_counter()
     method.fit(splits.train, splits.valid, budget, say)
     seconds = time.perf_counter() - start_s

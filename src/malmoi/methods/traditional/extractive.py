@@ -15,7 +15,7 @@ from malmoi.core.config import StrictModel
 from malmoi.core.nouns import Examples, Say, silent
 from malmoi.methods.base import Budget, Method, Parts
 from malmoi.methods.traditional.choice import quality
-from malmoi.methods.traditional.vectors import Vectors, View
+from malmoi.methods.traditional.vectors import LIBRARIES, Vectors, View
 from malmoi.text.units import sentences
 
 CHOICE_TEXTS = 300  # of valid, while the number of sentences is chosen
@@ -81,6 +81,7 @@ class TextRank(Lead):
     """The k most central sentences (Mihalcea & Tarau 2004), alike where their TF-IDF rows are."""
 
     name = "textrank"
+    libraries = LIBRARIES
 
     def _prepare(self, documents: Sequence[str]) -> None:
         self._vectors = Vectors([View("word", 1, 1), View("char_wb", 2, 3)]).fit(documents)

@@ -21,7 +21,7 @@ from malmoi.core.errors import UserError
 from malmoi.core.nouns import Examples, Json, Message, Say, silent
 from malmoi.methods.base import Budget, Method, Parts
 from malmoi.methods.traditional.choice import best_setting, quality
-from malmoi.methods.traditional.vectors import Vectors, View
+from malmoi.methods.traditional.vectors import LIBRARIES, Vectors, View
 from malmoi.tasks.base import Task
 
 CHUNK_INPUTS = 32
@@ -65,6 +65,7 @@ class Retrieval(Method):
 
     name, family, kinds = "retrieval", "traditional", frozenset({"text"})
     only = frozenset({"chat", "translation"})
+    libraries = LIBRARIES
 
     _inputs_FM: Any
 

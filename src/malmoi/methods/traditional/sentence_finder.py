@@ -18,7 +18,7 @@ from malmoi.core.config import StrictModel
 from malmoi.core.errors import UserError
 from malmoi.core.nouns import Answer, Examples, Question, Say, silent
 from malmoi.methods.base import Budget, Method, Parts
-from malmoi.methods.traditional.vectors import Vectors, View
+from malmoi.methods.traditional.vectors import LIBRARIES, Vectors, View
 from malmoi.text.units import sentences
 
 KINDS = {
@@ -115,6 +115,7 @@ class SentenceSpan(Method):
     """TF-IDF finds the sentences, logistic regression over hand-made features the span."""
 
     name, family, kinds = "sentence", "traditional", frozenset({"span"})
+    libraries = LIBRARIES
 
     class Options(StrictModel):
         """sentences: how many are searched. max_words: of an answer. max_questions: used for the weights."""

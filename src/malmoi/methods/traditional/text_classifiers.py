@@ -25,7 +25,7 @@ from malmoi.core.nouns import Examples, Json, Say, silent
 from malmoi.data.encodings import decoded
 from malmoi.methods.base import Budget, Method, Parts, two_or_more
 from malmoi.methods.traditional.choice import best_setting, quality, softmax_layer
-from malmoi.methods.traditional.vectors import Vectors, View
+from malmoi.methods.traditional.vectors import LIBRARIES, Vectors, View
 
 Floats = NDArray[np.float64]
 
@@ -229,6 +229,7 @@ class TfIdf(LabelMethod):
     where that helps to tell two labels apart (Wang & Manning 2012)."""
 
     name = "tfidf"
+    libraries = LIBRARIES
 
     class Options(StrictModel):
         """c: inverse strengths of the L2 penalty to try, the usual one first. balanced: whether every label

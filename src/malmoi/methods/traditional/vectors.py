@@ -18,6 +18,7 @@ from malmoi.core.errors import UserError
 from malmoi.methods.base import Parts
 
 WORD = r"\w+|[^\w\s]"  # what a view of words takes for one: signs are words, too
+LIBRARIES = ("sklearn.feature_extraction.text", "sklearn.linear_model")  # of what is fitted to such rows
 SMALL = 500  # with fewer texts, n-grams seen once count too
 
 
