@@ -20,7 +20,8 @@ OPTIONAL = {"torch.utils.tensorboard", "pyarrow", "openai", "datasets", "hugging
 # what a method without a network must not wait for when it predicts
 HEAVY = re.compile(r"torch|sklearn\..*|sacrebleu\..*|scipy\.sparse|malmoi\.methods\.inspect")
 # `malmoi --help` must not wait for torch
-LAZY = {SOURCE / "__init__.py", SOURCE / "engine" / "loaded.py", *(SOURCE / "cli").glob("*.py")}
+LAZY = {SOURCE / name for name in ("__init__.py", "engine/loaded.py", "show/terminal.py")}
+LAZY |= {*(SOURCE / "cli").glob("*.py")}
 
 
 def code_lines(path: Path) -> int:

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from rich.console import Console
 
 from malmoi.learn.finetune import ADAPTER
 from malmoi.show import terminal
@@ -43,7 +42,7 @@ def test_what_is_learned_is_green(monkeypatch: pytest.MonkeyPatch, base: Path, t
     from malmoi.learn.finetune import load_tuning, preview
 
     data = write(tmp_path / "rows.jsonl", rows())
-    shown = Console(force_terminal=True, color_system="standard", width=60)
+    shown = terminal.Console(force_terminal=True, color_system="standard", width=60)
     monkeypatch.setattr(terminal, "console", shown)
     with shown.capture() as captured:
         terminal.show_rows(*preview(load_tuning(base, [str(data)], [], []), count=1))

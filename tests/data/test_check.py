@@ -10,7 +10,7 @@ import pytest
 from malmoi.core.errors import UserError
 from malmoi.core.nouns import Finding
 from malmoi.data import check
-from malmoi.data.check import NEAR, check_corpus, corpus_stats, minhash, near_duplicates, preview
+from malmoi.data.check import NEAR, corpus_stats, minhash, near_duplicates, preview
 from malmoi.text.tokenizer import train_tokenizer
 
 WORDS = {
@@ -90,14 +90,14 @@ def test_validation_text_in_the_training_text_is_an_error(tmp_path: Path) -> Non
 def test_every_bad_row_is_found_with_its_line(tmp_path: Path) -> None:
     path = jsonl(tmp_path / "a.jsonl", EN)
     path.write_text('{"text": \n{"txt": "a"}\n{"text": ""}\n' + path.read_text() + '{"text": 3}\n')
-    findings = check_corpus(path)
+    findings = corpus_stats(path).findings
     places = [(finding.level, finding.where.removeprefix(f"{path}:")) for finding in findings]
     assert places == [("error", "1"), ("error", "2"), ("warning", "3"), ("error", "24")]
 
 
 def test_text_lost_before_is_found(tmp_path: Path) -> None:
     jsonl(tmp_path / "a.jsonl", [*EN, "lost \ufffd\ufffd here", "zero\0", "one\r\n", "two\r\n"])
-    findings = {finding.where: finding.message for finding in check_corpus(tmp_path / "a.jsonl")}
+    findings = {finding.where: finding.message for finding in corpus_stats(tmp_path / "a.jsonl").findings}
     path = str(tmp_path / "a.jsonl")
     assert findings.pop(f"{path}:21").startswith("2 characters lost")
     assert "UTF-16" in findings.pop(f"{path}:22")
@@ -126,7 +126,7 @@ def test_no_readable_document_is_an_error(tmp_path: Path) -> None:
 
 def test_missing_text_is_the_users_mistake(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="does not exist"):
-        check_corpus(tmp_path / "nowhere")
+        corpus_stats(tmp_path / "nowhere")
 
 
 def test_documents_past_the_context_are_counted(tmp_path: Path) -> None:

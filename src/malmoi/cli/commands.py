@@ -135,7 +135,7 @@ def pretrain(
     from malmoi.learn.pretrain import count_ngrams, prepare
     from malmoi.learn.run_config import load_run
     from malmoi.learn.running import Stopped
-    from malmoi.show import training
+    from malmoi.show import terminal
 
     chosen = [*(settings or ()), *([as_setting("data.errors", errors)] if errors == "replace" else [])]
     chosen += [as_setting("data.field", field)] if field else []
@@ -156,11 +156,11 @@ def pretrain(
         return
     first = run.trainer.group.first
     if first:
-        training.announce(run, with_flags)
+        terminal.announce(run, with_flags)
     if dry_run:
         return
     try:
-        with training.Watch(run) if first else nullcontext() as watch:
+        with terminal.Watch(run) if first else nullcontext() as watch:
             run.run(watch.show if watch else lambda _: None)
     except KeyboardInterrupt as stop:
         saved = f" and saved at step {run.trainer.step}" if isinstance(stop, Stopped) else ""
@@ -263,7 +263,7 @@ def data_check(
     errors: Errors = "strict",
 ) -> None:
     """List what is wrong, each with its file and line; exit code 1 where something is an error."""
-    from malmoi.data.check import check_corpus
+    from malmoi.data.check import corpus_stats
     from malmoi.show import terminal
 
     _refuse(command, ("tokenizer", "context", "field", "errors") if task else ("test", "fields"), task)
@@ -272,10 +272,10 @@ def data_check(
             raise typer.Exit(1)
         return
     loaded = _load_tokenizer(tokenizer)
-    findings = check_corpus(
+    found = corpus_stats(
         path, valid=valid, errors=errors, field=field, tokenizer=loaded, context=context if loaded else None
     )
-    if terminal.show_findings(findings, with_flags):
+    if terminal.show_findings(found.findings, with_flags):
         raise typer.Exit(1)
 
 

@@ -48,14 +48,14 @@ def finetune(
 ) -> None:
     """Tune a language model to answer: on conversations, on tasks, or on a mixture of them."""
     from malmoi.learn import finetune as tuning
-    from malmoi.show import training
+    from malmoi.show import terminal
 
     config = tuning.load_tuning(
         model, data, valid or (), settings or (), lora=lora, fields=pairs(fields, "--fields"),
         allow_skips=allow_skips, budget_seconds=budget, licence=licence,
     )  # fmt: skip
     if preview:
-        training.show_rows(*tuning.preview(config))
+        terminal.show_rows(*tuning.preview(config))
         return
     run = tuning.prepare_tuning(config, out, resume=resume, say=say)
     if run is None:
@@ -63,7 +63,7 @@ def finetune(
         return
     first = run.trainer.group.first
     if first:
-        training.announce_tuning(run, with_flags)
+        terminal.announce_tuning(run, with_flags)
     ended, asked = _watched(run)
     if first:
         _tell_end(out, ended, asked)
@@ -97,7 +97,7 @@ def align(
 ) -> None:
     """Tune a chat model to preferences: of two answers, it learns which one is better (DPO)."""
     from malmoi.learn.align import load_alignment, prepare_alignment
-    from malmoi.show import training
+    from malmoi.show import terminal
 
     config = load_alignment(
         model, data, valid, settings or (), beta=beta, lora=lora, allow_skips=allow_skips, licence=licence
@@ -108,7 +108,7 @@ def align(
         typer.echo(f"{out} is finished; {talk}")
         return
     if run.trainer.group.first:
-        training.announce_alignment(run, with_flags)
+        terminal.announce_alignment(run, with_flags)
     found = _watched(run)
     if run.trainer.group.first:
         typer.echo("\n".join([*run.told(found), f"saved {out}; {talk}"]))
@@ -117,11 +117,11 @@ def align(
 def _watched(run: Any) -> Any:
     """Do the work of a prepared run before the user's eyes; Ctrl-C ends the command with code 130."""
     from malmoi.learn.running import Stopped
-    from malmoi.show import training
+    from malmoi.show import terminal
 
     first = run.trainer.group.first
     try:
-        with training.Watch(run) if first else nullcontext() as watch:
+        with terminal.Watch(run) if first else nullcontext() as watch:
             return run.run(watch.show if watch else lambda _: None)
     except KeyboardInterrupt as stop:
         saved = f" and saved at step {run.trainer.step}" if isinstance(stop, Stopped) else ""

@@ -115,20 +115,6 @@ def corpus_stats(
     return _stats(corpus, parts["train"], parts["valid"], findings, context if tokenizer else None)
 
 
-def check_corpus(
-    path: Path,
-    *,
-    valid: Path | None = None,
-    errors: Errors = "strict",
-    field: str = "text",
-    tokenizer: Tokenizer | None = None,
-    context: int | None = None,
-) -> list[Finding]:
-    """The findings of `corpus_stats`: every bad row with its file and line, then duplicates and leaks."""
-    stats = corpus_stats(path, valid=valid, errors=errors, field=field, tokenizer=tokenizer, context=context)
-    return list(stats.findings)
-
-
 def preview(
     path: Path,
     tokenizer: Tokenizer,

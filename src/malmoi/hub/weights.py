@@ -14,14 +14,14 @@ from typing import Any, NoReturn, TypeVar
 
 import torch
 from numpy.typing import NDArray
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from malmoi.core.errors import UserError
 from malmoi.util import files
-from malmoi.util.files import WEIGHTS
+from malmoi.util.files import WEIGHTS, open_tensors
 
 WEIGHTS_INDEX = f"{WEIGHTS}.index.json"
 _PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json", "model.pt", "consolidated.00.pth")
@@ -46,7 +46,7 @@ class Checkpoint(Mapping[str, Tensor]):
 
     def __getitem__(self, name: str) -> Tensor:
         path = self._files_of[name]
-        with _opened(path) as file:
+        with open_tensors(path, "pt") as file:
             try:
                 tensor = file.get_tensor(name)
             except (SafetensorError, OSError) as error:
@@ -88,7 +88,7 @@ class Checkpoint(Mapping[str, Tensor]):
         return _FLOATS.get(max(sizes, key=lambda kind: sizes[kind], default="F32"), torch.float32)
 
     def _read_header(self, path: Path) -> None:
-        with _opened(path) as file:
+        with open_tensors(path, "pt") as file:
             stored = set(file.keys())
             expected = {name for name, where in self._files_of.items() if where == path}
             if stored != expected:
@@ -114,7 +114,7 @@ def open_checkpoint(folder: Path) -> Checkpoint:
             f"{folder} has {pickle}, which could run anything when opened, so only safetensors are read; "
             "convert it: in transformers, from_pretrained(FOLDER) and then save_pretrained(NEW_FOLDER)"
         )
-    raise _absent(path)
+    raise files.absent(path)
 
 
 def load_weights(path: Path) -> dict[str, Tensor]:
@@ -148,7 +148,7 @@ def save_weights(path: Path, tensors: dict[str, Tensor]) -> None:
 
 
 def _names(path: Path) -> dict[str, Path]:
-    with _opened(path) as file:
+    with open_tensors(path, "pt") as file:
         return dict.fromkeys(file.keys(), path)
 
 
@@ -168,22 +168,6 @@ def _is_finite(tensor: Tensor) -> bool:
     if tensor.dtype not in _FLOATS.values():
         return True
     return bool(tensor.sum().isfinite()) or bool(tensor.isfinite().all())
-
-
-def _opened(path: Path) -> Any:
-    try:
-        if path.exists() and not path.is_file():  # a pipe would never end
-            raise UserError(f"{path} is not a file; copy the folder again")
-        return safe_open(path, "pt")
-    except FileNotFoundError:  # which is also what the library says of a file that it may not open
-        files.check_readable(path)
-        raise _absent(path) from None
-    except (SafetensorError, OSError) as error:
-        raise UserError(f"{path} cannot be read ({error}); train or copy it again") from None
-
-
-def _absent(path: Path) -> UserError:
-    return UserError(f"{path} does not exist; is {path.parent} a finished model folder?")
 
 
 Outside = Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]]

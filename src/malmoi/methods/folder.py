@@ -16,7 +16,7 @@ from malmoi.util.files import CARD, CONFIG, OWN_PREFIX, WEIGHTS
 _OURS = {CONFIG, WEIGHTS, CARD, files.MANIFEST}
 
 
-def save_method(folder: Path, method: Method, card: str = "") -> None:
+def save_method(folder: Path, method: Method) -> None:
     """Write a method's folder, whole or absent. Raises UserError where `folder` holds something else."""
     if not files.is_free(folder) and not is_method(folder):
         raise UserError(f"{folder} exists and is not a method's folder; choose another `out`")
@@ -27,7 +27,7 @@ def save_method(folder: Path, method: Method, card: str = "") -> None:
         for name, content in parts.files.items():
             files.write_bytes(temporary / name, content)
         files.write_json(temporary / CONFIG, describe(method) | {"config": parts.config})
-        files.write_text(temporary / CARD, card or f"# {method.name} for {method.task.name}\n")
+        files.write_text(temporary / CARD, f"# {method.name} for {method.task.name}\n")
 
 
 def write_card(folder: Path, card: str) -> None:

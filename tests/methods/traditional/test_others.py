@@ -20,8 +20,7 @@ from malmoi.methods.traditional.retrieval import Retrieval
 from malmoi.methods.traditional.sentence_finder import SentenceSpan
 from malmoi.methods.traditional.taggers import Crf
 from malmoi.tasks import make_task
-from malmoi.text.tagging import bio_tags, entities_of
-from malmoi.text.units import units
+from malmoi.text.units import bio_tags, entities_of, units
 
 PEOPLE = ("Mina", "Otto", "Vera", "민수", "영희", "준호")
 TOWNS = ("Rome", "Lima", "Oslo", "부산", "제주", "강릉")

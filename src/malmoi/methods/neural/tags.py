@@ -20,8 +20,7 @@ from malmoi.methods.base import Parts
 from malmoi.methods.neural.form import EncoderForm, EncoderOptions, cuts, hidden, moved, padded
 from malmoi.models.encoder import Encoder
 from malmoi.models.heads import EncoderBatch, MaskedLanguageModel, Tagger
-from malmoi.text.tagging import bio_tags, entities_of, tag_names
-from malmoi.text.units import PAD, UNKNOWN, Encoded, UnitVocabulary
+from malmoi.text.units import PAD, UNKNOWN, Encoded, UnitVocabulary, bio_tags, entities_of, tag_names
 
 
 class UnitOptions(EncoderOptions):

@@ -16,8 +16,7 @@ from malmoi.core.config import StrictModel
 from malmoi.core.errors import UserError
 from malmoi.core.nouns import Entity, Examples, Say, silent
 from malmoi.methods.base import Budget, Method, Parts
-from malmoi.text.tagging import OUTSIDE, bio_tags, entities_of
-from malmoi.text.units import Span, units
+from malmoi.text.units import OUTSIDE, Span, bio_tags, entities_of, units
 
 CRFSUITE: Any = pycrfsuite  # its compiled part has no types
 MODEL_FILE = "model.crfsuite"

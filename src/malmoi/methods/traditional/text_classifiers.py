@@ -26,8 +26,7 @@ from malmoi.data.encodings import decoded
 from malmoi.methods.base import Budget, Method, Parts, two_or_more
 from malmoi.methods.traditional.choice import best_setting, quality, softmax_layer
 from malmoi.methods.traditional.vectors import LIBRARIES, Vectors, View
-
-Floats = NDArray[np.float64]
+from malmoi.metrics.statistics import Floats
 
 SHOWN = 15  # words of each label in a report
 SIGNIFICANT = 1.96  # standard deviations

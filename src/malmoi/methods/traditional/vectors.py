@@ -35,42 +35,6 @@ class View(NamedTuple):
         return range(self.low, self.high + 1)
 
 
-class _Counted(NamedTuple):
-    """What is known of one view: its n-grams, sorted, and how rare each is."""
-
-    view: View
-    vocabulary: dict[str, int]
-    idf_F: NDArray[np.float32]
-
-    @classmethod
-    def fit(cls, view: View, texts: Sequence[str], max_features: int) -> Self:
-        """Raises ValueError where no n-gram is left."""
-        from sklearn.feature_extraction.text import TfidfVectorizer
-
-        settings: Any = {"token_pattern": WORD if view.analyzer == "word" else None, "dtype": np.float32}
-        settings |= {"analyzer": view.analyzer, "ngram_range": (view.low, view.high)}
-        min_df = 1 if len(texts) < SMALL else 2
-        counted: Any = TfidfVectorizer(min_df=min_df, max_features=max_features, **settings).fit(texts)
-        return cls(view, _numbered(counted.get_feature_names_out().tolist()), counted.idf_)
-
-    def rows(self, texts: Sequence[str]) -> sparse.csr_array:
-        """rows_NF of length one, as scikit-learn's `TfidfVectorizer` with `sublinear_tf` makes them."""
-        found = [np.unique(self._known(text), return_counts=True) for text in texts]
-        sizes = [len(places) for places, _ in found]
-        places = np.concatenate([np.empty(0, np.int32), *(places for places, _ in found)])
-        counts = np.concatenate([np.empty(0, np.int64), *(counts for _, counts in found)])
-        values = (np.log(counts, dtype=np.float32) + 1) * self.idf_F[places]
-        row = np.repeat(np.arange(len(texts)), sizes)
-        lengths_N = np.sqrt(np.bincount(row, values * values, len(texts)))
-        values = (values / lengths_N[row]).astype(np.float32)
-        starts = np.cumsum([0, *sizes], dtype=np.int32)
-        return sparse.csr_array((values, places, starts), shape=(len(texts), len(self.vocabulary)))
-
-    def _known(self, text: str) -> NDArray[np.int32]:
-        numbers = map(self.vocabulary.get, ngrams(text, self.view))
-        return np.array([number for number in numbers if number is not None], dtype=np.int32)
-
-
 class Vectors:
     """Rows of all `views` side by side, each view of length one (Salton & Buckley 1988; log term counts).
 
@@ -79,52 +43,76 @@ class Vectors:
 
     def __init__(self, views: Sequence[View], max_features: int = 100_000) -> None:
         self.views, self.max_features = [View(*view) for view in views], max_features
-        self._counted: list[_Counted] = []
+        self._vocabularies: list[dict[str, int]] = []
+        self._idfs: list[NDArray[np.float32]] = []
 
     def fit(self, texts: Sequence[str]) -> Self:
         """Choose the n-grams and learn how rare each is. Raises UserError where there are none."""
-        try:
-            self._counted = [_Counted.fit(view, texts, self.max_features) for view in self.views]
-        except ValueError:
-            raise UserError(
-                "the training texts have no words that come again", fix="give more or longer texts"
-            ) from None
+        from sklearn.feature_extraction.text import TfidfVectorizer
+
+        settings: Any = {"min_df": 1 if len(texts) < SMALL else 2, "max_features": self.max_features}
+        for view in self.views:
+            settings |= {"analyzer": view.analyzer, "ngram_range": (view.low, view.high), "dtype": np.float32}
+            settings["token_pattern"] = WORD if view.analyzer == "word" else None
+            try:
+                found: Any = TfidfVectorizer(**settings).fit(texts)
+            except ValueError:
+                raise UserError(
+                    "the training texts have no words that come again; give more or longer texts"
+                ) from None
+            self._know(found.get_feature_names_out().tolist(), found.idf_)
         return self
 
+    def _know(self, terms: Sequence[str], idf_F: NDArray[np.float32]) -> None:
+        if len(idf_F) != len(terms):
+            raise UserError("vocabulary.json does not fit the weights; copy or train the folder again")
+        self._vocabularies.append({term: number for number, term in enumerate(terms)})
+        self._idfs.append(idf_F)
+
     def rows(self, texts: Sequence[str]) -> Any:
-        """rows_NF, scipy CSR; float32."""
-        return sparse.hstack([counted.rows(texts) for counted in self._counted], format="csr")
+        """rows_NF, scipy CSR; float32. Those of scikit-learn's `TfidfVectorizer` with `sublinear_tf`."""
+        known = zip(self.views, self._vocabularies, self._idfs, strict=True)
+        return sparse.hstack([_rows(texts, *one) for one in known], format="csr")
 
     @property
     def names(self) -> list[str]:
         """The n-gram of each feature; of a view of characters in «»."""
+        shown = ("{}" if view.analyzer == "word" else "«{}»" for view in self.views)
         return [
-            term if counted.view.analyzer == "word" else f"«{term}»"
-            for counted in self._counted
-            for term in counted.vocabulary
+            form.format(term) for form, terms in zip(shown, self._vocabularies, strict=True) for term in terms
         ]
 
     def save(self, parts: Parts) -> None:
         """Add vocabulary (JSON) and idf (tensors) to `parts`."""
-        terms = [list(counted.vocabulary) for counted in self._counted]
+        terms = [list(vocabulary) for vocabulary in self._vocabularies]
         parts.files["vocabulary.json"] = json.dumps(terms, ensure_ascii=False).encode()
         parts.config["views"] = [list(view) for view in self.views]
-        for i, counted in enumerate(self._counted):
-            parts.tensors[f"idf.{i}"] = counted.idf_F
+        parts.tensors |= {f"idf.{i}": idf_F for i, idf_F in enumerate(self._idfs)}
 
     @classmethod
     def restore(cls, parts: Parts) -> Self:
         """The inverse of `save`. Raises KeyError where a part is missing, UserError where sizes differ."""
-        self, vocabularies = cls(parts.config["views"]), json.loads(parts.files["vocabulary.json"])
-        for i, (view, terms) in enumerate(zip(self.views, vocabularies, strict=True)):
-            if len(parts.tensors[f"idf.{i}"]) != len(terms):
-                raise UserError("vocabulary.json does not fit the weights; copy or train the folder again")
-            self._counted.append(_Counted(view, _numbered(terms), parts.tensors[f"idf.{i}"]))
+        self = cls(parts.config["views"])
+        for i, terms in enumerate(json.loads(parts.files["vocabulary.json"])):
+            self._know(terms, parts.tensors[f"idf.{i}"])
         return self
 
 
-def _numbered(terms: Sequence[str]) -> dict[str, int]:
-    return {term: number for number, term in enumerate(terms)}
+def _rows(
+    texts: Sequence[str], view: View, vocabulary: dict[str, int], idf_F: NDArray[np.float32]
+) -> sparse.csr_array:
+    """rows_NF of one view."""
+    known = ([vocabulary[term] for term in ngrams(text, view) if term in vocabulary] for text in texts)
+    found = [np.unique(np.array(numbers, np.int32), return_counts=True) for numbers in known]
+    sizes = [len(places) for places, _ in found]
+    places = np.concatenate([np.empty(0, np.int32), *(places for places, _ in found)])
+    counts = np.concatenate([np.empty(0, np.int64), *(counts for _, counts in found)])
+    values = (np.log(counts, dtype=np.float32) + 1) * idf_F[places]
+    row = np.repeat(np.arange(len(texts)), sizes)
+    lengths_N = np.sqrt(np.bincount(row, values * values, len(texts)))
+    values = (values / lengths_N[row]).astype(np.float32)
+    starts = np.cumsum([0, *sizes], dtype=np.int32)
+    return sparse.csr_array((values, places, starts), shape=(len(texts), len(vocabulary)))
 
 
 def ngrams(text: str, view: View) -> Iterator[str]:

@@ -24,10 +24,10 @@ from malmoi.core.errors import UserError
 from malmoi.core.nouns import Examples, Say, silent
 from malmoi.methods.base import Budget, Method, Parts
 from malmoi.methods.traditional.choice import quality
+from malmoi.metrics.statistics import Floats
 from malmoi.models.ngram import KneserNey
 
 Ints = NDArray[np.int64]
-Floats = NDArray[np.float64]
 Pair = tuple[Sequence[int], Sequence[int]]  # source and target word ids
 
 NULL, UNKNOWN = 0, 1  # of source words; of target words 0 begins a sentence
