@@ -18,6 +18,7 @@ from malmoi.compare.runner import run_comparison
 from malmoi.compare.settings import ComparisonSettings
 from malmoi.core.errors import UserError
 from malmoi.data.readers import read_documents
+from malmoi.show.comparison_report import write_comparison
 from malmoi.text.tokenizer import Tokenizer
 from malmoi.util import files
 from tests.learn.conftest import TINY
@@ -99,7 +100,7 @@ def everything(folder: Path, corpus: Path) -> None:
     settings = ComparisonSettings(
         task="classification", train=labelled, methods={"tfidf": {}, "lexicon": {}}, measure_seconds=0.001
     )
-    run_comparison(settings, folder / "compared", isolated=False)
+    write_comparison(run_comparison(settings, folder / "compared", isolated=False))
 
 
 @pytest.mark.parametrize("mask", [0o022, 0o027])

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from malmoi.compare.comparison import Comparison
-from malmoi.compare.runner import run_comparison
 from malmoi.compare.settings import ComparisonSettings
 from malmoi.methods.registry import METHODS
+from tests.compare.compared import compared_fakes
 from tests.compare.fakes import FAKES, write_reviews
 
 
@@ -33,14 +33,5 @@ def settings(tmp_path: Path) -> ComparisonSettings:
 
 @pytest.fixture(scope="session")
 def compared(tmp_path_factory: pytest.TempPathFactory) -> Comparison:
-    """A whole comparison in this process: a failure, a slow method, a learning curve, a price."""
-    folder = tmp_path_factory.mktemp("compared")
-    with pytest.MonkeyPatch.context() as patch:
-        for name, fake in FAKES.items():
-            patch.setitem(METHODS, name, fake)
-        settings = ComparisonSettings(
-            task="classification", train=write_reviews(folder / "reviews.jsonl", 900), curve=True,
-            methods={"words": {}, "slow": {"letters": 3}, "usual": {}, "raises": {}},
-            price_per_hour=1200, currency="원", measure_seconds=0.001,
-        )  # fmt: skip
-        return run_comparison(settings, folder / "out", isolated=False)
+    """See `tests.compare.compared:compared_fakes`."""
+    return compared_fakes(tmp_path_factory.mktemp("compared"))

@@ -8,7 +8,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from malmoi.compare.contrast import LABELS, OTHER, SHOWN, as_text, confusion, contrasts
+from malmoi.compare.comparison import LABELS, OTHER, SHOWN, as_text, confusion, contrasts
 from malmoi.compare.settings import Material
 from malmoi.compare.verdict import Row, judge
 from malmoi.core.nouns import Answer, Entity, Example, Question

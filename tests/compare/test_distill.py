@@ -18,6 +18,7 @@ from malmoi.core.errors import UserError
 from malmoi.core.nouns import Budget
 from malmoi.methods.folder import load_method, save_method
 from malmoi.methods.registry import make_method
+from malmoi.show.comparison_report import write_comparison
 from malmoi.tasks import TASKS, make_task
 from malmoi.world import documents
 from malmoi.world.labelled import labelled
@@ -99,6 +100,7 @@ def test_a_small_model_learns_what_a_larger_one_says(reviews: Path) -> None:
     assert "36 examples labelled by people" in found.sentence
     for word in ("faster", "of memory instead of", "predictions cost"):
         assert word in found.sentence or (word == "faster" and "slower" in found.sentence)
+    write_comparison(found.comparison)
     page = (reviews / "out" / "comparison" / "report.html").read_text(encoding="utf-8")
     assert found.sentence[:40] in page
     assert "labelled by the teacher: 60 of 60 inputs" in page

@@ -14,7 +14,7 @@ from malmoi.compare.runner import run_comparison
 from malmoi.compare.settings import ComparisonSettings, parse_shots
 from malmoi.core.errors import UserError
 from malmoi.methods.folder import load_method
-from malmoi.show.comparison_table import show_comparison
+from malmoi.show.comparison_report import show_comparison, write_comparison
 from tests.cli import test_cli
 from tests.cli.test_cli import Run, fails
 from tests.compare.fakes import write_reviews
@@ -85,6 +85,7 @@ def test_the_curve_is_of_the_prompted_methods(found: Comparison) -> None:
 
 
 def test_the_curve_is_shown(found: Comparison) -> None:
+    write_comparison(found)
     page = (found.out / "report.html").read_text(encoding="utf-8")
     assert "With solved examples in the prompt" in page
     assert page.count("<svg") == 2  # the curve, and quality against cost
@@ -150,4 +151,5 @@ def test_shots_that_do_not_fit_are_told(folder: Path) -> None:
     found = run_comparison(settings, folder / "cut", isolated=False)
     (note,) = found.shots_notes
     assert note.startswith("prompted with 6 shots: to fit into ")
+    write_comparison(found)
     assert note in (folder / "cut" / "report.html").read_text(encoding="utf-8")

@@ -17,7 +17,7 @@ from malmoi.compare.settings import ComparisonSettings, load_material, sample
 from malmoi.core.errors import UserError
 from malmoi.core.nouns import Example
 from malmoi.methods.folder import load_method
-from malmoi.show.comparison_table import show_comparison
+from malmoi.show.comparison_report import show_comparison, write_comparison
 from malmoi.tasks.base import Task
 from tests.compare.fakes import Interrupted, write_reviews
 
@@ -138,7 +138,8 @@ def test_what_failed_is_tried_again(settings: ComparisonSettings, tmp_path: Path
     assert found.verdict.winner is None
     assert not found.winner_folder.exists()
     assert found.advice.startswith("No method can be compared by accuracy: forgets (")
-    assert (tmp_path / "out" / "report.html").exists()
+    write_comparison(found)
+    assert "failed: " in (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
 
 
 def test_judging_may_change_in_a_used_folder(settings: ComparisonSettings, tmp_path: Path) -> None:

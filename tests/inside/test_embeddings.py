@@ -6,7 +6,7 @@ import torch
 from sklearn.decomposition import PCA
 from torch import nn
 
-from malmoi.inside.embeddings import matrix_of, neighbours, plane
+from malmoi.inside.tokens import matrix_of, neighbours, plane
 from malmoi.models.build import build_model
 from malmoi.models.config import TransformerConfig
 from malmoi.models.packed import pack

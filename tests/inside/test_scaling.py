@@ -19,6 +19,7 @@ from malmoi.learn.losses import next_token_loss
 from malmoi.models.build import build_model
 from malmoi.models.config import RecurrentConfig, TransformerConfig
 from malmoi.models.language import LanguageModel
+from malmoi.show.draw_scaling import write_scaling
 from malmoi.text.tokenizer import train_tokenizer
 from tests.methods.tiny import write_model
 
@@ -128,7 +129,7 @@ def test_bits_by_position_are_the_losses() -> None:
 def test_learned_positions_cannot_read_on() -> None:
     tokenizer = train_tokenizer([], "byte")
     config = TransformerConfig(vocab_size=263, context=16, layers=1, width=16, heads=2, position="learned")
-    found = bench.beyond_the_context({"old": (build_model(config), tokenizer)}, TINY, quiet)
+    found = bench.beyond_the_context({"old": (build_model(config), tokenizer)}, TINY, 16, quiet)
     assert found.sentences == [
         "Beyond the context, old: learned positions end at 16: there is none for what comes after."
     ]
@@ -136,7 +137,9 @@ def test_learned_positions_cannot_read_on() -> None:
 
 def test_the_whole_benchmark(tmp_path: Path) -> None:
     out = tmp_path / "out"
-    lines = bench.run_scaling([], out, size=TINY, say=quiet)
+    measured = bench.run_scaling([], out, size=TINY, say=quiet)
+    assert write_scaling(measured, out) == out / "index.html"
+    lines = measured.sentences
     found = json.loads((out / "scaling.json").read_text())
     assert found["sentences"] == lines
     assert set(found["scaling"]) == {"RNN", "LSTM", "GPT"}

@@ -12,6 +12,8 @@ import pytest
 
 from malmoi.core.errors import UserError
 from malmoi.core.nouns import Answer, Budget, Example, Question
+from malmoi.inside.attention import record
+from malmoi.inside.sources import Network
 from malmoi.methods.base import Method
 from malmoi.methods.folder import load_method, save_method
 from malmoi.methods.neural.pretrained import PretrainedSpanForm
@@ -159,3 +161,20 @@ def test_the_same_data_make_the_same_method(tmp_path: Path) -> None:
     first, second = (learned("ner", tmp_path, visits(), 2) for _ in range(2))
     weights = [it.parts().tensors for it in (first, second)]
     assert all(np.array_equal(weights[0][name], weights[1][name]) for name in weights[0])
+
+
+@pytest.mark.parametrize("task", ["classification", "ner", "question-answering"])
+def test_what_the_encoder_read_can_be_looked_into(task: str, tmp_path: Path) -> None:
+    write_encoder(tmp_path, "roberta")
+    asked = Question("Who came?", "Mina came.")
+    examples: dict[str, list[Any]] = {
+        "classification": reviews(), "ner": visits(),
+        "question-answering": [Example(asked, Answer("Mina", 0))] * 2,
+    }  # fmt: skip
+    method = learned(task, tmp_path, examples[task], 1)
+    _, network = method.insides(asked if task == "question-answering" else "Mina came.")
+    assert isinstance(network, Network)
+    assert network.model is method.network
+    layers = record(network.model, network.read).attended
+    assert layers
+    assert all(one.weights_HTS.shape[1:] == (len(network.source),) * 2 for one in layers)

@@ -10,6 +10,7 @@ import pytest
 from malmoi.compare.comparison import Comparison
 from malmoi.core.nouns import Metric
 from malmoi.show.charts import measured_curves, quality_against_cost
+from malmoi.show.comparison_report import looks_of
 from tests.compare.browser import checked_page
 
 
@@ -27,11 +28,11 @@ def test_a_method_has_one_colour_and_its_intervals_in_every_plot(compared: Compa
     page = (compared.out / "report.html").read_text(encoding="utf-8")
     plots = re.findall(r"<svg.*?</svg>", page, re.DOTALL)
     assert len(plots) == 2
-    looks = list(compared.looks.values())
+    looks = list(looks_of(compared).values())
     assert len(set(looks)) == len(looks) == 4
     names = [row.name for row in compared.verdict.ranking]
     for plot in plots:
-        drawn = {name for name, (colour, _) in compared.looks.items() if colour in plot}
+        drawn = {name for name, (colour, _) in looks_of(compared).items() if colour in plot}
         assert drawn == set(names)
         assert plot.count('id="LineCollection_') == 2 * len(names)  # bars, and those of the legend
 

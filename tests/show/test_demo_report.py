@@ -8,9 +8,17 @@ from typing import Any
 import pytest
 
 from malmoi.core.nouns import Metric, Result
-from malmoi.inside.predictions import Prediction
-from malmoi.inside.tokens import Cut
-from malmoi.show.demo_report import Exchange, OneModelLine, Report, TaskCell, TaskLine, write_report
+from malmoi.inside.tokens import Cut, Prediction
+from malmoi.show.demo_report import (
+    Exchange,
+    OneModelLine,
+    Report,
+    TaskCell,
+    TaskLine,
+    show_report,
+    write_report,
+)
+from malmoi.show.terminal import console
 from tests.compare.browser import checked_page
 
 pytestmark = pytest.mark.browser
@@ -27,12 +35,11 @@ COSTS = (
 
 
 @pytest.fixture(scope="module")
-def page_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("report") / "report.html"
+def report() -> Report:
     prediction = Prediction("거위", 0.5, 0.7, (("거위", 0.5), (HOSTILE, 0.25), ("\n", 0.1)))
     methods = [TaskCell("crf", "93.4%", "1 ms", True), TaskCell(HOSTILE, "87.0%", "4 ms", False)]
     cells = {"traditional": methods[:1], "recurrent": methods[1:], "transformer": []}
-    report = Report(
+    return Report(
         title="From text to a language model",
         machine="a test",
         cuts={"Korean": [Cut("words", 10, ("거위가 ", "노래한다", HOSTILE), (False, True, False))]},
@@ -45,11 +52,25 @@ def page_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
         tasks=[TaskLine("ner", HOSTILE, cells, HOSTILE, "tasks/ner/report.html")],
         exchanges=[Exchange(f"{HOSTILE} 누가 왔나요?", "거위가 " * 30, HOSTILE)],
         one_model=[OneModelLine("ner", HOSTILE, "crf", "93.4%", "87.0%", "88.1%", "86.0%")],
+        context=256,
         steps=[("tokens", 1.0)],
         next_commands=[f"malmoi complete demo/gpt {HOSTILE}"],
     )
+
+
+@pytest.fixture(scope="module")
+def page_path(report: Report, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("report") / "report.html"
     write_report(report, path)
     return path
+
+
+def test_the_terminal_shows_figures_and_tasks(report: Report) -> None:
+    with console.capture() as seen:
+        show_report(report, Path("demo/report.html"))
+    text = seen.get()
+    for word in ("memory of 256 tokens", "crf 93.4%", "traditional", "88.1%", "The report: demo/report.html"):
+        assert word in text
 
 
 @pytest.mark.parametrize("width", [400, 1200])

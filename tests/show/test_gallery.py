@@ -23,11 +23,12 @@ from malmoi.core.errors import UserError
 from malmoi.core.nouns import Budget
 from malmoi.engine.loaded import Loaded
 from malmoi.hub.folder import save_model
+from malmoi.inside.tokens import cuts_of, orders_of
 from malmoi.methods.folder import save_method
 from malmoi.methods.registry import make_method
 from malmoi.methods.use import LoadedMethod
 from malmoi.models.ngram import KneserNey
-from malmoi.show.draw_tokens import cuts_of, draw_tokens, orders_of
+from malmoi.show.draw_tokens import draw_tokens
 from malmoi.show.gallery import Picture, pictures_of
 from malmoi.show.picture import drawing, printable, shown
 from malmoi.text.tokenizer import Tokenizer

@@ -51,8 +51,7 @@ def distill(
     """Let a large model label your texts, and train a small one on that."""
     from malmoi.compare.distill import DistillSettings
     from malmoi.compare.distill import distill as run
-    from malmoi.show.comparison_table import show_comparison
-    from malmoi.show.terminal import console
+    from malmoi.show.comparison_report import present
 
     if currency and not price_per_hour:
         raise UserError(f"--currency {currency} needs --price-per-hour")
@@ -74,7 +73,7 @@ def distill(
         out,
         say,
     )  # fmt: skip
-    console.print(show_comparison(found.comparison, console.width))
+    present(found.comparison)
     if found.student.exists():
         folder = shlex.quote(str(found.student))
         typer.echo(f'the student is in {found.student}; try: malmoi predict {folder} "..."')

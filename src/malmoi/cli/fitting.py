@@ -172,8 +172,7 @@ def compare(
     from malmoi.compare.runner import run_comparison
     from malmoi.compare.settings import ComparisonSettings, parse_good_enough, parse_shots
     from malmoi.methods.registry import method_options
-    from malmoi.show.comparison_table import show_comparison
-    from malmoi.show.terminal import console
+    from malmoi.show.comparison_report import present
 
     if currency and not price_per_hour:
         raise UserError(f"--currency {currency} needs --price-per-hour")
@@ -191,7 +190,7 @@ def compare(
         out,
         say,
     )  # fmt: skip
-    console.print(show_comparison(found, console.width))
+    present(found)
     if found.verdict.best is None:
         raise typer.Exit(1)
 

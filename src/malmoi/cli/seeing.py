@@ -27,7 +27,7 @@ def inside(
 ) -> None:
     """Draw what happens to a text inside a model: tokens, embeddings, predictions, attention, gates."""
     from malmoi.show.gallery import pictures_of
-    from malmoi.show.gallery_page import write_pictures
+    from malmoi.show.picture import write_pictures
     from malmoi.util.units import counted
 
     pictures = pictures_of(malmoi.load(folder), text, layer=layer, head=head)
@@ -47,10 +47,13 @@ def scaling(
 ) -> None:
     """Measure time and memory against length, recall against distance, and reading beyond the context."""
     from malmoi.inside.scaling_bench import QUICK, RESULTS, Size, run_scaling
+    from malmoi.show.draw_scaling import write_scaling
 
-    for line in run_scaling(folders or [], out, size=QUICK if quick else Size(), say=say):
+    found = run_scaling(folders or [], out, size=QUICK if quick else Size(), say=say)
+    index = write_scaling(found, out)
+    for line in found.sentences:
         typer.echo(line)
-    typer.echo(f"look at {out / 'index.html'}; the numbers are in {out / RESULTS}")
+    typer.echo(f"look at {index}; the numbers are in {out / RESULTS}")
 
 
 VERBS = (inside,)

@@ -1,33 +1,48 @@
-"""What a comparison found, as one value and as one HTML page."""
+"""What a comparison found, as one value: who won, where they differ, what a student kept of its teacher."""
 
 from __future__ import annotations
 
-import json
-import shlex
-from collections.abc import Mapping
+from collections import Counter
 from dataclasses import dataclass
-from itertools import cycle
+from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
-from markupsafe import Markup
+import numpy as np
 
-from malmoi.compare.contrast import Confusion, Contrast
 from malmoi.compare.settings import ComparisonSettings, Material
-from malmoi.compare.verdict import PER, SAME_COST, Row, Verdict, count_of_costs, show, show_cost
-from malmoi.core.nouns import Metric
+from malmoi.compare.verdict import PER, Row, Verdict, count_of_costs, saving, show, show_cost
+from malmoi.core.nouns import Answer, Example, Metric
 from malmoi.methods.use import WINNER
-from malmoi.show.charts import COLOURS, MARKERS, Look, Points, measured_curves, quality_against_cost
-from malmoi.show.templates import render
-from malmoi.util.files import write_text
+from malmoi.metrics.statistics import Floats
+from malmoi.util.units import counted, figures, human_bytes, latency
 
-SNIPPET = """import malmoi
+SHOWN = 10  # examples of each side
+LABELS = 12  # of a confusion matrix; the rarer ones are OTHER
+OTHER = "(other)"
+Case = tuple[str, ...]  # one example as text: what went in, what is right, what each of the two said
 
-print(malmoi.load({folder}).predict({value}))"""
+
+@dataclass(frozen=True, slots=True)
+class Contrast:
+    """Two neighbours of the ranking. For text, the largest gaps of the metric in both directions."""
+
+    names: tuple[str, str]  # the better one first
+    cases: tuple[list[Case], list[Case]]  # where only the first, only the second is right (or is better)
+    counts: tuple[int, int]  # of all such examples
+
+
+@dataclass(frozen=True, slots=True)
+class Confusion:
+    """counts[i][j]: examples of labels[i] that were predicted as labels[j]."""
+
+    labels: list[str]
+    counts: list[list[int]]
 
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """Everything that the report tells."""
+    """Everything that is shown of it."""
 
     settings: ComparisonSettings
     out: Path
@@ -63,62 +78,135 @@ class Comparison:
         """How many predictions the shown costs are of."""
         return count_of_costs(row.cost for row in self.rows if row.costs)
 
-    @property
-    def looks(self) -> dict[str, Look]:
-        """The colour and marker of every method, the same in all plots."""
-        return dict(
-            zip(self.settings.methods, zip(cycle(COLOURS), cycle(MARKERS), strict=False), strict=False)
-        )
-
     def cost(self, row: Row) -> str:
         """What `cost_count` predictions of a method cost."""
         return show_cost(row.cost, self.cost_count)
 
 
-def write_comparison(comparison: Comparison, path: Path) -> None:
-    """Render `comparison` to one self-contained HTML file."""
-    verdict, (command, snippet) = comparison.verdict, _usage(comparison)
-    settings = comparison.settings.model_dump(mode="json")
-    values = {
-        "comparison": comparison, "verdict": verdict, "material": comparison.material,
-        "settings": comparison.settings, "show": show, "shade": shade, "same_cost": SAME_COST,
-        "margin": verdict.margin_words,
-        "per": PER[comparison.cost_count], "command": command, "snippet": snippet,
-        "columns": list(dict.fromkeys(name for row in verdict.ranking for name in row.metrics)),
-        "picture": Markup(_picture(comparison)),
-        "curves": Markup(_curves(comparison, comparison.curve, "training examples")),
-        "shots_curves": Markup(_curves(comparison, comparison.shots_curve, "shots")),
-        "shown_settings": {name: json.dumps(value, ensure_ascii=False) for name, value in settings.items()},
-    }  # fmt: skip
-    write_text(path, render("comparison.html", values))
+# ---- errors side by side
 
 
-def shade(count: int, total: int, right: bool) -> str:
-    """The background of a cell of a confusion matrix: green where right, red where wrong."""
-    return f"rgba({'53, 167, 124' if right else '226, 68, 60'}, {0.75 * count / max(1, total):.2f})"
+def contrasts(verdict: Verdict, material: Material) -> list[Contrast]:
+    """Each pair of neighbours in the ranking; texts by the task's own metric where all have it."""
+    primary = material.task.primary
+    metric = primary if all(primary in row.statistics for row in verdict.ranking) else verdict.metric
+    scored = [(row, _scores_E(row, metric, material)) for row in verdict.ranking]
+    return [_contrast(a, b, a_E - b_E, material) for (a, a_E), (b, b_E) in pairwise(scored)]
 
 
-def _picture(comparison: Comparison) -> str:
-    verdict = comparison.verdict
-    count = comparison.cost_count
-    points = {row.name: (row.cost * count / 1000, row.metrics[verdict.metric]) for row in verdict.ranking}
-    x_label = f"cost of {PER[count]} predictions ({comparison.cost_unit})".removesuffix(" ()")
-    front = [row.name for row in verdict.front]
-    looks, words = comparison.looks, verdict.words
-    return quality_against_cost(points, looks, front, x_label=x_label, y_label=words) if points else ""
+def _scores_E(row: Row, metric: str, material: Material) -> Floats:
+    """1 where right and 0 where wrong; for text each example's own value of the metric, more is better."""
+    if not material.texts:
+        right = [_is_right(*pair) for pair in zip(row.predictions, material.test, strict=True)]
+        return np.array(right, dtype=np.float64)
+    statistic = row.statistics[metric]
+    values_E = statistic.combine(np.asarray(statistic.parts_EK))
+    return values_E if statistic.higher_is_better else -values_E
 
 
-def _curves(comparison: Comparison, found: Mapping[str, Points], x_label: str) -> str:
-    curves = {name: points for name, points in found.items() if len(points) > 1}
-    looks, words = comparison.looks, comparison.verdict.words
-    return measured_curves(curves, looks, x_label=x_label, y_label=words) if curves else ""
+def _is_right(prediction: Any, example: Example[Any, Any]) -> bool:
+    if isinstance(prediction, Answer):
+        return prediction.text in {answer.text for answer in example.references}
+    return prediction in example.references
 
 
-def _usage(comparison: Comparison) -> tuple[str, str]:
-    """How to ask the winner, in a shell and in Python, with a short test input."""
-    task, folder = comparison.material.task, str(comparison.winner_folder)
-    values = [task.input_json(example.input) for example in comparison.material.test]
-    value = min(values, key=lambda value: abs(len(str(value)) - 40))
-    python = json.dumps(value, ensure_ascii=False)
-    command = shlex.join(["malmoi", "predict", folder, value if isinstance(value, str) else python])
-    return command, SNIPPET.format(folder=json.dumps(folder, ensure_ascii=False), value=python)
+def _contrast(a: Row, b: Row, gaps_E: Floats, material: Material) -> Contrast:
+    counts = int((gaps_E > 0).sum()), int((gaps_E < 0).sum())
+    orders = np.argsort(-gaps_E, kind="stable"), np.argsort(gaps_E, kind="stable")
+    numbers = [order[: min(SHOWN, count)] for order, count in zip(orders, counts, strict=True)]
+    first, second = ([_case(a, b, int(number), material) for number in side] for side in numbers)
+    return Contrast((a.name, b.name), (first, second), counts)
+
+
+def _case(a: Row, b: Row, number: int, material: Material) -> Case:
+    task, example = material.task, material.test[number]
+    answers = (example.target, a.predictions[number], b.predictions[number])
+    shown = (task.input_json(example.input), *(task.to_json(answer, example.input) for answer in answers))
+    return tuple(as_text(value) for value in shown)
+
+
+def as_text(value: Any) -> str:
+    """Words for a JSON value: what a person wants to read of it."""
+    if isinstance(value, dict):
+        return " · ".join(as_text(part) for part in value.values() if not isinstance(part, int))
+    if isinstance(value, list):
+        return "\n".join(as_text(part) for part in value) or "(none)"
+    return "(none)" if value is None else str(value)
+
+
+def confusions(verdict: Verdict, material: Material) -> dict[str, Confusion]:
+    """Of each method of a task of kind `label`."""
+    targets = [example.target for example in material.test]
+    labelled = verdict.ranking if material.task.kind == "label" else ()
+    return {row.name: confusion(row.predictions, targets) for row in labelled}
+
+
+def confusion(predictions: list[Any], targets: list[str]) -> Confusion:
+    """The most frequent labels, most frequent first; OTHER stands for the rest and for no prediction."""
+    labels = [label for label, _ in Counter(targets).most_common(LABELS)]
+    known = dict(zip(labels, labels, strict=True))
+    taken = zip(targets, predictions, strict=True)
+    pairs = Counter((known.get(y, OTHER), known.get(x, OTHER)) for y, x in taken)
+    labels += [OTHER] if any(OTHER in pair for pair in pairs) else []
+    return Confusion(labels, [[pairs[y, x] for x in labels] for y in labels])
+
+
+# ---- what a student has kept of its teacher
+
+
+def sentence(found: Comparison, teacher: str, student: str, *, by_people: bool) -> str:
+    """Of two rows of a comparison; by_people: the right answers are people's, not the teacher's own."""
+    rows = {row.name: row for row in found.rows}
+    old, new, metric, words = rows[teacher], rows[student], found.verdict.metric, found.verdict.words
+    for row in (old, new):
+        if row.error or metric not in row.metrics:
+            reason = f"failed: {row.error}" if row.error else f"has no {words}"
+            return f"What was kept cannot be told: {row.name} {reason}."
+    quality, number = found.verdict.quality, len(found.material.test)
+    if by_people:
+        of = f"({quality(new)} against {quality(old)} on {counted(number, 'example')} labelled by people)"
+        text = f"{student} keeps {kept(old, new, metric)} of the {words} of {teacher} {of}."
+    else:
+        text = (
+            f"{student} agrees with {teacher} by {words} {_with_interval(new, metric)} on "
+            f"{counted(number, 'held-out input')}; how right either "
+            "is cannot be told, for people have labelled none."
+        )
+    paid = found.settings.methods[teacher].get("currency", "")
+    return f"{text} {_costs(old, new, found.cost_unit, paid)}"
+
+
+def _with_interval(row: Row, metric: str) -> str:
+    found = row.metrics[metric]
+    ends = ", ".join(show(metric, found, end) for end in found.interval or ())
+    return f"{show(metric, found)} [{ends}]"
+
+
+def kept(old: Row, new: Row, metric: str) -> str:
+    """The new row's quality in percent of the old one's, with its 95% interval (paired bootstrap)."""
+    a, b = new.statistics[metric], old.statistics[metric]
+    if not a.higher_is_better:
+        a, b = b, a
+    if b.value == 0:
+        return "an unknown share (of nothing)"
+    with np.errstate(divide="ignore", invalid="ignore"):
+        low, high = np.nanpercentile(a.resampled() / b.resampled(), (2.5, 97.5))
+    return f"{a.value / b.value:.1%} [{low:.1%}, {high:.1%}]"
+
+
+def _costs(old: Row, new: Row, unit: str, paid_in: str) -> str:
+    a, b = new.costs, old.costs
+    times = b["latency_p50_s"] / a["latency_p50_s"]
+    speed = f"{figures(times, 2)}x faster" if times >= 1 else f"{figures(1 / times, 2)}x slower"
+    here, there = (human_bytes(costs["predict_peak_bytes"]) for costs in (a, b))
+    count = count_of_costs([new.cost, old.cost])
+    cost = f"{show_cost(new.cost, count)} {unit} instead of {show_cost(old.cost, count)} {unit}"
+    cost += f" ({saving(new, old)})" if new.cost < old.cost else ""
+    if unit == "s" and "price_per_1000" in b:
+        cost += (
+            f"; those of the teacher are paid with {show_cost(b['price_per_1000'], count)} {paid_in}".rstrip()
+        )
+    return (
+        f"It answers {speed} ({latency(a['latency_p50_s'])} instead of {latency(b['latency_p50_s'])}), takes "
+        f"{here} of memory instead of {there}, and {PER[count]} predictions cost {cost}."
+    )

@@ -17,8 +17,7 @@ from typing import Annotated, Any
 
 from pydantic import Field, PositiveFloat
 
-from malmoi.compare.comparison import Comparison, write_comparison
-from malmoi.compare.kept import sentence
+from malmoi.compare.comparison import Comparison, sentence
 from malmoi.compare.runner import keep_apart, run_comparison
 from malmoi.compare.settings import ComparisonSettings
 from malmoi.core.config import StrictModel
@@ -380,10 +379,9 @@ def _comparison(
 def _told(
     found: Comparison, told: str, notes: list[str], num_labelled: int, student: str, out: Path
 ) -> Distilled:
-    """The report begins with what was kept; the student's folder is ready to use."""
+    """The advice begins with what was kept; the student's folder is ready to use."""
     material = replace(found.material, notes=[*notes, *found.material.notes])
     found = replace(found, advice=f"{told} {found.advice}", material=material)
-    write_comparison(found, found.out / "report.html")
     results = found.out / "results.json"
     write_json(results, read_json(results) | {"advice": found.advice, "notes": material.notes})
     row = next(row for row in found.rows if row.name == student)

@@ -20,8 +20,7 @@ from pathlib import Path
 
 import torch
 
-from malmoi.compare.comparison import Comparison, write_comparison
-from malmoi.compare.contrast import confusions, contrasts
+from malmoi.compare.comparison import Comparison, confusions, contrasts
 from malmoi.compare.settings import ComparisonSettings, Material, load_material
 from malmoi.compare.verdict import MARGIN, SAME_COST, Row, Verdict, advice, best_possible, floor_of, judge
 from malmoi.compare.worker import FIT, QUESTIONS, RECORD, RESULT, Job, attempt, keep
@@ -51,7 +50,7 @@ def run_comparison(
     settings: ComparisonSettings, out: Path, say: Say = silent, isolated: bool = True,
     fitted: Mapping[str, Method] | None = None,
 ) -> Comparison:  # fmt: skip
-    """Compare; writes results.json, report.html and winner/ into `out` and goes on where it stopped.
+    """Compare; writes results.json and winner/ into `out` and goes on where it stopped.
 
     isolated: False trains in this process, where peak memory is everyone's. fitted: of the methods in the
     settings, those that have learned already and are only measured. Raises UserError for data, options or
@@ -97,7 +96,6 @@ def _run(
     )  # fmt: skip
     _keep_winner(comparison)
     write_json(out / "results.json", _results(comparison, found))
-    write_comparison(comparison, out / "report.html")
     return comparison
 
 

@@ -8,9 +8,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from rich.markup import escape
-from rich.table import Table
-
 from malmoi.compare.comparison import Comparison
 from malmoi.compare.verdict import Row, show
 from malmoi.core.nouns import Message
@@ -19,8 +16,6 @@ from malmoi.engine.request import Sampling
 from malmoi.hub.folder import load_model
 from malmoi.learn.finetune import load_tuning, prepare_tuning
 from malmoi.show.demo_report import Exchange, OneModelLine
-from malmoi.show.templates import one_line
-from malmoi.show.terminal import console
 from malmoi.tasks import TASKS
 from malmoi.tasks.base import is_korean
 from malmoi.text.chat import ChatFormat
@@ -87,15 +82,6 @@ def _answered(folder: Path, text: str) -> str:
     )
 
 
-def show_exchanges(exchanges: Sequence[Exchange]) -> None:
-    """Question, completion, answer."""
-    console.print("\nThe same question before and after: completion becomes an answer.")
-    for one in exchanges:
-        console.print(f"\n  [bold]{escape(one_line(one.question))}[/]")
-        console.print(f"  before  {escape(one_line(one.before))}")
-        console.print(f"  [green]after   {escape(one_line(one.after))}[/]")
-
-
 def one_model_line(found: Comparison, method: str) -> OneModelLine | None:
     """The best small method against the one model, which is `method`; None where either failed."""
     rows = {row.name: row for row in found.verdict.ranking}
@@ -117,13 +103,3 @@ def _quality(row: Row, metric: str, examples: Sequence[int]) -> str:
         return ""
     statistic = replace(row.statistics[metric], parts_EK=row.statistics[metric].parts_EK[examples])
     return show(metric, row.metrics[metric], statistic.value)
-
-
-def show_one_model(lines: Sequence[OneModelLine]) -> None:
-    """One model for seven tasks against the seven models."""
-    table = Table("task", "best small model", "one model", "English", "Korean", box=None, pad_edge=False)
-    for line in lines:
-        name = f"{line.task} [dim]by {line.metric}[/]"
-        table.add_row(name, f"{line.small} {line.small_quality}", line.quality, line.english, line.korean)
-    console.print("\nOne model for seven tasks, against the best small model of each:")
-    console.print(table)

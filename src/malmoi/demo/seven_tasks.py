@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from rich.markup import escape
-from rich.table import Table
 
 from malmoi.compare.comparison import Comparison
 from malmoi.compare.runner import run_comparison
 from malmoi.compare.settings import ComparisonSettings
 from malmoi.compare.verdict import Row
 from malmoi.methods.registry import methods_for
+from malmoi.show.comparison_report import REPORT, write_comparison
 from malmoi.show.demo_report import TaskCell, TaskLine
-from malmoi.show.terminal import console
 from malmoi.tasks import TASKS, make_task
 from malmoi.util.files import write_text
 from malmoi.world import documents
@@ -57,18 +56,9 @@ def compare_tasks(
     for name in TASKS:
         settings = _settings(name, out, one_model, seconds, quick)
         found.append(run_comparison(settings, out / "tasks" / name, isolated=False))
+        write_comparison(found[-1])
         say(f"[bold]{name}[/] {escape(found[-1].advice)}")
     return found
-
-
-def show_tasks(lines: Sequence[TaskLine]) -> None:
-    """One table: a line for each task, a column for each family, the recommended method in bold."""
-    titles = [TITLES.get(family, family) for family in FAMILIES]
-    table = Table("task", *titles, box=None, pad_edge=False)
-    for line in lines:
-        name = f"{line.task}\n[dim]by {line.metric}[/]"
-        table.add_row(name, *(_shown(line, title) for title in titles))
-    console.print(table)
 
 
 WORLD_LICENCE = "SPDX-License-Identifier: Apache-2.0\n"  # of the sample world, for the cards of its models
@@ -102,7 +92,7 @@ def _settings(name: str, out: Path, one_model: Path, seconds: float, quick: bool
 
 def task_line(found: Comparison) -> TaskLine:
     """What the reports show of one task."""
-    verdict, link = found.verdict, f"tasks/{found.settings.task}/report.html"
+    verdict, link = found.verdict, f"tasks/{found.settings.task}/{REPORT}"
     cells = {TITLES.get(family, family): list(_cells(found, family)) for family in FAMILIES}
     return TaskLine(found.settings.task, verdict.words, cells, found.advice, link)
 
@@ -120,8 +110,3 @@ def _cells(found: Comparison, family: str) -> Iterator[TaskCell]:
 
 def _speed(row: Row) -> str:
     return f"{1000 * row.costs['latency_p50_s']:.2g} ms"
-
-
-def _shown(line: TaskLine, family: str) -> str:
-    style = {True: "bold green", False: "default"}
-    return "\n".join(f"[{style[cell.wins]}]{cell.method} {cell.quality}[/]" for cell in line.cells[family])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from shlex import quote
@@ -14,26 +14,18 @@ from tempfile import TemporaryDirectory
 import numpy as np
 import torch
 from rich.markup import escape
-from rich.table import Table
 
 from malmoi.core.config import as_setting
 from malmoi.core.errors import UserError
 from malmoi.core.nouns import Metric, Result, silent
 from malmoi.data.readers import Errors, open_corpus
 from malmoi.data.shards import TokenFile
-from malmoi.demo.one_model import (
-    ask_before_and_after,
-    one_model_line,
-    show_exchanges,
-    show_one_model,
-    tune_to_answer,
-)
-from malmoi.demo.seven_tasks import ONE, WORLD_LICENCE, compare_tasks, show_tasks, task_line, write_rows
+from malmoi.demo.one_model import ask_before_and_after, one_model_line, tune_to_answer
+from malmoi.demo.seven_tasks import ONE, WORLD_LICENCE, compare_tasks, task_line, write_rows
 from malmoi.engine.engine import Engine
 from malmoi.engine.request import Sampling
 from malmoi.hub.folder import save_model
-from malmoi.inside.predictions import predictions
-from malmoi.inside.tokens import Cut, cut
+from malmoi.inside.tokens import cut, predictions
 from malmoi.inside.world_probes import grammar_and_logic
 from malmoi.learn.pretrain import evaluate_ngrams, prepare, prepare_text
 from malmoi.learn.run_config import RunConfig, load_run
@@ -44,13 +36,23 @@ from malmoi.models.language import LanguageModel
 from malmoi.models.ngram import KneserNey
 from malmoi.models.state import Scorer
 from malmoi.show.charts import Curve
-from malmoi.show.demo_report import Exchange, OneModelLine, Report, TaskLine, one_line, visible, write_report
-from malmoi.show.terminal import coloured, console
+from malmoi.show.comparison_report import REPORT
+from malmoi.show.demo_report import (
+    Exchange,
+    OneModelLine,
+    Report,
+    TaskLine,
+    show_cuts,
+    show_report,
+    write_report,
+)
+from malmoi.show.templates import one_line
+from malmoi.show.terminal import console
 from malmoi.text.tokenizer import Tokenizer, train_tokenizer
 from malmoi.util import files
 from malmoi.util.files import WEIGHTS
 from malmoi.util.hardware import cpu_name, keep_heap, pick_device
-from malmoi.util.units import counted, human_bytes, human_count, human_seconds
+from malmoi.util.units import counted, human_count, human_seconds
 from malmoi.world import documents, story
 
 MADE = (
@@ -62,7 +64,7 @@ MADE = (
     "chat",
     "examples",
     "tasks",
-    "report.html",
+    REPORT,
 )  # in the folder of a demo
 LEAST_CHARACTERS = 4000  # of the user's own text
 BUDGET_S, QUICK_BUDGET_S = 105.0, 20.0  # of training time for the LSTM and the GPT together
@@ -146,7 +148,7 @@ def run_demo(
         name: [cut(NAMES[kind], tokenizer, text) for kind, tokenizer in tokenizers.items()]
         for name, text in material.stories.items()
     }
-    _show_cuts(cuts)
+    show_cuts(cuts)
     clock.lap("tokens")
     tokenizers["bpe"].save(out / "tokenizer")
     steps = _affordable_steps(material, tokenizers["bpe"], QUICK_BUDGET_S if quick else BUDGET_S)
@@ -183,10 +185,11 @@ def run_demo(
         exchanges=exchanges,
         one_model=one_model,
         steps=clock.parts,
+        context=CONTEXT,
         next_commands=_next_commands(material, out),
     )
-    write_report(report, out / "report.html")
-    _show_end(report, out)
+    write_report(report, out / REPORT)
+    show_report(report, out / REPORT)
 
 
 def _tasks(
@@ -398,52 +401,6 @@ def _result(
     }
     metric = Metric(bits, higher_is_better=False, signature=f"bits per byte, {FINAL_EVAL_TOKENS} tokens")
     return Result(name, {"bits_per_byte": metric}, costs)
-
-
-# ---- what is shown
-
-
-def _show_cuts(cuts: dict[str, list[Cut]]) -> None:
-    for name, found in cuts.items():
-        console.print(f"\n[bold]{name}[/]")
-        for one in found:
-            unknown = f", {one.num_unknown} unknown" if one.num_unknown else ""
-            console.print(
-                f"\n[bold]{one.name}[/]: {len(one.pieces)} tokens, vocabulary {one.vocab_size:,}{unknown}"
-            )
-            console.print(coloured([(piece, False) for piece in one.pieces]))
-
-
-def _show_end(report: Report, out: Path) -> None:
-    table = Table("", *(result.name for result in report.results))
-    rows: dict[str, Callable[[Result], str]] = {
-        "bits per byte": lambda result: str(result.metrics["bits_per_byte"]),
-        "parameters": lambda result: human_count(result.costs["parameters"]),
-        "training, tokens/s": lambda result: human_count(result.costs["train_tokens_per_s"]),
-        "completing, tokens/s": lambda result: human_count(result.costs["complete_tokens_per_s"]),
-        "on disk": lambda result: human_bytes(result.costs["disk_bytes"]),
-        f"memory of {CONTEXT} tokens": lambda result: human_bytes(result.costs["state_bytes"]),
-    }
-    if "logic" in report.results[0].metrics:
-        rows["grammar, logic"] = lambda result: ", ".join(
-            f"{result.metrics[name].value:.0%}" for name in ("grammar", "logic")
-        )
-    for name, shown in rows.items():
-        table.add_row(name, *(shown(result) for result in report.results))
-    console.print(table)
-    console.print("What the GPT expects in a text that it has never seen:")
-    for position in report.sentence:
-        likely = "  ".join(
-            f"{visible(token)!r} {probability:.0%}" for token, probability in position.best[:4]
-        )
-        console.print(f"  {visible(position.token)!r:14} loss {position.loss:4.1f}   {likely}", markup=False)
-    if report.tasks:
-        show_tasks(report.tasks)
-        show_exchanges(report.exchanges)
-        show_one_model(report.one_model)
-    console.print(f"\n[bold]The report: {escape(str(out / 'report.html'))}[/]\nTry next:")
-    for command in report.next_commands:
-        console.print(f"  {command}", markup=False)
 
 
 def _next_commands(material: Material, out: Path) -> list[str]:

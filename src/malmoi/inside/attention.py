@@ -47,6 +47,16 @@ class Recording:
     carried: list[Carried] = field(default_factory=list)
 
 
+def depth(model: nn.Module | None) -> tuple[int, int]:
+    """How many layers and heads of attention there are to choose from; 0 where there are none."""
+    for part in () if model is None else model.modules():
+        config: Any = getattr(part, "config", None)
+        if hasattr(config, "layers"):
+            recurrent = getattr(config, "family", "transformer") != "transformer"
+            return config.layers, 0 if recurrent else getattr(config, "heads", 0)
+    return 0, 0
+
+
 def record(model: nn.Module, read: Callable[[], object]) -> Recording:
     """What `read` sends through `model`: one row. The model is left as it was."""
     found, was_training = Recording(), model.training
@@ -123,7 +133,7 @@ def self_weights(attention: Attention, x_BTD: Tensor, sight: Sight) -> Tensor:
     if length == 1:
         return torch.ones(rows, attention.heads, 1, 1)
     units_BKSS = torch.eye(length, dtype=q_BHTC.dtype, device=q_BHTC.device).expand(rows, kv_heads, -1, -1)
-    return attention._attend(q_BHTC, k_BKTC, units_BKSS, sight).float()
+    return attention.attend(q_BHTC, k_BKTC, units_BKSS, sight).float()
 
 
 def cross_weights(attention: CrossAttention, x_BTD: Tensor, memory: Memory, layer: int) -> Tensor:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -14,12 +13,10 @@ from malmoi.core.nouns import Say
 from malmoi.hub.folder import load_model
 from malmoi.inside import beyond, recall, scaling
 from malmoi.inside.recall import RecallTask
+from malmoi.inside.scaling import Crossing, Measured
 from malmoi.models.build import build_model
 from malmoi.models.config import RecurrentConfig, TransformerConfig
 from malmoi.models.language import LanguageModel
-from malmoi.show.draw_scaling import draw_beyond, draw_recall, draw_scaling
-from malmoi.show.gallery_page import write_pictures
-from malmoi.show.picture import Picture, drawing
 from malmoi.text.tokenizer import Tokenizer
 from malmoi.util.files import is_free, write_json
 from malmoi.util.hardware import cpu_name
@@ -46,16 +43,40 @@ QUICK = Size(tuple(128 << i for i in range(5)), recall_steps=500, read_steps=150
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
-    """One part: what is shown, said, and kept as JSON."""
+class Costs:
+    """Time and memory of each model. crossing: from where on the LSTM trains faster than the GPT."""
 
-    picture: Picture
+    found: dict[str, Measured]
+    crossing: Crossing | None
     sentences: list[str]
-    numbers: dict[str, Any]
 
 
-def run_scaling(folders: Sequence[Path], out: Path, *, size: Size = Size(), say: Say) -> list[str]:
-    """Measure, write scaling.json, the plots and index.html into `out`; what was found, in sentences.
+@dataclass(frozen=True, slots=True)
+class Curves:
+    """A value for each model between two `edges` each (distances or positions, in tokens)."""
+
+    edges: list[int]
+    curves: dict[str, list[float]]
+    sentences: list[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Scaling:
+    """What was found. context: of the models that read beyond it."""
+
+    costs: Costs
+    recall: Curves
+    beyond: Curves
+    context: int
+
+    @property
+    def sentences(self) -> list[str]:
+        """All of it in words."""
+        return [*self.costs.sentences, *self.recall.sentences, *self.beyond.sentences]
+
+
+def run_scaling(folders: Sequence[Path], out: Path, *, size: Size = Size(), say: Say) -> Scaling:
+    """Measure, and write scaling.json into `out`.
 
     folders: language models to measure beside the small ones that are made here, by their names. Raises
     UserError for one that is no network, two of one name, and for a folder `out` that holds something else.
@@ -67,19 +88,22 @@ def run_scaling(folders: Sequence[Path], out: Path, *, size: Size = Size(), say:
         if [*SMALL, *names].count(name) > 1:
             raise UserError(f"{name} would name two models in the plots; rename or copy the folder")
     given = {name: _opened(folder) for name, folder in zip(names, folders, strict=True)}
-    with drawing():
-        parts = [
-            time_and_memory({name: model for name, (model, _) in given.items()}, size, say),
-            recall_by_distance(size, say),
-            beyond_the_context(given, size, say),
-        ]
-    lines = [line for part in parts for line in part.sentences]
+    context = min((model.context for model, _ in given.values() if model.context), default=size.context)
+    found = Scaling(
+        time_and_memory({name: model for name, (model, _) in given.items()}, size, say),
+        recall_by_distance(size, say),
+        beyond_the_context(given, size, context, say),
+        context,
+    )
     machine = {"processor": cpu_name(), "threads": torch.get_num_threads(), "torch": torch.__version__}
-    numbers = {part.picture.name: part.numbers for part in parts}
-    title, text = "How sequence models scale, on this machine", "\n".join(lines)
-    write_pictures(out, [part.picture for part in parts], title=title, text=text)
-    write_json(out / RESULTS, {"machine": machine, **numbers, "sentences": lines})
-    return lines
+    recalled, read = found.recall, found.beyond
+    numbers = {
+        "scaling": {name: asdict(one) for name, one in found.costs.found.items()},
+        "recall": {"edges": recalled.edges, "right": recalled.curves},
+        "beyond": {"edges": read.edges, "bits_per_byte": read.curves},
+    }
+    write_json(out / RESULTS, {"machine": machine, **numbers, "sentences": found.sentences})
+    return found
 
 
 def _opened(folder: Path) -> tuple[LanguageModel, Tokenizer]:
@@ -93,17 +117,16 @@ def _opened(folder: Path) -> tuple[LanguageModel, Tokenizer]:
     return model, tokenizer
 
 
-def time_and_memory(given: Mapping[str, LanguageModel], size: Size, say: Say) -> Found:
+def time_and_memory(given: Mapping[str, LanguageModel], size: Size, say: Say) -> Costs:
     """Training and writing against length, of the small models and those given."""
     models = {**scaling.small_models(), **given}
     found = {name: scaling.measure(name, model, size.lengths, say) for name, model in models.items()}
     gpt, lstm = found["GPT"], found["LSTM"]
     crossed = scaling.crossing(gpt.lengths, gpt.train_seconds, lstm.train_seconds)
-    numbers = {name: asdict(one) for name, one in found.items()}
-    return Found(draw_scaling(found, crossed), scaling.sentences(found), numbers)
+    return Costs(found, crossed, scaling.sentences(found))
 
 
-def recall_by_distance(size: Size, say: Say) -> Found:
+def recall_by_distance(size: Size, say: Say) -> Curves:
     """How many facts an RNN, an LSTM and a GPT look up, by how far back they were told."""
     task, vocab_size = size.recall, recall.VOCABULARY
     shapes = {
@@ -127,19 +150,18 @@ def recall_by_distance(size: Size, say: Say) -> Found:
         f"{shares[-1]:.0%} of those told {edges[-2]} and more."
         for name, shares in curves.items()
     ]
-    picture = draw_recall(edges, curves, 1 / recall.VALUES)
-    return Found(picture, lines, {"edges": edges, "right": curves})
+    return Curves(edges, curves, lines)
 
 
-def beyond_the_context(given: Mapping[str, tuple[LanguageModel, Tokenizer]], size: Size, say: Say) -> Found:
+def beyond_the_context(
+    given: Mapping[str, tuple[LanguageModel, Tokenizer]], size: Size, context: int, say: Say
+) -> Curves:
     """Bits per byte within and beyond the context, of the models given or, of none, of two trained here."""
-    models, context = dict(given), size.context
+    models = dict(given)
     if not models:
         train = [document.text for document in documents(size.documents)]
         trained, tokenizer = beyond.trained_readers(train, context=context, steps=size.read_steps, say=say)
         models = {name: (model, tokenizer) for name, model in trained.items()}
-    else:
-        context = min((model.context for model, _ in given.values() if model.context), default=context)
     edges, curves, lines = beyond.edges_of(context), {}, []
     for name, (model, tokenizer) in models.items():
         unseen = (document.text for document in documents(MOST_DOCUMENTS, split="valid"))
@@ -150,7 +172,7 @@ def beyond_the_context(given: Mapping[str, tuple[LanguageModel, Tokenizer]], siz
             lines.append(f"Beyond the context, {name}: {error}.")
             continue
         lines.append(_beyond(name, edges, curves[name], context))
-    return Found(draw_beyond(edges, curves, context), lines, {"edges": edges, "bits_per_byte": curves})
+    return Curves(edges, curves, lines)
 
 
 def _beyond(name: str, edges: Sequence[int], bits: Sequence[float], context: int) -> str:

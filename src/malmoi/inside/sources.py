@@ -1,30 +1,43 @@
 """What can be looked into: a text with its cuts, a next-token model, a network, a bag of words.
 
-Pictures know these forms and nothing of tasks and methods; who holds a fitted method says what is inside it.
+Pictures know these forms and nothing of tasks and methods; a fitted method says what is inside it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, Self, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import nn
 
-from malmoi.models.state import Scorer
-from malmoi.text.tokenizer import Tokenizer
+from malmoi.core.nouns import Message, Question
+
+if TYPE_CHECKING:  # a bag of words needs no PyTorch
+    from torch import nn
+
+    from malmoi.models.state import Scorer
+    from malmoi.text.tokenizer import Tokenizer
 
 Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
-class PlainText:
+class ReadText:
     """A text, and the tokenizer of the model that reads it (None: the model reads it by other means)."""
 
     text: str
     tokenizer: Tokenizer | None = None
+
+    @classmethod
+    def of(cls, value: Any, tokenizer: Tokenizer | None = None) -> Self:
+        """An input of any task as one text."""
+        if isinstance(value, Question):
+            value = f"{value.question}\n{value.context}"
+        elif isinstance(value, tuple):
+            value = "\n".join(message.content for message in value if isinstance(message, Message))
+        return cls(value, tokenizer)
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +76,7 @@ class BagOfWords:
     strongest: tuple[tuple[str, Floats], ...] = ()
 
 
-Source = PlainText | NextToken | Network | BagOfWords
+Source = ReadText | NextToken | Network | BagOfWords
 
 
 @runtime_checkable

@@ -10,15 +10,19 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
-from typing import Any, ClassVar, Literal, Self, get_args
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, get_args
 
 from numpy.typing import NDArray
 
 from malmoi.core.config import StrictModel
 from malmoi.core.errors import UserError
 from malmoi.core.nouns import Budget, Example, Json, Say, silent
+from malmoi.inside.sources import ReadText, Source
 from malmoi.tasks.base import Kind, Task
 from malmoi.text.tokenizer import TOKENIZER_FILE, Tokenizer
+
+if TYPE_CHECKING:
+    from torch import nn
 
 Family = Literal["traditional", "recurrent", "transformer", "prompted", "fine-tuned", "remote"]
 FAMILIES: tuple[Family, ...] = get_args(Family)
@@ -127,6 +131,15 @@ class Method(ABC):
         A `continuation` goes on, so its end is not counted. None: the method has none.
         """
         del inputs, targets
+        return None
+
+    def insides(self, value: Any) -> tuple[Source, ...]:
+        """What can be looked into once it has read an input: the text of it first."""
+        return (ReadText.of(value),)
+
+    @property
+    def network(self) -> nn.Module | None:
+        """What predicts, where that is one network."""
         return None
 
     def costs(self) -> dict[str, float]:

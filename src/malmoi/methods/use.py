@@ -17,7 +17,7 @@ from malmoi.methods.folder import is_method, load_method, save_method, write_car
 from malmoi.methods.registry import make_method
 from malmoi.tasks.base import Task
 from malmoi.tasks.checks import LABELLED, labels_in, refuse_too_few_labels, unseen_labels
-from malmoi.util.files import is_free
+from malmoi.util.files import is_free, parse_json
 from malmoi.util.locks import hold
 from malmoi.util.units import counted, human_seconds
 
@@ -57,10 +57,20 @@ class LoadedMethod:
         return self.predict([inputs])[0]
 
     def insides(self, text: str) -> tuple[Source, ...]:
-        """What `malmoi.inside` can draw of its reading `text`, which may be the task's input as JSON."""
-        from malmoi.methods.inspect import insides  # of every method, so it brings PyTorch
+        """What `malmoi.inside` can draw of its reading `text`, which may be the task's input as JSON.
 
-        return insides(self.method, text)
+        Raises UserError where it is no input of the task.
+        """
+        return self.method.insides(self.task.input_from(_object(text)))
+
+
+def _object(text: str) -> Any:
+    """The JSON object that `text` is; else the text itself."""
+    try:
+        found = parse_json(text)
+    except ValueError:
+        return text
+    return found if isinstance(found, dict) else text
 
 
 def method_folder(folder: Path) -> Path:

@@ -148,10 +148,10 @@ class Attention(nn.Module):
         q_BHTC, k_BKTC, v_BKTC = self.project(x_BTD, sight)
         if state is not None:
             k_BKTC, v_BKTC = self._remember(k_BKTC, v_BKTC, sight, state, layer)
-        y_BHTC = self._attend(q_BHTC, k_BKTC, v_BKTC, sight)
+        y_BHTC = self.attend(q_BHTC, k_BKTC, v_BKTC, sight)
         return self.out(y_BHTC.transpose(1, 2).flatten(2))
 
-    def _attend(self, q_BHTC: Tensor, k_BKSC: Tensor, v_BKSC: Tensor, sight: Sight) -> Tensor:
+    def attend(self, q_BHTC: Tensor, k_BKSC: Tensor, v_BKSC: Tensor, sight: Sight) -> Tensor:
         """What each query reads from the keys and values of its group."""
         groups, mask_B1TS, scale = self.heads // self.kv_heads, sight.mask_B1TS, self.scale
         if self.softcap is not None:

@@ -12,19 +12,19 @@ from typing import TYPE_CHECKING
 
 import matplotlib as mpl
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
 from malmoi.core.nouns import Metric
+from malmoi.show.palette import COLOURS, GREY
 from malmoi.util.units import figures, human_count
 
 if TYPE_CHECKING:
     from malmoi.text.tokenizer_comparison import TokenizerRow
 
-COLOURS = ("#4c8df6", "#e8743b", "#35a77c", "#b45fd1", "#c9a227", "#d6455d")  # legible on light and dark
-MARKERS = "osD^vPX"
 _INK = "#010203"  # stands for the page's text colour until the SVG is in the page
 
 Curve = tuple[str, Sequence[float], Sequence[float]]  # name, x, y
@@ -67,10 +67,7 @@ def measured_curves(
         )  # fmt: skip
     axes.set_xticks(ticks)
     axes.xaxis.set_major_formatter(lambda value, _: human_count(value))
-    axes.set_xlabel(x_label)
-    axes.set_ylabel(y_label)
-    figure.legend(*axes.get_legend_handles_labels(), frameon=False, loc="outside right upper")
-    return _svg(figure)
+    return _labelled(figure, axes, x_label, y_label)
 
 
 def quality_against_cost(
@@ -83,7 +80,7 @@ def quality_against_cost(
     if len(front) > 1:
         axes.step(
             [points[name][0] for name in front], [points[name][1].value for name in front],
-            where="post", color="#8a8f98", linestyle="--", linewidth=1.4, zorder=1,
+            where="post", color=GREY, linestyle="--", linewidth=1.4, zorder=1,
             label="not beaten in both",
         )  # fmt: skip
     for name, (cost, metric) in points.items():
@@ -99,6 +96,11 @@ def quality_against_cost(
     axes.xaxis.set_major_formatter(lambda value, _: figures(value, 3))
     axes.xaxis.set_minor_formatter(NullFormatter())
     axes.margins(0.1)
+    return _labelled(figure, axes, x_label, y_label)
+
+
+def _labelled(figure: Figure, axes: Axes, x_label: str, y_label: str) -> str:
+    """The figure with its legend aside."""
     axes.set_xlabel(x_label)
     axes.set_ylabel(y_label)
     figure.legend(*axes.get_legend_handles_labels(), frameon=False, loc="outside right upper")

@@ -1,21 +1,22 @@
-"""The report: one HTML file with everything in it, nothing fetched from anywhere."""
+"""What a demo found, on a terminal and as one HTML file with everything in it."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from markupsafe import Markup
+from rich.markup import escape
+from rich.table import Table
 
 from malmoi.core.nouns import Result
-from malmoi.inside.predictions import Prediction
-from malmoi.inside.tokens import Cut
+from malmoi.inside.tokens import Cut, Prediction
 from malmoi.show.charts import Curve, loss_curves
 from malmoi.show.templates import one_line, render, visible
+from malmoi.show.terminal import coloured, console
 from malmoi.util.files import write_text
-
-__all__ = ["Report", "one_line", "visible", "write_report"]
+from malmoi.util.units import human_bytes, human_count
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +79,7 @@ class Report:
     exchanges: Sequence[Exchange]
     one_model: Sequence[OneModelLine]
     steps: Sequence[tuple[str, float]]  # what took how many seconds
+    context: int  # tokens that `state_bytes` of a result remembers
     next_commands: Sequence[str]
 
 
@@ -85,3 +87,83 @@ def write_report(report: Report, path: Path) -> None:
     """Render `report` to one self-contained HTML file."""
     plot = loss_curves(report.curves, x_label="tokens read", y_label="bits per byte (validation)")
     write_text(path, render("report.html", {"report": report, "loss_plot": Markup(plot)}))
+
+
+# ---- on the terminal
+
+
+def show_cuts(cuts: Mapping[str, Sequence[Cut]]) -> None:
+    """Each text as its tokens in colour, cut in several ways."""
+    for name, found in cuts.items():
+        console.print(f"\n[bold]{name}[/]")
+        for one in found:
+            unknown = f", {one.num_unknown} unknown" if one.num_unknown else ""
+            console.print(
+                f"\n[bold]{one.name}[/]: {len(one.pieces)} tokens, vocabulary {one.vocab_size:,}{unknown}"
+            )
+            console.print(coloured([(piece, False) for piece in one.pieces]))
+
+
+def show_report(report: Report, path: Path) -> None:
+    """The figures, and where the page is."""
+    table = Table("", *(result.name for result in report.results))
+    rows: dict[str, Callable[[Result], str]] = {
+        "bits per byte": lambda result: str(result.metrics["bits_per_byte"]),
+        "parameters": lambda result: human_count(result.costs["parameters"]),
+        "training, tokens/s": lambda result: human_count(result.costs["train_tokens_per_s"]),
+        "completing, tokens/s": lambda result: human_count(result.costs["complete_tokens_per_s"]),
+        "on disk": lambda result: human_bytes(result.costs["disk_bytes"]),
+        f"memory of {report.context} tokens": lambda result: human_bytes(result.costs["state_bytes"]),
+    }
+    if "logic" in report.results[0].metrics:
+        rows["grammar, logic"] = lambda result: ", ".join(
+            f"{result.metrics[name].value:.0%}" for name in ("grammar", "logic")
+        )
+    for name, shown in rows.items():
+        table.add_row(name, *(shown(result) for result in report.results))
+    console.print(table)
+    console.print("What the GPT expects in a text that it has never seen:")
+    for position in report.sentence:
+        likely = "  ".join(
+            f"{visible(token)!r} {probability:.0%}" for token, probability in position.best[:4]
+        )
+        console.print(f"  {visible(position.token)!r:14} loss {position.loss:4.1f}   {likely}", markup=False)
+    if report.tasks:
+        _show_tasks(report.tasks)
+        _show_exchanges(report.exchanges)
+        _show_one_model(report.one_model)
+    console.print(f"\n[bold]The report: {escape(str(path))}[/]\nTry next:")
+    for command in report.next_commands:
+        console.print(f"  {command}", markup=False)
+
+
+def _show_tasks(lines: Sequence[TaskLine]) -> None:
+    """One table: a line for each task, a column for each family, the recommended method in bold."""
+    table = Table("task", *lines[0].cells, box=None, pad_edge=False)
+    for line in lines:
+        cells = ("\n".join(map(_method, cells)) for cells in line.cells.values())
+        table.add_row(f"{line.task}\n[dim]by {line.metric}[/]", *cells)
+    console.print(table)
+
+
+def _method(cell: TaskCell) -> str:
+    return f"[{'bold green' if cell.wins else 'default'}]{cell.method} {cell.quality}[/]"
+
+
+def _show_exchanges(exchanges: Sequence[Exchange]) -> None:
+    """Question, completion, answer."""
+    console.print("\nThe same question before and after: completion becomes an answer.")
+    for one in exchanges:
+        console.print(f"\n  [bold]{escape(one_line(one.question))}[/]")
+        console.print(f"  before  {escape(one_line(one.before))}")
+        console.print(f"  [green]after   {escape(one_line(one.after))}[/]")
+
+
+def _show_one_model(lines: Sequence[OneModelLine]) -> None:
+    """One model for seven tasks against the seven models."""
+    table = Table("task", "best small model", "one model", "English", "Korean", box=None, pad_edge=False)
+    for line in lines:
+        name = f"{line.task} [dim]by {line.metric}[/]"
+        table.add_row(name, f"{line.small} {line.small_quality}", line.quality, line.english, line.korean)
+    console.print("\nOne model for seven tasks, against the best small model of each:")
+    console.print(table)

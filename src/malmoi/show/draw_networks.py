@@ -16,7 +16,8 @@ from torch import Tensor
 from malmoi.core.errors import UserError
 from malmoi.inside.attention import sharpest_head
 from malmoi.inside.gates import Trace
-from malmoi.show.picture import COLOURS, SHARE, SIGNED, SOFT, Picture, bare, label_tokens, new_figure
+from malmoi.show.palette import COLOURS, SOFT
+from malmoi.show.picture import SHARE, SIGNED, Picture, bare, label_tokens, new_figure
 
 MOST_LAYERS = MOST_HEADS = 12
 UNITS = 28

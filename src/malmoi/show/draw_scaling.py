@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from itertools import cycle, pairwise
+from pathlib import Path
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullLocator
 
+from malmoi.inside.recall import VALUES
 from malmoi.inside.scaling import Crossing, Measured
-from malmoi.show.picture import COLOURS, SOFT, Picture, bare, new_figure
+from malmoi.inside.scaling_bench import Scaling
+from malmoi.show.palette import COLOURS, FAINT, SOFT
+from malmoi.show.picture import Picture, bare, drawing, new_figure, write_pictures
 from malmoi.util.units import figures, human_bytes
 
 PANELS = (
@@ -19,6 +23,18 @@ PANELS = (
     ("decode_seconds", "writing: milliseconds for the next token", 1000.0),
     ("state_bytes", "writing: memory of the text", 1.0),
 )  # fmt: skip
+
+
+def write_scaling(found: Scaling, out: Path) -> Path:
+    """Write the plots and index.html, whose path is returned, into `out`."""
+    with drawing():
+        pictures = [
+            draw_scaling(found.costs.found, found.costs.crossing),
+            draw_recall(found.recall.edges, found.recall.curves, 1 / VALUES),
+            draw_beyond(found.beyond.edges, found.beyond.curves, found.context),
+        ]
+    title = "How sequence models scale, on this machine"
+    return write_pictures(out, pictures, title=title, text="\n".join(found.sentences))
 
 
 def draw_scaling(found: Mapping[str, Measured], crossed: Crossing | None) -> Picture:
@@ -71,7 +87,7 @@ def _guides(axes: Axes, found: Mapping[str, Measured]) -> None:
     ends = (longest.lengths[0], last)
     for power in (1, 2):
         axes.plot(
-            ends, [seconds * (n / last) ** power for n in ends], color="#b6bac2", linestyle=":", linewidth=1.5
+            ends, [seconds * (n / last) ** power for n in ends], color=FAINT, linestyle=":", linewidth=1.5
         )
         axes.text(
             ends[0],

@@ -12,13 +12,11 @@ from torch import nn
 from malmoi.core.tensors import TokenBatch
 from malmoi.engine.loaded import Loaded
 from malmoi.inside.attention import Attended, Carried, record
-from malmoi.inside.embeddings import matrix_of
 from malmoi.inside.gates import trace
-from malmoi.inside.predictions import predictions
-from malmoi.inside.sources import BagOfWords, Inspectable, Network, NextToken, PlainText, Source
+from malmoi.inside.sources import BagOfWords, Inspectable, Network, NextToken, ReadText, Source
+from malmoi.inside.tokens import matrix_of, predictions
 from malmoi.models.language import LanguageModel
 from malmoi.models.ngram import KneserNey
-from malmoi.show.draw_embeddings import draw_embedding, draw_map, draw_neighbours
 from malmoi.show.draw_networks import (
     chosen,
     draw_alignment,
@@ -26,8 +24,17 @@ from malmoi.show.draw_networks import (
     draw_attention_head,
     draw_gates,
 )
-from malmoi.show.draw_tokens import check_tokens, draw_losses, draw_next, draw_orders, draw_tokens
-from malmoi.show.draw_words import draw_words
+from malmoi.show.draw_tokens import (
+    check_tokens,
+    draw_embedding,
+    draw_losses,
+    draw_map,
+    draw_neighbours,
+    draw_next,
+    draw_orders,
+    draw_tokens,
+    draw_words,
+)
 from malmoi.show.picture import Picture, drawing
 from malmoi.text.tokenizer import Tokenizer
 
@@ -48,7 +55,7 @@ def pictures_of(
     check_tokens(text.split())
     if isinstance(model, Loaded):
         tokenizer = model.tokenizer
-        sources: Sequence[Source] = (PlainText(text, tokenizer), NextToken(model.model, tokenizer, text))
+        sources: Sequence[Source] = (ReadText(text, tokenizer), NextToken(model.model, tokenizer, text))
     else:
         sources = model.insides(text)
     with drawing():
@@ -69,7 +76,7 @@ class _Artist:
         raise NotImplementedError(source)
 
     @draw.register
-    def _(self, source: PlainText) -> Iterator[Picture]:
+    def _(self, source: ReadText) -> Iterator[Picture]:
         yield draw_tokens(source.text, source.tokenizer)
 
     @draw.register

@@ -1,4 +1,4 @@
-"""A picture with its explanation, and the look that all of them share.
+"""A picture with its explanation, the look that all of them share, and the page that has them all inside.
 
 Text in a picture may be Korean: every figure is made inside `drawing`, which lists fonts that have Hangul
 behind matplotlib's own.
@@ -6,6 +6,7 @@ behind matplotlib's own.
 
 from __future__ import annotations
 
+import base64
 import io
 import re
 import warnings
@@ -13,6 +14,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
@@ -23,16 +25,15 @@ from matplotlib.figure import Figure
 from matplotlib.font_manager import get_font_names
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-COLOURS = ("#4c8df6", "#e8743b", "#35a77c", "#b45fd1", "#c9a227", "#d6455d")  # as in the reports
-TINTS = ("#cfe2ff", "#ffe2bd", "#d3f2cf", "#f6d5f3", "#fbf3b6")
-INK, SOFT, LINE = "#22252b", "#6b7079", "#dcd9d0"
-SHARE = LinearSegmentedColormap.from_list("share", ("#ffffff", "#b9d2fc", "#4c8df6", "#12397f"))  # 0..1
-SIGNED = LinearSegmentedColormap.from_list("signed", ("#c8402f", "#f3b7a6", "#ffffff", "#a9d8c4", "#1c7d59"))
-SURPRISE = LinearSegmentedColormap.from_list("surprise", ("#9fd6bd", "#f5d58a", "#e2443c"))
-HANGUL_FONTS = (
-    "Noto Sans KR", "Noto Sans CJK KR", "Apple SD Gothic Neo", "Malgun Gothic", "NanumGothic",
-    "NanumBarunGothic",
-)  # fmt: skip
+from malmoi.show import palette
+from malmoi.show.palette import HANGUL_FONTS, INK, LINE, PAPER, SOFT
+from malmoi.show.templates import render
+from malmoi.util.files import write_bytes, write_text
+
+SHARE = LinearSegmentedColormap.from_list("share", palette.SHARE)  # 0..1
+SIGNED = LinearSegmentedColormap.from_list("signed", palette.SIGNED)
+SURPRISE = LinearSegmentedColormap.from_list("surprise", palette.SURPRISE)
+INDEX = "index.html"
 DOTS_PER_INCH = 110
 _BYTE = r"\x"
 _BYTES = re.compile(r"(?:\\x[0-9a-f]{2})+")  # how `Tokenizer.token_text` writes a part of a character
@@ -53,6 +54,25 @@ class Picture:
         with drawing():
             FigureCanvasAgg(self.figure).print_png(content)
         return content.getvalue()
+
+
+def data_uri(png: bytes) -> str:
+    """A PNG file's content as the source of an <img>, so that nothing is fetched."""
+    return f"data:image/png;base64,{base64.b64encode(png).decode()}"
+
+
+def write_pictures(folder: Path, pictures: Sequence[Picture], *, title: str, text: str) -> Path:
+    """Write each picture as NAME.png and all of them into index.html, whose path is returned.
+
+    Pictures of the same names are replaced, nothing else in the folder is touched.
+    """
+    shown: list[tuple[Picture, str]] = []
+    for picture in pictures:
+        png = picture.png()
+        write_bytes(folder / f"{picture.name}.png", png)
+        shown.append((picture, data_uri(png)))
+    write_text(folder / INDEX, render("gallery.html", {"title": title, "text": text, "pictures": shown}))
+    return folder / INDEX
 
 
 @cache
@@ -78,7 +98,7 @@ def drawing() -> Iterator[None]:
 def new_figure(width: float, height: float) -> Figure:
     """An empty figure; inches."""
     layout = ConstrainedLayoutEngine(w_pad=0.08, h_pad=0.08)
-    return Figure(figsize=(width, height), layout=layout, facecolor="white")
+    return Figure(figsize=(width, height), layout=layout, facecolor=PAPER)
 
 
 def bare(axes: Axes) -> Axes:
@@ -113,4 +133,4 @@ def printable(text: str) -> str:
 
 def ink_on(shade: float) -> str:
     """A text colour that is legible on SHARE's colour of `shade`."""
-    return "white" if shade > 0.5 else INK
+    return PAPER if shade > 0.5 else INK

@@ -27,6 +27,11 @@ def human_seconds(seconds: float) -> str:
     return f"{minutes // 60} h {minutes % 60:02d} min"
 
 
+def latency(seconds: float) -> str:
+    """A short time in milliseconds: 0.0123 -> '12.3 ms', 4000 -> '1 h 07 min'."""
+    return f"{1000 * seconds:.3g} ms" if seconds < 0.9995 else human_seconds(seconds)
+
+
 def figures(number: float, digits: int) -> str:
     """(1234.5, 2) -> '1,200'; what is beyond 10^12 as '1.2e+18'."""
     if number == 0 or not isfinite(number) or abs(number) >= 1e12:

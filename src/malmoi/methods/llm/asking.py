@@ -19,6 +19,7 @@ from typing import Any, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import nn
 
 from malmoi.core.config import StrictModel
 from malmoi.core.errors import UserError
@@ -27,6 +28,7 @@ from malmoi.engine.constraints import Grammar, entity_list, substring
 from malmoi.engine.engine import Engine
 from malmoi.engine.request import Sampling
 from malmoi.hub.folder import load_model
+from malmoi.inside.sources import NextToken, ReadText, Source
 from malmoi.methods.base import Method, two_or_more
 from malmoi.methods.llm.format import Format, PlainText, Turns, shortened, tidied, without_oldest
 from malmoi.methods.neural.continuations import scored
@@ -296,6 +298,14 @@ class LanguageMethod(Method):
     def label_probabilities(self, inputs: Sequence[str]) -> Floats:
         """Probabilities_NL."""
         return softmax(self.asker.label_scores(inputs))
+
+    def insides(self, value: Any) -> tuple[Source, ...]:
+        text = ReadText.of(value, self.asker.tokenizer)
+        return text, NextToken(self.asker.scorer, self.asker.tokenizer, text.text)
+
+    @property
+    def network(self) -> nn.Module | None:
+        return self.asker.scorer if isinstance(self.asker.scorer, nn.Module) else None
 
     def log_likelihood(self, inputs: Sequence[Any], targets: Sequence[str]) -> list[float] | None:
         if self.task.kind not in ("text", "continuation"):

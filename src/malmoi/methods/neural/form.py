@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from malmoi.core.nouns import Example, Json
 from malmoi.core.tensors import Loss
 from malmoi.data.batches import within
+from malmoi.inside.sources import Network, ReadText, Source
 from malmoi.learn.fit import FitSpec
 from malmoi.learn.optim import OptimizerKind
 from malmoi.methods.base import Parts
@@ -71,6 +72,7 @@ class Form(ABC, Generic[Row, Model]):
     Options: ClassVar[type[NeuralOptions]]
     defaults: ClassVar[dict[str, Json]] = {}  # "recurrent", "transformer" -> options that suit it better
     by_metric: ClassVar[bool] = True  # whether validation looks at the task's metric, or at the loss
+    tokenizer: Any = None  # a Tokenizer where one cuts the texts
 
     def __init__(self, options: Any, backbone: Backbone, task: Task[Any, Any]) -> None:
         self.options, self.task = options, task
@@ -113,6 +115,19 @@ class Form(ABC, Generic[Row, Model]):
     @abstractmethod
     def restore(self, parts: Parts) -> None:
         """The inverse of `parts`."""
+
+    def insides(self, model: Model, value: Any) -> tuple[Source, ...]:
+        """See `Method.insides`. Without an answer there is no row that holds it."""
+        text = ReadText.of(value, self.tokenizer)
+        rows = self.rows([Example(value, self.predict(model, [value])[0])])[:1]
+        if not rows:
+            return (text,)
+        source, target = self.tokens(rows[0], value)
+        return text, Network(model, lambda: self.loss(model, rows, None), tuple(source), tuple(target))
+
+    def tokens(self, row: Row, value: Any) -> tuple[list[str], list[str]]:
+        """What the encoder and the decoder read of a row of an input, for people."""
+        raise NotImplementedError
 
     def in_batches(self, rows: Sequence[Row], read: Callable[[list[Row]], Sequence[T]]) -> list[T]:
         """`read` of all rows, in batches of like length; results in the order of `rows`."""

@@ -130,6 +130,10 @@ class LabelForm(EncoderForm[LabelRow, Classifier]):
         rows = [LabelRow(ids, 0) for ids in self._ids(inputs)]
         return [dict(zip(self.labels, row, strict=True)) for row in self.in_batches(rows, read)]
 
+    def tokens(self, row: LabelRow, value: Any) -> tuple[list[str], list[str]]:
+        del value
+        return [self.tokenizer.token_text(id) for id in row.ids], []
+
     def parts(self) -> Parts:
         return Parts({"labels": self.labels}).with_tokenizer(self.tokenizer)
 

@@ -20,6 +20,7 @@ from malmoi.core.tensors import Loss
 from malmoi.data.batches import Buckets, within
 from malmoi.data.readers import read_documents
 from malmoi.hub.weights import arrays_of, set_parameters
+from malmoi.inside.sources import Source
 from malmoi.learn.fit import fit, planned_steps
 from malmoi.learn.trainer import mean
 from malmoi.methods.base import Method, Parts
@@ -150,6 +151,13 @@ class Neural(Method):
         if not isinstance(self.form, TextForm | ContinuationForm):
             return None
         return self.form.log_likelihood(self.model, inputs, targets) if inputs else []
+
+    def insides(self, value: Any) -> tuple[Source, ...]:
+        return self.form.insides(self.model, value)
+
+    @property
+    def network(self) -> nn.Module:
+        return self.model
 
     def parts(self) -> Parts:
         parts = self.form.parts()

@@ -29,8 +29,8 @@ from malmoi.methods.base import Parts
 from malmoi.methods.neural.form import Form, padded
 from malmoi.methods.neural.labels import LabelForm, LabelOptions, LabelRow
 from malmoi.methods.neural.method import Neural
-from malmoi.methods.neural.spans import SpanForm, SpanOptions
-from malmoi.methods.neural.tags import TagForm, TagOptions
+from malmoi.methods.neural.spans import SpanForm, SpanOptions, SpanRow
+from malmoi.methods.neural.tags import TagForm, TagOptions, TagRow
 from malmoi.methods.traditional.choice import quality, softmax_layer
 from malmoi.models.bert import BertConfig, BertEncoder
 from malmoi.models.heads import Classifier, Pooling, SpanReader, Tagger
@@ -217,6 +217,11 @@ class FromFolderUnits(FromFolder):
             first.append(len(ids))
             ids += pieces[:most]
         return [*ids, self.frame.last], first
+
+    def tokens(self, row: TagRow | SpanRow, value: Any) -> tuple[list[str], list[str]]:
+        """The pieces with the marks."""
+        del value
+        return [*map(self.tokenizer.token_text, self._framed(row.encoded)[0])], []
 
 
 class PretrainedTagForm(FromFolderUnits, TagForm):

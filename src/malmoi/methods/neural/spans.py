@@ -133,6 +133,12 @@ class SpanForm(UnitForm, EncoderForm[SpanRow, SpanReader]):
             for asked, of_one in zip(inputs, cut, strict=True)
         ]
 
+    def tokens(self, row: SpanRow, value: Question) -> tuple[list[str], list[str]]:
+        """The question's units, then the context's."""
+        question = [value.question[start:end] for start, end in self.encode(value.question).spans]
+        context = [value.context[start:end] for start, end in row.encoded.spans]
+        return (question or ["?"])[: len(row.features) - len(context)] + context, []
+
     def parts(self) -> Parts:
         return Parts({"vocabulary": self.vocabulary.to_json()})
 

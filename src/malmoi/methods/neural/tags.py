@@ -158,6 +158,9 @@ class TagForm(UnitForm, EncoderForm[TagRow, Tagger]):
             found.append(entities_of(one.spans, [self.tags[number] for number in numbers]))
         return found
 
+    def tokens(self, row: TagRow, value: str) -> tuple[list[str], list[str]]:
+        return [value[start:end] for start, end in row.encoded.spans], []
+
     def parts(self) -> Parts:
         return Parts({"tags": self.tags, "vocabulary": self.vocabulary.to_json()})
 

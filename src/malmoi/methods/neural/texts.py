@@ -133,6 +133,11 @@ class TextForm(Form[TextRow, Seq2Seq]):
 
         return self.in_batches(rows, read)
 
+    def tokens(self, row: TextRow, value: Any) -> tuple[list[str], list[str]]:
+        del value
+        target = [self.tokenizer.specials.bos, *row.target]
+        return [*map(self.tokenizer.token_text, row.source)], [*map(self.tokenizer.token_text, target)]
+
     def parts(self) -> Parts:
         return Parts().with_tokenizer(self.tokenizer)
 

@@ -23,12 +23,14 @@ from malmoi.core.config import StrictModel
 from malmoi.core.errors import UserError
 from malmoi.core.nouns import Examples, Json, Say, silent
 from malmoi.data.encodings import decoded
+from malmoi.inside.sources import BagOfWords, ReadText, Source
 from malmoi.methods.base import Budget, Method, Parts, two_or_more
 from malmoi.methods.traditional.choice import best_setting, quality, softmax_layer
-from malmoi.methods.traditional.vectors import LIBRARIES, Vectors, View
+from malmoi.methods.traditional.vectors import LIBRARIES, WORD, Vectors, View
 from malmoi.metrics.statistics import Floats
 
 SHOWN = 15  # words of each label in a report
+STRONGEST = 12  # n-grams of a text in a picture
 SIGNIFICANT = 1.96  # standard deviations
 PRIOR_WORDS = 500.0  # the weight of the prior, in words (Monroe et al. 2008)
 TIE = 1e-6
@@ -150,6 +152,19 @@ class Lexicon(LabelMethod):
             sums_L = self._weights_WL[known].sum(axis=0)
             rows.append(sums_L + TIE * self._prior_L if known else self._prior_L)
         return _log_softmax(np.array(rows))
+
+    def insides(self, value: str) -> tuple[Source, ...]:
+        """See `Method.insides`."""
+        words = value.split()
+        added_LW = np.zeros((len(self.labels), len(words)))
+        known = False
+        for place, word in enumerate(words):
+            for part in counted_words(word):
+                if (number := self._number(part)) is not None:
+                    added_LW[:, place] += self._weights_WL[number]
+                    known = True
+        bias_L = np.zeros(len(self.labels)) if known else np.asarray(self._prior_L)
+        return ReadText(value), BagOfWords(tuple(words), tuple(self.labels), added_LW, bias_L)
 
     def parts(self) -> Parts:
         """See `Method.parts`."""
@@ -299,6 +314,19 @@ class TfIdf(LabelMethod):
         scores_NL = self._vectors.rows(inputs) @ self._weights_FL + self._bias_L
         return _log_softmax(scores_NL.astype(np.float64))
 
+    def insides(self, value: str) -> tuple[Source, ...]:
+        """See `Method.insides`: each n-gram's part in the scores, divided among its words."""
+        words, names = value.split(), self._vectors.names
+        row_F = self._vectors.rows([value]).tocsr()
+        added_FL = row_F.data[:, None].astype(np.float64) * self._weights_FL[row_F.indices]
+        terms = [names[feature] for feature in row_F.indices]
+        added_LW = np.zeros((len(self.labels), len(words)))
+        for term, added_L in zip(terms, added_FL, strict=True):
+            added_LW += np.outer(added_L, _shares(term, words))
+        bias_L = self._bias_L.astype(np.float64)
+        telling = _most_telling(terms, added_FL, bias_L)
+        return ReadText(value), BagOfWords(tuple(words), tuple(self.labels), added_LW, bias_L, telling)
+
     def parts(self) -> Parts:
         """See `Method.parts`."""
         tensors = {"weights": self._weights_FL, "bias": self._bias_L}
@@ -310,3 +338,36 @@ class TfIdf(LabelMethod):
         """See `Method.restore`."""
         self.labels, self._vectors = parts.config["labels"], Vectors.restore(parts)
         self._weights_FL, self._bias_L = parts.tensors["weights"], parts.tensors["bias"]
+
+
+def _most_telling(terms: list[str], added_FL: Floats, bias_L: Floats) -> tuple[tuple[str, Floats], ...]:
+    """The n-grams that say most about the winner."""
+    winner = int((added_FL.sum(0) + bias_L).argmax())
+    said_F = np.abs(added_FL[:, winner] - added_FL.mean(1))
+    return tuple((terms[f], added_FL[f]) for f in np.argsort(-said_F, kind="stable")[:STRONGEST])
+
+
+def _shares(term: str, words: Sequence[str]) -> Floats:
+    """How much of an n-gram belongs to each word: 1 in all."""
+    touched = np.zeros(len(words))
+    for first, last in _places(term, words):
+        touched[first : last + 1] += 1 / (last + 1 - first)
+    return touched / touched.sum() if touched.any() else np.full(len(words), 1 / max(1, len(words)))
+
+
+def _places(term: str, words: Sequence[str]) -> Iterator[tuple[int, int]]:
+    """(first, last) word of each place where an n-gram of words, or of characters («»), stands."""
+    if term.startswith("«"):
+        text, gram = f" {' '.join(words)} ".lower(), term[1:-1]
+        owners = np.cumsum([letter == " " for letter in text]) - 1
+        start = text.find(gram)
+        while start >= 0:
+            inner = [place for place in range(start, start + len(gram)) if text[place] != " "] or [start]
+            yield min(owners[inner[0]], len(words) - 1), min(owners[inner[-1]], len(words) - 1)
+            start = text.find(gram, start + 1)
+        return
+    pairs = [(part, w) for w, word in enumerate(words) for part in re.findall(WORD, word.lower())]
+    wanted = term.split(" ")
+    for start in range(len(pairs) - len(wanted) + 1):
+        if [part for part, _ in pairs[start : start + len(wanted)]] == wanted:
+            yield pairs[start][1], pairs[start + len(wanted) - 1][1]

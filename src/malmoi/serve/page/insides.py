@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from base64 import b64encode
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,10 +9,13 @@ import gradio as gr
 from torch import nn
 
 from malmoi.core.errors import UserError
-from malmoi.serve.catalogue import Entry, LanguageEntry
-from malmoi.serve.page.look import clickable, named, note, panel, safe
+from malmoi.inside.attention import depth
+from malmoi.serve.catalogue import Entry, TaskEntry
+from malmoi.serve.page.look import clickable, named, note, panel
 from malmoi.serve.worker import TOLD, Worker
 from malmoi.show.gallery import pictures_of
+from malmoi.show.picture import data_uri
+from malmoi.show.templates import piece
 
 MOST_CHARACTERS = 2000
 CHOOSE = "0: one that shows something."
@@ -24,7 +26,7 @@ def inside_tab(catalogue: Mapping[str, Entry], worker: Worker) -> None:
     """Build the tab, within gr.Blocks."""
     panel(note("Write a sentence and see how the model reads it: its tokens, its guesses, where it looks."))
     names = list(catalogue)
-    layers, heads = depth(catalogue[names[0]])
+    layers, heads = depth(network(catalogue[names[0]]))
     with gr.Row():
         model = gr.Dropdown(named(catalogue), value=names[0], label="Model", filterable=False, min_width=260)
         layer = _slider(layers, label="Layer", info=CHOOSE)
@@ -47,7 +49,7 @@ def inside_tab(catalogue: Mapping[str, Entry], worker: Worker) -> None:
             return note(str(error), kind="warn")
 
     def sliders(name: str) -> tuple[gr.Slider, gr.Slider]:
-        layers, heads = depth(catalogue[name])
+        layers, heads = depth(network(catalogue[name]))
         return _slider(layers), _slider(heads)
 
     asked = [model, text, layer, head]
@@ -61,34 +63,16 @@ def _slider(most: int, **options: Any) -> gr.Slider:
     return gr.Slider(0, max(1, most), 0, step=1, visible=most > 1, min_width=260, **options)
 
 
-def depth(entry: Entry) -> tuple[int, int]:
-    """How many layers and heads of attention there are to choose from; 0 where there are none."""
-    if isinstance(entry, LanguageEntry):
-        model: Any = entry.engine.scorer
-    else:
-        method: Any = entry.method.method
-        model = method.asker.scorer if hasattr(method, "asker") else getattr(method, "model", None)
-    for part in model.modules() if isinstance(model, nn.Module) else ():
-        config: Any = getattr(part, "config", None)
-        if hasattr(config, "layers"):
-            recurrent = getattr(config, "family", "transformer") != "transformer"
-            return config.layers, 0 if recurrent else getattr(config, "heads", 0)
-    return 0, 0
+def network(entry: Entry) -> nn.Module | None:
+    """What has layers to look into, if anything."""
+    if isinstance(entry, TaskEntry):
+        return entry.method.method.network
+    scorer = entry.engine.scorer
+    return scorer if isinstance(scorer, nn.Module) else None
 
 
 def drawn(entry: Entry, text: str, layer: int | None, head: int | None) -> str:
     """All pictures with their explanations as HTML. Raises UserError. On the worker's thread."""
-    model: Any = entry.model if isinstance(entry, LanguageEntry) else entry.method
-    figures = [
-        _figure(picture.title, picture.explanation, picture.png())
-        for picture in pictures_of(model, text, layer=layer, head=head)
-    ]
-    return f'<div class="pictures">{"".join(figures)}</div>'
-
-
-def _figure(title: str, explanation: str, png: bytes) -> str:
-    source = f"data:image/png;base64,{b64encode(png).decode()}"
-    return (
-        f'<figure><h3>{safe(title)}</h3><figcaption class="soft">{safe(explanation)}</figcaption>'
-        f'<div class="frame"><img src="{source}" alt="{safe(title)}"></div></figure>'
-    )
+    model = entry.method if isinstance(entry, TaskEntry) else entry.model
+    pictures = pictures_of(model, text, layer=layer, head=head)
+    return piece("pictures", pictures=[(picture, data_uri(picture.png())) for picture in pictures])

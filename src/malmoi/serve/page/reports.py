@@ -13,10 +13,10 @@ from malmoi.compare.verdict import PER, count_of_costs, show, show_cost
 from malmoi.core.errors import UserError
 from malmoi.core.nouns import Metric
 from malmoi.methods.use import COMPARISON
-from malmoi.serve.page.look import note, panel, safe
-from malmoi.show.templates import latency
+from malmoi.serve.page.look import note, panel
+from malmoi.show.templates import piece
 from malmoi.util.files import read_json
-from malmoi.util.units import human_bytes
+from malmoi.util.units import human_bytes, latency
 
 DEEPEST = 3  # folders below a runs folder
 MOST_REPORTS = 200
@@ -86,18 +86,14 @@ def compare_tab(runs: Sequence[Run], base: str) -> None:
     chosen = gr.Dropdown(
         [(run.name, at) for at, run in enumerate(runs)], value=0, label="Comparison", filterable=len(runs) > 8
     )
+
+    def framed(at: int) -> str:
+        return piece("report", source=f"{base}/{at}")
+
     table = panel(table_of(runs[0]), elem_id="compare-table")
-    frame = panel(_frame(base, 0), sanitize=False, elem_id="compare-report")
+    frame = panel(framed(0), sanitize=False, elem_id="compare-report")
     chosen.change(
-        lambda at: (table_of(runs[at]), _frame(base, at)), chosen, [table, frame], api_visibility="private"
-    )
-
-
-def _frame(base: str, number: int) -> str:
-    source = f"{base}/{number}"
-    return (
-        f'<p class="soft">The whole report (<a href="{source}" target="_blank" rel="noopener">open it '
-        f'alone</a>):</p><iframe class="report" title="Report" sandbox src="{source}"></iframe>'
+        lambda at: (table_of(runs[at]), framed(at)), chosen, [table, frame], api_visibility="private"
     )
 
 
@@ -113,22 +109,20 @@ def table_of(run: Run) -> str:
 
 def _table(results: Mapping[str, Any]) -> str:
     metric, winner = results["metric"], results["winner"]
-    lines = sorted(results["methods"].items(), key=lambda it: _rank(it[1], metric))
-    count = count_of_costs(of["costs"]["cost_per_1000"] for _, of in lines if of.get("costs"))
-    rows = "".join(_row(name, of, metric, count, name == winner) for name, of in lines)
-    unit = safe(str(results["cost_unit"]))
-    heads = "".join(
-        f'<th class="{kind}">{safe(text)}</th>'
-        for text, kind in (
-            ("Method", ""), ("Family", ""), (metric.replace("_", " "), "number"), ("95% interval", "number"),
-            ("Latency", "number"), ("Size", "number"), (f"{PER[count]} predictions ({unit})", "number"),
-        )
+    methods = sorted(results["methods"].items(), key=lambda it: _rank(it[1], metric))
+    count = count_of_costs(of["costs"]["cost_per_1000"] for _, of in methods if of.get("costs"))
+    heads = (
+        "Method", "Family", metric.replace("_", " "), "95% interval", "Latency", "Size",
+        f"{PER[count]} predictions ({results['cost_unit']})",
     )  # fmt: skip
-    return (
-        f"<p>{safe(results['advice'])}</p>"
-        f'<div class="scroll"><table class="results"><thead><tr>{heads}</tr></thead>'
-        f"<tbody>{rows}</tbody></table></div>"
-    )
+    lines = [
+        {
+            "name": name, "wins": name == winner, "family": of["family"],
+            "figures": _figures(of, metric, count), "error": of.get("error") or "no such measure",
+        }
+        for name, of in methods
+    ]  # fmt: skip
+    return piece("results", advice=results["advice"], heads=heads, lines=lines)
 
 
 def _rank(of: Mapping[str, Any], metric: str) -> float:
@@ -136,19 +130,11 @@ def _rank(of: Mapping[str, Any], metric: str) -> float:
     return float("inf") if found is None else -found["value"] * (1 if found["higher_is_better"] else -1)
 
 
-def _row(name: str, of: Mapping[str, Any], metric: str, count: int, wins: bool) -> str:
-    badge = ' <span class="badge">winner</span>' if wins else ""
-    cells = [f"<td><b>{safe(name)}</b>{badge}</td>", f"<td>{safe(of['family'])}</td>"]
+def _figures(of: Mapping[str, Any], metric: str, count: int) -> list[str]:
+    """What stands below the heads of figures; nothing where the metric was not measured."""
     if (found := of.get("metrics", {}).get(metric)) is None:
-        cells.append(f'<td colspan="5"><small>{safe(str(of.get("error") or "no such measure"))}</small></td>')
-    else:
-        cells += [
-            f'<td class="number">{safe(text)}</td>' for text in _figures(found, metric, of["costs"], count)
-        ]
-    return f'<tr class="{"winner" if wins else ""}">{"".join(cells)}</tr>'
-
-
-def _figures(found: Mapping[str, Any], metric: str, costs: Mapping[str, float], count: int) -> list[str]:
+        return []
+    costs = of["costs"]
     measure = Metric(found["value"], tuple(found["interval"] or ()) or None, found["higher_is_better"])
     ends = " to ".join(show(metric, measure, end) for end in measure.interval or ())
     return [

@@ -1,0 +1,149 @@
+"""A comparison for people: the page, and the table on a terminal."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Iterator, Mapping
+from itertools import cycle
+
+from markupsafe import Markup
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from malmoi.compare.comparison import Comparison
+from malmoi.compare.verdict import PER, SAME_COST, Row, show
+from malmoi.show.charts import Look, Points, measured_curves, quality_against_cost
+from malmoi.show.palette import COLOURS, GREEN, HOT, MARKERS, veil
+from malmoi.show.templates import render
+from malmoi.show.terminal import console
+from malmoi.util.files import write_text
+from malmoi.util.units import human_bytes, human_count, human_seconds, latency
+
+REPORT = "report.html"
+WIDE = 100  # columns of a terminal
+SNIPPET = """import malmoi
+
+print(malmoi.load({folder}).predict({value}))"""
+
+
+def present(comparison: Comparison) -> None:
+    """Write the page, and print the table on the terminal."""
+    write_comparison(comparison)
+    console.print(show_comparison(comparison, console.width))
+
+
+# ---- the page
+
+
+def write_comparison(comparison: Comparison) -> None:
+    """Write report.html, one self-contained file, into the comparison's folder."""
+    verdict, (command, snippet) = comparison.verdict, _usage(comparison)
+    settings = comparison.settings.model_dump(mode="json")
+    values = {
+        "comparison": comparison, "verdict": verdict, "material": comparison.material,
+        "settings": comparison.settings, "show": show, "shade": shade, "same_cost": SAME_COST,
+        "margin": verdict.margin_words,
+        "per": PER[comparison.cost_count], "command": command, "snippet": snippet,
+        "columns": list(dict.fromkeys(name for row in verdict.ranking for name in row.metrics)),
+        "picture": Markup(_picture(comparison)),
+        "curves": Markup(_curves(comparison, comparison.curve, "training examples")),
+        "shots_curves": Markup(_curves(comparison, comparison.shots_curve, "shots")),
+        "shown_settings": {name: json.dumps(value, ensure_ascii=False) for name, value in settings.items()},
+    }  # fmt: skip
+    write_text(comparison.out / REPORT, render("comparison.html", values))
+
+
+def shade(count: int, total: int, right: bool) -> str:
+    """The background of a cell of a confusion matrix: green where right, red where wrong."""
+    return veil(GREEN if right else HOT, 0.75 * count / max(1, total))
+
+
+def looks_of(comparison: Comparison) -> dict[str, Look]:
+    """The colour and marker of every method, the same in all plots."""
+    looks = zip(cycle(COLOURS), cycle(MARKERS), strict=False)
+    return dict(zip(comparison.settings.methods, looks, strict=False))
+
+
+def _picture(comparison: Comparison) -> str:
+    verdict = comparison.verdict
+    count = comparison.cost_count
+    points = {row.name: (row.cost * count / 1000, row.metrics[verdict.metric]) for row in verdict.ranking}
+    x_label = f"cost of {PER[count]} predictions ({comparison.cost_unit})".removesuffix(" ()")
+    front = [row.name for row in verdict.front]
+    looks, words = looks_of(comparison), verdict.words
+    return quality_against_cost(points, looks, front, x_label=x_label, y_label=words) if points else ""
+
+
+def _curves(comparison: Comparison, found: Mapping[str, Points], x_label: str) -> str:
+    curves = {name: points for name, points in found.items() if len(points) > 1}
+    looks, words = looks_of(comparison), comparison.verdict.words
+    return measured_curves(curves, looks, x_label=x_label, y_label=words) if curves else ""
+
+
+def _usage(comparison: Comparison) -> tuple[str, str]:
+    """How to ask the winner, in a shell and in Python, with a short test input."""
+    task, folder = comparison.material.task, str(comparison.winner_folder)
+    values = [task.input_json(example.input) for example in comparison.material.test]
+    value = min(values, key=lambda value: abs(len(str(value)) - 40))
+    python = json.dumps(value, ensure_ascii=False)
+    command = shlex.join(["malmoi", "predict", folder, value if isinstance(value, str) else python])
+    return command, SNIPPET.format(folder=json.dumps(folder, ensure_ascii=False), value=python)
+
+
+# ---- the terminal
+
+
+def show_comparison(comparison: Comparison, width: int = WIDE) -> Group:
+    """The table (the winner in bold), the advice and where everything is, for `console.print`.
+
+    width: of the terminal; a narrow one leaves out memory and disk.
+    """
+    verdict = comparison.verdict
+    unit = f"{PER[comparison.cost_count]} ({comparison.cost_unit})".removesuffix(" ()")
+    numbers = (unit, "one", "per s", "training", *(("memory", "disk") if width >= WIDE else ()))
+    table = Table("method", verdict.words, "than the best", box=None, pad_edge=False)
+    for name in numbers:
+        table.add_column(name, justify="right", no_wrap=True)
+    for row in comparison.rows:
+        style = "bold" if row is verdict.winner else ""
+        cells = (row.name, *_cells(row, comparison))[: 3 + len(numbers)]
+        table.add_row(*map(Text, cells), style=style)
+    ready = f"the winner is in {comparison.winner_folder}; " if verdict.winner else ""
+    where = f"{ready}figures and errors side by side: {comparison.out / REPORT}"
+    told = Text(f"\n{comparison.advice}", "bold green"), Text(where, "dim")
+    return Group(table, *_shots(comparison), *told)
+
+
+def _shots(comparison: Comparison) -> Iterator[RenderableType]:
+    """A table of the metric by the number of shots, where that was measured."""
+    if not comparison.shots_curve:
+        return
+    verdict = comparison.verdict
+    table = Table(f"{verdict.words} with shots", box=None, pad_edge=False)
+    for count in comparison.settings.shots_curve:
+        table.add_column(str(count), justify="right")
+    for name, points in comparison.shots_curve.items():
+        found = {count: show(verdict.metric, metric) for count, metric in points}
+        table.add_row(name, *(found.get(count, "failed") for count in comparison.settings.shots_curve))
+    yield Text()
+    yield table
+
+
+def _chance(row: Row, comparison: Comparison) -> str:
+    """Whether it may be as good as the best."""
+    verdict = comparison.verdict
+    return verdict.shortfall(row) or ("" if row is verdict.best else "maybe as good")
+
+
+def _cells(row: Row, comparison: Comparison) -> list[str]:
+    verdict, costs = comparison.verdict, row.costs
+    if verdict.metric not in row.metrics:
+        return ["", f"failed: {row.error}" if row.error else f"has no {verdict.words}"]
+    return [
+        verdict.quality(row), _chance(row, comparison),
+        comparison.cost(row), latency(costs["latency_p50_s"]), human_count(costs["predictions_per_s"]),
+        human_seconds(costs["train_seconds"]), human_bytes(costs["predict_peak_bytes"]),
+        human_bytes(costs["disk_bytes"]),
+    ]  # fmt: skip
