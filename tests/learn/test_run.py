@@ -5,6 +5,7 @@ from pydantic import ValidationError
 
 from malmoi.core.errors import UserError
 from malmoi.learn.run_config import RunConfig, load_run, recipe_names
+from malmoi.learn.size import DEPTHS
 from malmoi.models.config import TransformerConfig
 
 
@@ -12,6 +13,14 @@ from malmoi.models.config import TransformerConfig
 def test_every_recipe_is_a_valid_run(recipe: str) -> None:
     config = load_run(recipe)
     assert RunConfig.model_validate(config.model_dump(mode="json")) == config
+
+
+def test_a_family_has_a_recipe_for_every_size() -> None:
+    sized = {f"{family}-{size}" for family in ("gpt", "lstm") for size in DEPTHS}
+    assert set(recipe_names()) == sized | {"ngram", "gpt2-124m", "shakespeare-char", "shakespeare-char-cpu"}
+    config = load_run("lstm-mini")
+    assert (config.size, config.model["family"], config.model["width"]) == ("mini", "lstm", 384)
+    assert load_run("gpt-nano", size="mini").model == load_run("gpt-mini").model
 
 
 @pytest.mark.parametrize(

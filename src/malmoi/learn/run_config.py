@@ -109,11 +109,18 @@ class RunConfig(AnyRun):
 
 def recipe_names() -> list[str]:
     """The recipes that come with malmoi."""
-    return sorted(
-        path.name.removesuffix(".yaml")
-        for path in files("malmoi.recipes").iterdir()
-        if path.name.endswith(".yaml")
-    )
+    return sorted(_recipes())
+
+
+def _recipes() -> dict[str, Json]:
+    """Every recipe by its name: those that fix their shape, and each family in every size."""
+    table = yaml.safe_load((files("malmoi.learn") / "recipes.yaml").read_text(encoding="utf-8"))
+    sized = {
+        f"{name}-{size}": value | {"size": size}
+        for name, value in table["families"].items()
+        for size in DEPTHS
+    }
+    return table["recipes"] | sized
 
 
 def load_run(recipe: str, settings: Sequence[str] = (), size: str | None = None) -> RunConfig:
@@ -121,7 +128,10 @@ def load_run(recipe: str, settings: Sequence[str] = (), size: str | None = None)
 
     Raises UserError with the nearest valid name.
     """
-    value = _read_recipe(recipe)
+    recipes = _recipes()
+    if recipe not in recipes:
+        raise UserError(f"unknown recipe {recipe!r}; {nearest(recipe, recipes)}")
+    value = recipes[recipe]
     if size is not None:
         value = _merged(value, _derived(size, value) | {"size": size})
     elif "size" in value:
@@ -133,13 +143,6 @@ def load_run(recipe: str, settings: Sequence[str] = (), size: str | None = None)
     for setting in settings:
         _refuse_without_effect(run, setting.partition("=")[0])
     return run
-
-
-def _read_recipe(recipe: str) -> Json:
-    names = recipe_names()
-    if recipe not in names:
-        raise UserError(f"unknown recipe {recipe!r}; {nearest(recipe, names)}")
-    return yaml.safe_load((files("malmoi.recipes") / f"{recipe}.yaml").read_text(encoding="utf-8"))
 
 
 def _derived(size: str, value: Json) -> Json:
