@@ -1,4 +1,4 @@
-"""What the documentation names must exist, and what the README says to type must work."""
+"""What the documentation names must exist, and what it says to type must work."""
 
 from __future__ import annotations
 
@@ -38,13 +38,17 @@ SYMBOLS = sorted(
 )
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 FORMATS = (ROOT / "docs" / "formats.md").read_text(encoding="utf-8")
-COMMANDS = [
-    line
-    for block in re.findall(r"```sh\n(.*?)```", README, re.DOTALL)
-    for line in block.splitlines()
-    if line.strip()
-]
-QUICK = {  # what keeps a command of the README short in a test
+ROAD = (ROOT / "docs" / "road.md").read_text(encoding="utf-8")
+
+
+def commands(page: str) -> list[list[str]]:
+    """The words of each command that a page says to type, in order."""
+    blocks = re.findall(r"```sh\n(.*?)```", page, re.DOTALL)
+    lines = [shlex.split(line, comments=True) for block in blocks for line in block.splitlines()]
+    return [words for words in lines if words]
+
+
+QUICK = {  # what keeps a command of the road short in a test
     "pretrain": ["--set", "train.steps=4", "--set", "train.batch=2", "--set", "train.eval_tokens=512"],
     "demo": ["--quick"],
     "compare": ["--methods", "tfidf,lexicon", "--test-limit", "20"],
@@ -90,7 +94,7 @@ def test_links_lead_somewhere() -> None:
 
 def test_make_knows_the_readmes_targets() -> None:
     makefile = (ROOT / "Makefile").read_text()
-    targets = [command.split()[1] for command in COMMANDS if command.startswith("make ")]
+    targets = [words[1] for words in commands(README) if words[0] == "make"]
     assert {"demo", "test"} <= set(targets)
     for target in targets:
         assert re.search(rf"^{target}:", makefile, re.MULTILINE)
@@ -105,10 +109,10 @@ def test_the_order_of_imports_is_the_enforced_one() -> None:
 
 
 @pytest.mark.parametrize("name", TASKS)
-def test_the_readmes_methods_are_the_tasks(name: str) -> None:
+def test_the_methods_of_the_road_are_the_tasks(name: str) -> None:
     task = make_task(name)
     listed = ", ".join(f"`{method}`" for method in methods_for(task))
-    assert f"| `{name}` | {listed} | `{task.primary}` |" in README
+    assert f"| `{name}` | {listed} | `{task.primary}` |" in ROAD
     assert {"rnn", "gru"} <= {*methods_for(task, all_known=True)}
 
 
@@ -137,7 +141,7 @@ def test_the_examples_of_formats_are_read(name: str, tmp_path: Path) -> None:
 
 
 def write_a_readers_files(folder: Path) -> None:
-    """The files that the README's commands take as the reader's own."""
+    """The files that the road's commands take as the reader's own."""
     (folder / "YOUR_TEXTS").mkdir()
     for number, document in enumerate(documents(300)):
         (folder / "YOUR_TEXTS" / f"{number}.txt").write_text(document.text, encoding="utf-8")
@@ -181,7 +185,15 @@ def serve_for_a_moment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Server, "run", visited)
 
 
-def test_the_readmes_commands_and_python_work(
+def test_the_readme_shows_a_part_of_the_road() -> None:
+    """In its order, on one screen; so what it says to type is run where the road is."""
+    short, road = commands(README), commands(ROAD)
+    shown = [words for words in short if words[0] == "malmoi"]
+    assert shown == [words for words in road if words in shown]
+    assert 6 <= len(shown) <= 10
+
+
+def test_the_commands_of_the_road_and_the_readmes_python_work(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """In order, in one folder, as a reader would; the demo among them is a very quick one."""
@@ -191,17 +203,12 @@ def test_the_readmes_commands_and_python_work(
     write_a_readers_files(tmp_path)
     serve_for_a_moment(monkeypatch)
     ran: set[str] = set()
-    for command in COMMANDS:
-        words = shlex.split(command, comments=True)
-        if not words or words[0] == "make":
-            continue
-        if words[0] != "malmoi":
-            assert words[0] in ("git", "cd", "pip", ".", "source"), command
-            continue
+    for words in commands(ROAD):
+        assert words[0] == "malmoi", words
         verb = " ".join(words[1:2] + (["--model"] if "--model" in words else []))
         short = [] if "ngram" in words else QUICK.get(verb, [])
         monkeypatch.setattr(sys, "argv", [*words, *short])
-        assert exit_code() == 0, (command, capsys.readouterr().err)
+        assert exit_code() == 0, (words, capsys.readouterr().err)
         ran.add(words[1])
     assert ran >= {"demo", "pretrain", "complete", "fit", "predict", "evaluate", "compare"}
     assert ran >= {"finetune", "align", "chat", "distill", "serve", "inside", "probe", "import", "export"}
