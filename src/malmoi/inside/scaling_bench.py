@@ -14,6 +14,7 @@ from malmoi.hub.folder import load_model
 from malmoi.inside import beyond, recall, scaling
 from malmoi.inside.recall import RecallTask
 from malmoi.inside.scaling import Crossing, Measured
+from malmoi.inside.learning import Say
 from malmoi.models.build import build_model
 from malmoi.models.config import RecurrentConfig, TransformerConfig
 from malmoi.models.language import LanguageModel
@@ -32,7 +33,7 @@ class Size:
     """How much is measured. recall_steps, read_steps: of training for each model; context: of the readers."""
 
     lengths: tuple[int, ...] = tuple(128 << i for i in range(7))
-    recall: RecallTask = field(default_factory=RecallTask)
+    recall: recall.RecallTask = field(default_factory=recall.RecallTask)
     recall_steps: int = 800
     read_steps: int = 400
     context: int = 128
@@ -46,8 +47,8 @@ QUICK = Size(tuple(128 << i for i in range(5)), recall_steps=500, read_steps=150
 class Costs:
     """Time and memory of each model. crossing: from where on the LSTM trains faster than the GPT."""
 
-    found: dict[str, Measured]
-    crossing: Crossing | None
+    found: dict[str, scaling.Measured]
+    crossing: scaling.Crossing | None
     sentences: list[str]
 
 
