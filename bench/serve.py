@@ -45,6 +45,7 @@ from malmoi.hub.export import export
 from malmoi.hub.folder import save_model
 from malmoi.models.build import build_model
 from malmoi.models.config import TransformerConfig
+from malmoi.models.formats import DTYPES, QUANTIZED
 from malmoi.text.tokenizer import Tokenizer, train_tokenizer
 from malmoi.util.hardware import cpu_name, keep_heap
 
@@ -87,11 +88,8 @@ def make(name: str, folder: Path) -> Path:
 
 
 def ours(folder: Path) -> dict[str, Loaded]:
-    return {
-        "malmoi fp32": Loaded(folder),
-        "malmoi bf16": Loaded(folder, dtype="bf16"),
-        "malmoi int8": Loaded(folder, quantize="int8"),
-    }
+    plain = {f"malmoi {name}": Loaded(folder, dtype=name) for name in DTYPES if name != "fp16"}
+    return plain | {f"malmoi {name}": Loaded(folder, quantize=name) for name in QUANTIZED}
 
 
 def theirs(folder: Path) -> dict[str, LlamaForCausalLM]:

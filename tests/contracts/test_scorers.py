@@ -16,6 +16,7 @@ from torch import Tensor
 
 from malmoi.core.errors import UserError
 from malmoi.engine import Engine, Sampling
+from malmoi.engine.score import score, score_choices
 from malmoi.models.build import build_model
 from malmoi.models.state import Scorer
 from malmoi.text.tokenizer import train_tokenizer
@@ -258,8 +259,8 @@ def test_scores_are_sums_of_log_probabilities(name: str) -> None:
     for prompt, rest in zip(PROMPTS, continuations, strict=True):
         logprobs_TV = read(scorer, prompt + rest).double().log_softmax(-1)
         expected.append(sum(float(logprobs_TV[len(prompt) - 1 + i, id]) for i, id in enumerate(rest)))
-    assert engine.score(PROMPTS, continuations) == pytest.approx(expected, rel=1e-4, abs=1e-4)
-    assert engine.score(PROMPTS[2:3], continuations[2:3]) == pytest.approx(expected[2:3], rel=1e-4)
+    assert score(engine, PROMPTS, continuations) == pytest.approx(expected, rel=1e-4, abs=1e-4)
+    assert score(engine, PROMPTS[2:3], continuations[2:3]) == pytest.approx(expected[2:3], rel=1e-4)
 
 
 @every_scorer
@@ -267,12 +268,12 @@ def test_choices_that_share_a_prompt_score_as_alone(name: str) -> None:
     scorer, engine = SCORERS[name], Engine(SCORERS[name], TOKENIZER, max_rows=2)
     labels = ["긍정", "긍정적", "부정", "a", "ab", ""]
     choices = [[TOKENIZER.encode(label) for label in labels], [[9], [9, 10], [9, 10, 11]], [], [[8]]]
-    found = engine.score_choices(PROMPTS[:4], choices)
+    found = score_choices(engine, PROMPTS[:4], choices)
     for prompt, of_prompt, scores in zip(PROMPTS, choices, found, strict=False):
-        for rest, score in zip(of_prompt, scores, strict=True):
+        for rest, nats in zip(of_prompt, scores, strict=True):
             logprobs_TV = read(scorer, prompt + rest).double().log_softmax(-1)
             total = sum(float(logprobs_TV[len(prompt) - 1 + i, id]) for i, id in enumerate(rest))
-            assert score == pytest.approx(total, rel=1e-4, abs=1e-4)
+            assert nats == pytest.approx(total, rel=1e-4, abs=1e-4)
 
 
 @every_scorer
@@ -281,11 +282,11 @@ def test_choices_that_share_a_prompt_score_as_alone(name: str) -> None:
     [
         (lambda engine: engine.generate([""]), "the prompt is empty"),
         (lambda engine: engine.generate([[]]), "the prompt is empty"),
-        (lambda engine: engine.score([""], ["a"]), "the prompt is empty"),
+        (lambda engine: score(engine, [""], ["a"]), "the prompt is empty"),
         (lambda engine: engine.generate(["말"], Sampling(temperature=-1)), "temperature is -1"),
         (lambda engine: engine.generate([[VOCAB]]), "outside"),
         (lambda engine: engine.generate([[-1]]), "outside"),
-        (lambda engine: engine.score([[9]], [[VOCAB]]), "outside"),
+        (lambda engine: score(engine, [[9]], [[VOCAB]]), "outside"),
         (lambda engine: engine.generate(["\ud800"]), "half a character"),
     ],
 )

@@ -30,6 +30,7 @@ from malmoi.engine.constraints import (
     regex,
     substring,
 )
+from malmoi.engine.score import score_choices
 from malmoi.models.build import build_model
 from malmoi.models.config import RecurrentConfig, TransformerConfig
 from malmoi.tasks.ner import NamedEntities
@@ -463,4 +464,4 @@ def test_other_tokenizers_say_what_they_can_do(kind: str) -> None:
         with pytest.raises(UserError, match=rf"{kind}.*score the choices"):
             ask()
     assert not engine.busy
-    assert len(engine.score_choices(["a"], [["b", "a"]])[0]) == 2
+    assert len(score_choices(engine, ["a"], [["b", "a"]])[0]) == 2

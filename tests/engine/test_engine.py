@@ -9,8 +9,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from malmoi.core.errors import UserError
-from malmoi.engine import Completion, Engine, Sampling, TokenEvent, reading
-from malmoi.engine import engine as engine_module
+from malmoi.engine import Completion, Engine, Sampling, TokenEvent
+from malmoi.engine import score as score_module
+from malmoi.engine import step as reading
+from malmoi.engine.score import score
 from malmoi.text.tokenizer import Tokenizer, train_tokenizer
 from tests.engine.fake_scorer import FakeScorer
 
@@ -170,7 +172,7 @@ def test_user_mistakes_are_one_line(scorer: FakeScorer, tokenizer: Tokenizer) ->
         with pytest.raises(UserError, match="the prompt is empty"):
             engine.stream(prompt)
         with pytest.raises(UserError, match="the prompt is empty"):
-            engine.score([prompt], ["a"])
+            score(engine, [prompt], ["a"])
     with pytest.raises(UserError, match="n is 3"):
         engine.submit([9], Sampling(n=3))
     with pytest.raises(UserError, match=r"outside 0\.\.262"):
@@ -247,7 +249,7 @@ def test_score_equals_brute_force(
     numbers: int,
 ) -> None:
     monkeypatch.setattr(reading, "CHUNK_TOKENS", chunk)
-    monkeypatch.setattr(engine_module, "LOGITS_NUMBERS", numbers)
+    monkeypatch.setattr(score_module, "LOGITS_NUMBERS", numbers)
     engine = Engine(scorer, tokenizer, max_rows=3, deterministic=deterministic)
     prompts = ["a", "말모이", [9, 10], "zz", [40] * 13]
     continuations = ["", " 사전", [20], "a longer continuation", "b"]
@@ -260,17 +262,29 @@ def test_score_equals_brute_force(
             total += float(scorer.logits(history).log_softmax(-1)[id])
             history.append(id)
         expected.append(total)
-    assert engine.score(prompts, continuations) == pytest.approx(expected, abs=1e-4)
+    assert score(engine, prompts, continuations) == pytest.approx(expected, abs=1e-4)
 
 
 def test_score_says_which_input_is_too_long(tokenizer: Tokenizer) -> None:
     engine = Engine(FakeScorer(tokenizer.vocab_size, context=6), tokenizer)
-    assert len(engine.score([[9] * 3], [[9] * 4])) == 1
+    assert len(score(engine, [[9] * 3], [[9] * 4])) == 1
     with pytest.raises(UserError, match=r"7 tokens.*context is 6"):
-        engine.score([[9] * 3], [[9] * 5])
+        score(engine, [[9] * 3], [[9] * 5])
 
 
 def test_nothing_keeps_gradients(scorer: FakeScorer, tokenizer: Tokenizer) -> None:
     assert torch.is_grad_enabled()
     Engine(scorer, tokenizer).generate([[9]], GREEDY)
     assert torch.is_grad_enabled()
+
+
+def test_groups_take_turns() -> None:
+    engine = Engine(FakeScorer(BYTES.vocab_size), BYTES, max_rows=1)
+    one = Sampling(temperature=0, max_tokens=1)
+    big = [engine.submit([9, i], one, "big") for i in range(10, 13)]
+    small, alone = engine.submit([9], one, "small"), engine.submit([8], one)
+    engine.cancel(big[2])
+    order: list[int] = []
+    while engine.busy:
+        order += [event.request for event in engine.step() if event.finished == "length"]
+    assert order == [big[0], small, alone, big[1]]

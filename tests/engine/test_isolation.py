@@ -16,6 +16,7 @@ from malmoi.engine import Engine, Sampling, TokenEvent
 from malmoi.engine.beam import beam_search
 from malmoi.engine.constraints import Matcher, choice
 from malmoi.engine.prefixes import Prefixes
+from malmoi.engine.score import score, score_choices, token_logprobs
 from malmoi.models.build import build_model
 from malmoi.models.config import RecurrentConfig, TransformerConfig
 from malmoi.models.state import Scorer, State
@@ -315,9 +316,9 @@ def test_a_row_whose_numbers_are_not_finite_ends_alone(
     [
         lambda engine: engine.generate([[9], [BAD]], GREEDY),
         lambda engine: list(engine.stream([BAD], Sampling(n=2))),
-        lambda engine: engine.score([[9], [BAD]], [[9], [10]]),
-        lambda engine: engine.score_choices([[9]], [[[9, 10], [BAD, 9]]]),
-        lambda engine: engine.token_logprobs([9, BAD, 9]),
+        lambda engine: score(engine, [[9], [BAD]], [[9], [10]]),
+        lambda engine: score_choices(engine, [[9]], [[[9, 10], [BAD, 9]]]),
+        lambda engine: token_logprobs(engine, [9, BAD, 9]),
         lambda engine: beam_search(engine.scorer, Histories([[BAD]]), 9, 8, 2, [5]),
     ],
 )
@@ -353,7 +354,7 @@ def test_a_failure_beside_all_samples_ends_those_that_run_only(monkeypatch: pyte
     engine = Engine(FakeScorer(VOCAB), BYTES, max_rows=2)
     numbers = [engine.submit(prompt, GREEDY) for prompt in PROMPTS[:3]]
     with monkeypatch.context() as patch:
-        patch.setattr("malmoi.engine.batch.torch.cat", lambda _: pairwise(None))  # type: ignore[arg-type]
+        patch.setattr("malmoi.engine.step.torch.cat", lambda _: pairwise(None))  # type: ignore[arg-type]
         failed = engine.step()
     assert [(event.request, event.finished) for event in failed] == [(n, "failed") for n in numbers[:2]]
     assert ids_of(run(engine, numbers)[2]) == alone(FakeScorer(VOCAB), PROMPTS[2])

@@ -12,11 +12,12 @@ import malmoi
 from malmoi.core.errors import UserError
 from malmoi.engine.engine import Engine
 from malmoi.engine.loaded import Loaded
-from malmoi.engine.precision import bits_per_byte, int8_loss
+from malmoi.engine.score import bits_per_byte, score
 from malmoi.hub.folder import load_model, save_model
 from malmoi.models.build import build_model
 from malmoi.models.config import TransformerConfig
 from malmoi.models.ngram import KneserNey
+from malmoi.serve.catalogue import languages, open_catalogue, quantization_loss
 from malmoi.text.tokenizer import Tokenizer, train_tokenizer
 
 TEXTS = ["The bread was warm.", "국이 식어 있었다."]
@@ -36,15 +37,14 @@ def folder(tmp_path: Path) -> Path:
 def test_bits_per_byte_are_those_of_the_scores(folder: Path) -> None:
     model = Loaded(folder)
     engine = Engine(model.model, model.tokenizer)
-    nats = -sum(engine.score([[model.tokenizer.start]] * 2, TEXTS))
+    nats = -sum(score(engine, [[model.tokenizer.start]] * 2, TEXTS))
     wanted = nats / math.log(2) / sum(len(text.encode()) for text in TEXTS)
-    assert bits_per_byte(model.model, model.tokenizer, TEXTS) == pytest.approx(wanted, rel=1e-5)
+    assert bits_per_byte(engine, TEXTS) == pytest.approx(wanted, rel=1e-5)
 
 
 def test_what_8_bits_cost(folder: Path) -> None:
-    model = malmoi.load(folder, quantize="int8")
-    assert isinstance(model, Loaded)
-    before, after = int8_loss(folder, model)
+    (entry,) = languages(open_catalogue([folder], quantize="int8"))
+    before, after = quantization_loss(entry)
     assert before != after
     assert after == pytest.approx(before, rel=0.02)
 

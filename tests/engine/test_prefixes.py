@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from malmoi.engine.engine import Engine
 from malmoi.engine.request import Sampling, TokenEvent
+from malmoi.engine.score import score, token_logprobs
 from malmoi.models.build import build_model
 from malmoi.models.config import RecurrentConfig, TransformerConfig
 from malmoi.text.tokenizer import Tokenizer, train_tokenizer
@@ -104,10 +105,10 @@ def test_deterministic_keeps_nothing(scorer: FakeScorer, tokenizer: Tokenizer) -
 def test_token_logprobs_equal_the_scores(tokenizer: Tokenizer) -> None:
     torch.manual_seed(3)
     engine = Engine(build_model(MODELS["gpt"]).eval(), tokenizer)
-    found = engine.token_logprobs(SYSTEM, top=2)
+    found = token_logprobs(engine, SYSTEM, top=2)
     assert len(found) == len(SYSTEM) - 1
     assert sum(own for own, _ in found) == pytest.approx(
-        engine.score([SYSTEM[:1]], [SYSTEM[1:]])[0], abs=1e-4
+        score(engine, [SYSTEM[:1]], [SYSTEM[1:]])[0], abs=1e-4
     )
     assert all(len(top) == 2 and top[0][1] >= max(own, top[1][1]) - 1e-6 for own, top in found)
-    assert engine.token_logprobs([5]) == []
+    assert token_logprobs(engine, [5]) == []

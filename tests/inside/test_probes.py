@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 from malmoi.cli.commands import app
 from malmoi.core.errors import UserError
 from malmoi.engine.engine import Engine
-from malmoi.engine.likelihood import log_likelihoods, split_pair
+from malmoi.engine.score import likelihoods, score, split_pair
 from malmoi.hub.folder import save_model
 from malmoi.inside.probe_files import Choice, Cloze, read_choices, read_cloze, read_pairs
 from malmoi.inside.probes import chance, cloze, minimal_pairs, multiple_choice
@@ -47,7 +47,7 @@ def engine(tokenizer: Tokenizer) -> Engine:
 def test_likelihoods_are_those_of_the_logits(name: str, tokenizer: Tokenizer) -> None:
     model = tiny_model(name, tokenizer)
     pairs = [([2, 9, 11], [12, 13]), ([2], [40, 41, 42]), ([2, 7], []), (list(range(3, 20)), [8])]
-    found = log_likelihoods(model, pairs, max_rows=2)
+    found = likelihoods(Engine(model, tokenizer, max_rows=2), pairs)
     for (prompt, rest), (nats, greedy) in zip(pairs, found, strict=True):
         ids = torch.tensor([prompt + rest])
         logits = model.step(ids, torch.tensor([ids.shape[1]]), model.new_state(1, ids.shape[1]))[0]
@@ -60,9 +60,10 @@ def test_likelihoods_are_those_of_the_logits(name: str, tokenizer: Tokenizer) ->
 def test_long_prompts_lose_their_beginning(tokenizer: Tokenizer) -> None:
     model = tiny_model("llama", tokenizer)  # of 48 tokens
     long, rest = list(range(10, 110)), [7, 8]
-    assert log_likelihoods(model, [(long, rest)]) == log_likelihoods(model, [(long[-47:], rest)])
+    engine = Engine(model, tokenizer)
+    assert likelihoods(engine, [(long, rest)]) == likelihoods(engine, [(long[-47:], rest)])
     with pytest.raises(UserError, match="100 tokens"):
-        log_likelihoods(model, [([2], long)])
+        likelihoods(engine, [([2], long)])
 
 
 def test_a_space_belongs_to_the_word_after_it(tokenizer: Tokenizer) -> None:
@@ -89,7 +90,7 @@ def test_minimal_pairs(engine: Engine) -> None:
 def test_pairs_are_those_of_whole_sentences(tokenizer: Tokenizer) -> None:
     engine = Engine(tiny_model("llama", tokenizer), tokenizer)
     pairs = [MinimalPair("The cat sleeps on", "The cat on sleeps"), MinimalPair("고양이는", "고양이는 잔다")]
-    scores = engine.score([[2]] * 4, [text for pair in pairs for text in (pair.good, pair.bad)])
+    scores = score(engine, [[2]] * 4, [text for pair in pairs for text in (pair.good, pair.bad)])
     expected = ((scores[0] > scores[1]) + (scores[2] > scores[3])) / 2
     assert minimal_pairs(engine, pairs)["accuracy"].value == expected
     with pytest.raises(UserError, match="48"):
@@ -114,7 +115,7 @@ def test_cloze(engine: Engine) -> None:
     found = cloze(engine, items)
     assert found["accuracy"].value == 0.5
     one = cloze(engine, items[:1])["perplexity"]
-    (nats,) = engine.score(["The cat sleeps on the"], [" mat."])
+    (nats,) = score(engine, ["The cat sleeps on the"], [" mat."])
     assert one.value == pytest.approx(math.exp(-nats), rel=1e-4)
     assert not one.higher_is_better
 

@@ -19,11 +19,11 @@ from torch import Tensor
 from malmoi.core.errors import UserError
 from malmoi.core.nouns import Answer, Entity, Example, Message, Question, turns_error
 from malmoi.engine import Engine, Sampling
+from malmoi.engine.ask import Asker, Manner, PlainText, Turns, calibrated, closed, shortened, softmax, tidied
+from malmoi.engine.score import score
 from malmoi.hub.folder import load_model, save_model
 from malmoi.methods.base import Method
 from malmoi.methods.folder import load_method, save_method
-from malmoi.methods.llm.asking import Asker, Manner, calibrated, closed, softmax
-from malmoi.methods.llm.format import PlainText, Turns, shortened, tidied
 from malmoi.methods.llm.prompted import Prompted
 from malmoi.methods.registry import make_method
 from malmoi.models.language import LanguageModel
@@ -147,14 +147,13 @@ def test_a_context_that_holds_no_question_is_told(tmp_path: Path) -> None:
 def test_labels_that_take_too_much_are_not_listed() -> None:
     task = make_task("classification")
     labels = [f"card_{n:03}" for n in range(100)]
-    asker = Asker(
-        Scripted(lambda _: "card_007", context=400), BYTES, task, manner(labels=labels, reply_tokens=9)
-    )
+    engine = Engine(Scripted(lambda _: "card_007", context=400), BYTES)
+    asker = Asker(engine, task, manner(labels=labels, reply_tokens=9))
     assert "card_001" not in BYTES.decode(asker.ask("hello").ids)
     assert asker.note([]) == "the 100 labels are not listed in the question: too long"
     assert labels[int(asker.label_scores(["hello"]).argmax())] == "card_007"
     assert task.labels == ()  # others' tasks stay as they are
-    few = Asker(Scripted(context=400), BYTES, task, manner(labels=("good", "bad"), reply_tokens=9))
+    few = Asker(Engine(Scripted(context=400), BYTES), task, manner(labels=("good", "bad"), reply_tokens=9))
     assert "good, bad" in BYTES.decode(few.ask("hello").ids)
 
 
@@ -177,7 +176,7 @@ class Biased(Scripted):
 
 @pytest.mark.parametrize(("bee", "other"), [("a bee is here", "a cow is here"), ("벌이 왔다", "소가 왔다")])
 def test_calibration_by_hand(bee: str, other: str) -> None:
-    asker = Asker(Biased(), BYTES, make_task("classification"), manner(labels=("a", "b")))
+    asker = Asker(Engine(Biased(), BYTES), make_task("classification"), manner(labels=("a", "b")))
     scores = asker.label_scores([bee, other])
     log = [math.log(1 / (1 + math.exp(gap))) for gap in (1, -1, -2, 2)]  # of 2 against 3, of 2 against 0
     assert scores[0].tolist() == pytest.approx(log[:2], abs=1e-4)
@@ -198,8 +197,7 @@ def test_calibration_divides_by_the_mean() -> None:
 
 def test_the_end_of_a_label_counts() -> None:
     asker = Asker(
-        Scripted(lambda _: "card_lost"),
-        BYTES,
+        Engine(Scripted(lambda _: "card_lost"), BYTES),
         make_task("classification"),
         manner(labels=("card", "card_lost")),
     )
@@ -221,7 +219,7 @@ def test_calibration_is_chosen_by_validation(models: dict[str, Path]) -> None:
 
 
 def asked_of(task: str, reply: str, value: Any, labels: Sequence[str] = ()) -> Any:
-    asker = Asker(Scripted(lambda _: reply), BYTES, make_task(task), manner(labels=labels))
+    asker = Asker(Engine(Scripted(lambda _: reply), BYTES), make_task(task), manner(labels=labels))
     return asker.answers([value])[0]
 
 
@@ -267,7 +265,8 @@ def test_any_model_answers_with_parts_of_any_input(text: str, seed: int) -> None
         scorer.logits = lambda history: torch.randn(
             tokenizer.vocab_size, generator=torch.Generator().manual_seed(hash((seed, *history)) % 2**31)
         )
-        asker = Asker(scorer, tokenizer, make_task(task), manner(chat=chat, labels=labels, reply_tokens=24))
+        asked = manner(chat=chat, labels=labels, reply_tokens=24)
+        asker = Asker(Engine(scorer, tokenizer), make_task(task), asked)
         if task == "ner":
             found = asker.answers([text])[0]
             assert all(text[it.start : it.end] and it.label in labels for it in found or ())
@@ -292,7 +291,7 @@ def test_a_foundation_model_goes_on_with_the_text(models: dict[str, Path]) -> No
     text = inputs("completion")[0]
     direct = Engine(loaded, tokenizer).generate([text], Sampling(max_tokens=12, temperature=0))
     assert method.predict([text]) == [direct[0].text]
-    nats = Engine(loaded, tokenizer).score([text], [" and on it went 그리고"])
+    nats = score(Engine(loaded, tokenizer), [text], [" and on it went 그리고"])
     assert method.log_likelihood([text], [" and on it went 그리고"]) == pytest.approx(nats, abs=1e-3)
     with pytest.raises(UserError, match="goes on with a text as it is; leave shots out"):
         prompted("completion", models["foundation"], shots=1)

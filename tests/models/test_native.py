@@ -16,13 +16,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from malmoi.models import packed
+from malmoi.models import int8, packed
 from malmoi.models.build import build_model
 from malmoi.models.config import DynamicRope, TransformerConfig
+from malmoi.models.int8 import INT8, Int8Linear
 from malmoi.models.native import library
 from malmoi.models.native.decoder import PIECE_TOKENS
 from malmoi.models.native.linear import NativeEmbedding, NativeLinear, Panels
-from malmoi.models.packed import Int8Linear, PackedLinear, Rows8, pack
+from malmoi.models.packed import PackedLinear, pack
 from malmoi.models.transformer import Transformer
 from malmoi.util.hardware import cpu_flags, onednn_packs
 from tests.models.variants import SMALL, TRANSFORMERS, VOCAB
@@ -74,7 +75,7 @@ def model_of(config: TransformerConfig, precision: str = "fp32") -> tuple[Transf
     model = copy.deepcopy(plain)
     if precision == "bf16":
         model.to(torch.bfloat16)
-    pack(model, quantize="int8" if precision == "int8" else None)
+    pack(model, INT8 if precision == "int8" else None)
     assert isinstance(plain, Transformer)
     assert isinstance(model, Transformer)
     return plain, model
@@ -238,7 +239,8 @@ def test_products_are_exact_for_what_the_matrix_holds(
 def test_every_build_computes_a_decoder(
     built: ctypes.CDLL, precision: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(packed, "kernels", lambda: built)
+    for module in (packed, int8):
+        monkeypatch.setattr(module, "kernels", lambda: built)
     for name in ("llama-gqa", "gpt2", "gemma2", "qwen3-window"):
         plain, model = model_of(TRANSFORMERS[name], precision)
         assert model.fused is not None
@@ -331,4 +333,4 @@ def test_they_are_compiled_once(found_anew: pytest.MonkeyPatch, tmp_path: Path) 
 def test_weights_of_8_bits_are_those_that_the_build_can_add_up() -> None:
     found = library.kernels()
     assert found is not None
-    assert int(Rows8.of(torch.randn(4, 8)).whole_NW.abs().max()) == found.malmoi_most()
+    assert int(INT8.rows(torch.randn(4, 8)).numbers_NW.abs().max()) == found.malmoi_most()

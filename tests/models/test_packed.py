@@ -10,10 +10,12 @@ import torch
 from torch import nn
 
 from malmoi.core.errors import UserError
-from malmoi.models import packed
+from malmoi.models import int8, packed
 from malmoi.models.build import build_model
 from malmoi.models.config import RecurrentConfig, TransformerConfig
-from malmoi.models.packed import Int8Embedding, Int8Linear, PackedLinear, Rows8, pack
+from malmoi.models.formats import find_format
+from malmoi.models.int8 import INT8, Int8Embedding, Int8Linear
+from malmoi.models.packed import PackedLinear, pack
 from malmoi.util.hardware import onednn_packs
 
 CONFIGS = {
@@ -32,6 +34,7 @@ every_model = pytest.mark.parametrize("name", CONFIGS)
 @pytest.fixture(autouse=True)
 def _without_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(packed, "kernels", lambda: None)
+    monkeypatch.setattr(int8, "kernels", lambda: None)
 
 
 def logits(model: nn.Module, ids_BT: torch.Tensor) -> torch.Tensor:
@@ -77,7 +80,7 @@ def test_int8_is_near_and_rows_of_a_batch_do_not_touch(name: str) -> None:
     for parameter in plain.parameters():
         parameter.data.mul_(4)  # logits that differ
     model, ids_BT = copy.deepcopy(plain), torch.randint(300, (5, 10))
-    pack(model, quantize="int8")
+    pack(model, INT8)
     found_BTV, wanted_BTV = logits(model, ids_BT), logits(plain, ids_BT)
     assert (found_BTV - wanted_BTV).norm() < 0.1 * wanted_BTV.norm()
     alone_BTV = torch.cat([logits(model, row_BT) for row_BT in ids_BT.split(1)])
@@ -88,14 +91,14 @@ def test_int8_is_near_and_rows_of_a_batch_do_not_touch(name: str) -> None:
 def test_int8_linear_is_exact_for_rows_apart_and_near_for_values(bias: bool) -> None:
     torch.manual_seed(1)
     linear, x = nn.Linear(96, 40, bias=bias), torch.randn(7, 96) * torch.logspace(-6, 3, 7)[:, None]
-    int8 = Int8Linear(Rows8.of(linear.weight), linear.bias)
+    eight = Int8Linear(INT8.rows(linear.weight), linear.bias)
     with torch.inference_mode():
-        assert torch.equal(int8(x), torch.cat([int8(row) for row in x.split(1)]))
-        torch.testing.assert_close(int8(x), linear(x), rtol=0.0, atol=float(0.03 * x.norm(dim=1).max()))
-        error = (int8(x) - linear(x)).norm(dim=1) / linear(x).norm(dim=1)
+        assert torch.equal(eight(x), torch.cat([eight(row) for row in x.split(1)]))
+        torch.testing.assert_close(eight(x), linear(x), rtol=0.0, atol=float(0.03 * x.norm(dim=1).max()))
+        error = (eight(x) - linear(x)).norm(dim=1) / linear(x).norm(dim=1)
         assert float(error.max()) < 0.03
         assert torch.equal(
-            int8(torch.zeros(1, 96))[0], torch.zeros(40) if linear.bias is None else linear.bias
+            eight(torch.zeros(1, 96))[0], torch.zeros(40) if linear.bias is None else linear.bias
         )
 
 
@@ -103,27 +106,27 @@ def test_int8_linear_is_exact_for_rows_apart_and_near_for_values(bias: bool) -> 
 def test_int8_products_are_those_of_whole_numbers(rows: int, inputs: int, outputs: int) -> None:
     torch.manual_seed(3)
     x, linear = torch.randn(rows, inputs), nn.Linear(inputs, outputs, bias=False)
-    int8 = Int8Linear(Rows8.of(linear.weight), None)
+    eight = Int8Linear(INT8.rows(linear.weight), None)
     steps = x.abs().amax(1, keepdim=True).double() / 127
-    wanted = ((x / steps).round() * steps) @ int8.weight.double().T
-    torch.testing.assert_close(int8(x).double(), wanted, rtol=1e-4, atol=1e-5)
+    wanted = ((x / steps).round() * steps) @ eight.weight.double().T
+    torch.testing.assert_close(eight(x).double(), wanted, rtol=1e-4, atol=1e-5)
 
 
 def test_weights_leave_room_where_the_processor_adds_in_16_bits(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(packed, "cpu_flags", lambda: frozenset({"avx2"}))
+    monkeypatch.setattr(int8, "cpu_flags", lambda: frozenset({"avx2"}))
     monkeypatch.setattr("platform.machine", lambda: "x86_64")
-    assert int(Rows8.of(torch.randn(4, 8)).whole_NW.abs().max()) == 63
+    assert int(INT8.rows(torch.randn(4, 8)).numbers_NW.abs().max()) == 63
 
 
 def test_int8_rows_of_an_embedding_are_those_of_the_tied_output() -> None:
     torch.manual_seed(2)
     model = build_model(CONFIGS["llama"]).eval()
     rows = model.embed.weight.detach().clone()
-    pack(model, quantize="int8")
+    pack(model, INT8)
     assert isinstance(model.embed, Int8Embedding)
     assert torch.equal(model.embed.weight, model.head.weight)
-    assert model.embed._rows is model.head._rows  # kept once
-    half_steps_V1 = rows.abs().amax(1, keepdim=True) / packed._most() / 2
+    assert model.embed.rows is model.head.rows  # kept once
+    half_steps_V1 = rows.abs().amax(1, keepdim=True) / int8.most() / 2
     assert bool(((model.embed.weight - rows).abs() <= 1.001 * half_steps_V1).all())
     ids = torch.tensor([[5, 7]])
     assert torch.equal(model.embed(ids), model.embed.weight[ids])
@@ -131,4 +134,4 @@ def test_int8_rows_of_an_embedding_are_those_of_the_tied_output() -> None:
 
 def test_other_ways_are_refused() -> None:
     with pytest.raises(UserError, match="it can be int8"):
-        pack(build_model(CONFIGS["lstm"]), quantize="int4")
+        find_format(quantize="int4")

@@ -10,7 +10,10 @@ from malmoi.core.nouns import Budget
 from malmoi.engine import Engine
 from malmoi.methods.folder import save_method
 from malmoi.methods.registry import make_method
+from malmoi.methods.use import remember_labels
 from malmoi.serve.catalogue import Catalogue, LanguageEntry, open_catalogue
+from malmoi.text.chat import TEMPLATE, ChatFormat
+from malmoi.text.tokenizer import Tokenizer
 from tests.engine.fake_scorer import FakeScorer
 from tests.engine.scripted import BYTES, FORM, Scripted
 from tests.methods.tiny import world, write_model
@@ -19,7 +22,10 @@ from tests.serve.running import Running, running
 
 def scripted_entry(name: str, scorer: FakeScorer, *, chats: bool, max_rows: int = 4) -> LanguageEntry:
     """A language model without a neural network: what it says is a function of all that it has read."""
-    engine = Engine(scorer, BYTES, max_rows=max_rows)
+    tokenizer = Tokenizer.from_json(BYTES.to_json())
+    if chats:
+        ChatFormat(tokenizer, TEMPLATE).adopt()
+    engine = Engine(scorer, tokenizer, max_rows=max_rows)
     return LanguageEntry(name, Path(name), cast(Any, None), engine, FORM if chats else None, 1_700_000_000)
 
 
@@ -27,6 +33,7 @@ def fitted(folder: Path, task: str, method: str) -> Path:
     """A method fitted to a few examples of the sample world."""
     made, examples = world(task)
     found = make_method(method, made).fit(examples[:50], examples[50:], Budget())
+    remember_labels(found, examples[:50])
     save_method(folder, found)
     return folder
 

@@ -10,6 +10,7 @@ import pytest
 
 from malmoi.core.nouns import Message
 from malmoi.engine import Engine, Sampling
+from malmoi.engine.score import score
 from malmoi.serve.catalogue import LanguageEntry, TaskEntry
 from malmoi.serve.protocol import REFUSED
 from tests.engine.fake_scorer import FakeScorer
@@ -250,7 +251,7 @@ def test_echo_with_logprobs_scores_the_prompt_as_the_engine_does(server: Running
     told = first["logprobs"]["token_logprobs"]
     assert told[0] is None
     assert len(told) == len(context) + len(rest) + 1
-    assert sum(told[len(context) : -1]) == pytest.approx(engine.score([context], [rest])[0], abs=1e-4)
+    assert sum(told[len(context) : -1]) == pytest.approx(score(engine, [context], [rest])[0], abs=1e-4)
     assert len(second["logprobs"]["tokens"]) == len(context) + 1
     assert all(set(best) for best in first["logprobs"]["top_logprobs"][1:])
     text = server.post("/v1/completions", body | {"prompt": "맑음"}).json()["choices"][0]["logprobs"]

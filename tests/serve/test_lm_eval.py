@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from malmoi.engine.score import score
 from malmoi.serve.catalogue import LanguageEntry
 from tests.serve.running import Running
 
@@ -28,7 +29,6 @@ def test_log_likelihoods_are_the_engines(
     entry = server.catalogue["tiny"]
     assert isinstance(entry, LanguageEntry)
     encode = entry.engine.tokenizer.encode
-    expected = entry.engine.score(
-        [encode(a) for a, _ in pairs], [encode(a + b)[len(encode(a)) :] for a, b in pairs]
-    )
+    prompts, rests = zip(*((encode(a), encode(a + b)[len(encode(a)) :]) for a, b in pairs), strict=True)
+    expected = score(entry.engine, prompts, rests)
     assert [value for value, _ in model.loglikelihood(asked)] == pytest.approx(expected, abs=1e-4)

@@ -17,12 +17,22 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from malmoi.core.nouns import Answer, Entity, Message, Question
-from malmoi.serve.catalogue import Catalogue
+from malmoi.methods.registry import make_method
+from malmoi.serve.catalogue import Catalogue, TaskEntry
 from malmoi.serve.page.chat_tab import Reply, Talk, until
 from malmoi.serve.page.examples import examples
 from malmoi.serve.page.look import note
 from malmoi.serve.page.reports import Run, find_runs, table_of
-from malmoi.serve.page.task_tabs import VIEWS, Bench, Outcome, answer_value, choices, marked
+from malmoi.serve.page.task_tabs import (
+    NONE,
+    VIEWS,
+    Bench,
+    Outcome,
+    answer_value,
+    choices,
+    marked,
+    task_to_ask,
+)
 from malmoi.serve.settings import Keys, ServeSettings
 from malmoi.serve.web import mount_page
 from malmoi.serve.worker import Worker
@@ -235,6 +245,42 @@ def test_the_page_makes_tokens_off_the_engines_thread(
     talk(lambda it: it.say(TAB, "hi", [], "talker", *SETTINGS))
     assert len(threads) >= 2
     assert "malmoi-engine" not in threads
+
+
+@pytest.mark.parametrize(
+    ("name", "labels"),
+    [("classification", ("news", "poem", "recipe")), ("ner", ("LOC", "PER")), ("question-answering", ()),
+     ("summarization", ()), ("completion", ())],
+)  # fmt: skip
+def test_the_page_asks_a_language_model_as_a_comparison_does(
+    name: str, labels: Sequence[str], catalogue: Catalogue
+) -> None:
+    task, view = make_task(name), VIEWS[name]
+    task.labels = labels
+    method = make_method("prompted", task, {"model": str(catalogue["tiny"].folder)}).fit((), ())
+
+    async def shown(texts: Sequence[str]) -> Any:
+        worker = Worker()
+        worker.start()
+        try:
+            return (await Bench(view, task, catalogue, worker, 10_000).run("tiny", NONE, *texts))[1]
+        finally:
+            await worker.close(5)
+
+    for texts in examples(name)[:2]:
+        value = task.input_from(view.raw(texts))
+        ((prediction,), found) = method.predict([value]), method.probabilities([value])
+        wanted = view.show(Outcome(value, prediction, 0.0, found and found[0]))
+        assert asyncio.run(shown(texts)) == (pytest.approx(wanted, abs=1e-5) if found else wanted)
+
+
+def test_language_models_are_asked_with_the_labels_that_a_fitted_method_knows(catalogue: Catalogue) -> None:
+    topics = catalogue["topics"]
+    assert isinstance(topics, TaskEntry)
+    labels = topics.method.method.report["labels"]
+    assert len(labels) > 1
+    assert task_to_ask("classification", catalogue).labels == labels
+    assert task_to_ask("ner", catalogue).labels == ()
 
 
 # --- text and reports

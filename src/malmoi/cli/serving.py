@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from malmoi.core.errors import UserError
+from malmoi.models.formats import DTYPES, QUANTIZED
 
 if TYPE_CHECKING:
     from socket import socket
@@ -36,10 +37,11 @@ def serve(
         typer.Option(help="A web site whose pages may use the server, as https://NAME; may be repeated."),
     ] = None,
     dtype: Annotated[
-        Literal["fp32", "bf16", "fp16"], typer.Option(help="What the language models compute with.")
+        Literal[*DTYPES],  # pyright: ignore[reportInvalidTypeForm]
+        typer.Option(help="What the language models compute with."),
     ] = "fp32",
     quantize: Annotated[
-        Literal["int8"] | None,
+        Literal[*QUANTIZED] | None,  # pyright: ignore[reportInvalidTypeForm]
         typer.Option(help="Hold the language models' matrices in 8 bits; says what that costs in quality."),
     ] = None,
     max_rows: Annotated[int, typer.Option(min=1, help="Samples that a model works on at once.")] = 16,
@@ -132,12 +134,12 @@ def _opening(url: str, catalogue: Catalogue, with_key: bool, page: bool) -> list
 
 def _loss(entry: LanguageEntry) -> str | None:
     """What 8 bits cost a language model; None for counts, which stay as they are."""
-    from malmoi.engine.precision import int8_loss
     from malmoi.hub.folder import is_ngram
+    from malmoi.serve.catalogue import quantization_loss
 
     if is_ngram(entry.folder):
         return None
-    before, after = int8_loss(entry.folder, entry.model)
+    before, after = quantization_loss(entry)
     return (
         f"{entry.name} in 8 bits: {before:.4f} bits per byte become {after:.4f} ({after / before - 1:+.2%}) "
         "on the sample world's text"

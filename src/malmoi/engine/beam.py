@@ -12,7 +12,7 @@ from typing import Any, Protocol, Self
 import torch
 from torch import Tensor
 
-from malmoi.engine.sampler import check_finite
+from malmoi.engine.sampling import check_finite
 
 
 class Rows(Protocol):

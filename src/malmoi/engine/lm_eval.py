@@ -21,9 +21,9 @@ from tokenizers import Tokenizer as Backend
 from malmoi.core.errors import UserError
 from malmoi.core.nouns import Message
 from malmoi.engine.engine import Engine
-from malmoi.engine.likelihood import fitted, log_likelihoods
 from malmoi.engine.loaded import Loaded
 from malmoi.engine.request import Sampling
+from malmoi.engine.score import fitted, likelihoods
 from malmoi.text.chat import ChatFormat
 from malmoi.util.hardware import pick_device
 
@@ -103,7 +103,7 @@ class MalmoiLM(TemplateLM):
         """(nats, greedy) of each continuation; prompts are cut from the left."""
         del disable_tqdm, kwargs
         pairs = [fitted((prompt, rest), self.max_length) for _, prompt, rest in requests]
-        found = log_likelihoods(self.model, pairs, max_rows=self.batch_size)
+        found = likelihoods(self.engine, pairs)
         for (asked, _, _), one in zip(requests, found, strict=True):
             if asked is not None:
                 self.cache_hook.add_partial("loglikelihood", asked, (one.nats, one.greedy))

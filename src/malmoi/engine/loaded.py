@@ -15,20 +15,21 @@ from malmoi.engine.engine import Engine
 from malmoi.engine.request import Completion, Sampling, TokenEvent
 from malmoi.engine.session import as_messages, check_one_reply
 from malmoi.hub.folder import load_model
+from malmoi.models.formats import find_format
 from malmoi.models.language import LanguageModel
 from malmoi.models.packed import pack
+from malmoi.models.state import Scorer
 from malmoi.text.chat import ChatFormat
 from malmoi.text.tokenizer import Tokenizer
-
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+from malmoi.util.hardware import pick_device
 
 
 class Loaded:
     """A trained model, ready to answer. `options` are the fields of `Sampling`.
 
     dtype: what it computes with, fp32, bf16 or fp16. quantize: "int8" to hold its matrices in 8 bits (a
-    processor only, and fp32). On a processor its matrices are packed for speed, so it can not be trained
-    further: `malmoi.hub.folder:load_model` gives a model that can.
+    processor only, and fp32). The names are those of `malmoi.models.formats`. On a processor its matrices are
+    packed for speed, so it can not be trained further: `malmoi.hub.folder:load_model` gives a model that can.
     """
 
     def __init__(
@@ -36,13 +37,10 @@ class Loaded:
     ) -> None:
         """Raises UserError for an option out of range or a folder that cannot be used."""
         self.folder = Path(folder)
-        if dtype not in DTYPES:
-            raise UserError(f"dtype is {dtype!r}; it can be {', '.join(DTYPES)}")
-        if quantize and dtype != "fp32":
-            raise UserError(f"{quantize} computes in fp32 between its products; leave dtype out")
-        self.model, self._tokenizer = load_model(self.folder, device=device, dtype=DTYPES[dtype])
+        format = find_format(dtype, quantize)
+        self.model, self._tokenizer = load_model(self.folder, device=device, dtype=format.dtype)
         if isinstance(self.model, LanguageModel):
-            pack(self.model, quantize=quantize)
+            pack(self.model, format)
         elif quantize or dtype != "fp32":
             raise UserError(f"{self.folder} is an n-gram model: counts, which have no dtype and no int8")
 
@@ -84,3 +82,13 @@ class Loaded:
             raise UserError(f"{length} tokens exceed the model's context of {self.model.context}")
         state = self.model.new_state(rows, length)
         return self.model.step(ids_BT, torch.full((rows,), length), state)
+
+
+def open_model(folder: Path) -> tuple[Scorer, Tokenizer]:
+    """A language model on this machine's device. Raises UserError where there is none, or no tokenizer."""
+    model, tokenizer = load_model(folder, device=pick_device())
+    if tokenizer is None:
+        raise UserError(f"{folder} has no tokenizer.json, so nothing can be asked of it; add the model's own")
+    if isinstance(model, LanguageModel):
+        model.eval()
+    return model, tokenizer

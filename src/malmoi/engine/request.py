@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from numbers import Integral, Real
-from typing import Any, Literal, Self
+from typing import Any, Literal, NamedTuple, Self
 
 import numpy as np
 
@@ -16,6 +16,35 @@ FinishReason = Literal["stop", "length", "cancelled", "failed"]
 TopLogprobs = tuple[tuple[int, float], ...]
 MOST_WHOLE = 2**31 - 1  # of a count or an id
 MOST_SEEDS = 2**64
+
+
+class Range(NamedTuple):
+    """What a number of `Sampling` may be; kind: Integral or Real; off: what leaves the output alone."""
+
+    kind: type
+    least: float
+    most: float
+    off: str = ""
+
+    def holds(self, value: Any) -> bool:
+        """Whether the value lies within."""
+        return isinstance(value, self.kind) and bool(self.least <= value <= self.most)
+
+    def __str__(self) -> str:
+        kind = "whole number" if self.kind is Integral else "number"
+        return f"a {kind} from {self.least} to {self.most}" + (f", where {self.off}" if self.off else "")
+
+
+RANGES = {
+    "max_tokens": Range(Integral, 1, MOST_WHOLE), "top_k": Range(Integral, 0, MOST_WHOLE),
+    "n": Range(Integral, 1, MOST_WHOLE), "logprobs": Range(Integral, 0, MOST_WHOLE),
+    "temperature": Range(Real, 0, 100, "0 is greedy"), "min_p": Range(Real, 0, 1, "0 is off"),
+    "repetition_penalty": Range(Real, 0.01, 100, "1 is off"),
+    "presence_penalty": Range(Real, -100, 100, "0 is off"),
+    "frequency_penalty": Range(Real, -100, 100, "0 is off"),
+}  # fmt: skip
+TOP_P, SEED = Range(Real, 0, 1), Range(Integral, 0, MOST_SEEDS - 1)
+BIAS, BIASED_ID = Range(Real, -100, 100), Range(Integral, 0, MOST_WHOLE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,24 +76,13 @@ class Sampling:
     constraint: Grammar | None = None
 
     def __post_init__(self) -> None:
-        for name, least in (("max_tokens", 1), ("top_k", 0), ("n", 1), ("logprobs", 0)):
-            holds = _is_within(getattr(self, name), Integral, least, MOST_WHOLE)
-            self._require(name, holds, f"a whole number from {least} to {MOST_WHOLE}")
-        for name, least, most, example in (
-            ("temperature", 0, 100, "0 is greedy"),
-            ("min_p", 0, 1, "0 is off"),
-            ("repetition_penalty", 0.01, 100, "1 is off"),
-            ("presence_penalty", -100, 100, "0 is off"),
-            ("frequency_penalty", -100, 100, "0 is off"),
-        ):
-            holds = _is_within(getattr(self, name), Real, least, most)
-            self._require(name, holds, f"a number from {least} to {most}, where {example}")
-        self._require(
-            "top_p", _is_within(self.top_p, Real, 0, 1) and self.top_p > 0, "a number above 0, up to 1 (off)"
-        )
+        for name, allowed in RANGES.items():
+            self._require(name, allowed.holds(getattr(self, name)), str(allowed))
+        nucleus = TOP_P.holds(self.top_p) and self.top_p > 0
+        self._require("top_p", nucleus, "a number above 0, up to 1 (off)")
         biased = isinstance(self.logit_bias, tuple | list) and all(map(_is_bias, self.logit_bias))
         self._require("logit_bias", biased, "pairs of a token's id and a number from -100 to 100")
-        seeded = self.seed is None or (_is_within(self.seed, Integral, 0, MOST_SEEDS - 1))
+        seeded = self.seed is None or SEED.holds(self.seed)
         self._require("seed", seeded, "a whole number from 0 to 2**64 - 1, or none")
         # a lone string would be its letters
         stops = isinstance(self.stop, tuple | list) and all(isinstance(one, str) and one for one in self.stop)
@@ -81,14 +99,10 @@ class Sampling:
             raise UserError(f"sampling: {name} is {_shown(getattr(self, name))}; it must be {allowed}")
 
 
-def _is_within(value: Any, kind: type, least: float, most: float) -> bool:
-    return isinstance(value, kind) and bool(least <= value <= most)
-
-
 def _is_bias(pair: object) -> bool:
     match pair:
         case (id, bias):
-            return _is_within(id, Integral, 0, MOST_WHOLE) and _is_within(bias, Real, -100, 100)
+            return BIASED_ID.holds(id) and BIAS.holds(bias)
         case _:
             return False
 

@@ -14,7 +14,7 @@ import numpy as np
 from malmoi.core.errors import UserError
 from malmoi.core.nouns import Metric
 from malmoi.engine.engine import Engine
-from malmoi.engine.likelihood import Pair, log_likelihoods, split_pair
+from malmoi.engine.score import Pair, likelihoods, score_choices, split_pair
 from malmoi.inside.probe_files import Choice, Cloze
 from malmoi.metrics.statistics import Floats, mean, word_perplexity
 from malmoi.world.minimal_pairs import MinimalPair
@@ -41,7 +41,7 @@ def prefers_good(engine: Engine, pairs: Sequence[MinimalPair]) -> Floats:
         _check_length(max(map(len, ids)), engine.scorer.context)
         both.append((_shared(*ids), ids))
     prompts = [[start, *ids[0][:shared]] for shared, ids in both]
-    scores = engine.score_choices(prompts, [[one[shared:] for one in ids] for shared, ids in both])
+    scores = score_choices(engine, prompts, [[one[shared:] for one in ids] for shared, ids in both])
     return np.array([good > bad for good, bad in scores], dtype=np.float64)
 
 
@@ -57,7 +57,7 @@ def multiple_choice(engine: Engine, items: Sequence[Choice]) -> dict[str, Metric
         for item in items
         for choice in item.choices
     ]
-    scored = iter(log_likelihoods(engine.scorer, pairs, max_rows=engine.max_rows))
+    scored = iter(likelihoods(engine, pairs))
     nats = [[next(scored).nats for _ in item.choices] for item in items]
     sizes = [[max(1, len(choice)) for choice in item.choices] for item in items]
     normed = [[n / size for n, size in zip(*both, strict=True)] for both in zip(nats, sizes, strict=True)]
@@ -74,7 +74,7 @@ def cloze(engine: Engine, items: Sequence[Cloze]) -> dict[str, Metric]:
     from the left where they exceed the context.
     """
     pairs = [_pair(engine, item.prompt, item.word) for item in items]
-    found = log_likelihoods(engine.scorer, pairs, max_rows=engine.max_rows)
+    found = likelihoods(engine, pairs)
     greedy_E = np.array([one.greedy for one in found], dtype=np.float64)
     words = ["word"] * len(items)  # each item is one word, whatever its script
     perplexity = word_perplexity([one.nats for one in found], words)

@@ -12,9 +12,6 @@ from malmoi.core.errors import UserError
 from malmoi.core.nouns import Say
 from malmoi.hub.folder import load_model
 from malmoi.inside import beyond, recall, scaling
-from malmoi.inside.recall import RecallTask
-from malmoi.inside.scaling import Crossing, Measured
-from malmoi.inside.learning import Say
 from malmoi.models.build import build_model
 from malmoi.models.config import RecurrentConfig, TransformerConfig
 from malmoi.models.language import LanguageModel

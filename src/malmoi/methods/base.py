@@ -7,7 +7,7 @@ A method's folder has the shape of every model folder: `config.json` with a `mod
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, get_args
@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, get_args
 from numpy.typing import NDArray
 
 from malmoi.core.config import StrictModel
-from malmoi.core.errors import UserError
 from malmoi.core.nouns import Budget, Example, Json, Say, silent
 from malmoi.inside.sources import ReadText, Source
 from malmoi.tasks.base import Kind, Task
@@ -26,15 +25,6 @@ if TYPE_CHECKING:
 
 Family = Literal["traditional", "recurrent", "transformer", "prompted", "fine-tuned", "remote"]
 FAMILIES: tuple[Family, ...] = get_args(Family)
-
-
-def two_or_more(labels: Iterable[str]) -> list[str]:
-    """The labels, sorted, each once. Raises UserError where there is nothing to choose between."""
-    found = sorted(set(labels))
-    if len(found) < 2:
-        known = f"only the label {found[0]!r}" if found else "no label"
-        raise UserError(f"there is {known}; give examples of at least two")
-    return found
 
 
 @dataclass(slots=True)

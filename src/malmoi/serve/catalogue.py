@@ -10,6 +10,7 @@ from typing import Any
 from malmoi.core.errors import UserError
 from malmoi.engine.engine import Engine
 from malmoi.engine.loaded import Loaded
+from malmoi.engine.score import bits_per_byte
 from malmoi.hub.adapter import is_adapter
 from malmoi.hub.folder import is_ngram
 from malmoi.methods.folder import is_method
@@ -17,7 +18,9 @@ from malmoi.methods.use import COMPARISON, LoadedMethod, method_folder
 from malmoi.tasks.base import Task
 from malmoi.text.chat import ChatFormat, chat_template
 from malmoi.util.files import CONFIG
+from malmoi.world import documents
 
+NUM_DOCUMENTS = 24  # of the sample world, English and Korean by turns; about 10 kB
 PREFIX_BYTES = 1 << 28  # of each language model, for beginnings that prompts share
 
 
@@ -75,6 +78,13 @@ def languages(catalogue: Catalogue) -> list[LanguageEntry]:
 def tasks(catalogue: Catalogue) -> list[TaskEntry]:
     """The task models, in the order of the folders."""
     return [entry for entry in catalogue.values() if isinstance(entry, TaskEntry)]
+
+
+def quantization_loss(entry: LanguageEntry) -> tuple[float, float]:
+    """Bits per byte of a quantized model's folder as it is, and of the model; on documents of the world."""
+    texts = [one.text for one in documents(NUM_DOCUMENTS, split="valid")]
+    exact = Engine(Loaded(entry.folder).model, entry.model.tokenizer)
+    return bits_per_byte(exact, texts), bits_per_byte(entry.engine, texts)
 
 
 def _models_in(folder: Path, deeper: int = 2) -> list[Path]:

@@ -16,6 +16,7 @@ from starlette.types import Receive, Scope, Send
 from malmoi.core.errors import UserError
 from malmoi.core.nouns import Json
 from malmoi.engine.request import Sampling, TokenEvent
+from malmoi.engine.score import token_logprobs
 from malmoi.engine.session import REPLY_TOKENS
 from malmoi.serve.catalogue import LanguageEntry
 from malmoi.serve.guard import as_json
@@ -173,9 +174,8 @@ class Generator:
         texts = [tokenizer.decode(ids) for ids in own]
         if top is None:
             return [(text, []) for text in texts]
-        scored = await self.worker.calls(
-            plan.entry.engine.token_logprobs, [(ids, top) for ids in plan.prompts]
-        )
+        engine = plan.entry.engine
+        scored = await self.worker.calls(token_logprobs, [(engine, ids, top) for ids in plan.prompts])
         found: list[tuple[str, list[Known]]] = []
         for text, ids, rest, logprobs in zip(texts, plan.prompts, own, scored, strict=True):
             known: list[Known] = [(ids[0], None, ())]

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationIn
 from malmoi.core.errors import UserError
 from malmoi.core.nouns import Message
 from malmoi.engine.constraints import Grammar, json_object, json_schema
-from malmoi.engine.request import Sampling
+from malmoi.engine.request import BIAS, MOST_SEEDS, RANGES, TOP_P, Range, Sampling
 from malmoi.engine.session import as_messages
 from malmoi.serve.settings import ApiError
 
@@ -42,6 +42,12 @@ _BRANCH = re.compile(r"^(str|int|float|bool|dict|list|function|constrained|lax|j
 Number = Annotated[int, Field(ge=-(2**31), lt=2**31)]  # what any whole number but a seed fits into
 
 FEW = Field(max_length=MOST_MESSAGES, fail_fast=True)  # listing a million errors would take long
+
+
+def _within(allowed: Range, most: float | None = None) -> Any:
+    """The engine's range of an option; most: OpenAI's limit, where it is lower, and for negative numbers."""
+    least = allowed.least if most is None else max(allowed.least, -most)
+    return Field(ge=least, le=allowed.most if most is None else most)
 
 
 class Body(BaseModel):
@@ -109,15 +115,15 @@ class GenerationBody(Body):
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     max_tokens: Annotated[Number, Field(ge=0)] | None = None
-    temperature: Annotated[float, Field(ge=0, le=2)] | None = None
-    top_p: Annotated[float, Field(ge=0, le=1)] | None = None
+    temperature: Annotated[float, _within(RANGES["temperature"], 2)] | None = None
+    top_p: Annotated[float, _within(TOP_P)] | None = None
     top_k: Annotated[Number, Field(ge=-1)] | None = None
-    min_p: Annotated[float, Field(ge=0, le=1)] | None = None
-    repetition_penalty: Annotated[float, Field(ge=0.01, le=100)] | None = None
-    presence_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
-    frequency_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
-    logit_bias: dict[str, Annotated[float, Field(ge=-100, le=100)]] | None = None
-    seed: Annotated[int, Field(ge=-(2**63), lt=2**64)] | None = None
+    min_p: Annotated[float, _within(RANGES["min_p"])] | None = None
+    repetition_penalty: Annotated[float, _within(RANGES["repetition_penalty"])] | None = None
+    presence_penalty: Annotated[float, _within(RANGES["presence_penalty"], 2)] | None = None
+    frequency_penalty: Annotated[float, _within(RANGES["frequency_penalty"], 2)] | None = None
+    logit_bias: dict[str, Annotated[float, _within(BIAS)]] | None = None
+    seed: Annotated[int, Field(ge=-MOST_SEEDS // 2, lt=MOST_SEEDS)] | None = None
     stop: str | list[str | None] | None = None
     n: Annotated[int, Field(ge=1, le=128)] | None = None
     response_format: ResponseFormat | None = None
@@ -163,7 +169,7 @@ class GenerationBody(Body):
                 top_p=max(_given(self.top_p, 1.0), 1e-9),  # 0 means the best token, as 1e-9 does
                 min_p=self.min_p or 0.0,
                 repetition_penalty=_given(self.repetition_penalty, 1.0),
-                seed=None if self.seed is None else self.seed % 2**64,
+                seed=None if self.seed is None else self.seed % MOST_SEEDS,
                 stop=tuple(one for one in self.stop or () if one),
                 n=self.n or 1,
                 logprobs=self.alternatives() or 0,

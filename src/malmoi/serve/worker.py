@@ -15,14 +15,16 @@ import math
 import threading
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Hashable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import partial
 from queue import SimpleQueue
 from typing import Any, TypeVar
 
 from malmoi.core.errors import UserError
 from malmoi.engine.engine import Engine
+from malmoi.engine.queue import Turns
 from malmoi.engine.request import Sampling, TokenEvent
 
 T = TypeVar("T")
@@ -102,36 +104,28 @@ class _Inbox:
 
 @dataclass(eq=False, slots=True)
 class _Group:
-    """What one HTTP request asks for: jobs that wait, and where their results go."""
+    """What one HTTP request asks for: prompts of one engine, or calls (None). inbox: for the results."""
 
     number: int
     inbox: _Inbox
-    waiting: deque[Any]  # (prompt number, ids, params), or (call number, arguments)
-    function: Callable[..., Any] | None = None
-    running: dict[int, int] = field(default_factory=dict)  # the engine's request -> prompt number
+    engine: Engine | None
     closed: bool = False
 
 
-@dataclass(eq=False, slots=True)
-class _Lane:
-    """One engine: the groups that wait for rows, in turn, and which group a running request belongs to."""
+@dataclass(slots=True)
+class _Prompt:
+    """What an engine was asked for. left: samples that have not ended."""
 
-    engine: Engine
-    turns: deque[_Group] = field(default_factory=deque)
-    running: dict[int, _Group] = field(default_factory=dict)
-    left: dict[int, int] = field(default_factory=dict)  # request -> samples that have not ended
-
-    @property
-    def free(self) -> int:
-        """Rows that nobody has been promised."""
-        return self.engine.max_rows - sum(self.left.values())
+    group: _Group
+    number: int
+    left: int
 
 
 class Stream:
     """The events of a group's prompts as (prompt number, event). Closing it cancels them."""
 
-    def __init__(self, worker: Worker, group: _Group, left: int, key: Hashable) -> None:
-        self._worker, self._group, self._left, self._key = worker, group, left, key
+    def __init__(self, worker: Worker, group: _Group, left: int) -> None:
+        self._worker, self._group, self._left = worker, group, left
 
     async def take(self, not_before: float = 0.0) -> list[tuple[int, TokenEvent]]:
         """All events that have come; none once all prompts have ended.
@@ -163,7 +157,7 @@ class Stream:
         """Give up what has not ended; the engine drops it before its next step."""
         if not self._group.closed:
             self._group.closed = True
-            self._worker.leave(self._key, self._group, cancel=self._left > 0)
+            self._worker.leave(self._group, cancel=self._left > 0)
 
     async def aclose(self) -> None:
         """As `close`, for `contextlib.aclosing`."""
@@ -205,9 +199,9 @@ class Worker:
         self.max_waiting = max_waiting
         self.observe: Observe | None = None
         self._inbox: SimpleQueue[Callable[[], None]] = SimpleQueue()
-        self._lanes: dict[Engine, _Lane] = {}
-        self._calls: deque[_Group] = deque()
-        self._open: dict[Hashable, set[int]] = {}  # engine (or None: calls) -> groups that have not ended
+        self._asked: dict[Engine, dict[int, _Prompt]] = {}  # by the engine's number of a request
+        self._calls: Turns[tuple[_Group, Callable[[], Any]]] = Turns()
+        self._open: dict[Engine | None, set[int]] = {}  # groups that have not ended; None: of calls
         self._groups = 0
         self._stopping = self._ended = False
         self._thread = threading.Thread(target=self._run, name="malmoi-engine", daemon=True)
@@ -265,9 +259,9 @@ class Worker:
 
     def stream_batch(self, engine: Engine, prompts: Sequence[Sequence[int]], params: Sampling) -> Stream:
         """The events of several prompts, which take turns with other requests. Raises as `stream`."""
-        group = self._enter(engine, engine.max_rows, deque((i, ids, params) for i, ids in enumerate(prompts)))
-        self._inbox.put(lambda: self._lane(engine).turns.append(group))
-        return Stream(self, group, len(prompts) * params.n, engine)
+        group = self._enter(engine, engine.max_rows)
+        self._inbox.put(lambda: self._submit(engine, group, prompts, params))
+        return Stream(self, group, len(prompts) * params.n)
 
     async def call(self, function: Callable[..., T], *arguments: Any) -> T:
         """What the function returns or raises, run on the thread between steps. Raises Busy, Stopping."""
@@ -275,24 +269,25 @@ class Worker:
 
     async def calls(self, function: Callable[..., T], each: Sequence[tuple[Any, ...]]) -> list[T]:
         """The same for several tuples of arguments; others' steps and calls come in between."""
-        group = self._enter(None, 1, deque(enumerate(each)))
-        group.function = function
-        self._inbox.put(lambda: self._calls.append(group))
+        group = self._enter(None, 1)
+        for arguments in each:
+            call = partial(function, *arguments)
+            self._inbox.put(partial(self._calls.add, group, (group, call)))
         found: list[T] = []
         try:
             while len(found) < len(each):
                 for result in await group.inbox.take(0.0):
                     if isinstance(result, BaseException):
                         raise result
-                    found.append(result[1])
+                    found.append(result[0])
         finally:
             group.closed = True
-            self.leave(None, group, cancel=False)
+            self.leave(group, cancel=False)
         return found
 
-    def leave(self, key: Hashable, group: _Group, *, cancel: bool) -> None:
+    def leave(self, group: _Group, *, cancel: bool) -> None:
         """A group has ended, or is given up. From any thread."""
-        self._open[key].discard(group.number)
+        self._open[group.engine].discard(group.number)
         if cancel:
             self._inbox.put(lambda: self._cancel(group))
 
@@ -300,15 +295,15 @@ class Worker:
         """Groups of this engine that have not ended, beyond those that could have a row each."""
         return max(0, len(self._open.get(engine, ())) - engine.max_rows)
 
-    def _enter(self, key: Hashable, at_once: int, jobs: deque[Any]) -> _Group:
+    def _enter(self, engine: Engine | None, at_once: int) -> _Group:
         if self._stopping:
             raise Stopping
-        groups = self._open.setdefault(key, set())
+        groups = self._open.setdefault(engine, set())
         if len(groups) >= at_once + self.max_waiting:
             raise Busy(1 + len(groups) // (4 * at_once))
         self._groups += 1
         groups.add(self._groups)
-        return _Group(self._groups, _Inbox(), jobs)
+        return _Group(self._groups, _Inbox(), engine)
 
     # --- on the thread
 
@@ -326,62 +321,44 @@ class Worker:
         """Take in what has come, run a call, and one step of every engine."""
         self._take()
         self._call()
-        for lane in self._lanes.values():
-            _deliver(self._admit(lane))
-            if lane.engine.busy:
-                _deliver(self._step(lane))
+        for engine in [engine for engine in self._asked if engine.busy]:
+            _deliver(self._step(engine))
 
     def _take(self) -> None:
         """What has come in; waits for it where there is nothing to do."""
-        if not (self._calls or any(lane.turns or lane.engine.busy for lane in self._lanes.values())):
+        if not (self._calls or any(engine.busy for engine in self._asked)):
             self._inbox.get()()
         while not self._inbox.empty():
             self._inbox.get()()
 
-    def _lane(self, engine: Engine) -> _Lane:
-        return self._lanes.setdefault(engine, _Lane(engine))
+    def _submit(
+        self, engine: Engine, group: _Group, prompts: Sequence[Sequence[int]], params: Sampling
+    ) -> None:
+        """Queue the prompts of a group with the engine; what it refuses ends the group."""
+        asked = self._asked.setdefault(engine, {})
+        try:
+            for number, ids in enumerate(prompts):
+                asked[engine.submit(ids, params, group.number)] = _Prompt(group, number, params.n)
+        except Exception as error:
+            self._cancel(group)
+            _deliver([(group, _public(error))])
 
-    def _admit(self, lane: _Lane) -> list[tuple[_Group, Any]]:
-        """Give free rows to the groups in turn, one prompt each; whoever's turn it is waits until it fits.
-
-        Returns the errors of those that the engine refuses.
-        """
-        refused: list[tuple[_Group, Any]] = []
-        while lane.turns:
-            group = lane.turns[0]
-            if group.closed or not group.waiting:
-                lane.turns.popleft()
-                continue
-            number, ids, params = group.waiting[0]
-            if params.n > lane.free and lane.left:
-                break
-            group.waiting.popleft()
-            lane.turns.rotate(-1)
-            try:
-                request = lane.engine.submit(ids, params)
-            except Exception as error:
-                refused.append((group, _public(error)))
-                group.waiting.clear()
-                continue
-            group.running[request] = number
-            lane.running[request], lane.left[request] = group, params.n
-        return refused
-
-    def _step(self, lane: _Lane) -> list[tuple[_Group, Any]]:
-        events = lane.engine.step()
-        self._observe(lane.engine, events)
+    def _step(self, engine: Engine) -> list[tuple[_Group, Any]]:
+        events, asked = engine.step(), self._asked[engine]
+        self._observe(engine, events)
         found: list[tuple[_Group, Any]] = []
         for event in events:
-            group = lane.running.get(event.request)
-            if group is None:  # cancelled
+            prompt = asked.get(event.request)
+            if prompt is None:  # cancelled
                 continue
             if event.error is not None:
-                self._cancel(group)
-                found.append((group, _failure(event.error)))
+                self._cancel(prompt.group)
+                found.append((prompt.group, _failure(event.error)))
                 continue
-            found.append((group, (group.running[event.request], event)))
-            if event.finished:
-                self._finish(lane, event.request)
+            found.append((prompt.group, (prompt.number, event)))
+            prompt.left -= event.finished is not None
+            if not prompt.left:
+                del asked[event.request]
         return found
 
     def _observe(self, engine: Engine, events: Sequence[TokenEvent]) -> None:
@@ -393,34 +370,26 @@ class Worker:
             _log.exception("a step could not be observed, and none will be from now on")
             self.observe = None
 
-    def _finish(self, lane: _Lane, request: int) -> None:
-        lane.left[request] -= 1
-        if not lane.left[request]:
-            del lane.left[request]
-            del lane.running.pop(request).running[request]
-
     def _cancel(self, group: _Group) -> None:
-        group.waiting.clear()
-        for lane in self._lanes.values():
-            for request in [number for number in group.running if lane.running.get(number) is group]:
-                lane.engine.cancel(request)
-                del lane.running[request], lane.left[request], group.running[request]
+        """Give up what has not ended of it."""
+        self._calls.drop(lambda call: call[0] is group)
+        for engine, asked in self._asked.items():
+            for request in [request for request, prompt in asked.items() if prompt.group is group]:
+                engine.cancel(request)
+                del asked[request]
 
     def _call(self) -> None:
         """One call of the group whose turn it is."""
         if not self._calls:
             return
-        group = self._calls.popleft()
-        if group.closed or group.function is None:
+        group, call = self._calls.take()
+        if group.closed:
             return
-        number, arguments = group.waiting.popleft()
         try:
-            result: Any = (number, group.function(*arguments))
+            result: Any = (call(),)
         except Exception as error:
             result = _public(error)
-            group.waiting.clear()
-        if group.waiting:
-            self._calls.append(group)
+            self._cancel(group)
         _deliver([(group, result)])
 
     def _end(self) -> None:
@@ -429,8 +398,7 @@ class Worker:
 
     def _give_up(self, error: Exception) -> None:
         """End all that waits or runs with this error; whoever comes next is served."""
-        groups = [*self._groups_left(), *self._calls]
-        self._calls.clear()
+        groups = self._groups_left()
         for group in groups:
             self._cancel(group)
         _deliver([(group, error) for group in groups])
@@ -441,11 +409,12 @@ class Worker:
         while not self._inbox.empty():
             with contextlib.suppress(Exception):
                 self._inbox.get()()
-        _deliver([(group, error) for group in (*self._groups_left(), *self._calls)])
+        _deliver([(group, error) for group in self._groups_left()])
 
     def _groups_left(self) -> set[_Group]:
-        """Those that wait for rows or have some."""
-        return {group for lane in self._lanes.values() for group in (*lane.turns, *lane.running.values())}
+        """Those that have not ended."""
+        prompts = [prompt for asked in self._asked.values() for prompt in asked.values()]
+        return {prompt.group for prompt in prompts} | {group for group, _ in self._calls}
 
 
 def _public(error: Exception) -> Exception:
@@ -465,7 +434,7 @@ def _deliver(outbox: Sequence[tuple[_Group, Any]]) -> None:
     """Hand results over, and wake those who wait for them: each event loop once."""
     woken: dict[asyncio.AbstractEventLoop, list[_Inbox]] = {}
     for group, item in outbox:
-        ends = group.function is not None or isinstance(item, BaseException) or item[1].finished is not None
+        ends = group.engine is None or isinstance(item, BaseException) or item[1].finished is not None
         if not group.closed and group.inbox.put(item, presses=ends):
             woken.setdefault(group.inbox.loop, []).append(group.inbox)
     for loop, inboxes in woken.items():

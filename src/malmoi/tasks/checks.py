@@ -57,6 +57,15 @@ def labels_in(examples: Sequence[Example[Any, Any]], kind: str) -> list[str]:
     return sorted({label for example in examples for label in label_set(example.target)})
 
 
+def two_or_more(labels: Iterable[str]) -> list[str]:
+    """The labels, sorted, each once. Raises UserError where there is nothing to choose between."""
+    found = sorted(set(labels))
+    if len(found) < 2:
+        known = f"only the label {found[0]!r}" if found else "no label"
+        raise UserError(f"there is {known}; give examples of at least two")
+    return found
+
+
 def unseen_labels(known: Iterable[str], examples: Sequence[Example[Any, Any]], use: str) -> Iterator[str]:
     """A warning where examples have labels that are not `known`; use: what they are for, in words."""
     unseen = [labels for one in examples if (labels := set(label_set(one.target)).difference(known))]

@@ -18,6 +18,9 @@ from malmoi.core.nouns import Answer, Budget, Example, Json, Say, silent
 from malmoi.core.tensors import Loss
 from malmoi.data.batches import Buckets, within
 from malmoi.data.packing import Packed
+from malmoi.engine.ask import MAX_ROWS, Asker, Manner
+from malmoi.engine.engine import Engine
+from malmoi.engine.loaded import open_model
 from malmoi.hub.weights import arrays_of, set_parameters
 from malmoi.learn.finetune import FULL_LR, LORA_LR, new_markers
 from malmoi.learn.fit import FitSpec, fit, planned_steps
@@ -25,8 +28,7 @@ from malmoi.learn.losses import next_token_loss
 from malmoi.learn.optim import OptimizerKind
 from malmoi.learn.trainer import mean
 from malmoi.methods.base import Parts
-from malmoi.methods.llm.asking import Asker, LanguageMethod, Manner, open_model
-from malmoi.methods.llm.prompted import ModelPath
+from malmoi.methods.llm.prompted import LanguageMethod, ModelPath
 from malmoi.methods.neural.continuations import text_rows
 from malmoi.methods.neural.form import PART_TOKENS
 from malmoi.models.build import build_model
@@ -93,7 +95,7 @@ class FineTuned(LanguageMethod):
             self.task, train, tokenizer, None if goes_on else ChatFormat.for_tuning(tokenizer).template,
             goes_on=goes_on, reply_tokens=getattr(o, "max_new_tokens", None), context=model.context,
         )  # fmt: skip
-        self.asker = Asker(model, tokenizer, self.task, manner)
+        self.asker = Asker(Engine(model, tokenizer, max_rows=MAX_ROWS), self.task, manner)
         learned, judged = self.rows(train), self.rows(valid[:MOST_CHOSEN_BY])
         if note := self._note(len(train), len(learned), valid):
             self.report["note"] = note
@@ -160,7 +162,8 @@ class FineTuned(LanguageMethod):
         model = build_model(model_config_adapter.validate_python(parts.config["model"])).to(pick_device())
         set_parameters(model, parts.tensors)
         manner = Manner.model_validate(parts.config["manner"])
-        self.asker = Asker(model.eval(), parts.tokenizer(), self.task, manner)
+        engine = Engine(model.eval(), parts.tokenizer(), max_rows=MAX_ROWS)
+        self.asker = Asker(engine, self.task, manner)
 
 
 class _Tuning:

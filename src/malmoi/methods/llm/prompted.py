@@ -8,18 +8,20 @@ from typing import Annotated, Any, Self
 
 import numpy as np
 from pydantic import AfterValidator, Field, NonNegativeInt, PositiveInt
+from torch import nn
 
 from malmoi.core.config import StrictModel
 from malmoi.core.errors import UserError
 from malmoi.core.nouns import Budget, Example, Say, silent
+from malmoi.engine.ask import MAX_ROWS, Asker, Manner
+from malmoi.engine.engine import Engine
+from malmoi.engine.loaded import open_model
+from malmoi.inside.sources import NextToken, ReadText, Source
 from malmoi.learn.finetune import weights_hash
-from malmoi.methods.base import Parts
-from malmoi.methods.llm.asking import Asker, Floats, LanguageMethod, Manner, calibrated, open_model, softmax
+from malmoi.methods.base import Method, Parts
 from malmoi.methods.llm.shots import How, Shots, read_shots, shots_files
-from malmoi.models.state import Scorer
-from malmoi.tasks.base import Task, is_korean
-from malmoi.text.chat import chat_template
-from malmoi.text.tokenizer import Tokenizer
+from malmoi.models.language import LanguageModel
+from malmoi.tasks.base import Task
 from malmoi.util.units import counted
 
 FOUNDATION_SHOTS = 4  # by default; a chat model knows what a question is
@@ -68,6 +70,43 @@ class Settled(StrictModel):
     calibrate: bool = False
 
 
+class LanguageMethod(Method):
+    """A method that has its `asker` after `fit` or `restore`. calibrate: label probabilities."""
+
+    kinds = frozenset({"label", "tags", "span", "text", "continuation"})
+    needs_model = True
+    calibrate = False
+    asker: Asker
+
+    def to(self, device: str) -> Self:
+        if isinstance(self.asker.scorer, LanguageModel):
+            self.asker.scorer.to(device)
+        return self
+
+    def predict(self, inputs: Sequence[Any]) -> list[Any | None]:
+        if self.task.kind == "label":
+            return [max(found, key=found.__getitem__) for found in self.probabilities(inputs) or ()]
+        return self.asker.answers(inputs)
+
+    def probabilities(self, inputs: Sequence[Any]) -> list[dict[str, float]] | None:
+        if self.task.kind != "label":
+            return None
+        return self.asker.label_probabilities(inputs, calibrate=self.calibrate)
+
+    def insides(self, value: Any) -> tuple[Source, ...]:
+        text = ReadText.of(value, self.asker.tokenizer)
+        return text, NextToken(self.asker.scorer, self.asker.tokenizer, text.text)
+
+    @property
+    def network(self) -> nn.Module | None:
+        return self.asker.scorer if isinstance(self.asker.scorer, nn.Module) else None
+
+    def log_likelihood(self, inputs: Sequence[Any], targets: Sequence[str]) -> list[float] | None:
+        if self.task.kind not in ("text", "continuation"):
+            return None
+        return self.asker.log_likelihood(inputs, targets)
+
+
 class Prompted(LanguageMethod):
     """Asks a model that stays where it is: the folder of the method keeps its path and the shots."""
 
@@ -89,35 +128,28 @@ class Prompted(LanguageMethod):
         """Choose the shots; see whether calibration helps. Nothing is trained."""
         del budget
         folder = Path(self.options.model).resolve()
-        scorer, tokenizer = open_model(folder)
-        template = chat_template(tokenizer)
-        goes_on = self.task.kind == "continuation" and template is None
-        manner = Manner.learn(
-            self.task, train, tokenizer, template, goes_on=goes_on, context=scorer.context,
-            reply_tokens=getattr(self.options, "max_new_tokens", None),
-        )  # fmt: skip
+        engine = Engine(*open_model(folder), max_rows=MAX_ROWS)
+        manner = Manner.as_it_is(self.task, train, engine, getattr(self.options, "max_new_tokens", None))
         settled = Settled(
-            model=str(folder), weights=weights_hash(folder), manner=manner,
-            shots=self._num_shots(template is not None, goes_on),
-        )  # fmt: skip
-        self._settle(settled, scorer, tokenizer, train)
-        self.settled = settled.model_copy(update={"calibrate": self._calibration(valid[:CALIBRATED_BY])})
+            model=str(folder), weights=weights_hash(folder), manner=manner, shots=self._num_shots(manner)
+        )
+        self._settle(settled, engine, train)
+        self.calibrate = self._calibration(valid[:CALIBRATED_BY])
+        self.settled = settled.model_copy(update={"calibrate": self.calibrate})
         self._tell(valid or train, say)
         return self
 
-    def _num_shots(self, is_chat: bool, goes_on: bool) -> int:
+    def _num_shots(self, manner: Manner) -> int:
         asked = self.options.shots
-        if goes_on and asked:
+        if manner.goes_on and asked:
             raise UserError(f"{self.name}: a foundation model goes on with a text as it is; leave shots out")
-        return asked if asked is not None else 0 if is_chat or goes_on else FOUNDATION_SHOTS
+        return asked if asked is not None else 0 if manner.template or manner.goes_on else FOUNDATION_SHOTS
 
-    def _settle(
-        self, settled: Settled, scorer: Scorer, tokenizer: Tokenizer, examples: Sequence[Example[Any, Any]]
-    ) -> None:
+    def _settle(self, settled: Settled, engine: Engine, examples: Sequence[Example[Any, Any]]) -> None:
         o = self.options
-        self.settled = settled
+        self.settled, self.calibrate = settled, settled.calibrate
         self.shots = Shots(examples, settled.shots, o.choose, o.seed, self.task.key)
-        self.asker = Asker(scorer, tokenizer, self.task, settled.manner, self.shots.pick)
+        self.asker = Asker(engine, self.task, settled.manner, self.shots.pick)
 
     def _calibration(self, valid: Sequence[Example[Any, Any]]) -> bool:
         """Whether to calibrate: as told, else if more of the validation examples are right with it."""
@@ -129,7 +161,7 @@ class Prompted(LanguageMethod):
         scores_NL = self.asker.label_scores(inputs)
         plain, better = (
             float((labels[found_NL.argmax(1)] == targets).mean())
-            for found_NL in (scores_NL, self._calibrated(inputs, scores_NL))
+            for found_NL in (scores_NL, self.asker.calibrated(inputs, scores_NL))
         )
         self.report["calibration"] = {"examples": len(valid), "without": plain, "with": better}
         return better > plain
@@ -151,19 +183,6 @@ class Prompted(LanguageMethod):
         folder = Path(self.settled.model)
         return {"disk_bytes": sum(path.stat().st_size for path in folder.iterdir() if path.is_file())}
 
-    def label_probabilities(self, inputs: Sequence[str]) -> Floats:
-        scores_NL = self.asker.label_scores(inputs)
-        return self._calibrated(inputs, scores_NL) if self.settled.calibrate else softmax(scores_NL)
-
-    def _calibrated(self, inputs: Sequence[str], scores_NL: Floats) -> Floats:
-        """Each by the content-free questions in its own language."""
-        found_NL = np.empty_like(scores_NL)
-        korean_N = np.array([is_korean(self.task.key(value)) for value in inputs], dtype=bool)
-        for korean in set(korean_N.tolist()):
-            rows = korean_N == korean
-            found_NL[rows] = calibrated(scores_NL[rows], self.asker.free_scores(korean))
-        return found_NL
-
     def parts(self) -> Parts:
         return Parts(self.settled.model_dump(), files=shots_files(self.task, self.shots))
 
@@ -171,9 +190,9 @@ class Prompted(LanguageMethod):
         """Raises UserError where the model is gone, or is another one now."""
         settled = Settled.model_validate(parts.config)
         folder = self._model_folder(settled)
-        scorer, tokenizer = open_model(folder)
+        engine = Engine(*open_model(folder), max_rows=MAX_ROWS)
         settled = settled.model_copy(update={"model": str(folder.resolve())})
-        self._settle(settled, scorer, tokenizer, read_shots(self.task, parts.files))
+        self._settle(settled, engine, read_shots(self.task, parts.files))
 
     def _model_folder(self, settled: Settled) -> Path:
         """Where it was, or where the options say, seen from here."""

@@ -7,9 +7,9 @@ from typing import Any, Self
 
 from pydantic import NonNegativeInt
 
-from malmoi.core.nouns import Answer, Examples, Say, silent
+from malmoi.core.nouns import Examples, Say, silent
+from malmoi.engine.ask import REPLY_TOKENS, known_labels, parsed
 from malmoi.methods.base import Budget, Method, Parts
-from malmoi.methods.llm.asking import REPLY_TOKENS, known_labels
 from malmoi.methods.llm.endpoint import Endpoint, EndpointOptions, Failure, Reply
 from malmoi.methods.llm.shots import How, Shots, read_shots, shots_files
 
@@ -53,11 +53,9 @@ class Remote(Method):
         return [self._read(reply, value) for reply, value in zip(replies, inputs, strict=True)]
 
     def _read(self, reply: Reply | Failure, value: Any) -> Any | None:
-        """The prediction in a reply; an answer that does not stand in its context is none."""
         if isinstance(reply, Failure) or not reply.text.strip():
             return None
-        found = self.task.parse(reply.text, value)
-        return None if isinstance(found, Answer) and found.start < 0 else found
+        return parsed(self.task, reply.text, value)
 
     def costs(self) -> dict[str, float]:
         """See `Method.costs`."""

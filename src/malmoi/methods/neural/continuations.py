@@ -5,7 +5,7 @@ Shape letters: B rows, T positions.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -16,6 +16,7 @@ from malmoi.core.nouns import Example, Json
 from malmoi.core.tensors import IGNORE, Loss, TokenBatch
 from malmoi.engine.engine import Engine
 from malmoi.engine.request import Sampling
+from malmoi.engine.score import score_in_parts
 from malmoi.inside.sources import NextToken, ReadText, Source
 from malmoi.learn.losses import next_token_loss
 from malmoi.methods.base import Parts
@@ -104,7 +105,7 @@ class ContinuationForm(Form[list[int], LanguageModel]):
             (self._prompt(x, model.context and max(model.context // 2, model.context - len(ids) + 1)), ids)
             for x, ids in zip(inputs, self.tokenizer.encode_batch(targets), strict=True)
         ]
-        return scored(self._engine(model), pairs, model.context)
+        return score_in_parts(self._engine(model), pairs)
 
     def _prompt(self, text: str, most: int | None) -> list[int]:
         """Eos, which begins a text, and the text; of these the last `most` ids."""
@@ -129,30 +130,6 @@ def text_rows(tokenizer: Tokenizer, texts: Sequence[str], most: int) -> list[lis
     eos = tokenizer.specials.eos
     rows = [[eos, *ids, eos] for ids in tokenizer.encode_batch(texts)]
     return [row[start : start + most + 1] for row in rows for start in range(0, len(row) - 1, most)]
-
-
-def scored(engine: Engine, pairs: Sequence[tuple[list[int], list[int]]], context: int | None) -> list[float]:
-    """Log-probability (nats) of the second ids of each pair after the first, however long they are.
-
-    What exceeds the context is scored in further parts, which see half a context of what came before.
-    """
-    parts = [(n, *part) for n, pair in enumerate(pairs) for part in _within(*pair, context)]
-    totals = [0.0] * len(pairs)
-    scores = engine.score([before for _, before, _ in parts], [rest for _, _, rest in parts])
-    for (n, _, _), score in zip(parts, scores, strict=True):
-        totals[n] += score
-    return totals
-
-
-def _within(before: list[int], rest: list[int], context: int | None) -> Iterator[tuple[list[int], list[int]]]:
-    """(prompt, continuation)s of at most `context` tokens; the last one need not be read."""
-    whole, done = before + rest, len(before)
-    context = context or len(whole)
-    while done < len(whole):
-        end = done + context - len(before) + 1
-        yield before, whole[done:end]
-        done = min(end, len(whole))
-        before = whole[:done][-context // 2 :]
 
 
 def _text(example: Example[Any, Any]) -> str:

@@ -16,10 +16,11 @@ from torch import Tensor
 
 from malmoi.core.nouns import Example, Json
 from malmoi.core.tensors import IGNORE, Loss
-from malmoi.methods.base import Parts, two_or_more
+from malmoi.methods.base import Parts
 from malmoi.methods.neural.form import EncoderForm, EncoderOptions, hidden, moved, padded
 from malmoi.models.encoder import Encoder
 from malmoi.models.heads import Classifier, EncoderBatch, MaskedLanguageModel, Pooling
+from malmoi.tasks.checks import two_or_more
 from malmoi.text.tokenizer import Tokenizer, train_tokenizer
 
 

@@ -12,6 +12,7 @@ from malmoi.core.config import StrictModel
 from malmoi.core.nouns import Examples, Say, silent
 from malmoi.engine.engine import Engine
 from malmoi.engine.request import Sampling
+from malmoi.engine.score import score
 from malmoi.inside.sources import NextToken, ReadText, Source
 from malmoi.methods.base import Budget, Method, Parts
 from malmoi.models.ngram import KneserNey
@@ -54,7 +55,7 @@ class NGram(Method):
 
     def log_likelihood(self, inputs: Sequence[str], targets: Sequence[str]) -> list[float]:
         """Nats of each target after its input; what ends a text is not counted, as a piece's end is none."""
-        return self._engine.score(self._prompts(inputs), targets)
+        return score(self._engine, self._prompts(inputs), targets)
 
     def insides(self, value: str) -> tuple[Source, ...]:
         """See `Method.insides`."""

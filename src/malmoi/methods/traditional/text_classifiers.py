@@ -24,10 +24,11 @@ from malmoi.core.errors import UserError
 from malmoi.core.nouns import Examples, Json, Say, silent
 from malmoi.data.encodings import decoded
 from malmoi.inside.sources import BagOfWords, ReadText, Source
-from malmoi.methods.base import Budget, Method, Parts, two_or_more
+from malmoi.methods.base import Budget, Method, Parts
 from malmoi.methods.traditional.choice import best_setting, quality, softmax_layer
 from malmoi.methods.traditional.vectors import LIBRARIES, WORD, Vectors, View
 from malmoi.metrics.statistics import Floats
+from malmoi.tasks.checks import two_or_more
 
 SHOWN = 15  # words of each label in a report
 STRONGEST = 12  # n-grams of a text in a picture

@@ -24,9 +24,6 @@ _FLAGS = ("-std=c++17", "-O3", "-fno-strict-aliasing", "-fopenmp", "-shared", "-
 _NEEDED = frozenset({"avx2", "fma"})
 _LONGEST_S = 120
 
-FP32, BF16, INT8 = 0, 1, 2  # how a matrix is kept: `Kind` there
-WORD_INPUTS = {FP32: 1, BF16: 2, INT8: 4}  # inputs in a word of 32 bits
-
 
 class Matrix(ctypes.Structure):
     """What a product multiplies by: addresses of its panels, scales, sums and bias. See `kernels.cpp`."""

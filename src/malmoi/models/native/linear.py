@@ -13,11 +13,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from malmoi.models.native.library import BF16, FP32, INT8, WORD_INPUTS, Matrix
+from malmoi.models.native.library import Matrix
 from malmoi.util.hardware import in_huge_pages
 
-_DTYPES = {FP32: torch.float32, BF16: torch.bfloat16, INT8: torch.int8}
-_KINDS = {dtype: kind for kind, dtype in _DTYPES.items()}
+KINDS = {torch.float32: 0, torch.bfloat16: 1, torch.int8: 2}  # the kernels' `Kind` of a matrix
 
 
 @dataclass(frozen=True)
@@ -33,7 +32,7 @@ class Panels:
     @classmethod
     def of(cls, library: ctypes.CDLL, matrix_OI: Tensor, scales_O: Tensor | None = None) -> Panels:
         """matrix_OI: in fp32 or bf16, or whole numbers of 8 bits that `scales_O` multiplies."""
-        (outputs, inputs), group = matrix_OI.shape, WORD_INPUTS[_KINDS[matrix_OI.dtype]]
+        (outputs, inputs), group = matrix_OI.shape, 4 // matrix_OI.element_size()  # in a word of 32 bits
         wide, words = library.malmoi_wide(), -(-inputs // group)
         panels_PKWG = matrix_OI.new_empty(-(-outputs // wide), words, wide, group)
         if scales_O is None:  # in 8 bits it gains nothing
@@ -45,7 +44,7 @@ class Panels:
 
     @property
     def kind(self) -> int:
-        return _KINDS[self.panels_PKWG.dtype]
+        return KINDS[self.panels_PKWG.dtype]
 
     @cached_property
     def sums_O(self) -> Tensor:

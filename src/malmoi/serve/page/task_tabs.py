@@ -14,7 +14,7 @@ from gradio.components import Component
 
 from malmoi.core.errors import UserError
 from malmoi.core.nouns import Answer, Entity, Question
-from malmoi.engine.request import Sampling
+from malmoi.engine.ask import Asker, Manner
 from malmoi.serve.catalogue import Entry, LanguageEntry, TaskEntry
 from malmoi.serve.page.examples import examples
 from malmoi.serve.page.look import clickable, joined, named, note, panel
@@ -22,7 +22,6 @@ from malmoi.serve.worker import TOLD, Worker
 from malmoi.tasks import TASKS, make_task
 from malmoi.tasks.base import Task
 
-REPLY_TOKENS = 128  # at most in a language model's answer to a task
 NONE = "(no second model)"
 Value = Any  # what a widget shows
 
@@ -99,11 +98,19 @@ def _task(name: str, view: View, models: Mapping[str, Entry], worker: Worker, mo
     with gr.Row():
         _, *outputs = _side(view)
         column, *beside = _side(view, visible=other != NONE)
-    known = next((e.task for e in models.values() if isinstance(e, TaskEntry)), None) or make_task(name)
-    bench = Bench(view, known, models, worker, most_chars)
+    bench = Bench(view, task_to_ask(name, models), models, worker, most_chars)
     asked, shown = [first, second, *boxes], [*outputs, *beside]
     run.click(bench.run, asked, shown, api_visibility="private", concurrency_limit=None)
     second.change(lambda it: gr.Column(visible=it != NONE), second, column, api_visibility="private")
+
+
+def task_to_ask(name: str, models: Mapping[str, Entry]) -> Task[Any, Any]:
+    """The task as language models are asked it: with the labels that a fitted method knows."""
+    task = make_task(name)
+    for entry in models.values():
+        if isinstance(entry, TaskEntry) and entry.task.name == name and not task.labels:
+            task.labels = entry.method.method.report.get("labels", ())
+    return task
 
 
 def _boxes(view: View, rows: list[list[str]], most_chars: int) -> list[gr.Textbox]:
@@ -156,16 +163,18 @@ class Bench:
         if isinstance(entry, TaskEntry):
             return await self.worker.call(_predict, entry, raw)
         value = self.task.input_from(raw)
-        ids = await asyncio.to_thread(self._prompt, entry, value)  # others must not wait for it
+        asker = await asyncio.to_thread(self._asker, entry)  # others must not wait for it
+        if self.task.kind == "label":
+            return await self.worker.call(_judge, asker, value)
+        asked = await asyncio.to_thread(asker.ask, value)
         start = perf_counter()
-        reply = await _reply(self.worker, entry, ids)
-        plain = self.task.name == "completion"
-        return Outcome(value, reply if plain else self.task.parse(reply, value), perf_counter() - start)
+        async with aclosing(self.worker.stream(entry.engine, asked.ids, asker.sampling(asked))) as events:
+            reply = "".join([event.text async for event in events])
+        return Outcome(value, asker.read(reply, value), perf_counter() - start)
 
-    def _prompt(self, entry: LanguageEntry, value: Any) -> list[int]:
-        if self.task.name == "completion" or entry.form is None:
-            return entry.engine.encode_prompt(value)
-        return entry.form.prompt_ids(self.task.prompt(value))
+    def _asker(self, entry: LanguageEntry) -> Asker:
+        """As the method `prompted` asks where it has no examples."""
+        return Asker(entry.engine, self.task, Manner.as_it_is(self.task, (), entry.engine))
 
 
 def _predict(entry: TaskEntry, raw: Any) -> Outcome:
@@ -179,11 +188,11 @@ def _predict(entry: TaskEntry, raw: Any) -> Outcome:
     return Outcome(value, prediction, seconds, found[0] if found else None)
 
 
-async def _reply(worker: Worker, entry: LanguageEntry, ids: Sequence[int]) -> str:
-    """The likeliest answer of a language model."""
-    params = Sampling(max_tokens=REPLY_TOKENS, temperature=0.0)
-    async with aclosing(worker.stream(entry.engine, ids, params)) as events:
-        return "".join([event.text async for event in events])
+def _judge(asker: Asker, value: Any) -> Outcome:
+    """A language model's label, on the worker's thread."""
+    start = perf_counter()
+    (found,) = asker.label_probabilities([value])
+    return Outcome(value, max(found, key=found.__getitem__), perf_counter() - start, found)
 
 
 def _ms(seconds: float) -> str:

@@ -9,7 +9,8 @@ Shape letters: B rows, V vocabulary.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain
@@ -20,10 +21,9 @@ from torch import Tensor
 
 from malmoi.engine.constraints import Constrainer, constrained
 from malmoi.engine.prefixes import LEAST_TOKENS, Found, Prefixes
-from malmoi.engine.reading import Reader
 from malmoi.engine.request import FinishReason, Request, Row, TokenEvent, TopLogprobs
-from malmoi.engine.sampler import check_finite, sample, top_logprobs
-from malmoi.models.state import State
+from malmoi.engine.sampling import check_finite, sample, top_logprobs
+from malmoi.models.state import Scorer, State
 from malmoi.text.tokenizer import Tokenizer
 
 RESERVED_TOKENS = 512  # cache room made in advance for the answer; caches grow beyond it by themselves
@@ -73,7 +73,7 @@ class Choice:
 
 
 class Batch:
-    """The running samples of an engine. Only `step` touches a state; the rest is safe at any time."""
+    """The running samples of an engine. Only `forward` and `sample` touch a state; the rest is safe."""
 
     def __init__(self, reader: Reader, tokenizer: Tokenizer, prefixes: Prefixes) -> None:
         self.rows: dict[tuple[int, int], Row] = {}  # (request, index) -> a sample that has not ended
@@ -118,23 +118,35 @@ class Batch:
         if not self.rows:
             self._tiles = []
 
-    def step(self) -> list[TokenEvent]:
-        """One token for every sample: forward -> sample; the events since the last step."""
+    @contextmanager
+    def guarded(self) -> Iterator[None]:
+        """What is raised within ends all samples: none is to blame alone, a state may be written by half."""
         try:
             with torch.inference_mode():
-                self._sweep()
-                parts = self._forward()
-                self._tiles = [tile for tile, _ in parts]
-                if parts:
-                    self._sample(torch.cat([logits_BV for _, logits_BV in parts]))
-                self._sweep()
-                self._join()
-        except BaseException as error:  # no sample is to blame alone, and a state may be written by half
+                yield
+        except BaseException as error:
             failed = error if isinstance(error, Exception) else None
             self._end(list(self.rows.values()), "failed" if failed else "cancelled", failed)
             self._tiles, self._new = [], []
             if failed is None:
                 raise
+
+    def forward(self) -> Tensor:
+        """logits_BV after the last token of every sample, new ones included."""
+        self._sweep()
+        parts = self._forward()
+        self._tiles = [tile for tile, _ in parts]
+        return torch.cat([logits_BV for _, logits_BV in parts]) if parts else torch.empty(0)
+
+    def sample(self, logits_BV: Tensor) -> None:
+        """One token for every sample."""
+        if len(logits_BV):
+            self._sample(logits_BV)
+        self._sweep()
+        self._join()
+
+    def take_events(self) -> list[TokenEvent]:
+        """Those since the last time."""
         events, self._events = self._events, []
         return events
 
@@ -341,3 +353,56 @@ def choose(
         Choice(None) if b in stuck else Choice(id, logprob, top)
         for b, (id, logprob, top) in enumerate(zip(ids, logprobs, tops, strict=True))
     ]
+
+
+CHUNK_TOKENS = 1024  # a longer prompt is read alone and in pieces, which bounds the memory of activations
+
+
+@dataclass(frozen=True, slots=True)
+class Reader:
+    """Reads with a scorer, at most `max_rows` prompts at once; one, if deterministic."""
+
+    scorer: Scorer
+    max_rows: int
+    deterministic: bool
+
+    def read(self, rows: Sequence[Sequence[int]], state: State) -> Tensor:
+        """logits_BV after the last of each row's new tokens."""
+        ids_BT, counts_B = padded(rows)
+        return self.scorer.step(ids_BT, counts_B, state, last_only=True).squeeze(1)
+
+    def read_prompts(
+        self, prompts: Sequence[Sequence[int]], room: int, found: Sequence[Found] = ()
+    ) -> tuple[Tensor, State]:
+        """logits_BV after each prompt, and a state with room for so many tokens more.
+
+        found: what is known of each prompt; nothing if not given.
+        """
+        longest = max(map(len, prompts)) + room
+        capacity = min(longest, self.scorer.context or longest)
+        if any(known.state for known in found):
+            known = [one.state or self.scorer.new_state(1) for one in found]
+            state = self.scorer.new_state(0, capacity).join(known)
+        else:
+            state = self.scorer.new_state(len(prompts), capacity)
+        left = [ids[length:] for ids, length in zip(prompts, state.lengths_B.tolist(), strict=True)]
+        longest = max(map(len, left))
+        assert len(prompts) == 1 or longest <= CHUNK_TOKENS
+        logits_BV = torch.empty(0)
+        for start in range(0, longest, CHUNK_TOKENS):
+            logits_BV = self.read([ids[start : start + CHUNK_TOKENS] for ids in left], state)
+        return logits_BV, state
+
+    def groups(self, lengths: Sequence[int]) -> list[list[int]]:
+        """Which prompts to read together: like lengths, and a long one (or, if deterministic, any) alone."""
+        order = sorted(range(len(lengths)), key=lengths.__getitem__)
+        short = [i for i in order if lengths[i] <= CHUNK_TOKENS and not self.deterministic]
+        groups = [short[start : start + self.max_rows] for start in range(0, len(short), self.max_rows)]
+        return groups + [[i] for i in order if i not in set(short)]
+
+
+def padded(rows: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
+    """ids_BT, filled with 0 on the right, and counts_B of real ones."""
+    counts = [len(row) for row in rows]
+    filled = [[*row, *[0] * (max(counts) - len(row))] for row in rows]
+    return torch.tensor(filled, dtype=torch.int64), torch.tensor(counts)

@@ -9,9 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from malmoi.core.errors import UserError
-from malmoi.engine import Engine, reading
-from malmoi.engine import engine as engine_module
-from malmoi.engine.scoring import Read, batches, shared_reads
+from malmoi.engine import Engine
+from malmoi.engine import score as score_module
+from malmoi.engine import step as reading
+from malmoi.engine.score import Read, batches, score, score_choices, shared_reads
 from malmoi.text.tokenizer import train_tokenizer
 from tests.engine.fake_scorer import FakeScorer
 
@@ -42,9 +43,9 @@ def test_choices_score_as_by_brute_force(
     prompts, choices = [prompt for prompt, _ in asked], [of_prompt for _, of_prompt in asked]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(reading, "CHUNK_TOKENS", limits[0])
-        patch.setattr(engine_module, "LOGITS_NUMBERS", limits[1])
-        patch.setattr(engine_module, "STATE_BYTES", limits[2])
-        found = engine.score_choices(prompts, choices)
+        patch.setattr(score_module, "LOGITS_NUMBERS", limits[1])
+        patch.setattr(score_module, "STATE_BYTES", limits[2])
+        found = score_choices(engine, prompts, choices)
     for (prompt, of_prompt), scores in zip(asked, found, strict=True):
         assert scores == pytest.approx([brute_force(scorer, prompt, one) for one in of_prompt], abs=1e-4)
 
@@ -52,14 +53,14 @@ def test_choices_score_as_by_brute_force(
 def test_texts_are_encoded_as_score_does() -> None:
     engine = Engine(FakeScorer(BYTES.vocab_size), BYTES)
     prompts, labels = ["문장: 좋아요\n", "text: bad\n"], ["긍정", "부정", "중립", "긍정적"]
-    expected = [engine.score([prompt] * 4, labels) for prompt in prompts]
-    assert engine.score_choices(prompts, [labels] * 2) == [pytest.approx(one, abs=1e-4) for one in expected]
+    expected = [score(engine, [prompt] * 4, labels) for prompt in prompts]
+    assert score_choices(engine, prompts, [labels] * 2) == [pytest.approx(one, abs=1e-4) for one in expected]
 
 
 def test_the_prompt_and_shared_beginnings_are_read_once() -> None:
     scorer = FakeScorer(BYTES.vocab_size)
     engine = Engine(scorer, BYTES)
-    engine.score_choices([[9] * 50], [[[10], [11], [12, 13, 14], [12, 13, 15], [12, 13], [20, 21]]])
+    score_choices(engine, [[9] * 50], [[[10], [11], [12, 13, 14], [12, 13, 15], [12, 13], [20, 21]]])
     assert scorer.tokens_read == 50 + len([12, 13]) + len([20])
 
 
@@ -97,4 +98,4 @@ def test_batches_hold_what_fits(lengths: list[int], rows: int, tokens: int) -> N
 )
 def test_mistakes_are_one_line(prompts: list[str], choices: list[list[str]], words: str) -> None:
     with pytest.raises(UserError, match=words):
-        Engine(FakeScorer(BYTES.vocab_size, context=6), BYTES).score_choices(prompts, choices)
+        score_choices(Engine(FakeScorer(BYTES.vocab_size, context=6), BYTES), prompts, choices)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from transformers.generation import logits_process as theirs
 
 from malmoi.engine import Sampling
-from malmoi.engine.sampler import biased, draw, filtered, sample
+from malmoi.engine.sampling import biased, draw, filtered, sample
 
 PARAMS = st.builds(
     Sampling,

@@ -1,5 +1,7 @@
-"""How a language model is asked to do a task, and how its answer is read: the same in tuning and in use.
+"""The one way to ask a language model to do a task: compared, served, tuned or teaching another.
 
+A chat model gets turns by its own template. A foundation model gets plain text, every exchange as
+`ask\\nanswer\\n\\n`, and its reply ends with the line (where answers have several lines, at a blank one).
 A label is chosen by its likelihood. Entities and answers are spelled under a constraint, so that they are
 parts of the input; with a tokenizer that is not byte-level, what is no part of it is dropped afterwards.
 Other texts are free. Replies are greedy.
@@ -14,31 +16,22 @@ from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from copy import copy
 from functools import cache
-from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import nn
 
 from malmoi.core.config import StrictModel
 from malmoi.core.errors import UserError
-from malmoi.core.nouns import Answer, Entity, Examples, Message
+from malmoi.core.nouns import Answer, Entity, Examples, Message, Question
 from malmoi.engine.constraints import Grammar, entity_list, substring
 from malmoi.engine.engine import Engine
 from malmoi.engine.request import Sampling
-from malmoi.hub.folder import load_model
-from malmoi.inside.sources import NextToken, ReadText, Source
-from malmoi.methods.base import Method, two_or_more
-from malmoi.methods.llm.format import Format, PlainText, Turns, shortened, tidied, without_oldest
-from malmoi.methods.neural.continuations import scored
-from malmoi.models.language import LanguageModel
-from malmoi.models.state import Scorer
-from malmoi.tasks.base import Task
-from malmoi.tasks.checks import labels_in
-from malmoi.text.chat import ChatFormat
+from malmoi.engine.score import score_choices, score_in_parts
+from malmoi.tasks.base import Task, is_korean
+from malmoi.tasks.checks import labels_in, two_or_more
+from malmoi.text.chat import ChatFormat, chat_template
 from malmoi.text.tokenizer import Tokenizer
-from malmoi.util.hardware import pick_device
 
 MAX_ROWS = 32  # prompts that are answered at the same time
 CONTINUED_TOKENS = 64  # of a text that goes on
@@ -52,6 +45,11 @@ Floats = NDArray[np.float64]
 Pick = Callable[[Any], Examples]
 
 
+def no_shots(_: Any) -> Examples:
+    """A `Pick` that shows nothing."""
+    return ()
+
+
 class Manner(StrictModel):
     """What is settled about the asking before the first question; saved with a method.
 
@@ -63,6 +61,18 @@ class Manner(StrictModel):
     labels: tuple[str, ...]
     one_line: bool
     reply_tokens: int
+
+    @classmethod
+    def as_it_is(
+        cls, task: Task[Any, Any], train: Examples, engine: Engine, reply_tokens: int | None = None
+    ) -> Self:
+        """As `learn`, for a model that is not tuned: asked in its own turns, else in plain text."""
+        template = chat_template(engine.tokenizer)
+        goes_on = task.kind == "continuation" and template is None
+        return cls.learn(
+            task, train, engine.tokenizer, template, goes_on=goes_on, reply_tokens=reply_tokens,
+            context=engine.scorer.context,
+        )  # fmt: skip
 
     @classmethod
     def learn(
@@ -106,13 +116,10 @@ class Asked(NamedTuple):
 class Asker:
     """Asks one model to do one task. pick: the solved examples to show before an input."""
 
-    def __init__(
-        self, scorer: Scorer, tokenizer: Tokenizer, task: Task[Any, Any], manner: Manner,
-        pick: Pick = lambda _: (),
-    ) -> None:  # fmt: skip
+    def __init__(self, engine: Engine, task: Task[Any, Any], manner: Manner, pick: Pick = no_shots) -> None:
         """Raises UserError where the context cannot hold a question."""
-        self.scorer, self.tokenizer, self.manner, self.pick = scorer, tokenizer, manner, pick
-        self.engine = Engine(scorer, tokenizer, max_rows=MAX_ROWS)
+        self.engine, self.manner, self.pick = engine, manner, pick
+        self.scorer, self.tokenizer = scorer, tokenizer = engine.scorer, engine.tokenizer
         self.format: Format = (
             PlainText(tokenizer, manner.one_line) if manner.template is None
             else Turns(ChatFormat(tokenizer, manner.template))
@@ -200,13 +207,14 @@ class Asker:
     def answers(self, values: Sequence[Any]) -> list[Any | None]:
         """A target for each input, where the reply is one."""
         asked = [self.ask(value) for value in values]
-        params = [self._sampling(one.value) for one in asked]
+        params = [self.sampling(one) for one in asked]
         replies = self.engine.generate([one.ids for one in asked], params)
-        return [self._read(reply.text, value) for reply, value in zip(replies, values, strict=True)]
+        return [self.read(reply.text, value) for reply, value in zip(replies, values, strict=True)]
 
-    def _sampling(self, value: Any) -> Sampling:
+    def sampling(self, asked: Asked) -> Sampling:
+        """How the reply to a prompt is generated."""
         stop = () if self.manner.goes_on else self.format.stop
-        constraint = self._constraint(value) if self.constrains else None
+        constraint = self._constraint(asked.value) if self.constrains else None
         return Sampling(max_tokens=self.manner.reply_tokens, temperature=0, stop=stop, constraint=constraint)
 
     def _constraint(self, value: Any) -> Grammar | None:
@@ -215,18 +223,38 @@ class Asker:
         end = "".join(self.format.stop)
         return substring(value.context, end) if value.context else None
 
-    def _read(self, reply: str, value: Any) -> Any | None:
+    def read(self, reply: str, value: Any) -> Any | None:
+        """The target in a reply, if there is one."""
         if self.task.kind == "continuation":
             return self.task.parse(reply, value)
-        found = self.task.parse(reply.strip(), value)
+        found = parsed(self.task, reply.strip(), value)
         if self.task.kind == "tags":
             return self._known(found if found is not None else self.task.parse(closed(reply), value))
-        return None if isinstance(found, Answer) and found.start < 0 else found
+        return found
 
     def _known(self, entities: Sequence[Entity] | None) -> Any | None:
         return None if entities is None else tuple(it for it in entities if it.label in self.manner.labels)
 
     # ---- likelihoods
+
+    def label_probabilities(
+        self, values: Sequence[str], *, calibrate: bool = False
+    ) -> list[dict[str, float]]:
+        """The probability of each label for each input; calibrate: as `calibrated`."""
+        if not values:
+            return []
+        scores_NL = self.label_scores(values)
+        found_NL = self.calibrated(values, scores_NL) if calibrate else softmax(scores_NL)
+        return [dict(zip(self.manner.labels, row, strict=True)) for row in found_NL.tolist()]
+
+    def calibrated(self, values: Sequence[str], scores_NL: Floats) -> Floats:
+        """Probabilities_NL, each calibrated by the content-free questions in its own language."""
+        found_NL = np.empty_like(scores_NL)
+        korean_N = np.array([is_korean(self.task.key(value)) for value in values], dtype=bool)
+        for korean in set(korean_N.tolist()):
+            rows = korean_N == korean
+            found_NL[rows] = calibrated(scores_NL[rows], self.free_scores(korean))
+        return found_NL
 
     def label_scores(self, values: Sequence[str]) -> Floats:
         """Log-likelihoods_NL (nats) of each label and that the reply ends after it."""
@@ -242,7 +270,7 @@ class Asker:
     def _scores(self, prompts: Sequence[list[int]]) -> Floats:
         labels = self.tokenizer.encode_batch(self.manner.labels)
         choices = [[*ids, *self.format.end_ids] for ids in labels]
-        found = self.engine.score_choices(prompts, [choices] * len(prompts))
+        found = score_choices(self.engine, prompts, [choices] * len(prompts))
         return np.array(found, dtype=np.float64).reshape(len(prompts), len(choices))
 
     def log_likelihood(self, values: Sequence[Any], targets: Sequence[str]) -> list[float]:
@@ -252,7 +280,13 @@ class Asker:
             (self.ask(value).ids, [*ids, *ends])
             for value, ids in zip(values, self.tokenizer.encode_batch(targets), strict=True)
         ]
-        return scored(self.engine, pairs, self.scorer.context)
+        return score_in_parts(self.engine, pairs)
+
+
+def parsed(task: Task[Any, Any], reply: str, value: Any) -> Any | None:
+    """The target in a reply; an answer that does not stand in its context is none."""
+    found = task.parse(reply, value)
+    return None if isinstance(found, Answer) and found.start < 0 else found
 
 
 def closed(reply: str) -> str:
@@ -272,52 +306,79 @@ def calibrated(scores_NL: Floats, free_FL: Floats) -> Floats:
     return softmax(scores_NL - bias_L)
 
 
-class LanguageMethod(Method):
-    """A method that has its `asker` after `fit` or `restore`."""
+# ---- what a prompt looks like
 
-    kinds = frozenset({"label", "tags", "span", "text", "continuation"})
-    needs_model = True
-    asker: Asker
 
-    def to(self, device: str) -> Self:
-        if isinstance(self.asker.scorer, LanguageModel):
-            self.asker.scorer.to(device)
-        return self
-
-    def predict(self, inputs: Sequence[Any]) -> list[Any | None]:
-        if self.task.kind == "label":
-            return [max(found, key=found.__getitem__) for found in self.probabilities(inputs) or ()]
-        return self.asker.answers(inputs)
-
-    def probabilities(self, inputs: Sequence[Any]) -> list[dict[str, float]] | None:
-        if self.task.kind != "label":
-            return None
-        rows = self.label_probabilities(inputs).tolist() if inputs else []
-        return [dict(zip(self.asker.manner.labels, row, strict=True)) for row in rows]
-
-    def label_probabilities(self, inputs: Sequence[str]) -> Floats:
-        """Probabilities_NL."""
-        return softmax(self.asker.label_scores(inputs))
-
-    def insides(self, value: Any) -> tuple[Source, ...]:
-        text = ReadText.of(value, self.asker.tokenizer)
-        return text, NextToken(self.asker.scorer, self.asker.tokenizer, text.text)
+class Format(Protocol):
+    """How messages become ids."""
 
     @property
-    def network(self) -> nn.Module | None:
-        return self.asker.scorer if isinstance(self.asker.scorer, nn.Module) else None
+    def stop(self) -> tuple[str, ...]:
+        """Texts that end a reply (a special token always does)."""
+        ...
 
-    def log_likelihood(self, inputs: Sequence[Any], targets: Sequence[str]) -> list[float] | None:
-        if self.task.kind not in ("text", "continuation"):
-            return None
-        return self.asker.log_likelihood(inputs, targets)
+    @property
+    def end_ids(self) -> list[int]:
+        """What a model that was asked like this says after its answer."""
+        ...
+
+    def prompt_ids(self, messages: Sequence[Message]) -> list[int]:
+        """Everything up to where the reply begins."""
+        ...
 
 
-def open_model(folder: Path) -> tuple[Scorer, Tokenizer]:
-    """A language model on this machine's device. Raises UserError where there is none, or no tokenizer."""
-    model, tokenizer = load_model(folder, device=pick_device())
-    if tokenizer is None:
-        raise UserError(f"{folder} has no tokenizer.json, so nothing can be asked of it; add the model's own")
-    if isinstance(model, LanguageModel):
-        model.eval()
-    return model, tokenizer
+class Turns:
+    """Of a chat model, by its template."""
+
+    stop = ()
+
+    def __init__(self, form: ChatFormat) -> None:
+        self.prompt_ids = form.prompt_ids
+        self.end_ids = sorted(form.end_ids)[:1]
+
+
+class PlainText:
+    """Of a foundation model. one_line: whether no answer has more than one line."""
+
+    def __init__(self, tokenizer: Tokenizer, one_line: bool) -> None:
+        self.stop = ("\n" if one_line else "\n\n",)
+        self.end_ids = tokenizer.encode(self.stop[0])
+        self._tokenizer = tokenizer
+
+    def prompt_ids(self, messages: Sequence[Message]) -> list[int]:
+        """The end of a text, which is how the next one begins, then the exchanges."""
+        ends = {"user": "\n", "assistant": "\n\n", "system": "\n\n"}
+        text = "".join(message.content + ends[message.role] for message in messages)
+        return [self._tokenizer.start, *self._tokenizer.encode(text)]
+
+
+def tidied(messages: Sequence[Message]) -> list[Message]:
+    """The same in the order that templates take: one turn of the system or none, then user and assistant by
+    turns, the user last. What is empty is left out; a user who says nothing says "..."."""
+    said = [message for message in messages if message.content.strip()]
+    system = [message.content for message in said if message.role == "system"]
+    turns: list[Message] = []
+    for message in said:
+        if message.role == "system" or (message.role == "assistant" and not turns):
+            continue
+        before = f"{turns.pop().content}\n" if turns and turns[-1].role == message.role else ""
+        turns.append(Message(message.role, before + message.content))
+    if not turns or turns[-1].role == "assistant":
+        turns.append(Message("user", "..."))
+    return [Message("system", "\n".join(system)), *turns] if system else turns
+
+
+def without_oldest(messages: Sequence[Message]) -> list[Message]:
+    """Tidied messages without the first exchange."""
+    first = int(messages[0].role == "system")
+    return [*messages[:first], *messages[first + 2 :]]
+
+
+def shortened(value: Any, most: int) -> Any:
+    """An input with each of its texts cut to `most` characters: the longest is cut first, none is moved."""
+    match value:
+        case str():
+            return value[:most]
+        case Question():
+            return Question(value.question[:most], value.context[:most])
+    return tuple(Message(message.role, message.content[:most]) for message in value)
