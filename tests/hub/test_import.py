@@ -130,7 +130,7 @@ WRONG: dict[str, tuple[Callable[[Path], Any], str]] = {
         lambda folder: train_tokenizer(BOTH, "bpe", 500).save(folder),
         r"tokenizer has \d+ tokens, the model 400",
     ),
-    "tokenizer broken": (lambda folder: (folder / "tokenizer.json").write_text("{"), "not valid JSON"),
+    "tokenizer broken": (lambda folder: (folder / "tokenizer.json").write_text("{"), "not a tokenizer"),
 }  # fmt: skip
 
 

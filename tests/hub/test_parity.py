@@ -151,7 +151,7 @@ BAD: dict[str, tuple[str, dict[str, Any], str]] = {
     "flat rope": ("Gemma 3", {"rope_parameters": {"rope_type": "default"}}, "rope_parameters"),
     "too few rope layers": ("SmolLM3", {"no_rope_layers": [1, 0]}, "4 no_rope_layers"),
     "heads that do not divide": ("Llama 2", {"num_key_value_heads": 3}, "kv_heads 3"),
-    "a negative size": ("Llama 2", {"hidden_size": -1}, "width"),
+    "a negative size": ("Llama 2", {"hidden_size": -1}, "hidden_size = -1; it must be"),
     "more layers than weights": ("Llama 2", {"num_hidden_layers": 3}, "model.layers.2."),
     "a word for a number": ("Llama 2", {"num_hidden_layers": "two"}, "layers"),
 }  # fmt: skip

@@ -155,7 +155,7 @@ def test_a_window_bounds_the_flops_of_attention() -> None:
         ({"dropout": 1.0}, "less than 1"),
         ({"norm": "batch"}, "'rms' or 'layer'"),
         ({"colour": "red"}, "Extra inputs"),
-        ({"rope_theta": 0.0}, "greater than 0"),
+        ({"rope_theta": 0.0}, "greater than 1"),
         ({"norm_eps": -1.0}, "greater than 0"),
     ],
 )
