@@ -199,7 +199,7 @@ def test_complete_options(run: Run, trained: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--temperature", -1], ["temperature", "0 (greedy)"]),
+        (["--temperature", -1], ["temperature", "0 is greedy"]),
         (["--top-p", 0], ["top_p"]),
         (["-n", 0], ["n is 0"]),
         (["--max-tokens", 0], ["max_tokens"]),

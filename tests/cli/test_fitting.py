@@ -490,7 +490,7 @@ def test_compare_refuses_before_any_work(run: Run, write: Write, tmp_path: Path)
     fails(run(*command, tmp_path), "something else", "--out")
     for place in (train, train / "c"):
         code, said, errors = run(*command, place)
-        fails((code, said, errors), f"{train} is no folder", "--out")
+        fails((code, said, errors), f"{train} exists and is no folder", "--out")
         assert said == ""
     one = write("one.jsonl", [row | {"label": "good"} for row in GEESE])
     fails(run("compare", "classification", "--train", one, "--out", out), "all training", "'good'")

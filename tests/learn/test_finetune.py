@@ -277,7 +277,7 @@ def test_a_resume_is_of_the_same_data_and_settings(base: Path, tmp_path: Path) -
     with pytest.raises(UserError, match="have changed"):
         prepared(base, data, tmp_path / "out", resume=True)
     write(data, rows())
-    (tmp_path / "out" / "run.json").write_text(json.dumps({"config": {"name": "gpt-nano"}}))
+    (tmp_path / "out" / "run.json").write_text(json.dumps({"config": {"name": "gpt-nano"}, "data": {}}))
     with pytest.raises(UserError, match="another kind of run"):
         prepared(base, data, tmp_path / "out", resume=True)
 

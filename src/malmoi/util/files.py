@@ -300,6 +300,8 @@ def damage(folder: Path) -> str | None:
             return f"{name} is no name of a file here"
         if reason := unreadable(folder / name):
             return f"{name} {reason}"
+        if not (folder / name).is_file():
+            return f"{name} is not a file"
         if sha256(folder / name) != expected:
             return f"{name} differs from its hash"
     return None
