@@ -86,8 +86,13 @@ FORKS = """
 import os, signal, sys
 from pathlib import Path
 from malmoi.util.locks import hold
+there, here = os.pipe()
 with hold(Path(sys.argv[1])):
     child = os.fork()
+    if child == 0:
+        os.write(here, b".")  # what it had of the lock is closed
+    else:
+        os.read(there, 1)
     if child == 0 and sys.argv[2] == "waits":
         os.close(1)
         os.read(0, 1)

@@ -21,7 +21,8 @@ from torch.overrides import TorchFunctionMode
 
 from malmoi.core.errors import UserError
 from malmoi.util import files
-from malmoi.util.files import WEIGHTS, open_tensors
+from malmoi.util.files import WEIGHTS
+from malmoi.util.tensor_files import absent, open_tensors
 
 WEIGHTS_INDEX = f"{WEIGHTS}.index.json"
 _PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json", "model.pt", "consolidated.00.pth")
@@ -114,7 +115,7 @@ def open_checkpoint(folder: Path) -> Checkpoint:
             f"{folder} has {pickle}, which could run anything when opened, so only safetensors are read; "
             "convert it: in transformers, from_pretrained(FOLDER) and then save_pretrained(NEW_FOLDER)"
         )
-    raise files.absent(path)
+    raise absent(path)
 
 
 def load_weights(path: Path) -> dict[str, Tensor]:

@@ -12,6 +12,7 @@ from malmoi.methods.registry import METHODS, make_method
 from malmoi.tasks import make_task
 from malmoi.util import files
 from malmoi.util.files import CARD, CONFIG, OWN_PREFIX, WEIGHTS
+from malmoi.util.tensor_files import read_tensors, write_tensors
 
 _OURS = {CONFIG, WEIGHTS, CARD, files.MANIFEST}
 
@@ -23,7 +24,7 @@ def save_method(folder: Path, method: Method) -> None:
     parts = method.parts()
     assert _OURS.isdisjoint(parts.files)
     with files.new_folder(folder) as temporary:
-        files.write_tensors(temporary / WEIGHTS, parts.tensors)
+        write_tensors(temporary / WEIGHTS, parts.tensors)
         for name, content in parts.files.items():
             files.write_bytes(temporary / name, content)
         files.write_json(temporary / CONFIG, describe(method) | {"config": parts.config})
@@ -77,7 +78,7 @@ def load_method(folder: Path, options: Mapping[str, Any] | None = None) -> Metho
             raise UserError(f"unknown model_type {found['model_type']!r}; it needs a newer malmoi")
         method = make_method(name, task, found["options"] if options is None else options)
         extra = {p.name: files.read_bytes(p) for p in folder.iterdir() if p.is_file() and p.name not in _OURS}
-        method.restore(Parts(dict(found["config"]), files.read_tensors(folder / WEIGHTS), extra))
+        method.restore(Parts(dict(found["config"]), read_tensors(folder / WEIGHTS), extra))
         method.report = dict(found["report"])
     except UserError as error:
         raise UserError(f"{folder} cannot be opened: {error}") from None

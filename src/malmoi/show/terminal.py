@@ -16,12 +16,6 @@ from rich.table import Table
 from rich.text import Text
 
 from malmoi.hub.card import metric_note
-from malmoi.learn.pretrain import Pretraining
-from malmoi.learn.size import derived
-from malmoi.learn.trainer import StepReport
-from malmoi.models.config import TransformerConfig
-from malmoi.models.lora import trained_parameters
-from malmoi.models.recurrent import computed_in
 from malmoi.show.palette import TERMINAL_TINTS
 from malmoi.util.units import counted, human_bytes, human_count, human_seconds, measured
 
@@ -30,7 +24,8 @@ if TYPE_CHECKING:
     from malmoi.data.check import CorpusStats
     from malmoi.learn.align import Alignment
     from malmoi.learn.finetune import Tuning
-    from malmoi.learn.trainer import Trainer
+    from malmoi.learn.pretrain import Pretraining
+    from malmoi.learn.trainer import StepReport, Trainer
     from malmoi.learn.trial import Trial
     from malmoi.learn.tuning import Material
     from malmoi.methods.base import Method
@@ -47,6 +42,7 @@ _LEVEL_COLOURS = {"error": "red", "warning": "yellow", "note": "cyan"}
 
 def announce(run: Pretraining, words: Words = str) -> None:
     """Shape, parameters, tokens, expected time and memory, before the work starts."""
+    from malmoi.models.recurrent import computed_in
 
     spec, trainer, trial = run.trainer.spec, run.trainer, run.trial
     seen = spec.steps * spec.batch * trainer.context
@@ -71,6 +67,7 @@ def announce(run: Pretraining, words: Words = str) -> None:
 
 
 def _shape(run: Pretraining) -> str:
+    from malmoi.models.config import TransformerConfig
 
     config = run.model.config
     heads = f", {counted(config.heads, 'head')}" if isinstance(config, TransformerConfig) else ""
@@ -78,6 +75,7 @@ def _shape(run: Pretraining) -> str:
 
 
 def _derived(run: Pretraining) -> str:
+    from malmoi.learn.size import derived
 
     assert run.config.size is not None
     groups: dict[str, dict[str, Any]] = derived(run.config.size, str(run.config.model["family"]))
@@ -106,6 +104,7 @@ def announce_alignment(run: Alignment, words: Words = str) -> None:
 
 
 def _announce(run: Tuning | Alignment, data: str, rows: str) -> None:
+    from malmoi.models.lora import trained_parameters
     from malmoi.models.recurrent import computed_in
 
     spec, trainer, trial, config = run.trial.spec, run.trainer, run.trial, run.config

@@ -87,6 +87,8 @@ def has_amx() -> bool:
 
 def onednn_packs(dtype: torch.dtype) -> bool:
     """Whether oneDNN has a layout of its own here for matrices of that type."""
+    import torch
+
     if not torch.backends.mkldnn.is_available():
         return False
     return dtype == torch.float32 or (
@@ -100,6 +102,8 @@ def has_bf16_lstm() -> bool:
 
     oneDNN computes it, and without AVX-512 it has none in bf16.
     """
+    import torch
+
     try:
         with torch.inference_mode(False), torch.enable_grad(), torch.autocast("cpu", torch.bfloat16):
             weights = [torch.zeros(shape, requires_grad=True) for shape in ((4, 1), (4, 1), (4,), (4,))]

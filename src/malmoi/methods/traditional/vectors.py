@@ -93,7 +93,10 @@ class Vectors:
     def restore(cls, parts: Parts) -> Self:
         """The inverse of `save`. Raises KeyError where a part is missing, UserError where sizes differ."""
         self = cls(parts.config["views"])
-        for i, terms in enumerate(json.loads(parts.files["vocabulary.json"])):
+        vocabularies = json.loads(parts.files["vocabulary.json"])
+        if len(vocabularies) != len(self.views):
+            raise UserError("vocabulary.json does not fit the settings; copy or train the folder again")
+        for i, terms in enumerate(vocabularies):
             self._know(terms, parts.tensors[f"idf.{i}"])
         return self
 
