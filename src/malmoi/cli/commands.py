@@ -12,7 +12,7 @@ import typer
 
 import malmoi
 from malmoi.cli import chatting, distilling, exchanging, fitting, probing, seeing, serving, tuning
-from malmoi.cli.words import say, with_flags
+from malmoi.cli.words import app, say, with_flags
 from malmoi.core.errors import UserError
 from malmoi.data.encodings import decoded
 from malmoi.util.streams import flush_streams, prepare_streams, standard_input
@@ -21,9 +21,6 @@ if TYPE_CHECKING:
     from malmoi.engine.request import Completion
     from malmoi.text.tokenizer import Tokenizer
 
-app = typer.Typer(
-    no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=malmoi.__doc__
-)
 data_app = typer.Typer(no_args_is_help=True, help="Look at a text or labelled examples before training.")
 tokenizer_app = typer.Typer(no_args_is_help=True, help="Make and compare tokenizers.")
 app.add_typer(data_app, name="data")

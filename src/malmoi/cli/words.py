@@ -1,4 +1,4 @@
-"""What the command line makes of a line: the options that it names become flags."""
+"""The command line's root, and what it makes of a line: the options that it names become flags."""
 
 from __future__ import annotations
 
@@ -6,6 +6,12 @@ import re
 from functools import cache
 
 import typer
+
+import malmoi
+
+app = typer.Typer(
+    no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=malmoi.__doc__
+)  # every verb registers there
 
 
 def say(line: str) -> None:
@@ -21,8 +27,6 @@ def with_flags(line: str) -> str:
 @cache
 def _flags() -> dict[str, str]:
     """Every option of every verb, by the name that the library gives it."""
-    from malmoi.cli.commands import app
-
     commands, flags = [typer.main.get_command(app)], dict[str, str]()
     for command in commands:
         commands += getattr(command, "commands", {}).values()
