@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
+from malmoi.core import nouns
 from malmoi.core.errors import UserError
 from malmoi.core.nouns import Budget
 from malmoi.core.tensors import Loss
@@ -117,7 +118,7 @@ def test_a_calibration_keeps_to_half_of_the_budget(
 
 def test_the_time_of_a_budget_runs_from_its_beginning(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = SimpleNamespace(now=100.0)
-    monkeypatch.setattr(fit_module, "time", SimpleNamespace(perf_counter=lambda: clock.now))
+    monkeypatch.setattr(nouns, "time", SimpleNamespace(perf_counter=lambda: clock.now))
     waiting, begun, endless = Budget(10.0), Budget(10.0).begin(), Budget().begin()
     clock.now += 7
     assert (waiting.left_s, begun.left_s, endless.left_s) == (10.0, 3.0, None)

@@ -67,7 +67,7 @@ def test_a_recipe_keeps_what_its_size_does_not_say() -> None:
         ("gpt-nano", ["train.steps=0"], None, "train.steps"),
         ("gpt-nano", ["train.steps"], None, "a.b=c"),
         ("gpt-nano", ["name.x=1"], None, "recipe"),
-        ("gpt-nano", ["size=mini"], None, "--size"),
+        ("gpt-nano", ["size=mini"], None, "`size`"),
         ("gpt-nano", ["train.steps=[1"], None, "train.steps"),
         ("gpt-nano", ["model.heads=3"], None, "heads"),
         ("gpt-nano", ["model=3"], None, "model"),

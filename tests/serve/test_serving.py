@@ -146,7 +146,7 @@ def test_the_command_says_what_a_page_needs_to_those_who_want_one(
 @pytest.mark.parametrize(
     ("options", "told"),
     [
-        (["--host", "0.0.0.0"], "--api-key-file"),
+        (["--host", "0.0.0.0"], "`api_key_file`"),
         (["--cors-origin", "x"], "origin"),
         (["--api-key-file", "/nowhere"], "cannot be read"),
         (["--host", "203.0.113.1", "--api-key-file", "KEYS"], "cannot be opened"),
