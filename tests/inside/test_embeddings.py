@@ -9,6 +9,7 @@ from torch import nn
 from malmoi.inside.tokens import matrix_of, neighbours, plane
 from malmoi.models.build import build_model
 from malmoi.models.config import TransformerConfig
+from malmoi.models.formats import find_format
 from malmoi.models.packed import pack
 
 
@@ -43,5 +44,5 @@ def test_the_matrix_of_a_packed_model(quantize: str | None) -> None:
     config = TransformerConfig(vocab_size=9, context=8, layers=1, width=8, heads=2, tied=True)
     model = build_model(config)
     exact = model.embed.weight.detach().clone()
-    pack(model, quantize=quantize)
+    pack(model, find_format(quantize=quantize))
     torch.testing.assert_close(matrix_of(model.embed, 7), exact[:7], rtol=0, atol=0.001 if quantize else 0)
