@@ -90,7 +90,7 @@ def ask(options: argparse.Namespace, name: str, kind: str, model: Path, shots: i
     task: Task[Any, Any] = make_task(SETS[name].task, SETS[name].fields)
     splits = read(SETS[name], task, options.limit)
     asked: dict[str, Any] = {"model": str(model)}
-    if task.kind != "continuation" or kind == "tuned":
+    if not task.kind.goes_on or kind == "tuned":
         asked["shots"] = shots
     start_s = time.perf_counter()
     method = make_method("prompted", task, asked).fit(splits.train, splits.valid)

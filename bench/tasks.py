@@ -126,7 +126,7 @@ def choose(given: str, task: Task[Any, Any]) -> list[str]:
 
 def read(data: DataSet, task: Task[Any, Any], limit: int) -> Splits:
     """Without a validation file a part of the training file is for the report."""
-    label = (lambda example: example.target) if task.kind == "label" else None
+    label = (lambda example: example.target) if task.kind.is_choice else None
     parts = data.read(task, "train"), data.read(task, "valid") or None
     splits = split_examples(*parts, key=task.key, group=task.group, label=label)
     return dataclasses.replace(splits, test=splits.test[: limit or None])
@@ -172,7 +172,7 @@ def learn(name: str, settings: Json, task: Task[Any, Any], splits: Splits) -> Js
     predictions = model.predict(inputs)
     predicted_s = time.perf_counter()
     likelihoods = None
-    if task.needs_likelihood and hasattr(model, "log_likelihood"):
+    if task.kind.goes_on and hasattr(model, "log_likelihood"):
         likelihoods = model.log_likelihood(inputs, [example.target for example in splits.test])
     metrics = task.score(predictions, splits.test, likelihoods)
     return {

@@ -112,7 +112,7 @@ class Tree:
     def start(self, *command: str) -> subprocess.Popen[str]:
         """A malmoi command, running."""
         return subprocess.Popen(
-            [sys.executable, "-c", "from malmoi.cli.commands import main; main()", *command], cwd=self.folder,
+            [sys.executable, "-c", "from malmoi.cli import main; main()", *command], cwd=self.folder,
             env=self.environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, encoding="utf-8",
         )  # fmt: skip
 

@@ -23,9 +23,8 @@ from malmoi.demo import story as demo
 from malmoi.inside import scaling_bench as bench
 from malmoi.methods.registry import methods_for
 from malmoi.serve.server import Server
-from malmoi.tasks import TASKS, make_task
+from malmoi.tasks import TASKS, make_task, write_samples
 from malmoi.world import documents
-from malmoi.world.labelled import write_labelled
 from tests.methods.tiny import write_model
 
 ROOT = Path(__file__).parents[1]
@@ -145,14 +144,14 @@ def write_a_readers_files(folder: Path) -> None:
     (folder / "YOUR_TEXTS").mkdir()
     for number, document in enumerate(documents(300)):
         (folder / "YOUR_TEXTS" / f"{number}.txt").write_text(document.text, encoding="utf-8")
-    write_labelled(folder / "YOUR_REVIEWS.jsonl", "classification", documents(2000), 200)
-    write_labelled(folder / "MORE_REVIEWS.jsonl", "classification", documents(500, split="valid"), 40)
-    write_labelled(folder / "YOUR_NAMES.jsonl", "ner", documents(60))
-    write_labelled(folder / "YOUR_CHATS.jsonl", "chat", documents(300), 60)
+    write_samples(folder / "YOUR_REVIEWS.jsonl", "classification", documents(2000), 200)
+    write_samples(folder / "MORE_REVIEWS.jsonl", "classification", documents(500, split="valid"), 40)
+    write_samples(folder / "YOUR_NAMES.jsonl", "ner", documents(60))
+    write_samples(folder / "YOUR_CHATS.jsonl", "chat", documents(300), 60)
     unlabelled = [document.text for document in documents(1000, split="test") if document.sentiment]
     (folder / "YOUR_UNLABELLED.txt").write_text("\n".join(unlabelled[:60]), encoding="utf-8")
     pairs = [
-        {"prompt": asked.question, "chosen": asked.answer, "rejected": "?"}
+        {"prompt": asked.input, "chosen": asked.target.text, "rejected": "?"}
         for document in documents(40)
         for asked in document.questions
     ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 import sys
@@ -11,12 +12,22 @@ from typing import Any
 import pytest
 
 from malmoi.cli import commands as cli
+from malmoi.compare.runner import run_comparison
+from malmoi.compare.settings import ComparisonSettings
 from malmoi.core.errors import UserError
 from malmoi.core.nouns import Example
+from malmoi.learn.tuning import Source, make_material
 from malmoi.methods.registry import METHODS, make_method, methods_for
+from malmoi.serve.catalogue import open_catalogue
+from malmoi.serve.page.task_tabs import NONE, Bench, choices
+from malmoi.serve.settings import ServeSettings
+from malmoi.serve.web import build
+from malmoi.show.comparison_report import write_comparison
 from malmoi.tasks import TASKS, make_task
 from malmoi.tasks.base import Task
 from tests.contracts import test_methods as contract
+from tests.engine.scripted import FORM
+from tests.serve.running import running
 
 PAGE = (Path(__file__).parents[1] / "docs" / "extending.md").read_text(encoding="utf-8")
 SAID = {
@@ -80,6 +91,65 @@ def test_the_task_is_learned_and_done(run: Run, messages: Path, tmp_path: Path) 
     found = [json.loads(line) for line in run("predict", folder, asked).splitlines()]
     assert [row["prediction"] for row in found] == ["now", "today"]
     assert "levels_off" in run("evaluate", folder, "--data", messages)
+
+
+def test_the_task_is_served_and_on_the_page(run: Run, messages: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "my-urgency"
+    run("fit", "urgency", "--method", "tfidf", "--train", messages, "--out", folder)
+    with running(open_catalogue([folder], max_rows=1)) as server:
+        [listed] = server.get("/v1/tasks").json()["data"]
+        assert listed == {"id": "urgency", "object": "task", "kind": "label", "models": ["my-urgency"]}
+        asked = "The barn is on fire, come at once!"
+        [found] = server.post("/v1/tasks/urgency", {"input": asked}).json()["predictions"]
+        assert found["prediction"] == max(found["probabilities"], key=found["probabilities"].get) == "now"
+        blocks = build(server.catalogue, server.worker, (), ServeSettings())
+        config: Any = blocks.get_config_file()
+        [tab] = [it["id"] for it in config["components"] if it["props"].get("elem_id") == "task-urgency"]
+        inside = below(config["layout"], tab)
+        props = [it["props"] for it in config["components"] if it["id"] in inside]
+        assert "How soon a message wants an answer." in str(props)
+        [box] = [it for it in props if it["name"] == "textbox" and it.get("interactive") is not False]
+        assert box["label"] == "Text"
+        assert [it["label"] for it in props if it["name"] == "label"] == ["Labels"] * 2
+        task = make_task("urgency")
+        bench = Bench(task, choices(server.catalogue, task), server.worker, 10_000)
+        took, shown, *_ = asyncio.run(bench.run("my-urgency", NONE, asked))
+        assert "my-urgency" in took
+        assert max(shown, key=shown.get) == "now"
+
+
+def below(tree: Any, root: int) -> set[int]:
+    """The ids of all that stands in the component `root` of a page's layout."""
+    found: set[int] = set()
+    for child in tree.get("children", ()):
+        inside = tree["id"] == root or tree.get("inside", False)
+        found |= ({child["id"]} if inside else set()) | below(child | {"inside": inside}, root)
+    return found
+
+
+def test_the_task_is_compared(messages: Path, tmp_path: Path) -> None:
+    methods = {name: {} for name in ("lexicon", "tfidf")}
+    settings = ComparisonSettings(task="urgency", train=messages, methods=methods, measure_seconds=0.1)
+    found = run_comparison(settings, tmp_path / "out", isolated=False)
+    assert set(found.confusions) == set(methods)
+    write_comparison(found)
+    report = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    assert {word for word in ("urgency", "accuracy", *methods, *SAID) if word not in report} == set()
+
+
+def test_the_task_is_shown_in_colour_and_learned_by_language_models(
+    run: Run, messages: Path, tmp_path: Path
+) -> None:
+    run("fit", "urgency", "--method", "tfidf", "--train", messages, "--out", tmp_path / "my-urgency")
+    shown = run("predict", tmp_path / "my-urgency", "The barn is on fire, come at once!")
+    assert shown.split()[0] == "now"
+    assert shown.count("%") == len(SAID)
+    found = make_material([Source.parse(f"urgency={messages}")], (), FORM, seed=0, context=4096)
+    assert len(found.train) + len(found.valid) == 48
+    for _, conversation, _ in found.valid:
+        asked, answer = (message.content for message in conversation.messages)
+        assert "now, today, later" in asked
+        assert answer in SAID
 
 
 def test_the_method_is_fitted_and_saved(run: Run, messages: Path, tmp_path: Path) -> None:

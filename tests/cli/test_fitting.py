@@ -15,9 +15,8 @@ from malmoi.core.errors import UserError
 from malmoi.core.nouns import Metric
 from malmoi.methods.use import LoadedMethod
 from malmoi.show import terminal
-from malmoi.tasks import TASKS
+from malmoi.tasks import TASKS, write_samples
 from malmoi.world import documents
-from malmoi.world.labelled import write_labelled
 from tests.cli import test_cli
 from tests.cli.test_cli import Run, fails
 
@@ -49,8 +48,8 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
         train = list(documents(150, language=language))
         valid = list(documents(60, split="valid", language=language))
         for task in TASKS:
-            write_labelled(folder / f"{task}-{language}.jsonl", task, train, most=50)
-            write_labelled(folder / f"{task}-{language}-valid.jsonl", task, valid, most=10)
+            write_samples(folder / f"{task}-{language}.jsonl", task, train, most=50)
+            write_samples(folder / f"{task}-{language}-valid.jsonl", task, valid, most=10)
     return folder
 
 

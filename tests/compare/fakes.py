@@ -14,6 +14,7 @@ from typing import Any, Self
 from malmoi.core.config import StrictModel
 from malmoi.core.nouns import Examples, Say, silent
 from malmoi.methods.base import Budget, Method, Parts
+from malmoi.tasks.kinds import LABEL
 
 
 class Words(Method):
@@ -26,7 +27,7 @@ class Words(Method):
 
     name = "words"
     family = "traditional"
-    kinds = frozenset({"label"})
+    kinds = frozenset({LABEL})
     pause_s = 0.0
 
     def fit(self, train: Examples, valid: Examples, budget: Budget = Budget(), say: Say = silent) -> Self:

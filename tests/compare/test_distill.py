@@ -21,7 +21,6 @@ from malmoi.methods.registry import make_method
 from malmoi.show.comparison_report import write_comparison
 from malmoi.tasks import TASKS, make_task
 from malmoi.world import documents
-from malmoi.world.labelled import labelled
 from tests.methods.chat_server import ChatServer, error, serving
 from tests.methods.tiny import write_model
 
@@ -31,7 +30,8 @@ INPUTS = {"classification": "text", "ner": "text", "summarization": "document"}
 
 @lru_cache
 def world(task: str) -> Rows:
-    return list(labelled(task, documents(900 if task == "classification" else 160)))
+    made, count = make_task(task), 900 if task == "classification" else 160
+    return [row for document in documents(count) for row in made.samples(document)]
 
 
 def rows(task: str, count: int, start: int = 0) -> Rows:

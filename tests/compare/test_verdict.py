@@ -27,9 +27,8 @@ from malmoi.compare.verdict import (
 from malmoi.core.errors import UserError
 from malmoi.core.nouns import Metric
 from malmoi.metrics.statistics import mean
-from malmoi.tasks import TASKS, make_task
+from malmoi.tasks import TASKS, make_task, write_samples
 from malmoi.world import documents
-from malmoi.world.labelled import write_labelled
 
 NUM = 400
 
@@ -142,10 +141,10 @@ def test_what_falls_short_is_said() -> None:
 @pytest.mark.parametrize("name", TASKS)
 def test_every_task_has_a_floor(name: str, tmp_path: Path) -> None:
     task, path = make_task(name), tmp_path / "rows.jsonl"
-    write_labelled(path, name, documents(80), 12)
+    write_samples(path, name, documents(80), 12)
     examples = task.load(path)
     floor = floor_of(task, examples, examples)
-    if task.kind == "label":
+    if task.kind.is_choice:
         most = Counter(one.target for one in examples).most_common(1)[0][1]
         assert floor.metrics["accuracy"].value == most / len(examples)
     else:

@@ -17,22 +17,22 @@ from malmoi.methods.base import Method
 from malmoi.methods.folder import load_method, save_method
 from malmoi.methods.neural.method import Neural
 from malmoi.methods.registry import make_method, method_class, method_options, methods_for
-from malmoi.tasks import TASKS, make_task
+from malmoi.tasks import TASKS, make_task, write_samples
 from malmoi.tasks.base import Task
+from malmoi.tasks.kinds import CONTINUATION, LABEL, SPAN, TAGS, TEXT
 from malmoi.world import documents
-from malmoi.world.labelled import write_labelled
 from tests.hub.tiny_encoder import write_encoder
 from tests.methods.tiny import write_model
 
 TINY = {
-    "label": {"vocab_size": 400},
-    "tags": {},
-    "span": {},
-    "text": {"vocab_size": 400, "beams": 2, "max_target": 16},
-    "continuation": {"vocab_size": 400, "max_new_tokens": 8, "context": 64},
+    LABEL: {"vocab_size": 400},
+    TAGS: {},
+    SPAN: {},
+    TEXT: {"vocab_size": 400, "beams": 2, "max_target": 16},
+    CONTINUATION: {"vocab_size": 400, "max_new_tokens": 8, "context": 64},
 }
 SMALL = {"width": 16, "layers": 1}
-REPLY = {"label": {}, "span": {"max_new_tokens": 8}}  # of the methods that ask a language model
+REPLY = {LABEL: {}, SPAN: {"max_new_tokens": 8}}  # of the methods that ask a language model
 # of methods that need no server; for "remote" see tests/methods/test_remote.py
 HERE = {task: [m for m in methods_for(make_task(task), all_known=True) if m != "remote"] for task in TASKS}
 CASES = [(task, method) for task in TASKS for method in HERE[task]]
@@ -74,7 +74,7 @@ def data(task: str) -> tuple[Task[Any, Any], list[Example[Any, Any]]]:
     made = make_task(task)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "world.jsonl"
-        write_labelled(path, task, documents(400 if task == "classification" else 60), 70)
+        write_samples(path, task, documents(400 if task == "classification" else 60), 70)
         return made, made.load(path)[:70]
 
 
@@ -90,7 +90,7 @@ def inputs(task: str, count: int = 8) -> list[Any]:
 
 
 def strange(task: Task[Any, Any]) -> list[Any]:
-    if task.kind == "span":
+    if task.kind is SPAN:
         return [Question(a, b) for a, b in itertools.product(STRANGE[:6], STRANGE)]
     if task.name == "chat":
         return [(Message("user", text),) for text in STRANGE]
@@ -100,16 +100,15 @@ def strange(task: Task[Any, Any]) -> list[Any]:
 def check_kind(task: Task[Any, Any], value: Any, found: Any) -> None:
     if found is None:
         return
-    match task.kind:
-        case "tags":
-            assert all(isinstance(entity, Entity) for entity in found)
-            assert all(0 <= e.start < e.end <= len(value) for e in found)
-            assert all(a.end <= b.start for a, b in itertools.pairwise(found))
-        case "span":
-            assert isinstance(found, Answer)
-            assert value.context[found.start : found.start + len(found.text)] == found.text
-        case _:
-            assert isinstance(found, str)
+    if task.kind is TAGS:
+        assert all(isinstance(entity, Entity) for entity in found)
+        assert all(0 <= e.start < e.end <= len(value) for e in found)
+        assert all(a.end <= b.start for a, b in itertools.pairwise(found))
+    elif task.kind is SPAN:
+        assert isinstance(found, Answer)
+        assert value.context[found.start : found.start + len(found.text)] == found.text
+    else:
+        assert isinstance(found, str)
 
 
 def test_every_task_has_every_family() -> None:
@@ -162,7 +161,7 @@ def test_probabilities_agree_with_predictions(task: str, name: str) -> None:
     method, values = fitted(task, name), inputs(task)
     found = method.probabilities(values)
     if found is None:
-        assert method.task.kind != "label"
+        assert not method.task.kind.is_choice
         return
     for one, label in zip(found, method.predict(values), strict=True):
         assert sum(one.values()) == pytest.approx(1, abs=1e-4)
@@ -174,7 +173,7 @@ def test_likelihoods_are_of_each_target_alone(task: str, name: str) -> None:
     method = fitted(task, name)
     examples = data(task)[1][60:66]
     values, targets = [e.input for e in examples], [e.target for e in examples]
-    if method.task.kind not in ("text", "continuation"):
+    if not method.task.kind.is_text:
         return
     found = method.log_likelihood(values, targets)
     if found is None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import FrozenInstanceError
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,13 @@ from malmoi.core.errors import UserError
 from malmoi.core.nouns import Answer, Entity, Example, Message, Question
 from malmoi.data.readers import Record
 from malmoi.data.splits import split_examples
+from malmoi.demo.seven_tasks import SMALL
+from malmoi.methods.neural.method import FORMS
+from malmoi.serve.page import task_tabs as page
+from malmoi.show import terminal
 from malmoi.tasks import TASKS, make_task
 from malmoi.tasks.base import is_korean
+from malmoi.tasks.kinds import EVERY_KIND, Kind
 
 DATA = Path(__file__).parents[3] / "shared" / "data"
 ENGLISH, KOREAN = "The heron stood in the reeds.", "왜가리가 갈대밭에 서 있었다."
@@ -56,6 +62,24 @@ def test_every_task_is_known_by_name() -> None:
         make_task("translation", {"sauce": "en"})
 
 
+@pytest.mark.parametrize(
+    "table", [FORMS, page.VIEWS, terminal.VIEWS, SMALL], ids=("forms", "page", "terminal", "demo")
+)
+def test_a_table_by_kind_has_every_kind(table: dict[Kind, Any]) -> None:
+    assert set(table) == EVERY_KIND
+
+
+@each_task
+def test_a_task_is_frozen(name: str) -> None:
+    task = make_task(name)
+    with pytest.raises(FrozenInstanceError):
+        task.labels = ("bird",)  # pyright: ignore[reportAttributeAccessIssue]
+    other = task.with_labels(["bird", "새"])
+    assert (type(other), other.fields, other.labels, task.labels) == (
+        type(task), task.fields, ("bird", "새"), ()
+    )  # fmt: skip
+
+
 @each_task
 def test_answers_and_json_come_back(name: str) -> None:
     task = make_task(name)
@@ -79,7 +103,7 @@ def test_rows_are_read_back(name: str) -> None:
         for example in EXAMPLES[name]:
             row = json.loads(json.dumps(task.row(example)))
             if name == "completion":  # its files are texts, cut when they are read
-                assert row == {task.field("text"): example.input + example.target}
+                assert row == {task.named("text"): example.input + example.target}
                 continue
             assert list(task.examples(Record(row, ""), lambda _: None)) == [example]
 
@@ -108,9 +132,7 @@ def test_prompts_hold_the_input_and_end_with_the_user(name: str) -> None:
     | st.recursive(st.none() | st.text(), st.lists).map(json.dumps)
 )
 def test_any_reply_can_be_parsed(name: str, reply: str) -> None:
-    task = make_task(name)
-    for labels in ((), ("bird", "새")):
-        task.labels = labels
+    for task in (make_task(name), make_task(name).with_labels(("bird", "새"))):
         for example in EXAMPLES[name]:
             found = task.parse(reply, example.input)
             json.dumps(task.to_json(found, example.input))

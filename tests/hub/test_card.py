@@ -19,9 +19,9 @@ from malmoi.compare.settings import ComparisonSettings
 from malmoi.core.nouns import Metric
 from malmoi.hub.card import Card, DataFile, data_files, languages_of, licence_beside
 from malmoi.methods.folder import load_method
+from malmoi.tasks import write_samples
 from malmoi.util.files import read_json
 from malmoi.world import documents
-from malmoi.world.labelled import write_labelled
 
 ModelCard: Any = pytest.importorskip("huggingface_hub").ModelCard
 CC_BY = "Creative Commons Attribution 4.0 International Public License"
@@ -138,7 +138,7 @@ def chat(corpus: Path) -> Path:
     run("pretrain", "gpt-nano", "--data", corpus, "--out", base, *FAST, "--set", "train.context=48",
         "--set", "train.eval_tokens=512", "--set", "tokenizer.vocab_size=400")  # fmt: skip
     turns = corpus.parent / "turns.jsonl"
-    write_labelled(turns, "chat", documents(30))
+    write_samples(turns, "chat", documents(30))
     run(
         "finetune",
         base,
@@ -194,8 +194,8 @@ def test_tuning(chat: Path, tmp_path: Path) -> None:
 
 def test_fitting_comparing_and_distilling(tmp_path: Path) -> None:
     train, test, texts = tmp_path / "train.jsonl", tmp_path / "test.jsonl", tmp_path / "texts.txt"
-    write_labelled(train, "classification", documents(300), 80)
-    write_labelled(test, "classification", documents(150, split="test"), 30)
+    write_samples(train, "classification", documents(300), 80)
+    write_samples(test, "classification", documents(150, split="test"), 30)
     told = (one.text.replace("\n", " ") for one in documents(30, seed=5))
     texts.write_text("".join(f"{text}\n" for text in told), encoding="utf-8")
     (tmp_path / "LICENSE").write_text(CC_BY)

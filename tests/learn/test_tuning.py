@@ -11,12 +11,11 @@ import pytest
 from malmoi.core.errors import UserError
 from malmoi.core.nouns import Message
 from malmoi.learn.tuning import Material, Source, make_material
-from malmoi.tasks import TASKS, make_task
+from malmoi.tasks import TASKS, make_task, write_samples
 from malmoi.text.chat import ChatFormat
 from malmoi.text.tokenizer import train_tokenizer
 from malmoi.world import documents
 from malmoi.world.document import Language
-from malmoi.world.labelled import write_labelled
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +59,7 @@ def test_every_task_asks_in_several_wordings(
     name: str, language: Language, form: ChatFormat, tmp_path: Path
 ) -> None:
     path = tmp_path / "rows.jsonl"
-    count = write_labelled(path, name, documents(60, language=language), most=24)
+    count = write_samples(path, name, documents(60, language=language), most=24)
     found = material(form, [f"{name}={path}"], context=4096)
     assert len(found.train) + len(found.valid) == count
     task = make_task(name)

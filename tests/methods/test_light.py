@@ -10,9 +10,8 @@ import pytest
 
 from malmoi.methods.folder import save_method
 from malmoi.methods.registry import make_method, method_class, methods_for
-from malmoi.tasks import TASKS, make_task
+from malmoi.tasks import TASKS, make_task, write_samples
 from malmoi.world import documents
-from malmoi.world.labelled import write_labelled
 
 HEAVY = ("torch", "nltk", "transformers", "sklearn", "scipy.special", "sacrebleu")
 CASES = [
@@ -35,10 +34,10 @@ finally:
 @pytest.mark.parametrize(("task", "name"), CASES)
 def test_it_predicts_without_what_is_slow_to_load(task: str, name: str, tmp_path: Path) -> None:
     made = make_task(task)
-    write_labelled(tmp_path / "world.jsonl", task, documents(60), 40)
+    write_samples(tmp_path / "world.jsonl", task, documents(60), 40)
     examples = made.load(tmp_path / "world.jsonl")
     save_method(tmp_path / "fitted", make_method(name, made).fit(examples[:30], examples[30:]))
-    about = ("--context", "Mina has bread.") if made.kind == "span" else ()
+    about = ("--context", "Mina has bread.") if made.kind.has_context else ()
     program = PROGRAM.replace("HEAVY", repr(HEAVY))
     command = [sys.executable, "-c", program, str(tmp_path / "fitted"), "What does Mina have?", *about]
     found = subprocess.run(command, capture_output=True, text=True, check=True)

@@ -19,7 +19,7 @@ from torch import Tensor
 from malmoi.core.errors import UserError
 from malmoi.core.nouns import Answer, Entity, Example, Message, Question, turns_error
 from malmoi.engine import Engine, Sampling
-from malmoi.engine.ask import Asker, Manner, PlainText, Turns, calibrated, closed, shortened, softmax, tidied
+from malmoi.engine.ask import Asker, Manner, PlainText, Turns, calibrated, shortened, softmax, tidied
 from malmoi.engine.score import score
 from malmoi.hub.folder import load_model, save_model
 from malmoi.methods.base import Method
@@ -29,12 +29,13 @@ from malmoi.methods.registry import make_method
 from malmoi.models.language import LanguageModel
 from malmoi.models.ngram import KneserNey
 from malmoi.tasks import TASKS, make_task
+from malmoi.tasks.kinds import LABEL, SPAN, closed
 from malmoi.text.chat import TEMPLATE, ChatFormat
 from malmoi.text.tokenizer import Tokenizer
 from tests.engine.scripted import BYTES, FORM, Scripted
 from tests.methods.tiny import tokenizer_of, world, write_model
 
-REPLY = {"label": {}, "span": {"max_new_tokens": 8}}
+REPLY = {LABEL: {}, SPAN: {"max_new_tokens": 8}}
 TEXTS = ("The old goose sang in Noru Lake.\nIt was loud.", "거위가 노루 호수에서 노래했다. 아주 컸다.")
 messages = st.lists(st.builds(Message, st.sampled_from(["system", "user", "assistant"]), st.text()))
 

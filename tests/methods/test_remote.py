@@ -89,8 +89,7 @@ CASES: list[tuple[str, Any, str, Any]] = [
 
 @pytest.mark.parametrize(("task", "value", "reply", "wanted"), CASES)
 def test_every_task_is_asked_and_read(task: str, value: Any, reply: str, wanted: Any, tmp_path: Path) -> None:
-    method_task = make_task(task)
-    method_task.labels = ("LOC", "PER") if task == "ner" else ("bad", "good")
+    method_task = make_task(task).with_labels(("LOC", "PER") if task == "ner" else ("bad", "good"))
     with serving(lambda *_: reply) as server:
         options = {"base_url": server.url, "model": "m", "cache": str(tmp_path)}
         method = make_method("remote", method_task, options).fit((), ())
@@ -127,7 +126,7 @@ def test_order_neighbours_and_folders_change_nothing(tmp_path: Path) -> None:
         asked = len(server.requests)
         assert [loaded.predict([text])[0] for text in TEXTS] == together
         assert len(server.requests) == asked  # the very same questions, so all are in the cache
-        assert loaded.task.labels == ["bad", "good"]
+        assert loaded.task.labels == ("bad", "good")
 
 
 # ---- many at once, and never twice

@@ -13,12 +13,11 @@ from malmoi.core.nouns import Example
 from malmoi.hub.folder import save_model
 from malmoi.models.build import build_model
 from malmoi.models.config import RecurrentConfig, TransformerConfig
-from malmoi.tasks import make_task
+from malmoi.tasks import make_task, write_samples
 from malmoi.tasks.base import Task
 from malmoi.text.chat import ChatFormat
 from malmoi.text.tokenizer import Tokenizer, train_tokenizer
 from malmoi.world import documents
-from malmoi.world.labelled import write_labelled
 
 
 @cache
@@ -51,5 +50,5 @@ def world(task: str, count: int = 70) -> tuple[Task[Any, Any], list[Example[Any,
     made = make_task(task)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "world.jsonl"
-        write_labelled(path, task, documents(6 * count), count)
+        write_samples(path, task, documents(6 * count), count)
         return made, made.load(path)[:count]

@@ -51,6 +51,9 @@ class Shouting:
         self.log.append(list(inputs))
         return [text.upper() for text in inputs]
 
+    def probabilities(self, inputs: Sequence[str]) -> None:
+        del inputs
+
 
 class Logged(Endless):
     """Logs a step."""

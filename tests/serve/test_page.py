@@ -14,11 +14,11 @@ from torch import Tensor
 
 from malmoi.serve.catalogue import LanguageEntry, open_catalogue
 from malmoi.serve.page.chat_tab import EXAMPLES
-from malmoi.serve.page.examples import examples
 from malmoi.serve.page.insides import EXAMPLES as inside_examples
-from malmoi.serve.page.task_tabs import VIEWS
+from malmoi.serve.page.task_tabs import examples, title
 from malmoi.serve.settings import ServeSettings
 from malmoi.serve.web import mount_page
+from malmoi.tasks import TASKS, make_task
 from tests.engine.scripted import Scripted
 from tests.methods.tiny import write_model
 from tests.serve.conftest import fitted, scripted_entry
@@ -168,8 +168,8 @@ def test_clear_leaves_nothing_whatever_is_on_its_way(page: Any, site: Running, w
 
 def test_every_task_runs(page: Any) -> None:
     tab(page, "Tasks")
-    for task, view in VIEWS.items():
-        page.get_by_role("tab", name=view.title, exact=True).last.click()
+    for task in TASKS:
+        page.get_by_role("tab", name=title(make_task(task)), exact=True).last.click()
         page.locator(".run:visible").click()
         took = page.locator(".took:visible")
         expect(took.first).to_contain_text(f"my-{task} \u00b7 ")
@@ -191,10 +191,10 @@ def test_an_example_fills_the_boxes_when_it_is_clicked_on(page: Any) -> None:
     expect(page.locator("#chat-box textarea")).to_have_value(EXAMPLES[1])
     page.locator("#chat-box textarea").fill("")
     tab(page, "Tasks")
-    for task, view in VIEWS.items():
-        page.get_by_role("tab", name=view.title, exact=True).last.click()
+    for task in map(make_task, TASKS):
+        page.get_by_role("tab", name=title(task), exact=True).last.click()
         page.wait_for_timeout(100)
-        boxes = page.locator(f"#task-{task} textarea:not([disabled]):visible")
+        boxes = page.locator(f"#task-{task.name} textarea:not([disabled]):visible")
         for row in (examples(task)[-1], examples(task)[0]):
             page.locator(".examples:visible").get_by_text(row[-1][:20]).click()
             for at, text in enumerate(row):

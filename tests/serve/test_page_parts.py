@@ -20,7 +20,6 @@ from malmoi.core.nouns import Answer, Entity, Message, Question
 from malmoi.methods.registry import make_method
 from malmoi.serve.catalogue import Catalogue, TaskEntry
 from malmoi.serve.page.chat_tab import Reply, Talk, until
-from malmoi.serve.page.examples import examples
 from malmoi.serve.page.look import note
 from malmoi.serve.page.reports import Run, find_runs, table_of
 from malmoi.serve.page.task_tabs import (
@@ -29,14 +28,17 @@ from malmoi.serve.page.task_tabs import (
     Bench,
     Outcome,
     answer_value,
+    asked,
+    boxes,
     choices,
-    marked,
+    examples,
     task_to_ask,
 )
 from malmoi.serve.settings import Keys, ServeSettings
 from malmoi.serve.web import mount_page
 from malmoi.serve.worker import Worker
 from malmoi.tasks import TASKS, make_task
+from malmoi.tasks.kinds import EVERY_KIND, marked
 from malmoi.text.chat import ChatFormat
 from tests.engine.scripted import Scripted
 from tests.serve.conftest import scripted_entry
@@ -164,22 +166,22 @@ def test_a_line_of_a_reply_names_what_is_known() -> None:
 
 
 def test_every_task_has_a_view_and_examples_in_both_languages() -> None:
-    assert set(VIEWS) == set(TASKS)
-    for name, view in VIEWS.items():
-        rows = examples(name)
+    assert set(VIEWS) == EVERY_KIND
+    for task in map(make_task, TASKS):
+        rows = examples(task)
         assert len(rows) == 4
-        assert all(len(row) == len(view.boxes) and all(row) for row in rows)
-        assert make_task(name).input_from(view.raw(rows[0]))
+        assert all(len(row) == len(boxes(task)) and all(row) for row in rows)
+        assert task.input_from(asked(task, rows[0]))
         assert any("가" <= letter <= "힣" for row in rows for letter in "".join(row))
         assert any(letter.isascii() and letter.isalpha() for letter in "".join(rows[0]))
 
 
 def test_models_are_offered_where_they_can_do_the_task(catalogue: Catalogue) -> None:
-    assert next(iter(choices(catalogue, "classification"))) == "topics"
-    assert "talker" in choices(catalogue, "classification")  # the fitted method knows the labels
-    assert "talker" not in choices(catalogue, "ner")
-    assert "writer" in choices(catalogue, "completion")
-    assert "writer" not in choices(catalogue, "chat")
+    assert next(iter(choices(catalogue, make_task("classification")))) == "topics"
+    assert "talker" in choices(catalogue, make_task("classification"))  # the fitted method knows the labels
+    assert "talker" not in choices(catalogue, make_task("ner"))
+    assert "writer" in choices(catalogue, make_task("completion"))
+    assert "writer" not in choices(catalogue, make_task("chat"))
 
 
 @given(st.text(max_size=40), st.lists(st.tuples(st.integers(0, 40), st.integers(1, 9)), max_size=4))
@@ -209,8 +211,8 @@ def test_what_is_too_long_is_refused_on_the_page_too(catalogue: Catalogue) -> No
 
     async def ran() -> list[Any]:
         worker = Worker()
-        entries = choices(catalogue, "classification")
-        bench = Bench(VIEWS["classification"], make_task("classification"), entries, worker, 10)
+        task = make_task("classification")
+        bench = Bench(task, choices(catalogue, task), worker, 10)
         return await bench.run("topics", "talker", "a" * 11)
 
     shown = asyncio.run(ran())
@@ -234,7 +236,8 @@ def test_the_page_makes_tokens_off_the_engines_thread(
     async def ran() -> list[Any]:
         worker = Worker()
         worker.start()
-        bench = Bench(VIEWS["chat"], make_task("chat"), choices(catalogue, "chat"), worker, 100)
+        task = make_task("chat")
+        bench = Bench(task, choices(catalogue, task), worker, 100)
         try:
             return await bench.run("talker", "(no second model)", "안녕")
         finally:
@@ -255,22 +258,21 @@ def test_the_page_makes_tokens_off_the_engines_thread(
 def test_the_page_asks_a_language_model_as_a_comparison_does(
     name: str, labels: Sequence[str], catalogue: Catalogue
 ) -> None:
-    task, view = make_task(name), VIEWS[name]
-    task.labels = labels
+    task = make_task(name).with_labels(labels)
     method = make_method("prompted", task, {"model": str(catalogue["tiny"].folder)}).fit((), ())
 
     async def shown(texts: Sequence[str]) -> Any:
         worker = Worker()
         worker.start()
         try:
-            return (await Bench(view, task, catalogue, worker, 10_000).run("tiny", NONE, *texts))[1]
+            return (await Bench(task, catalogue, worker, 10_000).run("tiny", NONE, *texts))[1]
         finally:
             await worker.close(5)
 
-    for texts in examples(name)[:2]:
-        value = task.input_from(view.raw(texts))
+    for texts in examples(task)[:2]:
+        value = task.input_from(asked(task, texts))
         ((prediction,), found) = method.predict([value]), method.probabilities([value])
-        wanted = view.show(Outcome(value, prediction, 0.0, found and found[0]))
+        wanted = VIEWS[task.kind].show(Outcome(value, prediction, 0.0, found and found[0]))
         assert asyncio.run(shown(texts)) == (pytest.approx(wanted, abs=1e-5) if found else wanted)
 
 
@@ -279,8 +281,8 @@ def test_language_models_are_asked_with_the_labels_that_a_fitted_method_knows(ca
     assert isinstance(topics, TaskEntry)
     labels = topics.method.method.report["labels"]
     assert len(labels) > 1
-    assert task_to_ask("classification", catalogue).labels == labels
-    assert task_to_ask("ner", catalogue).labels == ()
+    assert task_to_ask(make_task("classification"), catalogue).labels == tuple(labels)
+    assert task_to_ask(make_task("ner"), catalogue).labels == ()
 
 
 # --- text and reports

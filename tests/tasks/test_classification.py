@@ -66,14 +66,12 @@ def test_bad_rows_are_skipped_and_told(row: object, message: str, tmp_path: Path
     ],
 )
 def test_a_label_is_found_in_a_reply(reply: str, label: str | None) -> None:
-    task = Classification()
-    task.labels = ["긍정", "negative", "very negative"]
+    task = Classification().with_labels(["긍정", "negative", "very negative"])
     assert task.parse(reply, "글") == label
 
 
 def test_the_label_set_is_asked_for_in_the_texts_language() -> None:
-    task = Classification()
-    task.labels = ["기쁨", "슬픔"]
+    task = Classification().with_labels(["기쁨", "슬픔"])
     shots = [Example("문이 열렸다", "기쁨")]
     first, second, last = task.prompt("비가 와서 우산을 폈다", shots)
     assert (first.role, second.role, last.role) == ("user", "assistant", "user")

@@ -27,7 +27,7 @@ def texts(document: Document) -> Iterator[str]:
     """Everything that a document says, in both languages."""
     yield from (document.text, document.translation, document.headline, document.summary, document.retold())
     for question in document.questions:
-        yield from (question.question, question.answer)
+        yield from (question.input, question.target.text)
     yield from (turn.content for turn in document.dialogue)
 
 
@@ -69,8 +69,8 @@ def test_spans_and_answers_lie_where_they_say(language: Language, split: Split) 
     labels: set[str] = set()
     for document in sample(language, split):
         for question in document.questions:
-            assert question.answer
-            assert document.text.startswith(question.answer, question.start)
+            assert question.target.text
+            assert document.text.startswith(question.target.text, question.target.start)
         for span in document.entities:
             assert (document.text[span.start : span.end], span.label) in known
             labels.add(span.label)

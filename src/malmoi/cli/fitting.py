@@ -82,7 +82,7 @@ def fit(
         budget=Budget(budget), allow_skips=allow_skips, say=say, licence=licence,
     )  # fmt: skip
     terminal.show_metrics(found.metrics, found.num_examples)
-    more = ' --context "..."' if found.method.task.kind == "span" else ""
+    more = ' --context "..."' if found.method.task.kind.has_context else ""
     typer.echo(f'saved {out}; try: malmoi predict {shlex.quote(str(out))} "..."{more}')
 
 
@@ -249,7 +249,7 @@ def _asker(task: Task[Any, Any], context: str | None) -> Callable[[Any], Any]:
     """From a value to an input of the task; with --context, a value is a question about that text."""
     if context is None:
         return task.input_from
-    if task.kind != "span":
+    if not task.kind.has_context:
         raise UserError(f"--context is for question-answering; this folder does {task.name}")
     text = decoded(Path(context).read_bytes(), context) if _is_file(context) else context
     about = {"context": text}

@@ -153,8 +153,8 @@ def _example(url: str, catalogue: Catalogue, with_key: bool) -> list[str]:
     entry = next((e for e in catalogue.values() if isinstance(e, LanguageEntry) and e.form), None)
     entry = entry or next(iter(catalogue.values()))
     if not isinstance(entry, LanguageEntry):
-        asked = {"question": "...", "context": "..."} if entry.task.kind == "span" else "..."
-        path, body = f"/v1/tasks/{entry.task.name}", {"model": entry.name, "input": asked}
+        path = f"/v1/tasks/{entry.task.name}"
+        body = {"model": entry.name, "input": entry.task.kind.example}
     elif entry.form:
         path = "/v1/chat/completions"
         body = {"model": entry.name, "messages": [{"role": "user", "content": "안녕하세요?"}]}

@@ -53,7 +53,7 @@ class Comparison:
     shots_curve: dict[str, list[tuple[int, Metric]]]  # method -> shots and the metric with them
     shots_notes: list[str]
     contrasts: list[Contrast]
-    confusions: dict[str, Confusion]  # of every method, for tasks of kind `label`
+    confusions: dict[str, Confusion]  # of every method, where the task is to choose a label
     machine: str
     versions: dict[str, str]
     isolated: bool  # each method in processes of its own
@@ -135,9 +135,9 @@ def as_text(value: Any) -> str:
 
 
 def confusions(verdict: Verdict, material: Material) -> dict[str, Confusion]:
-    """Of each method of a task of kind `label`."""
+    """Of each method, where the task is to choose a label."""
     targets = [example.target for example in material.test]
-    labelled = verdict.ranking if material.task.kind == "label" else ()
+    labelled = verdict.ranking if material.task.kind.is_choice else ()
     return {row.name: confusion(row.predictions, targets) for row in labelled}
 
 

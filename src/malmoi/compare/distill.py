@@ -208,12 +208,11 @@ def _teacher(task: Task[Any, Any], settings: DistillSettings, material: _Materia
         return _fitted(task, settings, method_folder(folder))
     if not remote and not (folder / CONFIG).exists():
         raise UserError(f"`teacher` {name} is neither the folder of a method or a model, nor 'remote'")
-    if task.kind in ("label", "tags") and not (material.people or settings.labels):
+    if task.kind.fewest_labels and not (material.people or settings.labels):
         raise UserError(f"the teacher must know the labels of {task.name}: give `labels` A,B or `train`")
-    asked = make_task(task.name, task.fields)
-    asked.labels = settings.labels
     options = options if remote else {"model": name, "shots": 0} | options
-    method = make_method("remote" if remote else "prompted", asked, options).fit(material.people, ())
+    method = make_method("remote" if remote else "prompted", task.with_labels(settings.labels), options)
+    method.fit(material.people, ())
     return method, method.parts().config
 
 
@@ -341,11 +340,9 @@ def _rows(
 def _row(task: Task[Any, Any], value: Any, answer: Json) -> Json | None:
     """The row, where the task can read it back."""
     target = task.from_json(answer["answer"])
-    if target is None:
+    if target is None or (isinstance(target, str) and not target.strip()):
         return None
     row = task.row(Example(value, target))
-    if task.kind == "continuation":  # of texts, whatever they are
-        return row if target.strip() else None
     try:
         return row if list(task.examples(Record(row, ""), lambda _: None)) else None
     except BadRow:

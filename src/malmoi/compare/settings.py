@@ -79,7 +79,7 @@ class Material:
     @property
     def texts(self) -> list[str]:
         """The right answers, where they are texts, which a language model can give a likelihood to."""
-        return [one.target for one in self.test] if self.task.kind in ("text", "continuation") else []
+        return [one.target for one in self.test] if self.task.kind.is_text else []
 
     def hashes(self) -> dict[str, str]:
         """SHA-256 of each part's content, whatever files it came from."""

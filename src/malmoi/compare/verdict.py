@@ -199,7 +199,7 @@ def best_possible(name: str, perfect: Statistic) -> float:
 
 def floor_of(task: Task[Any, Any], train: Sequence[Any], test: Sequence[Any]) -> Floor:
     """For labels the most frequent one of the training examples, for every other task no answer at all."""
-    label = Counter(one.target for one in train).most_common(1)[0][0] if task.kind == "label" else None
+    label = Counter(one.target for one in train).most_common(1)[0][0] if task.kind.is_choice else None
     words = "no answer to anything" if label is None else f'answering "{label}" to everything'
     return Floor(words, task.score([label] * len(test), test))
 

@@ -5,6 +5,7 @@ Shape letters: B rows, T positions.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import torch
@@ -41,3 +42,9 @@ class Loss:
     sum: Tensor  # scalar, nats
     count: int  # trained positions
     measures: dict[str, float] = field(default_factory=dict)  # further sums over the same count
+
+
+def mean(losses: Iterable[Loss]) -> float:
+    """Of everything that was summed."""
+    pairs = [(loss.sum.item(), loss.count) for loss in losses]
+    return sum(total for total, _ in pairs) / max(1, sum(count for _, count in pairs))

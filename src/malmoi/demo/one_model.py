@@ -16,7 +16,7 @@ from malmoi.engine.request import Sampling
 from malmoi.hub.folder import load_model
 from malmoi.learn.finetune import load_tuning, prepare_tuning
 from malmoi.show.demo_report import Exchange, OneModelLine
-from malmoi.tasks import TASKS
+from malmoi.tasks import sampled_tasks
 from malmoi.tasks.base import is_korean
 from malmoi.text.chat import ChatFormat
 from malmoi.world import documents
@@ -34,8 +34,9 @@ def tune_to_answer(out: Path, *, seconds: float, tokens_per_s: float, say: Calla
     tokens_per_s: how fast the model was pre-trained, from which the number of steps is planned.
     """
     steps = max(10, math.ceil(seconds * tokens_per_s / (BATCH * CONTEXT)))
-    data = [f"{task}={out / 'examples' / task / 'train.jsonl'}@{WEIGHTS.get(task, 1)}" for task in TASKS]
-    valid = [f"{task}={out / 'examples' / task / 'valid.jsonl'}" for task in TASKS]
+    tasks = sampled_tasks()
+    data = [f"{task}={out / 'examples' / task / 'train.jsonl'}@{WEIGHTS.get(task, 1)}" for task in tasks]
+    valid = [f"{task}={out / 'examples' / task / 'valid.jsonl'}" for task in tasks]
     settings = [
         f"train.steps={steps}", f"train.eval_every={math.ceil(steps / 4)}", f"train.checkpoint_every={steps}",
         f"train.batch={BATCH}", f"train.context={CONTEXT}", f"train.lr={LR}",
@@ -61,7 +62,7 @@ def ask_before_and_after(out: Path) -> list[Exchange]:
         document = next(
             one for one in documents(50, split="valid", language=language) if one.questions and one.dialogue
         )
-        text = f"{document.text} {document.questions[0].question}"
+        text = f"{document.text} {document.questions[0].input}"
         found.append(Exchange(text, _completed(out / "gpt", text), _answered(out / "chat", text)))
     return found
 

@@ -15,10 +15,10 @@ from malmoi.compare.verdict import Row
 from malmoi.methods.registry import methods_for
 from malmoi.show.comparison_report import REPORT, write_comparison
 from malmoi.show.demo_report import TaskCell, TaskLine
-from malmoi.tasks import TASKS, make_task
+from malmoi.tasks import make_task, sampled_tasks, write_samples
+from malmoi.tasks.kinds import CONTINUATION, LABEL, SPAN, TAGS, TEXT, Kind
 from malmoi.util.files import write_text
 from malmoi.world import documents
-from malmoi.world.labelled import write_labelled
 
 DOCUMENTS, TEST_DOCUMENTS = 3000, 600  # of which a task takes as many rows as it needs
 ROWS, QUICK_ROWS = 2000, 400
@@ -28,18 +28,13 @@ FAMILIES = ("traditional", "recurrent", "transformer", "prompted")
 TITLES = {"prompted": "one model"}
 ONE = "prompted"  # the method that asks the model tuned on all tasks
 # What suits networks that have seconds to learn, by the kind of task.
-SMALL: dict[str, dict[str, Any]] = {
-    "label": {"vocab_size": 2048, "width": 64},
-    "tags": {"width": 64},
-    "span": {"width": 64, "batch": 16},
-    "text": {"vocab_size": 2048, "width": 128, "layers": 1, "beams": 2, "max_target": 64},
-    "continuation": {
-        "vocab_size": 2048,
-        "width": 128,
-        "layers": 1,
-        "lr": 0.02,
-        "batch": 8,
-        "max_new_tokens": 24,
+SMALL: dict[Kind, dict[str, Any]] = {
+    LABEL: {"vocab_size": 2048, "width": 64},
+    TAGS: {"width": 64},
+    SPAN: {"width": 64, "batch": 16},
+    TEXT: {"vocab_size": 2048, "width": 128, "layers": 1, "beams": 2, "max_target": 64},
+    CONTINUATION: {
+        "vocab_size": 2048, "width": 128, "layers": 1, "lr": 0.02, "batch": 8, "max_new_tokens": 24,
         "context": 256,
     },
 }  # fmt: skip
@@ -53,7 +48,7 @@ def compare_tasks(
     Reads out/examples/TASK (see `write_rows`), writes out/tasks/TASK, a comparison.
     """
     found: list[Comparison] = []
-    for name in TASKS:
+    for name in sampled_tasks():
         settings = _settings(name, out, one_model, seconds, quick)
         found.append(run_comparison(settings, out / "tasks" / name, isolated=False))
         write_comparison(found[-1])
@@ -70,10 +65,10 @@ def write_rows(out: Path, *, quick: bool) -> None:
     What is measured tells combinations that training never saw.
     """
     rows, test_rows = (QUICK_ROWS, QUICK_TEST_ROWS) if quick else (ROWS, TEST_ROWS)
-    for task in TASKS:
+    for task in sampled_tasks():
         folder = out / "examples" / task
-        write_labelled(folder / "train.jsonl", task, documents(DOCUMENTS), rows)
-        write_labelled(folder / "valid.jsonl", task, documents(TEST_DOCUMENTS, split="valid"), test_rows)
+        write_samples(folder / "train.jsonl", task, documents(DOCUMENTS), rows)
+        write_samples(folder / "valid.jsonl", task, documents(TEST_DOCUMENTS, split="valid"), test_rows)
     write_text(out / "examples" / "LICENSE", WORLD_LICENCE)
 
 

@@ -2,7 +2,7 @@
 
 A chat model gets turns by its own template. A foundation model gets plain text, every exchange as
 `ask\\nanswer\\n\\n`, and its reply ends with the line (where answers have several lines, at a blank one).
-A label is chosen by its likelihood. Entities and answers are spelled under a constraint, so that they are
+A choice is made by likelihood. Entities and excerpts are spelled under a constraint, so that they are
 parts of the input; with a tokenizer that is not byte-level, what is no part of it is dropped afterwards.
 Other texts are free. Replies are greedy.
 
@@ -14,7 +14,6 @@ from __future__ import annotations
 import sys
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
-from copy import copy
 from functools import cache
 from typing import Any, NamedTuple, Protocol, Self
 
@@ -23,26 +22,30 @@ from numpy.typing import NDArray
 
 from malmoi.core.config import StrictModel
 from malmoi.core.errors import UserError
-from malmoi.core.nouns import Answer, Entity, Examples, Message, Question
+from malmoi.core.nouns import Examples, Message, Question
 from malmoi.engine.constraints import Grammar, entity_list, substring
 from malmoi.engine.engine import Engine
 from malmoi.engine.request import Sampling
 from malmoi.engine.score import score_choices, score_in_parts
 from malmoi.tasks.base import Task, is_korean
 from malmoi.tasks.checks import labels_in, two_or_more
+from malmoi.tasks.kinds import SPAN, TAGS, Kind
 from malmoi.text.chat import ChatFormat, chat_template
 from malmoi.text.tokenizer import Tokenizer
 
 MAX_ROWS = 32  # prompts that are answered at the same time
 CONTINUED_TOKENS = 64  # of a text that goes on
-# of a reply, where no examples tell how long replies are
-REPLY_TOKENS = {"label": 16, "tags": 512, "span": 64, "text": 512, "continuation": 256}
 USUAL = 98  # percent of the answers: the few longest ones do not decide how long replies may be
 CONTENT_FREE = ("N/A", "", "[MASK]")  # Zhao et al. 2021
 _PLACEHOLDERS = ("placeholder", "자리표시")  # what is asked about in English, in Korean
 
 Floats = NDArray[np.float64]
 Pick = Callable[[Any], Examples]
+# What a reply is held to: by the input, the labels, and what ends a reply.
+GRAMMARS: dict[Kind, Callable[[Any, Sequence[str], str], Grammar | None]] = {
+    TAGS: lambda text, labels, _: entity_list(text, labels),
+    SPAN: lambda asked, _, end: substring(asked.context, end) if asked.context else None,
+}
 
 
 def no_shots(_: Any) -> Examples:
@@ -68,7 +71,7 @@ class Manner(StrictModel):
     ) -> Self:
         """As `learn`, for a model that is not tuned: asked in its own turns, else in plain text."""
         template = chat_template(engine.tokenizer)
-        goes_on = task.kind == "continuation" and template is None
+        goes_on = task.kind.goes_on and template is None
         return cls.learn(
             task, train, engine.tokenizer, template, goes_on=goes_on, reply_tokens=reply_tokens,
             context=engine.scorer.context,
@@ -84,12 +87,12 @@ class Manner(StrictModel):
         Without examples, labels are those that the task knows. Half of the context is for the prompt in any
         case. Raises UserError where the labels leave nothing to decide.
         """
-        labels = known_labels(task, train)
+        labels, kind = known_labels(task, train), task.kind
         answers = [task.answer(example.target, example.input) for example in train]
-        told = labels if task.kind == "label" else answers
-        lengths = [len(ids) for ids in tokenizer.encode_batch(told)] or [REPLY_TOKENS[task.kind]]
-        usual = float(np.percentile(lengths, 100 if task.kind == "label" else USUAL))
-        wanted = reply_tokens or (CONTINUED_TOKENS if task.kind == "continuation" else int(usual * 1.25) + 8)
+        replies = labels if kind.is_choice else answers
+        lengths = [len(ids) for ids in tokenizer.encode_batch(replies)] or [kind.reply_tokens]
+        usual = float(np.percentile(lengths, 100 if kind.is_choice else USUAL))
+        wanted = reply_tokens or (CONTINUED_TOKENS if kind.goes_on else int(usual * 1.25) + 8)
         return cls(
             template=template, goes_on=goes_on, labels=labels,
             one_line=not any("\n" in answer.strip() for answer in answers),
@@ -100,9 +103,11 @@ class Manner(StrictModel):
 def known_labels(task: Task[Any, Any], examples: Examples) -> tuple[str, ...]:
     """The labels in the examples, else those that the task knows. Raises UserError for too few of them."""
     labels = labels_in(examples, task.kind) or sorted(set(task.labels))
-    if task.kind == "tags" and not labels:
+    if task.kind.is_choice:
+        return tuple(two_or_more(labels))
+    if len(labels) < task.kind.fewest_labels:
         raise UserError("no example has an entity; give some that have")
-    return tuple(two_or_more(labels) if task.kind == "label" else labels)
+    return tuple(labels)
 
 
 class Asked(NamedTuple):
@@ -125,30 +130,28 @@ class Asker:
             else Turns(ChatFormat(tokenizer, manner.template))
         )  # fmt: skip
         self.most = (scorer.context or sys.maxsize) - manner.reply_tokens  # tokens of a prompt
-        self.task = copy(task)  # with labels of its own
-        self.task.labels = manner.labels
+        self.task = task.with_labels(manner.labels)
         if manner.labels and self._labels_tokens() > self.most // 2:
-            self.task.labels = ()
+            self.task = task.with_labels(())
         self.free_scores = cache(self._free_scores)
 
     def _labels_tokens(self) -> int:
         """What listing the labels in a question takes."""
-        bare = copy(self.task)
-        bare.labels = ()
-        listed, unlisted = (self.format.prompt_ids(tidied(it.prompt(""))) for it in (self.task, bare))
+        tasks = self.task, self.task.with_labels(())
+        listed, unlisted = (self.format.prompt_ids(tidied(task.prompt(""))) for task in tasks)
         return len(listed) - len(unlisted)
 
     @property
     def constrains(self) -> bool:
         """Whether replies are held to parts of the input."""
-        return self.task.kind in ("tags", "span") and self.tokenizer.is_byte_level
+        return self.task.kind in GRAMMARS and self.tokenizer.is_byte_level
 
     def note(self, values: Sequence[Any]) -> str:
         """What of the asking is not as one might think, counted over `values`, in a line; or ''."""
         found: list[str] = []
         if self.manner.labels and not self.task.labels:
             found.append(f"the {len(self.manner.labels)} labels are not listed in the question: too long")
-        if self.task.kind in ("tags", "span") and not self.constrains:
+        if self.task.kind in GRAMMARS and not self.constrains:
             kind = self.tokenizer.kind
             found.append(f"replies are free, not held to the input: its {kind} tokenizer is not byte-level")
         asked = [self.ask(value) for value in values]
@@ -214,26 +217,18 @@ class Asker:
     def sampling(self, asked: Asked) -> Sampling:
         """How the reply to a prompt is generated."""
         stop = () if self.manner.goes_on else self.format.stop
-        constraint = self._constraint(asked.value) if self.constrains else None
-        return Sampling(max_tokens=self.manner.reply_tokens, temperature=0, stop=stop, constraint=constraint)
-
-    def _constraint(self, value: Any) -> Grammar | None:
-        if self.task.kind == "tags":
-            return entity_list(value, self.manner.labels)
+        grammar = GRAMMARS[self.task.kind] if self.constrains else None
         end = "".join(self.format.stop)
-        return substring(value.context, end) if value.context else None
+        constraint = grammar(asked.value, self.manner.labels, end) if grammar else None
+        return Sampling(max_tokens=self.manner.reply_tokens, temperature=0, stop=stop, constraint=constraint)
 
     def read(self, reply: str, value: Any) -> Any | None:
         """The target in a reply, if there is one."""
-        if self.task.kind == "continuation":
-            return self.task.parse(reply, value)
-        found = parsed(self.task, reply.strip(), value)
-        if self.task.kind == "tags":
-            return self._known(found if found is not None else self.task.parse(closed(reply), value))
-        return found
-
-    def _known(self, entities: Sequence[Entity] | None) -> Any | None:
-        return None if entities is None else tuple(it for it in entities if it.label in self.manner.labels)
+        kind = self.task.kind
+        found = self.task.parse(reply if kind.goes_on else reply.strip(), value)
+        if found is None and kind.mended:
+            found = self.task.parse(kind.mended(reply), value)
+        return None if found is None else kind.usable(found, self.manner.labels)
 
     # ---- likelihoods
 
@@ -275,23 +270,12 @@ class Asker:
 
     def log_likelihood(self, values: Sequence[Any], targets: Sequence[str]) -> list[float]:
         """Nats of each target after its prompt, and that the reply ends there (but not that a text does)."""
-        ends = [] if self.task.kind == "continuation" else self.format.end_ids
+        ends = [] if self.task.kind.goes_on else self.format.end_ids
         pairs = [
             (self.ask(value).ids, [*ids, *ends])
             for value, ids in zip(values, self.tokenizer.encode_batch(targets), strict=True)
         ]
         return score_in_parts(self.engine, pairs)
-
-
-def parsed(task: Task[Any, Any], reply: str, value: Any) -> Any | None:
-    """The target in a reply; an answer that does not stand in its context is none."""
-    found = task.parse(reply, value)
-    return None if isinstance(found, Answer) and found.start < 0 else found
-
-
-def closed(reply: str) -> str:
-    """A JSON list that was cut, ended after its last whole object."""
-    return f"{reply[: reply.rfind('}') + 1]}]"
 
 
 def softmax(scores_NL: Floats) -> Floats:

@@ -15,7 +15,7 @@ from pydantic import Field, PositiveFloat, PositiveInt, TypeAdapter
 from malmoi.core.config import apply_setting
 from malmoi.core.errors import UserError
 from malmoi.core.nouns import Json, Say
-from malmoi.core.tensors import Loss, TokenBatch
+from malmoi.core.tensors import Loss, TokenBatch, mean
 from malmoi.data.arrow import files_of
 from malmoi.data.packing import Packed
 from malmoi.engine.engine import Engine
@@ -31,7 +31,7 @@ from malmoi.learn.record import describe, same_files, started_run
 from malmoi.learn.run_config import AnyRun, LoopSpec, checked
 from malmoi.learn.running import run_training, writing
 from malmoi.learn.schedule import Schedule
-from malmoi.learn.trainer import StepReport, Trainer, mean
+from malmoi.learn.trainer import StepReport, Trainer
 from malmoi.learn.trial import Trial, try_step
 from malmoi.learn.tuning import Material, Rendered, Source, make_material
 from malmoi.models.language import LanguageModel

@@ -10,14 +10,14 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Generic, Protocol, TypeVar
 
 import torch
 
-from malmoi.core.tensors import Loss, TokenBatch
+from malmoi.core.tensors import Loss, TokenBatch, mean
 from malmoi.data.batches import batch, evaluation_batches
 from malmoi.data.shards import TokenFile
 from malmoi.learn.checkpoint import load_checkpoint, save_checkpoint
@@ -205,9 +205,3 @@ def compute_loss(model: LanguageModel, objective: Objective[Part], part: Part, d
     """The loss of one micro-batch, computed in bf16 or fp32; weights and the sum stay fp32."""
     with torch.autocast(model.device.type, torch.bfloat16, enabled=dtype == "bf16"):
         return objective.loss(model, part)
-
-
-def mean(losses: Iterable[Loss]) -> float:
-    """Of everything that was summed."""
-    pairs = [(loss.sum.item(), loss.count) for loss in losses]
-    return sum(total for total, _ in pairs) / max(1, sum(count for _, count in pairs))

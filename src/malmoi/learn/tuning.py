@@ -17,6 +17,7 @@ from malmoi.data.conversations import Conversation, read_conversations
 from malmoi.data.labelled import SKIPPED, raise_when_many
 from malmoi.tasks import TASKS, make_task
 from malmoi.tasks.base import Task
+from malmoi.tasks.chat import Chat
 from malmoi.tasks.checks import labels_in
 from malmoi.text.chat import ChatFormat, ChatRow
 from malmoi.util.seeds import mixed
@@ -116,11 +117,11 @@ class _Reader:
         if source.task:
             conversations, groups = self._examples(source, number, judging=judging)
         else:
-            findings: list[Finding] = []
-            conversations = read_conversations(source.path, findings.append)
-            raise_when_many(findings, len(conversations), source.path, "chat", allow_skips=self.allow_skips)
-            self.findings += findings
-            groups = (make_task("chat").group(one.messages) for one in conversations)
+            found: list[Finding] = []
+            conversations = read_conversations(source.path, found.append)
+            raise_when_many(found, len(conversations), source.path, Chat.name, allow_skips=self.allow_skips)
+            self.findings += found
+            groups = (Chat().group(one.messages) for one in conversations)
         return self._rendered(list(zip(conversations, groups, strict=True)), source.path)
 
     def _examples(
@@ -131,7 +132,7 @@ class _Reader:
         task = make_task(source.task, {role: name for role, name in self.fields.items() if role in roles})
         examples = task.load(source.path, allow_skips=self.allow_skips, report=self.findings.append)
         shown, own = self.labels.setdefault(task.name, set()), set(labels_in(examples, task.kind))
-        task.labels = sorted(shown if judging and shown else own)
+        task = task.with_labels(sorted(shown if judging and shown else own))
         if not judging:
             shown |= own
         variants = np.random.default_rng(mixed(self.seed, number)).integers(1 << 16, size=len(examples))

@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from malmoi.core.config import StrictModel
 from malmoi.core.nouns import Budget, Example, Json, Say, silent
 from malmoi.inside.sources import ReadText, Source
-from malmoi.tasks.base import Kind, Task
+from malmoi.tasks.base import Task
+from malmoi.tasks.kinds import Kind, Relation
 from malmoi.text.tokenizer import TOKENIZER_FILE, Tokenizer
 
 if TYPE_CHECKING:
@@ -56,7 +57,7 @@ class Method(ABC):
     name: ClassVar[str]
     family: ClassVar[Family]
     kinds: ClassVar[frozenset[Kind]]
-    only: ClassVar[frozenset[str]] = frozenset()  # names of tasks; empty: every task of these kinds
+    only: ClassVar[frozenset[Relation]] = frozenset()  # empty: every task of these kinds
     needs_model: ClassVar[bool] = False  # whether its option `model` must name a language model's folder
     Options: ClassVar[type[StrictModel]] = StrictModel
     libraries: ClassVar[tuple[str, ...]] = ()  # that fitting alone needs, and that are slow to load
@@ -77,7 +78,7 @@ class Method(ABC):
     @classmethod
     def suits(cls, task: Task[Any, Any]) -> bool:
         """Whether this method can do the task."""
-        return task.kind in cls.kinds and (not cls.only or task.name in cls.only)
+        return task.kind in cls.kinds and (not cls.only or task.relation in cls.only)
 
     def check(self, train: Sequence[Example[Any, Any]]) -> None:
         """Before any work: raises UserError for options that do not suit these examples."""
@@ -111,7 +112,7 @@ class Method(ABC):
         return self
 
     def probabilities(self, inputs: Sequence[Any]) -> list[dict[str, float]] | None:
-        """For tasks of kind `label`: each label's probability. None: the method has none."""
+        """Where the task is to choose a label: each one's probability. None: the method has none."""
         del inputs
         return None
 

@@ -14,14 +14,6 @@ from malmoi.methods.base import Method
 from malmoi.util.units import counted
 from malmoi.util.version import VERSION
 
-# The hub's words for what our tasks are.
-KINDS = {
-    "classification": "text-classification",
-    "ner": "token-classification",
-    "translation": "translation",
-    "summarization": "summarization",
-    "question-answering": "question-answering",
-}
 SAMPLED = 50  # examples, to see their languages
 
 
@@ -36,7 +28,7 @@ def method_card(
     data: tuple[DataFile, ...], folder: Path, seconds: float | None, notes: Sequence[str] = (),
 ) -> Card:  # fmt: skip
     """What README.md of a fitted method's folder says. train: what it has learned from."""
-    task = method.task
+    task, example = method.task, json.dumps(method.task.kind.example)
     settings = method.options.model_dump(mode="json", exclude_none=True)
     base = settings.get("model") if method.needs_model else None
     texts = (json.dumps(task.row(one), ensure_ascii=False, default=str) for one in train[:SAMPLED])
@@ -46,12 +38,8 @@ def method_card(
         f"{method.name} for {task.name}",
         f"A {method.family} model for {task.name}, fitted by malmoi {VERSION} to "
         f"{counted(len(train), 'example')}.",
-        KINDS.get(task.name, "text-generation"), languages_of(texts), base=Path(base).name if base else "",
+        task.pipeline or task.kind.pipeline, languages_of(texts), base=Path(base).name if base else "",
         tags=(method.name,), data=data, settings=settings, results=metrics, measured_on=measured_on,
         notes=tuple(notes), limits=tuple(limits), seconds=seconds, machine=this_machine(),
-        use=("import malmoi", "", f"print(malmoi.load({folder.name!r}).predict({_example(task.kind)}))"),
+        use=("import malmoi", "", f"print(malmoi.load({folder.name!r}).predict({example}))"),
     )  # fmt: skip
-
-
-def _example(kind: str) -> str:
-    return '{"question": "...", "context": "..."}' if kind == "span" else '"..."'

@@ -16,7 +16,7 @@ from malmoi.methods.cards import method_card, task_files
 from malmoi.methods.folder import is_method, load_method, save_method, write_card
 from malmoi.methods.registry import make_method
 from malmoi.tasks.base import Task
-from malmoi.tasks.checks import LABELLED, labels_in, refuse_too_few_labels, unseen_labels
+from malmoi.tasks.checks import labels_in, refuse_too_few_labels, unseen_labels
 from malmoi.util.files import is_free, parse_json
 from malmoi.util.locks import hold
 from malmoi.util.units import counted, human_seconds
@@ -130,14 +130,14 @@ def _fit(
 
 def remember_labels(method: Method, train: Examples) -> None:
     """Put the labels that a method was fitted to into its report, for `unseen`."""
-    if method.task.kind in LABELLED:
+    if method.task.kind.fewest_labels:
         method.report["labels"] = labels_in(train, method.task.kind)
 
 
 def unseen(method: Method, examples: Examples) -> Iterable[str]:
     """A warning where examples have labels that the method was not fitted to."""
     known = method.report.get("labels")
-    return () if known is None else unseen_labels(known, examples, "these data")
+    return () if known is None else unseen_labels(known, examples, method.task.kind, "these data")
 
 
 def load(
@@ -158,6 +158,6 @@ def evaluate(method: Method, examples: Examples) -> dict[str, Metric]:
     """The task's metrics of a method's predictions."""
     inputs = [example.input for example in examples]
     likelihoods = None
-    if method.task.kind in ("text", "continuation"):
+    if method.task.kind.is_text:
         likelihoods = method.log_likelihood(inputs, [example.target for example in examples])
     return method.task.score(method.predict(inputs), examples, likelihoods)

@@ -130,7 +130,7 @@ class _Routes:
         for entry in tasks(self.catalogue):
             found.setdefault(entry.task.name, []).append(entry.name)
         data = [
-            {"id": name, "object": "task", "kind": TASKS[name].kind, "models": models}
+            {"id": name, "object": "task", "kind": TASKS[name].kind.name, "models": models}
             for name, models in found.items()
         ]
         return _json({"object": "list", "data": data})
@@ -277,7 +277,7 @@ def _predict(entry: TaskEntry, inputs: Sequence[Any]) -> list[dict[str, Any]]:
     """Runs on the worker's thread."""
     method = entry.method.method
     answers = method.predict(inputs)
-    shares = method.probabilities(inputs) if entry.task.kind == "label" else None
+    shares = method.probabilities(inputs)
     found = [
         {"prediction": entry.task.to_json(answer, value)}
         for answer, value in zip(answers, inputs, strict=True)

@@ -17,10 +17,11 @@ from rich.text import Text
 
 from malmoi.hub.card import metric_note
 from malmoi.show.palette import TERMINAL_TINTS
+from malmoi.tasks.kinds import CONTINUATION, LABEL, SPAN, TAGS, TEXT, Kind, entity_labels, marked
 from malmoi.util.units import counted, human_bytes, human_count, human_seconds, measured
 
 if TYPE_CHECKING:
-    from malmoi.core.nouns import Answer, Entity, Finding, Metric
+    from malmoi.core.nouns import Answer, Entity, Finding, Metric, Question
     from malmoi.data.check import CorpusStats
     from malmoi.learn.align import Alignment
     from malmoi.learn.finetune import Tuning
@@ -207,8 +208,7 @@ class Watch:
 
     def _sample(self) -> str:
         """A short completion; it draws from its own generator, so that training is not disturbed."""
-        from malmoi.engine.engine import Engine
-        from malmoi.engine.request import Sampling
+        from malmoi.engine import Engine, Sampling
 
         run, prompt = self._run, self._run.prompt_ids
         run.model.eval()
@@ -310,22 +310,9 @@ def show_metrics(metrics: Mapping[str, Metric], num_examples: int) -> None:
 
 def show_prediction(method: Method, value: Any) -> None:
     """One prediction for people: a label with its probabilities, names in colour, an answer in its text."""
-    found = method.predict([value])[0]
-    if found is None:
-        console.print("no answer")
-    elif method.task.kind == "label":
-        _show_label(found, method.probabilities([value]))
-    elif method.task.kind == "tags":
-        console.print(_marked(value, found))
-    elif method.task.kind == "span":
-        console.print(_in_context(found, value.context))
-    else:
-        start = value if method.task.kind == "continuation" else ""
-        console.print(f"[bold]{escape(start)}[/]{escape(found)}")
-
-
-def _show_label(label: str, probabilities: Sequence[Mapping[str, float]] | None) -> None:
-    console.print(f"[bold]{escape(label)}[/]")
+    [found], probabilities = method.predict([value]), method.probabilities([value])
+    shown = None if found is None else VIEWS[method.task.kind](value, found)
+    console.print("no answer" if shown is None else shown)
     best = sorted(probabilities[0].items(), key=lambda item: -item[1])[:5] if probabilities else []
     for name, probability in best:
         console.print(f"{probability:7.1%} {'█' * round(30 * probability)} [dim]{escape(name)}[/]")
@@ -333,22 +320,29 @@ def _show_label(label: str, probabilities: Sequence[Mapping[str, float]] | None)
 
 def _marked(text: str, entities: Sequence[Entity]) -> Text:
     """A text with its entities in a colour for each label, and the labels behind them."""
-    labels = sorted({entity.label for entity in entities})
-    marked, end = Text(), 0
-    for entity in entities:
-        colour = _TOKEN_COLOURS[labels.index(entity.label) % len(_TOKEN_COLOURS)]
-        marked.append(text[end : entity.start])
-        marked.append(text[entity.start : entity.end], f"black {colour}").append(f" {entity.label} ", "dim")
-        end = entity.end
-    return marked.append(text[end:])
+    labels, found = entity_labels(entities), Text()
+    for piece, label in marked(text, entities):
+        colour = _TOKEN_COLOURS[labels.index(label) % len(_TOKEN_COLOURS)] if label else ""
+        found.append(piece, f"black {colour}" if label else "").append(f" {label} " if label else "", "dim")
+    return found
 
 
-def _in_context(answer: Answer, context: str, around: int = 120) -> Text:
+def _in_context(value: Question, answer: Answer, around: int = 120) -> Text:
     """The answer, and where it stands."""
-    text = Text(answer.text, "bold")
+    context, text = value.context, Text(answer.text, "bold")
     if answer.start < 0:
         return text
     start, end = answer.start, answer.start + len(answer.text)
     before, after = context[max(0, start - around) : start], context[end : end + around]
     text.append("\n" + ("…" if start > around else "") + before, "dim").append(answer.text, "bold underline")
     return text.append(after + ("…" if len(context) > end + around else ""), "dim")
+
+
+# A prediction for an input, by the task's kind.
+VIEWS: dict[Kind, Callable[[Any, Any], Text]] = {
+    LABEL: lambda _, label: Text(label, "bold"),
+    TAGS: _marked,
+    SPAN: _in_context,
+    TEXT: lambda _, reply: Text(reply),
+    CONTINUATION: lambda start, added: Text().append(start, "bold").append(added),
+}

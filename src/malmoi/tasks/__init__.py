@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+from collections.abc import Iterable, Mapping
+from itertools import islice
+from pathlib import Path
 from typing import Any
 
 from malmoi.core.errors import UserError, nearest
@@ -14,6 +17,8 @@ from malmoi.tasks.ner import NamedEntities
 from malmoi.tasks.question_answering import QuestionAnswering
 from malmoi.tasks.summarization import Summarization
 from malmoi.tasks.translation import Translation
+from malmoi.util.files import write_text
+from malmoi.world import Document
 
 _ALL = (Classification, NamedEntities, Translation, Completion, Summarization, QuestionAnswering, Chat)
 TASKS: dict[str, type[Task[Any, Any]]] = {task.name: task for task in _ALL}
@@ -23,4 +28,17 @@ def make_task(name: str, fields: Mapping[str, str] | None = None) -> Task[Any, A
     """A task by name. Raises UserError, with the nearest valid name, for an unknown task or field."""
     if name not in TASKS:
         raise UserError(f"no task {name!r}; {nearest(name, TASKS)}")
-    return TASKS[name](fields)
+    return TASKS[name](dict(fields or {}))
+
+
+def sampled_tasks() -> list[str]:
+    """The names of the tasks that the sample world has rows for."""
+    return [name for name, task in TASKS.items() if task.samples is not Task.samples]
+
+
+def write_samples(path: Path, task: str, documents: Iterable[Document], most: int | None = None) -> int:
+    """Write a task's rows of documents (at most `most`) as JSON lines; returns how many."""
+    made = make_task(task)
+    rows = list(islice((row for document in documents for row in made.samples(document)), most))
+    write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    return len(rows)

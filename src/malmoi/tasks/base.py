@@ -1,13 +1,6 @@
 """What a task is: its data, its words and its scores. Text and character offsets only, no token, no model.
 
-A method learns from `Example`s and answers with the task's target type Y; the task's `kind` says which:
-
-    kind           input X                 target Y
-    label          str                     str, one of a fixed set
-    tags           str                     tuple[Entity, ...], sorted, not overlapping
-    span           Question                Answer, a part of its context
-    text           str or Message tuple    str
-    continuation   str (may be empty)      str, how the text goes on
+A method learns from `Example`s and answers with targets; `malmoi.tasks.kinds` says what they are.
 """
 
 # ruff: noqa: ARG002  (a method of every task takes the same arguments)
@@ -15,10 +8,10 @@ from __future__ import annotations
 
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, ClassVar, Generic, Literal, TypeVar, cast
+from typing import Any, ClassVar, Generic, Self, TypeVar, cast
 
 from malmoi.core.errors import UserError, nearest
 from malmoi.core.nouns import BadRow, Example, Examples, Finding, Message, Metric, Report
@@ -26,38 +19,51 @@ from malmoi.data.labelled import attempts, raise_when_many, read_records
 from malmoi.data.readers import Record, short
 from malmoi.data.splits import Splits, split_examples
 from malmoi.metrics.statistics import Statistic
-from malmoi.tasks.checks import LABELLED, check_examples, labels_in, unseen_labels
+from malmoi.tasks.checks import check_examples, labels_in, unseen_labels
+from malmoi.tasks.kinds import Box, Kind, Relation
+from malmoi.world import Document
 
 X = TypeVar("X")
 Y = TypeVar("Y")
-Kind = Literal["label", "tags", "span", "text", "continuation"]
 Found = Sequence[Any | None]  # predictions
 Nats = Sequence[float] | None
 Scores = dict[str, Statistic]
 
 
+@dataclass(frozen=True, eq=False)
 class Task(ABC, Generic[X, Y]):
     """One task. `fields` names the columns or keys of the user's files where they differ from the usual.
 
-    labels: of a task with a label set, for asking and for reading replies; set by whoever has the training
-    examples. wordings: ways to ask in English, and in Korean, with {input} and {labels}; a method asks in the
-    first, tuning in all of them.
+    labels: of a task with a label set, for asking and for reading replies; see `with_labels`. wordings: ways
+    to ask in English, and in Korean, with {input} and {labels}; a method asks in the first, tuning in all of
+    them. title, about: what people read of the task; boxes, result, pipeline: instead of its kind's. Raises
+    UserError for a field that the task does not have.
     """
+
+    fields: Mapping[str, str] = field(default_factory=dict)
+    labels: tuple[str, ...] = ()
 
     name: ClassVar[str]
     version: ClassVar[int] = 1
     kind: ClassVar[Kind]
     primary: ClassVar[str]  # the metric that methods are ordered by
+    relation: ClassVar[Relation] = "any"
+    title: ClassVar[str] = ""
+    about: ClassVar[str] = ""
+    boxes: ClassVar[tuple[Box, ...]] = ()
+    result: ClassVar[str] = ""
+    pipeline: ClassVar[str] = ""
     roles: ClassVar[Mapping[str, tuple[str, ...]]] = {}  # what `fields` may name -> other usual names of it
-    wordings: tuple[tuple[str, ...], tuple[str, ...]] = (("{input}",), ("{input}",))
-    labels: Sequence[str] = ()
-    needs_likelihood: ClassVar[bool] = False  # whether metrics want log-likelihoods of the true targets
+    wordings: ClassVar[tuple[tuple[str, ...], tuple[str, ...]]] = (("{input}",), ("{input}",))
 
-    def __init__(self, fields: Mapping[str, str] | None = None) -> None:
-        self.fields = dict(fields or {})
+    def __post_init__(self) -> None:
         for role in self.fields:
             if role not in self.roles:
                 raise UserError(f"{self.name} has no field {role!r}; {nearest(role, self.roles)}")
+
+    def with_labels(self, labels: Iterable[str]) -> Self:
+        """This task, asking for these labels."""
+        return replace(self, labels=tuple(labels))
 
     # ---- data
 
@@ -72,9 +78,9 @@ class Task(ABC, Generic[X, Y]):
     def row(self, example: Example[X, Y]) -> dict[str, Any]:
         """The inverse of `examples`: a row, with the names of `fields`; here for two texts."""
         before, after = self.roles
-        return {self.field(before): example.input, self.field(after): example.target}
+        return {self.named(before): example.input, self.named(after): example.target}
 
-    def field(self, role: str) -> str:
+    def named(self, role: str) -> str:
         """What a row calls `role`."""
         return self.fields.get(role, role)
 
@@ -132,14 +138,13 @@ class Task(ABC, Generic[X, Y]):
 
         The notes also warn of labels that only the other parts have.
         """
-        label = (lambda example: str(example.target)) if self.kind == "label" else None
+        label = (lambda example: str(example.target)) if self.kind.is_choice else None
         found = split_examples(train, valid, test, key=self.key, group=self.group, label=label, seed=seed)
-        if self.kind not in LABELLED:
-            return found
+        known = labels_in(found.train, self.kind)
         told = [
             line
             for part, use in ((found.test, "the report"), (found.valid, "the choices"))
-            for line in unseen_labels(labels_in(found.train, self.kind), part, use)
+            for line in unseen_labels(known, part, self.kind, use)
         ]
         return replace(found, notes=(*found.notes, *told))
 
@@ -184,6 +189,17 @@ class Task(ABC, Generic[X, Y]):
         """Inputs of one group stay on one side of a split; equal wherever `key` is."""
         return self.key(value)
 
+    # ---- the sample world
+
+    def samples(self, document: Document) -> Iterator[dict[str, Any]]:
+        """The rows that a document of the sample world gives, as a user's file has them; here none."""
+        return iter(())
+
+    def tries(self, document: Document) -> Iterator[Any]:
+        """What to try the task on, as `input_from` takes it; here the samples' inputs."""
+        rows = (Record(row, document.id) for row in self.samples(document))
+        return (self.input_json(it.input) for row in rows for it in self.examples(row, lambda _: None))
+
     # ---- words
 
     def prompt(self, value: X, shots: Sequence[Example[X, Y]] = (), *, variant: int = 0) -> list[Message]:
@@ -196,9 +212,13 @@ class Task(ABC, Generic[X, Y]):
 
     def ask(self, value: X, variant: int = 0) -> str:
         """What the user says to have the task done for one input; variant: in which of the wordings."""
-        wordings = self.wordings[is_korean(self.key(value))]
-        wording = wordings[variant % len(wordings)]
+        wording = self.wording(variant, korean=is_korean(self.key(value)))
         return wording.format(input=value, labels=", ".join(self.labels) or "...")
+
+    def wording(self, variant: int, *, korean: bool) -> str:
+        """One of the wordings."""
+        wordings = self.wordings[korean]
+        return wordings[variant % len(wordings)]
 
     def answer(self, target: Y, value: X) -> str:
         """The reply that `parse` reads back as `target` of the input `value`; here for texts."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
 from typing import Any, ClassVar
 
 from malmoi.core.errors import UserError
@@ -11,6 +12,8 @@ from malmoi.data.conversations import exchange, messages_from
 from malmoi.data.readers import Record, short
 from malmoi.metrics.statistics import bits_per_byte, chrf, distinct
 from malmoi.tasks.base import Examples, Found, Nats, Scores, Task
+from malmoi.tasks.kinds import TEXT, Box
+from malmoi.world import Document
 
 
 class Chat(Task[Messages, str]):
@@ -20,7 +23,10 @@ class Chat(Task[Messages, str]):
     """
 
     name = "chat"
-    kind = "text"
+    relation = "reply"
+    boxes = (Box("Message", 4),)
+    about = "One reply to one message."
+    kind = TEXT
     primary = "chrf"
     roles: ClassVar = {
         "messages": ("conversations", "conversation"),
@@ -51,7 +57,7 @@ class Chat(Task[Messages, str]):
     def row(self, example: Example[Messages, str]) -> dict[str, Any]:
         """The conversation up to and with the reply; read again, earlier replies are examples, too."""
         whole = (*example.input, Message("assistant", example.target))
-        return {self.field(name): turns for name, turns in self.input_json(whole).items()}
+        return {self.named(name): turns for name, turns in self.input_json(whole).items()}
 
     def input_from(self, value: Any) -> Messages:
         """One message of the user, or {"messages": [...]}. Raises UserError for anything else."""
@@ -84,6 +90,14 @@ class Chat(Task[Messages, str]):
         solved = [turn for shot in shots for turn in (*shot.input, Message("assistant", shot.target))]
         system = [turn for turn in value if turn.role == "system"]
         return [*system, *(turn for turn in (*solved, *value) if turn.role != "system")]
+
+    def samples(self, document: Document) -> Iterator[dict[str, Any]]:
+        """A conversation about the text."""
+        yield {"messages": [asdict(turn) for turn in document.dialogue]}
+
+    def tries(self, document: Document) -> Iterator[str]:
+        """The user's messages in it."""
+        return (turn.content for turn in document.dialogue if turn.role == "user")
 
     def statistics(self, predictions: Found, examples: Examples, log_likelihoods: Nats = None) -> Scores:
         """chrf, distinct_1, distinct_2, and bits_per_byte where there are log-likelihoods."""

@@ -3,25 +3,24 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import Any
 
 from malmoi.core.errors import UserError
-from malmoi.core.nouns import Answer, Entity, Example, Finding
+from malmoi.core.nouns import Answer, Example, Examples, Finding
+from malmoi.tasks.kinds import Kind
 from malmoi.util.units import counted
 
-LABELLED = ("label", "tags")  # kinds of tasks
 LONG = 100_000  # characters
 MOST_NAMES = 5  # in a line
 
-Parts = Mapping[str, Sequence[Example[Any, Any]]]
+Parts = Mapping[str, Examples]
 
 
-def check_examples(parts: Parts, key: Callable[[Any], str], kind: str) -> list[Finding]:
+def check_examples(parts: Parts, key: Callable[[Any], str], kind: Kind) -> list[Finding]:
     """Empty targets, very long inputs, conflicts, inputs in two parts, rare and unseen labels."""
-    labelled = kind in LABELLED
-    found = [*_one_by_one(parts, key), *_repeats(parts, key, labelled=labelled)]
-    return [*found, *_too_few_labels(parts.get("train", ()), kind), *_labels(parts)] if labelled else found
+    found = [*_one_by_one(parts, key), *_repeats(parts, key, labelled=kind.fewest_labels > 0)]
+    return [*found, *_too_few_labels(parts.get("train", ()), kind), *_labels(parts, kind)]
 
 
 def _one_by_one(parts: Parts, key: Callable[[Any], str]) -> Iterator[Finding]:
@@ -44,17 +43,15 @@ def _repeats(parts: Parts, key: Callable[[Any], str], *, labelled: bool) -> Iter
             yield Finding("warning", example.source, f"the same input as {before.source}, another label")
 
 
-def refuse_too_few_labels(train: Sequence[Example[Any, Any]], kind: str) -> None:
+def refuse_too_few_labels(train: Examples, kind: Kind) -> None:
     """Raises UserError for training examples of which nothing can be learned."""
     for finding in _too_few_labels(train, kind):
         raise UserError(finding.message)
 
 
-def labels_in(examples: Sequence[Example[Any, Any]], kind: str) -> list[str]:
+def labels_in(examples: Examples, kind: Kind) -> list[str]:
     """All labels in the examples' targets, sorted; none where a task of that kind has no label set."""
-    if kind not in LABELLED:
-        return []
-    return sorted({label for example in examples for label in label_set(example.target)})
+    return sorted(_places(examples, kind))
 
 
 def two_or_more(labels: Iterable[str]) -> list[str]:
@@ -66,27 +63,28 @@ def two_or_more(labels: Iterable[str]) -> list[str]:
     return found
 
 
-def unseen_labels(known: Iterable[str], examples: Sequence[Example[Any, Any]], use: str) -> Iterator[str]:
+def unseen_labels(known: Collection[str], examples: Examples, kind: Kind, use: str) -> Iterator[str]:
     """A warning where examples have labels that are not `known`; use: what they are for, in words."""
-    unseen = [labels for one in examples if (labels := set(label_set(one.target)).difference(known))]
+    unseen = [labels for one in examples if (labels := set(labels_in([one], kind)).difference(known))]
     if names := sorted(set().union(*unseen)):
         told = ", ".join(map(repr, names[:MOST_NAMES])) + (", ..." if len(names) > MOST_NAMES else "")
         share = f"{len(unseen):,} of {counted(len(examples), 'example')}"
         yield f"warning: training never saw {counted(len(names), 'label')} of {use}: {told} ({share})"
 
 
-def _too_few_labels(examples: Sequence[Example[Any, Any]], kind: str) -> Iterator[Finding]:
+def _too_few_labels(examples: Examples, kind: Kind) -> Iterator[Finding]:
     """Training examples of which nothing can be learned."""
     labels = labels_in(examples, kind)
-    if kind == "label" and len(labels) == 1:
-        message = f"all training examples have the label {labels[0]!r}; give some of another one"
+    if examples and len(labels) < kind.fewest_labels:
+        message = (
+            f"all training examples have the label {labels[0]!r}; give some of another one" if labels
+            else "no training example has an entity; mark some"
+        )  # fmt: skip
         yield Finding("error", examples[0].source, message)
-    if kind == "tags" and examples and not labels:
-        yield Finding("error", examples[0].source, "no training example has an entity; mark some")
 
 
-def _labels(parts: Parts) -> Iterator[Finding]:
-    places = {part: _places(examples) for part, examples in parts.items()}
+def _labels(parts: Parts, kind: Kind) -> Iterator[Finding]:
+    places = {part: _places(examples, kind) for part, examples in parts.items()}
     train = places.get("train", {})
     for part, labels in places.items():
         for label, (place, *more) in labels.items():
@@ -96,15 +94,10 @@ def _labels(parts: Parts) -> Iterator[Finding]:
                 yield Finding("warning", place, f"the label {label!r} of {part} is not in train")
 
 
-def _places(examples: Sequence[Example[Any, Any]]) -> dict[str, list[str]]:
+def _places(examples: Examples, kind: Kind) -> dict[str, list[str]]:
     """Where each label stands."""
     places: dict[str, list[str]] = defaultdict(list)
     for example in examples:
-        for label in label_set(example.target):
+        for label in kind.labels(example.target):
             places[label].append(example.source)
     return places
-
-
-def label_set(target: str | Sequence[Entity]) -> list[str]:
-    """The labels in the target of a task of kind "label" or "tags", sorted."""
-    return [target] if isinstance(target, str) else sorted({entity.label for entity in target})

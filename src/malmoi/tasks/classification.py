@@ -12,13 +12,16 @@ from malmoi.core.nouns import BadRow, Example, Report
 from malmoi.data.readers import Record, short
 from malmoi.metrics.statistics import accuracy, macro_f1
 from malmoi.tasks.base import Examples, Found, Nats, Scores, Task
+from malmoi.tasks.kinds import LABEL
+from malmoi.world import Document
 
 
 class Classification(Task[str, str]):
     """A label may be a number or true/false in the file; it is a text from then on."""
 
     name = "classification"
-    kind = "label"
+    about = "Which label fits the text, and how sure the model is."
+    kind = LABEL
     primary = "accuracy"
     roles: ClassVar = {
         "text": ("sentence", "document", "review", "content", "utterance", "comment", "input"),
@@ -50,6 +53,11 @@ class Classification(Task[str, str]):
         named = [label for label in self.labels if _names(plain, label)]
         longest = [label for label in named if not any(label != one and _names(one, label) for one in named)]
         return longest[0] if len(longest) == 1 else None
+
+    def samples(self, document: Document) -> Iterator[dict[str, Any]]:
+        """The sentiment of a document that has one."""
+        if document.sentiment:
+            yield {"text": document.text, "label": document.sentiment}
 
     def statistics(self, predictions: Found, examples: Examples, log_likelihoods: Nats = None) -> Scores:
         """accuracy and macro_f1."""

@@ -9,11 +9,14 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from malmoi.core.nouns import Example, Report
-from malmoi.data.readers import find_files, read_rows
+from malmoi.data.readers import Record, find_files, read_rows
 from malmoi.metrics.statistics import bits_per_byte, chrf, word_perplexity
 from malmoi.tasks.base import Examples, Found, Nats, Scores, Task
+from malmoi.tasks.kinds import CONTINUATION
+from malmoi.world import Document
 
 MOST = 2_000  # characters of a piece
+TRIED = 0.4  # of a text, to try how it goes on
 MOST_INPUT = 300  # characters of its beginning that are the input
 _SEAMS = [re.compile(seam) for seam in (r"\n\s*\n", r"\n", r"[.!?…。][\"'”’)]*\s+", r"\s+")]
 
@@ -22,7 +25,8 @@ class Completion(Task[str, str]):
     """Documents in any text format; input + target is a piece of one, exactly."""
 
     name = "completion"
-    kind = "continuation"
+    about = "How the text goes on."
+    kind = CONTINUATION
     primary = "bits_per_byte"
     roles: ClassVar = {"text": ()}
     wordings = (
@@ -37,22 +41,33 @@ class Completion(Task[str, str]):
             "여기서부터 계속 써 주세요: {input}",
         ),
     )
-    needs_likelihood = True
 
     def read(self, path: Path, report: Report) -> list[Example[str, str]]:
         """The pieces of all documents, in order."""
         field = self.fields.get("text", "text")
         rows = read_rows(find_files(path), errors=None, field=field, report=report)
-        pieces = ((piece, row.where) for row in rows for piece in pieces_of(row.text))
-        return [_example(piece, where) for piece, where in pieces]
+        return [_example(piece, row.where) for row in rows for piece in pieces_of(row.text)]
+
+    def examples(self, record: Record, report: Report) -> Iterator[Example[str, str]]:
+        """The pieces of one text."""
+        return (_example(piece, record.where) for piece in pieces_of(self.text(record.values, "text")))
 
     def row(self, example: Example[str, str]) -> dict[str, Any]:
         """The whole text, which is cut anew when it is read."""
-        return {self.field("text"): example.input + example.target}
+        return {self.named("text"): example.input + example.target}
 
     def parse(self, reply: str, value: str) -> str | None:
         """The reply, as it is."""
         return reply
+
+    def samples(self, document: Document) -> Iterator[dict[str, Any]]:
+        """The text, and more about it in other forms."""
+        yield {"text": document.retold()}
+
+    def tries(self, document: Document) -> Iterator[str]:
+        """How the text begins."""
+        words = document.text.split(" ")
+        yield " ".join(words[: max(3, int(TRIED * len(words)))])
 
     def statistics(self, predictions: Found, examples: Examples, log_likelihoods: Nats = None) -> Scores:
         """bits_per_byte and word_perplexity; without log-likelihoods only chrF of the predictions."""

@@ -24,6 +24,8 @@ from malmoi.data.labelled import (
 from malmoi.data.readers import Record, extension, find_files, short
 from malmoi.metrics.statistics import entity_scores
 from malmoi.tasks.base import Examples, Found, Nats, Scores, Task
+from malmoi.tasks.kinds import TAGS
+from malmoi.world import Document
 
 Entities = tuple[Entity, ...]
 EXTENSIONS = tuple(sorted({*CONLL_EXTENSIONS, *RECORD_EXTENSIONS}))
@@ -34,7 +36,9 @@ class NamedEntities(Task[str, Entities]):
     """Tagged tokens, whose text is the tokens with single spaces between, or rows with character spans."""
 
     name = "ner"
-    kind = "tags"
+    title = "Named entities"
+    about = "The names in the text: people, places, organizations, dates."
+    kind = TAGS
     primary = "entity_f1"
     roles: ClassVar = {"text": ("sentence",), "entities": ("spans", "labels", "label")}
     wordings = (
@@ -85,7 +89,7 @@ class NamedEntities(Task[str, Entities]):
     def row(self, example: Example[str, Entities]) -> dict[str, Any]:
         """Text and spans."""
         spans = self.to_json(example.target, example.input)
-        return {self.field("text"): example.input, self.field("entities"): spans}
+        return {self.named("text"): example.input, self.named("entities"): spans}
 
     def to_json(self, target: Entities | None, value: str) -> Any:
         """[{"start", "end", "label", "text"}]."""
@@ -120,6 +124,10 @@ class NamedEntities(Task[str, Entities]):
                     place = places[nth - 1 if isinstance(nth, int) and 0 < nth <= len(places) else 0]
                     entities.append(Entity(place, place + len(text), label))
         return tuple(sorted(entities))
+
+    def samples(self, document: Document) -> Iterator[dict[str, Any]]:
+        """The names in the text."""
+        yield {"text": document.text, "entities": [asdict(span) for span in document.entities]}
 
     def statistics(self, predictions: Found, examples: Examples, log_likelihoods: Nats = None) -> Scores:
         """entity_f1, precision and recall."""

@@ -14,13 +14,16 @@ from malmoi.data.labelled import attempts, read_records
 from malmoi.data.readers import Record, short
 from malmoi.metrics.statistics import squad_scores
 from malmoi.tasks.base import Examples, Found, Nats, Scores, Task
+from malmoi.tasks.kinds import SPAN
+from malmoi.world import Document
 
 
 class QuestionAnswering(Task[Question, Answer]):
     """SQuAD's JSON (v1.1, or v2 less what has no answer), or rows of question, context and answers."""
 
     name = "question-answering"
-    kind = "span"
+    about = "The part of the text that answers the question."
+    kind = SPAN
     primary = "f1"
     roles: ClassVar = {"question": ("query",), "context": ("passage", "document"), "answers": ("answer",)}
     wordings = (
@@ -77,7 +80,7 @@ class QuestionAnswering(Task[Question, Answer]):
         """Question, context and every right answer."""
         answers = [{"text": one.text, "answer_start": one.start} for one in example.references]
         values = self.input_json(example.input) | {"answers": answers}
-        return {self.field(role): value for role, value in values.items()}
+        return {self.named(role): value for role, value in values.items()}
 
     def input_json(self, value: Question) -> Any:
         """{"question", "context"}."""
@@ -113,6 +116,12 @@ class QuestionAnswering(Task[Question, Answer]):
         if bare and (found := re.search(re.escape(bare), value.context, re.IGNORECASE)):
             return Answer(found[0], found.start())
         return Answer(plain) if plain else None
+
+    def samples(self, document: Document) -> Iterator[dict[str, Any]]:
+        """The questions about the text."""
+        for asked in document.questions:
+            answer = {"text": asked.target.text, "answer_start": asked.target.start}
+            yield {"question": asked.input, "context": document.text, "answers": [answer]}
 
     def statistics(self, predictions: Found, examples: Examples, log_likelihoods: Nats = None) -> Scores:
         """f1 and exact_match, the best over the right answers."""

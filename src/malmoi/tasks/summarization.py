@@ -10,13 +10,19 @@ from malmoi.core.nouns import Example, Report
 from malmoi.data.readers import Record
 from malmoi.metrics.statistics import rouge
 from malmoi.tasks.base import Examples, Found, Nats, Scores, Task
+from malmoi.tasks.kinds import TEXT
+from malmoi.world import Document
 
 
 class Summarization(Task[str, str]):
     """A summary may be a list of several that are as right."""
 
     name = "summarization"
-    kind = "text"
+    relation = "briefer"
+    pipeline = "summarization"
+    result = "Summary"
+    about = "The text in a sentence."
+    kind = TEXT
     primary = "rouge_l"
     roles: ClassVar = {
         "document": ("text", "article", "source", "input", "dialogue"),
@@ -45,7 +51,11 @@ class Summarization(Task[str, str]):
     def row(self, example: Example[str, str]) -> dict[str, Any]:
         """Document and summary, a list where there are several."""
         found = list(example.references) if example.others else example.target
-        return {self.field("document"): example.input, self.field("summary"): found}
+        return {self.named("document"): example.input, self.named("summary"): found}
+
+    def samples(self, document: Document) -> Iterator[dict[str, Any]]:
+        """Text and summary."""
+        yield {"document": document.text, "summary": document.summary}
 
     def statistics(self, predictions: Found, examples: Examples, log_likelihoods: Nats = None) -> Scores:
         """rouge_l, rouge_1 and rouge_2."""

@@ -3,7 +3,7 @@
 # ruff: noqa: ARG002  (a method of every task takes the same arguments)
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from itertools import chain
 from pathlib import Path
 from typing import Any, ClassVar
@@ -13,6 +13,8 @@ from malmoi.data.labelled import RECORD_EXTENSIONS, attempts, read_lines, read_r
 from malmoi.data.readers import Record, extension, find_files
 from malmoi.metrics.statistics import bleu, chrf
 from malmoi.tasks.base import Examples, Found, Nats, Scores, Task, is_korean
+from malmoi.tasks.kinds import TEXT
+from malmoi.world import Document
 
 # by code: what they are called in English, and in Korean
 _LANGUAGES = {
@@ -33,7 +35,11 @@ class Translation(Task[str, str]):
     """
 
     name = "translation"
-    kind = "text"
+    relation = "parallel"
+    pipeline = "translation"
+    result = "Translation"
+    about = "The text in the other language: English or Korean."
+    kind = TEXT
     primary = "chrf"
     roles: ClassVar = {"source": ("src", "input"), "target": ("tgt", "reference", "output")}
     wordings = (
@@ -49,14 +55,11 @@ class Translation(Task[str, str]):
         ),
     )
 
-    def __init__(self, fields: Mapping[str, str] | None = None) -> None:
-        super().__init__(fields)
-        if names := _LANGUAGES.get(self.fields.get("target", "").lower()):
-            english, korean = self.wordings
-            self.wordings = (
-                tuple(wording.replace("Korean", names[0]) for wording in english),
-                tuple(wording.replace("영어", names[1]) for wording in korean),
-            )
+    def wording(self, variant: int, *, korean: bool) -> str:
+        """One of the wordings, for the language of the target."""
+        usual = ("Korean", "영어")[korean]
+        names = _LANGUAGES.get(self.fields.get("target", "").lower())
+        return super().wording(variant, korean=korean).replace(usual, names[korean] if names else usual)
 
     def read(self, path: Path, report: Report) -> list[Example[str, str]]:
         """A file or folder of rows, or "a.en,a.ko", a folder of two such files, or their common beginning."""
@@ -112,6 +115,16 @@ class Translation(Task[str, str]):
         """One example."""
         source, target = (self.text(record.values, role).strip() for role in ("source", "target"))
         yield Example(source, target, record.where)
+
+    def samples(self, document: Document) -> Iterator[dict[str, Any]]:
+        """Its sentences, each in both languages."""
+        for pair in document.sentence_pairs:
+            english, korean = pair if document.language == "en" else pair[::-1]
+            yield {"en": english, "ko": korean}
+
+    def tries(self, document: Document) -> Iterator[str]:
+        """Its sentences."""
+        return (sentence for sentence, _ in document.sentence_pairs)
 
     def statistics(self, predictions: Found, examples: Examples, log_likelihoods: Nats = None) -> Scores:
         """chrf and bleu; of characters (tok:char in its signature) where the targets are mostly Korean."""

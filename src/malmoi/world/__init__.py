@@ -13,23 +13,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from random import Random
 
-from malmoi.world.document import Document, Language, Question, Sentiment, Span, Split, Turn
+from malmoi.world.document import Document, Language, Split
 from malmoi.world.plots import plan, plots
 from malmoi.world.telling import tell
 from malmoi.world.vocabulary import load_yaml
 
-__all__ = [
-    "Document",
-    "Language",
-    "Question",
-    "Sentiment",
-    "Span",
-    "Split",
-    "Turn",
-    "documents",
-    "kinds",
-    "story",
-]
+__all__ = ["Document", "Language", "Split", "documents", "kinds", "story"]
 
 
 def documents(

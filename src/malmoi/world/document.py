@@ -7,18 +7,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+from malmoi.core.nouns import Answer, Entity, Example, Message
+
 Split = Literal["train", "valid", "test"]
 Language = Literal["en", "ko"]
 Sentiment = Literal["positive", "negative", "mixed"]
 
 # The sentiment that a score stands for.
-SENTIMENTS: dict[int, Sentiment] = {
-    1: "negative",
-    2: "negative",
-    3: "mixed",
-    4: "positive",
-    5: "positive",
-}
+SENTIMENTS: dict[int, Sentiment] = {1: "negative", 2: "negative", 3: "mixed", 4: "positive", 5: "positive"}
 
 _LABELS: dict[Language, dict[str, str]] = {
     "en": {
@@ -66,32 +62,6 @@ def other(language: Language) -> Language:
 
 
 @dataclass(frozen=True, slots=True)
-class Span:
-    """`text[start:end]` is a name of the kind `label`: PER, ORG, LOC or DATE."""
-
-    start: int
-    end: int
-    label: str
-
-
-@dataclass(frozen=True, slots=True)
-class Question:
-    """A question whose `answer` begins at character `start` of the document's text."""
-
-    question: str
-    answer: str
-    start: int
-
-
-@dataclass(frozen=True, slots=True)
-class Turn:
-    """What one side of a dialogue says."""
-
-    role: Literal["user", "assistant"]
-    content: str
-
-
-@dataclass(frozen=True, slots=True)
 class Document:
     """One text of the sample world. `translation` and the second half of each pair are the other language."""
 
@@ -103,9 +73,9 @@ class Document:
     summary: str
     translation: str
     sentence_pairs: tuple[tuple[str, str], ...]
-    entities: tuple[Span, ...]
-    questions: tuple[Question, ...]
-    dialogue: tuple[Turn, ...]
+    entities: tuple[Entity, ...]  # PER, ORG, LOC or DATE
+    questions: tuple[Example[str, Answer], ...]  # the answers are parts of the text
+    dialogue: tuple[Message, ...]
     sentiment: Sentiment | None
     score: int | None  # 1 (worst) .. 5 (best); None where the text gives no opinion
     facts: Mapping[str, str]
@@ -139,7 +109,7 @@ class Document:
     def _questions(self, rng: random.Random) -> str:
         asked = rng.sample(self.questions, min(rng.randint(1, 3), len(self.questions)))
         q, a = self._label("question"), self._label("answer")
-        return "\n".join(f"{q} {item.question}\n{a} {item.answer}" for item in asked)
+        return "\n".join(f"{q} {item.input}\n{a} {item.target.text}" for item in asked)
 
     def _dialogue(self, _: random.Random) -> str:
         return "\n".join(f"{self._label(turn.role)} {turn.content}" for turn in self.dialogue)

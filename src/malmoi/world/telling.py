@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from random import Random
 
-from malmoi.world.document import SENTIMENTS, Document, Language, Question, Sentiment, Span, Turn, other
+from malmoi.core.nouns import Answer, Entity, Example, Message
+from malmoi.world.document import SENTIMENTS, Document, Language, Sentiment, other
 from malmoi.world.patterns import Writer
 from malmoi.world.plots import Pair, Step, Telling, pick, talk
 
@@ -42,7 +43,7 @@ def _slots(writer: Writer) -> set[str]:
     return {slot for _, _, _, slot in writer.spans}
 
 
-def _questions(telling: Telling, article: Writer, rng: Random) -> tuple[Question, ...]:
+def _questions(telling: Telling, article: Writer, rng: Random) -> tuple[Example[str, Answer], ...]:
     """The questions whose answers the article tells, each with the first place that tells it."""
     first: dict[str, tuple[int, int]] = {}
     for start, end, _, slot in article.spans:
@@ -52,7 +53,7 @@ def _questions(telling: Telling, article: Writer, rng: Random) -> tuple[Question
         if ask.slot in first:
             start, end = first[ask.slot]
             question = _sentence(telling, pick([ask.question], rng), article.language, "polite").text()
-            found.append(Question(question, text[start:end], start))
+            found.append(Example(question, Answer(text[start:end], start)))
     return tuple(found)
 
 
@@ -93,7 +94,7 @@ def _exchanges(telling: Telling, quoted: Writer, complete: bool, rng: Random) ->
     return exchanges
 
 
-def _dialogue(telling: Telling, language: Language, rng: Random) -> tuple[Turn, ...]:
+def _dialogue(telling: Telling, language: Language, rng: Random) -> tuple[Message, ...]:
     """A talk that quotes the sentences which it asks about, so that every answer can be read off it."""
     length = rng.randint(2, 4)
     start = rng.randint(0, max(0, len(telling.steps) - length)) if rng.random() < 0.5 else 0
@@ -106,9 +107,9 @@ def _dialogue(telling: Telling, language: Language, rng: Random) -> tuple[Turn, 
     assert exchanges, f"{telling.plot.name}: a telling that answers no question"
     gap = "\n" if "\n" in quoted.text() else " "
     opening = gap.join([_of(rng.choice(talk()["open"]), language), quoted.text(), exchanges[0][0]])
-    turns = [Turn("user", opening), Turn("assistant", exchanges[0][1])]
+    turns = [Message("user", opening), Message("assistant", exchanges[0][1])]
     for question, answer in exchanges[1:]:
-        turns += [Turn("user", question), Turn("assistant", answer)]
+        turns += [Message("user", question), Message("assistant", answer)]
     return tuple(turns)
 
 
@@ -126,7 +127,7 @@ def tell(telling: Telling, language: Language, rng: Random, name: str) -> Docume
         summary=_sentence(telling, telling.summary, language, telling.level).text(),
         translation=translation.text(),
         sentence_pairs=tuple(zip(ours, theirs, strict=True)),
-        entities=tuple(Span(start, end, label) for start, end, label, _ in article.spans if label),
+        entities=tuple(Entity(start, end, label) for start, end, label, _ in article.spans if label),
         questions=_questions(telling, article, rng),
         dialogue=_dialogue(telling, language, rng),
         sentiment=sentiment,

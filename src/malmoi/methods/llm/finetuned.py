@@ -12,10 +12,9 @@ from typing import Any, Self
 import torch
 from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
-from malmoi.core.config import StrictModel
 from malmoi.core.errors import UserError
-from malmoi.core.nouns import Answer, Budget, Example, Json, Say, silent
-from malmoi.core.tensors import Loss
+from malmoi.core.nouns import Budget, Example, Json, Say, silent
+from malmoi.core.tensors import Loss, mean
 from malmoi.data.batches import Buckets, within
 from malmoi.data.packing import Packed
 from malmoi.engine.ask import MAX_ROWS, Asker, Manner
@@ -26,7 +25,6 @@ from malmoi.learn.finetune import FULL_LR, LORA_LR, new_markers
 from malmoi.learn.fit import FitSpec, fit, planned_steps
 from malmoi.learn.losses import next_token_loss
 from malmoi.learn.optim import OptimizerKind
-from malmoi.learn.trainer import mean
 from malmoi.methods.base import Parts
 from malmoi.methods.llm.prompted import LanguageMethod, ModelPath
 from malmoi.methods.neural.continuations import text_rows
@@ -36,7 +34,6 @@ from malmoi.models.config import model_config_adapter
 from malmoi.models.language import LanguageModel
 from malmoi.models.lora import LoRASpec, add_lora, merge_lora
 from malmoi.models.recurrent import computed_in
-from malmoi.tasks.base import Task
 from malmoi.text.chat import ChatFormat, ChatRow
 from malmoi.util.hardware import pick_device, training_dtype
 from malmoi.util.units import counted
@@ -74,10 +71,7 @@ class FineTuned(LanguageMethod):
     """Learns the answers (of a completion the whole text) in the words that it is asked in later."""
 
     name, family = "finetuned", "fine-tuned"
-
-    @classmethod
-    def options_for(cls, task: Task[Any, Any]) -> type[StrictModel]:
-        return FineTunedOptions if task.kind == "label" else FineTunedReplyOptions
+    Options, ReplyOptions = FineTunedOptions, FineTunedReplyOptions
 
     def fit(
         self,
@@ -90,7 +84,7 @@ class FineTuned(LanguageMethod):
         model, tokenizer = open_model(Path(o.model))
         if not isinstance(model, LanguageModel):
             raise UserError(f"{o.model} is an n-gram model, which only counts; tune a GPT or an LSTM")
-        goes_on = self.task.kind == "continuation"
+        goes_on = self.task.kind.goes_on
         manner = Manner.learn(
             self.task, train, tokenizer, None if goes_on else ChatFormat.for_tuning(tokenizer).template,
             goes_on=goes_on, reply_tokens=getattr(o, "max_new_tokens", None), context=model.context,
@@ -129,10 +123,8 @@ class FineTuned(LanguageMethod):
         """None where the answer lies in what was cut off."""
         asker, task = self.asker, self.asker.task
         asked = asker.ask(example.input)
-        target = example.target
-        if task.kind == "tags":
-            target = tuple(entity for entity in target if entity.end <= len(asked.value))
-        if isinstance(target, Answer) and target.text not in asked.value.context:
+        target = task.kind.within(example.target, asked.value)
+        if target is None:
             return None
         answer_ids = asker.tokenizer.encode(task.answer(target, asked.value)) + asker.format.end_ids
         told = [False] * len(asked.ids) + [True] * len(answer_ids)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, ClassVar, Self
 
 import numpy as np
 from pydantic import AfterValidator, Field, NonNegativeInt, PositiveInt
@@ -20,8 +20,8 @@ from malmoi.inside.sources import NextToken, ReadText, Source
 from malmoi.learn.finetune import weights_hash
 from malmoi.methods.base import Method, Parts
 from malmoi.methods.llm.shots import How, Shots, read_shots, shots_files
-from malmoi.models.language import LanguageModel
 from malmoi.tasks.base import Task
+from malmoi.tasks.kinds import EVERY_KIND
 from malmoi.util.units import counted
 
 FOUNDATION_SHOTS = 4  # by default; a chat model knows what a question is
@@ -73,23 +73,28 @@ class Settled(StrictModel):
 class LanguageMethod(Method):
     """A method that has its `asker` after `fit` or `restore`. calibrate: label probabilities."""
 
-    kinds = frozenset({"label", "tags", "span", "text", "continuation"})
+    kinds = EVERY_KIND
     needs_model = True
+    ReplyOptions: ClassVar[type[StrictModel]]  # instead of Options, where the task is not to choose a label
     calibrate = False
     asker: Asker
 
+    @classmethod
+    def options_for(cls, task: Task[Any, Any]) -> type[StrictModel]:
+        return cls.Options if task.kind.is_choice else cls.ReplyOptions
+
     def to(self, device: str) -> Self:
-        if isinstance(self.asker.scorer, LanguageModel):
-            self.asker.scorer.to(device)
+        if self.network is not None:
+            self.network.to(device)
         return self
 
     def predict(self, inputs: Sequence[Any]) -> list[Any | None]:
-        if self.task.kind == "label":
+        if self.task.kind.is_choice:
             return [max(found, key=found.__getitem__) for found in self.probabilities(inputs) or ()]
         return self.asker.answers(inputs)
 
     def probabilities(self, inputs: Sequence[Any]) -> list[dict[str, float]] | None:
-        if self.task.kind != "label":
+        if not self.task.kind.is_choice:
             return None
         return self.asker.label_probabilities(inputs, calibrate=self.calibrate)
 
@@ -102,7 +107,7 @@ class LanguageMethod(Method):
         return self.asker.scorer if isinstance(self.asker.scorer, nn.Module) else None
 
     def log_likelihood(self, inputs: Sequence[Any], targets: Sequence[str]) -> list[float] | None:
-        if self.task.kind not in ("text", "continuation"):
+        if not self.task.kind.is_text:
             return None
         return self.asker.log_likelihood(inputs, targets)
 
@@ -111,12 +116,9 @@ class Prompted(LanguageMethod):
     """Asks a model that stays where it is: the folder of the method keeps its path and the shots."""
 
     name, family = "prompted", "prompted"
+    Options, ReplyOptions = PromptedLabelOptions, PromptedReplyOptions
     settled: Settled
     shots: Shots[Any, Any]
-
-    @classmethod
-    def options_for(cls, task: Task[Any, Any]) -> type[StrictModel]:
-        return PromptedLabelOptions if task.kind == "label" else PromptedReplyOptions
 
     def fit(
         self,
@@ -153,7 +155,7 @@ class Prompted(LanguageMethod):
 
     def _calibration(self, valid: Sequence[Example[Any, Any]]) -> bool:
         """Whether to calibrate: as told, else if more of the validation examples are right with it."""
-        if self.task.kind != "label" or self.options.calibrate is not None or not valid:
+        if not self.task.kind.is_choice or self.options.calibrate is not None or not valid:
             return bool(getattr(self.options, "calibrate", False))
         inputs = [example.input for example in valid]
         targets = np.array([example.target for example in valid])

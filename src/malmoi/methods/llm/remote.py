@@ -8,10 +8,11 @@ from typing import Any, Self
 from pydantic import NonNegativeInt
 
 from malmoi.core.nouns import Examples, Say, silent
-from malmoi.engine.ask import REPLY_TOKENS, known_labels, parsed
+from malmoi.engine.ask import known_labels
 from malmoi.methods.base import Budget, Method, Parts
 from malmoi.methods.llm.endpoint import Endpoint, EndpointOptions, Failure, Reply
 from malmoi.methods.llm.shots import How, Shots, read_shots, shots_files
+from malmoi.tasks.kinds import EVERY_KIND
 
 
 class Remote(Method):
@@ -22,7 +23,7 @@ class Remote(Method):
     """
 
     name, family = "remote", "remote"
-    kinds = frozenset({"label", "tags", "span", "text", "continuation"})
+    kinds = EVERY_KIND
     free = EndpointOptions.free
 
     class Options(EndpointOptions):
@@ -34,14 +35,14 @@ class Remote(Method):
     def fit(self, train: Examples, valid: Examples, budget: Budget = Budget(), say: Say = silent) -> Self:
         """See `Method.fit`; without examples the task must know its labels. No request is made."""
         del valid, budget, say
-        self.task.labels = known_labels(self.task, train)
+        self.task = self.task.with_labels(known_labels(self.task, train))
         self._begin(train)
         return self
 
     def _begin(self, candidates: Examples) -> None:
         options = self.options
         self._shots = Shots(candidates, options.shots, options.choose, options.seed, self.task.key)
-        self._endpoint = Endpoint(options, options.max_new_tokens or REPLY_TOKENS[self.task.kind])
+        self._endpoint = Endpoint(options, options.max_new_tokens or self.task.kind.reply_tokens)
 
     def predict(self, inputs: Sequence[Any]) -> list[Any | None]:
         """See `Method.predict`; the report counts requests, tokens, money and failures (which are None).
@@ -55,7 +56,8 @@ class Remote(Method):
     def _read(self, reply: Reply | Failure, value: Any) -> Any | None:
         if isinstance(reply, Failure) or not reply.text.strip():
             return None
-        return parsed(self.task, reply.text, value)
+        found = self.task.parse(reply.text, value)
+        return None if found is None else self.task.kind.usable(found, ())
 
     def costs(self) -> dict[str, float]:
         """See `Method.costs`."""
@@ -67,5 +69,5 @@ class Remote(Method):
 
     def restore(self, parts: Parts) -> None:
         """See `Method.restore`."""
-        self.task.labels = parts.config["labels"]
+        self.task = self.task.with_labels(parts.config["labels"])
         self._begin(read_shots(self.task, parts.files))

@@ -14,11 +14,11 @@ from typing import Any, Generic, Literal, TypeVar
 import numpy as np
 
 from malmoi.core.errors import UserError
-from malmoi.core.nouns import Entity, Example
+from malmoi.core.nouns import Example
 from malmoi.data.readers import document_hash
 from malmoi.methods.traditional.vectors import Vectors, View
 from malmoi.tasks.base import Task
-from malmoi.tasks.checks import label_set
+from malmoi.tasks.kinds import entity_labels
 
 X = TypeVar("X")
 Y = TypeVar("Y")
@@ -89,8 +89,7 @@ def _strata(examples: Iterable[Example[X, Y]], most: int) -> list[list[Example[X
 
 def _stratum(target: Any) -> Any:
     """What is balanced: labels, the kinds of entities; other targets are all different anyway."""
-    entities = isinstance(target, tuple) and all(isinstance(one, Entity) for one in target)
-    return tuple(label_set(target)) if entities else target
+    return tuple(entity_labels(target)) if isinstance(target, tuple) else target
 
 
 def shots_files(task: Task[Any, Any], shots: Shots[Any, Any]) -> dict[str, bytes]:

@@ -16,13 +16,12 @@ from torch import nn
 from malmoi.core.config import StrictModel
 from malmoi.core.errors import UserError
 from malmoi.core.nouns import Budget, Example, Json, Say, silent
-from malmoi.core.tensors import Loss
+from malmoi.core.tensors import Loss, mean
 from malmoi.data.batches import Buckets, within
 from malmoi.data.readers import read_documents
 from malmoi.hub.weights import arrays_of, set_parameters
 from malmoi.inside.sources import Source
 from malmoi.learn.fit import fit, planned_steps
-from malmoi.learn.trainer import mean
 from malmoi.methods.base import Method, Parts
 from malmoi.methods.neural.continuations import ContinuationForm
 from malmoi.methods.neural.form import PART_TOKENS, Backbone, EncoderForm, EncoderOptions, Form
@@ -32,17 +31,18 @@ from malmoi.methods.neural.tags import TagForm
 from malmoi.methods.neural.texts import TextForm
 from malmoi.models.heads import MaskedLanguageModel
 from malmoi.models.recurrent import computed_in
-from malmoi.tasks.base import Kind, Task
+from malmoi.tasks.base import Task
+from malmoi.tasks.kinds import CONTINUATION, LABEL, SPAN, TAGS, TEXT, Kind
 from malmoi.util.hardware import pick_device, training_dtype
 from malmoi.util.seeds import mixed
 from malmoi.util.units import counted
 
 FORMS: dict[Kind, type[Form[Any, Any]]] = {
-    "label": LabelForm,
-    "tags": TagForm,
-    "span": SpanForm,
-    "text": TextForm,
-    "continuation": ContinuationForm,
+    LABEL: LabelForm,
+    TAGS: TagForm,
+    SPAN: SpanForm,
+    TEXT: TextForm,
+    CONTINUATION: ContinuationForm,
 }
 MOST_CHOSEN_BY = 2000  # validation examples looked at during a fit
 MOST_CHOSEN_TOKENS = 65_536  # and tokens, where the loss is looked at: more would take longer than learning

@@ -34,7 +34,7 @@ from malmoi.methods.neural.tags import TagForm, TagOptions, TagRow
 from malmoi.methods.traditional.choice import quality, softmax_layer
 from malmoi.models.bert import BertConfig, BertEncoder
 from malmoi.models.heads import Classifier, Pooling, SpanReader, Tagger
-from malmoi.tasks.base import Kind
+from malmoi.tasks.kinds import LABEL, SPAN, TAGS, Kind
 from malmoi.text.tokenizer import Tokenizer
 from malmoi.text.units import Encoded, encode_units
 
@@ -272,9 +272,9 @@ class Pretrained(Neural):
     """A pre-trained encoder (Devlin et al. 2019), fine-tuned whole or, for labels, frozen below its head."""
 
     name, family, backbone = "pretrained", "transformer", "transformer"
-    kinds = frozenset({"label", "tags", "span"})
+    kinds = frozenset({LABEL, TAGS, SPAN})
     forms: ClassVar[dict[Kind, type[Form[Any, Any]]]] = {
-        "label": PretrainedLabelForm, "tags": PretrainedTagForm, "span": PretrainedSpanForm,
+        LABEL: PretrainedLabelForm, TAGS: PretrainedTagForm, SPAN: PretrainedSpanForm,
     }  # fmt: skip
     settled: ClassVar[Json] = {
         "width": 128, "layers": 1, "heads": 4, "vocab_size": 1, "characters": False, "word_dropout": 0.0,

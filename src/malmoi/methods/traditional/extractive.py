@@ -16,6 +16,7 @@ from malmoi.core.nouns import Examples, Say, silent
 from malmoi.methods.base import Budget, Method, Parts
 from malmoi.methods.traditional.choice import quality
 from malmoi.methods.traditional.vectors import LIBRARIES, Vectors, View
+from malmoi.tasks.kinds import TEXT
 from malmoi.text.units import sentences
 
 CHOICE_TEXTS = 300  # of valid, while the number of sentences is chosen
@@ -27,7 +28,7 @@ ITERATIONS, TOLERANCE = 100, 1e-6
 class Lead(Method):
     """The first k sentences; k is chosen on valid."""
 
-    name, family, kinds, only = "lead", "traditional", frozenset({"text"}), frozenset({"summarization"})
+    name, family, kinds, only = "lead", "traditional", frozenset({TEXT}), frozenset({"briefer"})
 
     class Options(StrictModel):
         """most: the largest k that is tried."""

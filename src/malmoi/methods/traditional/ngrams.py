@@ -16,6 +16,7 @@ from malmoi.engine.score import score
 from malmoi.inside.sources import NextToken, ReadText, Source
 from malmoi.methods.base import Budget, Method, Parts
 from malmoi.models.ngram import KneserNey
+from malmoi.tasks.kinds import CONTINUATION
 from malmoi.text.tokenizer import Tokenizer, train_tokenizer
 
 SAMPLING = Sampling(max_tokens=64, temperature=0.7, seed=0)  # the best token every time would go in circles
@@ -24,7 +25,7 @@ SAMPLING = Sampling(max_tokens=64, temperature=0.7, seed=0)  # the best token ev
 class NGram(Method):
     """Interpolated modified Kneser-Ney (see `malmoi.models.ngram`)."""
 
-    name, family, kinds = "ngram", "traditional", frozenset({"continuation"})
+    name, family, kinds = "ngram", "traditional", frozenset({CONTINUATION})
 
     class Options(StrictModel):
         """order: of the longest n-grams. vocab_size: the most tokens."""

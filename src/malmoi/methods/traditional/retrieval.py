@@ -23,6 +23,7 @@ from malmoi.methods.base import Budget, Method, Parts
 from malmoi.methods.traditional.choice import best_setting, quality
 from malmoi.methods.traditional.vectors import LIBRARIES, Vectors, View
 from malmoi.tasks.base import Task
+from malmoi.tasks.kinds import TEXT
 
 CHUNK_INPUTS = 32
 CHOICE_INPUTS = 300
@@ -63,8 +64,8 @@ class Retrieval(Method):
     and the number of neighbours are chosen on valid, which is not remembered, so that it can judge.
     """
 
-    name, family, kinds = "retrieval", "traditional", frozenset({"text"})
-    only = frozenset({"chat", "translation"})
+    name, family, kinds = "retrieval", "traditional", frozenset({TEXT})
+    only = frozenset({"reply", "parallel"})
     libraries = LIBRARIES
 
     _inputs_FM: Any
@@ -72,7 +73,7 @@ class Retrieval(Method):
     @classmethod
     def options_for(cls, task: Task[Any, Any]) -> type[StrictModel]:
         """See `Method.options_for`."""
-        return ChatRetrievalOptions if task.name == "chat" else RetrievalOptions
+        return ChatRetrievalOptions if task.relation == "reply" else RetrievalOptions
 
     def fit(self, train: Examples, valid: Examples, budget: Budget = Budget(), say: Say = silent) -> Self:
         """See `Method.fit`. Raises UserError where there is nothing to remember."""

@@ -19,6 +19,7 @@ from malmoi.core.errors import UserError
 from malmoi.core.nouns import Answer, Examples, Question, Say, silent
 from malmoi.methods.base import Budget, Method, Parts
 from malmoi.methods.traditional.vectors import LIBRARIES, Vectors, View
+from malmoi.tasks.kinds import SPAN
 from malmoi.text.units import sentences
 
 KINDS = {
@@ -114,7 +115,7 @@ def _distance(asked_for: Sequence[bool]) -> int:
 class SentenceSpan(Method):
     """TF-IDF finds the sentences, logistic regression over hand-made features the span."""
 
-    name, family, kinds = "sentence", "traditional", frozenset({"span"})
+    name, family, kinds = "sentence", "traditional", frozenset({SPAN})
     libraries = LIBRARIES
 
     class Options(StrictModel):

@@ -16,6 +16,7 @@ from malmoi.core.config import StrictModel
 from malmoi.core.errors import UserError
 from malmoi.core.nouns import Entity, Examples, Say, silent
 from malmoi.methods.base import Budget, Method, Parts
+from malmoi.tasks.kinds import TAGS
 from malmoi.text.units import OUTSIDE, Span, bio_tags, entities_of, units
 
 CRFSUITE: Any = pycrfsuite  # its compiled part has no types
@@ -89,7 +90,7 @@ class Crf(Method):
     the best path misses most names that training never saw.
     """
 
-    name, family, kinds = "crf", "traditional", frozenset({"tags"})
+    name, family, kinds = "crf", "traditional", frozenset({TAGS})
 
     class Options(StrictModel):
         """c1, c2: strength of the L1 and L2 penalty. iterations: the most passes over the data."""

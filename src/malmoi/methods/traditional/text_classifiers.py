@@ -29,6 +29,7 @@ from malmoi.methods.traditional.choice import best_setting, quality, softmax_lay
 from malmoi.methods.traditional.vectors import LIBRARIES, WORD, Vectors, View
 from malmoi.metrics.statistics import Floats
 from malmoi.tasks.checks import two_or_more
+from malmoi.tasks.kinds import LABEL
 
 SHOWN = 15  # words of each label in a report
 STRONGEST = 12  # n-grams of a text in a picture
@@ -40,7 +41,7 @@ TIE = 1e-6
 class LabelMethod(Method):
     """What gives each label a log-probability."""
 
-    family, kinds = "traditional", frozenset({"label"})
+    family, kinds = "traditional", frozenset({LABEL})
     labels: list[str]
 
     def log_probs(self, inputs: Sequence[str]) -> Floats:

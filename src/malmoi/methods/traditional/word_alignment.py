@@ -26,6 +26,7 @@ from malmoi.methods.base import Budget, Method, Parts
 from malmoi.methods.traditional.choice import quality
 from malmoi.metrics.statistics import Floats
 from malmoi.models.ngram import KneserNey
+from malmoi.tasks.kinds import TEXT
 
 Ints = NDArray[np.int64]
 Pair = tuple[Sequence[int], Sequence[int]]  # source and target word ids
@@ -105,7 +106,7 @@ class Ibm1(Method):
     """Keeps the source order; chooses among each word's best translations by their probability and the
     language model. A word of fertility f is left out with probability exp(-f); an unknown one is copied."""
 
-    name, family, kinds, only = "ibm1", "traditional", frozenset({"text"}), frozenset({"translation"})
+    name, family, kinds, only = "ibm1", "traditional", frozenset({TEXT}), frozenset({"parallel"})
 
     class Options(StrictModel):
         """iterations: of EM. max_words: vocabulary of each side. candidates: translations kept of a word."""

@@ -18,9 +18,10 @@ from malmoi.core.errors import UserError
 from malmoi.core.nouns import Message
 from malmoi.engine.request import FinishReason, Sampling, TokenEvent
 from malmoi.serve.catalogue import LanguageEntry
-from malmoi.serve.page.examples import EACH, examples
 from malmoi.serve.page.look import clickable, joined, note, panel
+from malmoi.serve.page.task_tabs import EACH, examples
 from malmoi.serve.worker import TOLD, Worker
+from malmoi.tasks.chat import Chat
 from malmoi.text.chat import fit_turns
 
 MOST_TOKENS = 1024  # of a reply, on the page
@@ -66,7 +67,7 @@ def chat_tab(entries: Mapping[str, LanguageEntry], worker: Worker, max_tokens: i
     if not entries:
         panel(note("No language model is served. Start the server with one: malmoi serve MODEL_DIR"))
         return
-    talk, told = Talk(entries, worker), [row[0] for row in examples("chat")[::EACH]]
+    talk, told = Talk(entries, worker), [row[0] for row in examples(Chat())[::EACH]]
     first = next((name for name, entry in entries.items() if entry.form), next(iter(entries)))
     model = gr.Dropdown(list(entries), value=first, label="Model", filterable=False, elem_id="chat-model")
     about = panel(note(talk.about(first)))

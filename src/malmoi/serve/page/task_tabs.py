@@ -1,13 +1,14 @@
-"""The tab to try the seven tasks in: any two models side by side, with how long each took."""
+"""The tab to try the tasks in: any two models side by side, with how long each took."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
+from itertools import islice, zip_longest
 from time import perf_counter
-from typing import Any
+from typing import Any, get_args
 
 import gradio as gr
 from gradio.components import Component
@@ -16,14 +17,16 @@ from malmoi.core.errors import UserError
 from malmoi.core.nouns import Answer, Entity, Question
 from malmoi.engine.ask import Asker, Manner
 from malmoi.serve.catalogue import Entry, LanguageEntry, TaskEntry
-from malmoi.serve.page.examples import examples
 from malmoi.serve.page.look import clickable, joined, named, note, panel
 from malmoi.serve.worker import TOLD, Worker
 from malmoi.tasks import TASKS, make_task
 from malmoi.tasks.base import Task
+from malmoi.tasks.kinds import CONTINUATION, LABEL, SPAN, TAGS, TEXT, Box, Kind, marked
+from malmoi.world import Language, documents
 
+MOST_DOCUMENTS = 60  # looked through for examples; the kinds of documents vary
+EACH = 2  # examples per language
 NONE = "(no second model)"
-Value = Any  # what a widget shows
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,18 +41,10 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """One task on the page. boxes: (label, lines) to write in; keys: their names in JSON, if several."""
+    """How a prediction is shown: a widget with a label, and its value."""
 
-    title: str
-    how: str
-    boxes: tuple[tuple[str, int], ...]
-    widget: Callable[[], Component]
-    show: Callable[[Outcome], Value]
-    keys: tuple[str, ...] = ()
-
-    def raw(self, texts: Sequence[str]) -> Any:
-        """What the task's `input_from` takes."""
-        return dict(zip(self.keys, texts, strict=True)) if self.keys else texts[0]
+    widget: Callable[[str], Component]
+    show: Callable[[Outcome], Any]
 
 
 def tasks_tab(catalogue: Mapping[str, Entry], worker: Worker, most_chars: int) -> None:
@@ -60,33 +55,45 @@ def tasks_tab(catalogue: Mapping[str, Entry], worker: Worker, most_chars: int) -
         )
     )
     with gr.Tabs():
-        for name, view in VIEWS.items():
-            with gr.Tab(view.title, id=name, elem_id=f"task-{name}"):
-                _task(name, view, choices(catalogue, name), worker, most_chars)
+        for name in TASKS:
+            task = make_task(name)
+            with gr.Tab(title(task), id=name, elem_id=f"task-{name}"):
+                _task(task, choices(catalogue, task), worker, most_chars)
 
 
-def choices(catalogue: Mapping[str, Entry], name: str) -> dict[str, Entry]:
+def title(task: Task[Any, Any]) -> str:
+    """What a task's tab is called."""
+    return task.title or task.name.replace("-", " ").capitalize()
+
+
+def boxes(task: Task[Any, Any]) -> tuple[Box, ...]:
+    """What an input of a task is written in."""
+    return task.boxes or task.kind.boxes
+
+
+def choices(catalogue: Mapping[str, Entry], task: Task[Any, Any]) -> dict[str, Entry]:
     """The models that can do a task: fitted ones first, then language models that can be asked.
 
     A model without a chat template only completes; labels can be asked for where a fitted model knows them.
     """
-    fitted = {key: e for key, e in catalogue.items() if isinstance(e, TaskEntry) and e.task.name == name}
-    askable = fitted or TASKS[name].kind not in ("label", "tags")
+    fitted = {key: e for key, e in catalogue.items() if isinstance(e, TaskEntry) and e.task.name == task.name}
+    askable = fitted or not task.kind.fewest_labels
     asked = {
         key: e
         for key, e in catalogue.items()
-        if isinstance(e, LanguageEntry) and ((e.form and askable) or name == "completion")
+        if isinstance(e, LanguageEntry) and ((e.form and askable) or task.kind.goes_on)
     }
     return fitted | asked
 
 
-def _task(name: str, view: View, models: Mapping[str, Entry], worker: Worker, most_chars: int) -> None:
+def _task(task: Task[Any, Any], models: Mapping[str, Entry], worker: Worker, most_chars: int) -> None:
     if not models:
-        mend = f"Fit one (malmoi fit {name} --help) or serve a comparison's folder: malmoi serve DIR"
+        mend = f"Fit one (malmoi fit {task.name} --help) or serve a comparison's folder: malmoi serve DIR"
         panel(note(f"No model for this task is served. {mend}"))
         return
-    panel(note(view.how))
-    boxes = _boxes(view, examples(name), most_chars)
+    if task.about:
+        panel(note(task.about))
+    inputs = _inputs(task, most_chars)
     names = list(models)
     other = names[1] if len(names) > 1 else NONE
     with gr.Row():
@@ -96,44 +103,57 @@ def _task(name: str, view: View, models: Mapping[str, Entry], worker: Worker, mo
         )
     run = gr.Button("Run", variant="primary", elem_classes="run")
     with gr.Row():
-        _, *outputs = _side(view)
-        column, *beside = _side(view, visible=other != NONE)
-    bench = Bench(view, task_to_ask(name, models), models, worker, most_chars)
-    asked, shown = [first, second, *boxes], [*outputs, *beside]
+        _, *outputs = _side(task)
+        column, *beside = _side(task, visible=other != NONE)
+    bench = Bench(task_to_ask(task, models), models, worker, most_chars)
+    asked, shown = [first, second, *inputs], [*outputs, *beside]
     run.click(bench.run, asked, shown, api_visibility="private", concurrency_limit=None)
     second.change(lambda it: gr.Column(visible=it != NONE), second, column, api_visibility="private")
 
 
-def task_to_ask(name: str, models: Mapping[str, Entry]) -> Task[Any, Any]:
+def task_to_ask(task: Task[Any, Any], models: Mapping[str, Entry]) -> Task[Any, Any]:
     """The task as language models are asked it: with the labels that a fitted method knows."""
-    task = make_task(name)
-    for entry in models.values():
-        if isinstance(entry, TaskEntry) and entry.task.name == name and not task.labels:
-            task.labels = entry.method.method.report.get("labels", ())
-    return task
+    fitted = (
+        e.method.method for e in models.values() if isinstance(e, TaskEntry) and e.task.name == task.name
+    )
+    return task.with_labels(next(filter(None, (method.report.get("labels") for method in fitted)), ()))
 
 
-def _boxes(view: View, rows: list[list[str]], most_chars: int) -> list[gr.Textbox]:
+def examples(task: Task[Any, Any]) -> list[list[str]]:
+    """Rows for the boxes of a task, English and Korean ones, of documents that no demo model has learned."""
+    return [row for language in get_args(Language) for row in islice(_rows(task, language), EACH)]
+
+
+def _rows(task: Task[Any, Any], language: Language) -> Iterator[list[str]]:
+    """One of a document, so that they differ."""
+    for document in documents(MOST_DOCUMENTS, split="test", language=language):
+        for value in islice(task.tries(document), 1):
+            yield list(value.values()) if isinstance(value, dict) else [value]
+
+
+def _inputs(task: Task[Any, Any], most_chars: int) -> list[gr.Textbox]:
     """What to write in, with the first example in it and the others to click on."""
-    boxes = [
-        gr.Textbox(text, label=label, lines=lines, max_lines=12, max_length=most_chars)
-        for text, (label, lines) in zip(rows[0], view.boxes, strict=True)
+    rows = examples(task)
+    found = [
+        gr.Textbox(text, label=box.label, lines=box.lines, max_lines=12, max_length=most_chars)
+        for text, box in zip_longest(rows[0] if rows else (), boxes(task))
     ]
-    clickable(rows, boxes)
-    return boxes
+    if rows:
+        clickable(rows, found)
+    return found
 
 
-def _side(view: View, *, visible: bool = True) -> list[Any]:
+def _side(task: Task[Any, Any], *, visible: bool = True) -> list[Any]:
     """One model's column: itself, the line with its time, the widget."""
     with gr.Column(min_width=280, visible=visible) as column:
-        return [column, panel(note(""), elem_classes="took"), view.widget()]
+        widget = VIEWS[task.kind].widget(task.result or task.kind.result)
+        return [column, panel(note(""), elem_classes="took"), widget]
 
 
 @dataclass(frozen=True, slots=True)
 class Bench:
     """What a task's Run button does."""
 
-    view: View
     task: Task[Any, Any]
     models: Mapping[str, Entry]
     worker: Worker
@@ -151,20 +171,20 @@ class Bench:
                 raise UserError("write something first, or click on an example")
             if (count := sum(len(text or "") for text in texts)) > self.most_chars:
                 raise UserError(f"{count:,} characters; give at most {self.most_chars:,}")
-            outcome = await self._outcome(self.models[name], self.view.raw([text or "" for text in texts]))
+            outcome = await self._outcome(self.models[name], asked(self.task, [text or "" for text in texts]))
         except TOLD as error:
             return note(f"{name}: {error}", kind="warn"), None
         took = f"{name} \u00b7 {_ms(outcome.seconds)}"
         if outcome.prediction is None:
             return note(joined([took, "no answer that can be read"]), kind="warn"), None
-        return note(took), self.view.show(outcome)
+        return note(took), VIEWS[self.task.kind].show(outcome)
 
     async def _outcome(self, entry: Entry, raw: Any) -> Outcome:
         if isinstance(entry, TaskEntry):
             return await self.worker.call(_predict, entry, raw)
         value = self.task.input_from(raw)
         asker = await asyncio.to_thread(self._asker, entry)  # others must not wait for it
-        if self.task.kind == "label":
+        if self.task.kind.is_choice:
             return await self.worker.call(_judge, asker, value)
         asked = await asyncio.to_thread(asker.ask, value)
         start = perf_counter()
@@ -177,6 +197,12 @@ class Bench:
         return Asker(entry.engine, self.task, Manner.as_it_is(self.task, (), entry.engine))
 
 
+def asked(task: Task[Any, Any], texts: Sequence[str]) -> Any:
+    """What `Task.input_from` takes, of the texts in a task's boxes."""
+    keys = [box.key for box in boxes(task)]
+    return dict(zip(keys, texts, strict=True)) if all(keys) else texts[0]
+
+
 def _predict(entry: TaskEntry, raw: Any) -> Outcome:
     """On the worker's thread. The time is that of the prediction alone."""
     method = entry.method.method
@@ -184,7 +210,7 @@ def _predict(entry: TaskEntry, raw: Any) -> Outcome:
     start = perf_counter()
     (prediction,) = method.predict([value])
     seconds = perf_counter() - start
-    found = method.probabilities([value]) if entry.task.kind == "label" else None
+    found = method.probabilities([value])
     return Outcome(value, prediction, seconds, found[0] if found else None)
 
 
@@ -202,17 +228,7 @@ def _ms(seconds: float) -> str:
 # ---- what the widgets show
 
 
-def label_value(outcome: Outcome) -> Value:
-    """The confidence of each label, or the label alone."""
-    return dict(outcome.probabilities) if outcome.probabilities else outcome.prediction
-
-
-def entity_value(outcome: Outcome) -> Value:
-    """The whole text, cut at the entities."""
-    return marked(outcome.value, outcome.prediction)
-
-
-def answer_value(outcome: Outcome) -> Value:
+def answer_value(outcome: Outcome) -> Any:
     """The context with the answer marked; an answer that is not in it stands before."""
     value: Question = outcome.value
     answer: Answer = outcome.prediction
@@ -222,61 +238,24 @@ def answer_value(outcome: Outcome) -> Value:
     return marked(value.context, [Entity(start, start + len(answer.text), "answer")])
 
 
-def continued_value(outcome: Outcome) -> Value:
-    """The text and how it goes on."""
-    return [(outcome.value, None), (outcome.prediction, "added")]
+def _highlighted(colours: dict[str, str], *, inline: bool = True) -> Callable[[str], Component]:
+    return lambda label: gr.HighlightedText(label=label, color_map=colours, show_inline_category=inline)
 
 
-def text_value(outcome: Outcome) -> Value:
-    """The prediction, which is a text."""
-    return outcome.prediction
-
-
-def marked(text: str, entities: Sequence[Entity]) -> list[tuple[str, str | None]]:
-    """The pieces of a text with the label of those that are entities."""
-    pieces: list[tuple[str, str | None]] = []
-    place = 0
-    for entity in sorted(entities):
-        pieces += [(text[place : entity.start], None), (text[entity.start : entity.end], entity.label)]
-        place = entity.end
-    return [piece for piece in [*pieces, (text[place:], None)] if piece[0]]
-
-
-def _highlighted(label: str, colours: dict[str, str], *, inline: bool = True) -> Callable[[], Component]:
-    return lambda: gr.HighlightedText(label=label, color_map=colours, show_inline_category=inline)
-
-
-def _text(label: str) -> Callable[[], Component]:
-    return lambda: gr.Textbox(label=label, lines=3, max_lines=14, interactive=False, buttons=["copy"])
+def _text(label: str) -> Component:
+    return gr.Textbox(label=label, lines=3, max_lines=14, interactive=False, buttons=["copy"])
 
 
 _ENTITIES = {"PER": "blue", "LOC": "green", "ORG": "orange", "DATE": "purple", "MISC": "red"}
-VIEWS: dict[str, View] = {
-    "classification": View(
-        "Classification", "Which label fits the text, and how sure the model is.", (("Text", 4),),
-        lambda: gr.Label(label="Labels", num_top_classes=8), label_value,
+VIEWS: dict[Kind, View] = {
+    LABEL: View(
+        lambda label: gr.Label(label=label, num_top_classes=8),
+        lambda it: dict(it.probabilities) if it.probabilities else it.prediction,
     ),
-    "ner": View(
-        "Named entities", "The names in the text: people, places, organizations, dates.", (("Text", 4),),
-        _highlighted("Entities", _ENTITIES), entity_value,
+    TAGS: View(_highlighted(_ENTITIES), lambda it: marked(it.value, it.prediction)),
+    SPAN: View(_highlighted({"answer": "green", "not in the text": "red"}), answer_value),
+    TEXT: View(_text, lambda it: it.prediction),
+    CONTINUATION: View(
+        _highlighted({"added": "blue"}, inline=False), lambda it: [(it.value, None), (it.prediction, "added")]
     ),
-    "question-answering": View(
-        "Question answering", "The part of the text that answers the question.",
-        (("Question", 1), ("Text", 5)),
-        _highlighted("Answer in the text", {"answer": "green", "not in the text": "red"}), answer_value,
-        keys=("question", "context"),
-    ),
-    "translation": View(
-        "Translation", "The text in the other language: English or Korean.", (("Text", 3),),
-        _text("Translation"), text_value,
-    ),
-    "summarization": View(
-        "Summarization", "The text in a sentence.", (("Text", 6),), _text("Summary"), text_value
-    ),
-    "completion": View(
-        "Completion", "How the text goes on.", (("Beginning of a text", 3),),
-        _highlighted("The text; what the model adds is blue", {"added": "blue"}, inline=False),
-        continued_value,
-    ),
-    "chat": View("Chat", "One reply to one message.", (("Message", 4),), _text("Reply"), text_value),
-}  # fmt: skip
+}
