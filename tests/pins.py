@@ -125,9 +125,8 @@ class Tree:
         return printed
 
     def pin(self, name: str, value: object) -> None:
-        self.found[name] = (
-            value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, indent=1)
-        )
+        text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+        self.found[name] = text.replace(str(self.folder), "HERE")
 
     def pin_folder(self, name: str) -> None:
         """The hash of every tensor file, and of the JSON beside them without what was measured."""
