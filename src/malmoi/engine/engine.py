@@ -64,11 +64,6 @@ class Engine:
         return len(self._batch.rows)
 
     @property
-    def num_waiting(self) -> int:
-        """How many requests wait for free rows."""
-        return len(self._waiting)
-
-    @property
     def state_bytes(self) -> int:
         """Memory of the running samples' states and of those kept of texts read before."""
         return self._batch.state_bytes + self._prefixes.nbytes
