@@ -75,9 +75,10 @@ class Setting:
         name, options = METHODS[method]
         given = {"encoder": str(self.encoder)} if name == "pretrained" else {}
         begin = time.perf_counter()
-        fitted = make_method(name, make_task("classification"), given | options).fit(train, valid)
+        fitted = make_method(name, make_task("classification"), given | options)
+        fitted.fit(train, valid)
         seconds = time.perf_counter() - begin
-        found = fitted.predict([example.input for example in tests])
+        found = fitted.predict([example.input for example in tests]).values
         correct = [int(label == e.target) for label, e in zip(found, tests, strict=True)]
         self.out.mkdir(parents=True, exist_ok=True)
         write_json(path, {"correct": correct, "fit_seconds": round(seconds, 1), "train": len(train)})

@@ -93,13 +93,14 @@ def ask(options: argparse.Namespace, name: str, kind: str, model: Path, shots: i
     if not task.kind.goes_on or kind == "tuned":
         asked["shots"] = shots
     start_s = time.perf_counter()
-    method = make_method("prompted", task, asked).fit(splits.train, splits.valid)
+    method = make_method("prompted", task, asked)
+    report = method.fit(splits.train, splits.valid)
     test: list[Example[Any, Any]] = list(splits.test)
     metrics = evaluate(method, test)
     row = {
         "metric": task.primary, "examples": len(test), "seconds": time.perf_counter() - start_s,
         "metrics": {key: dataclasses.asdict(metric) for key, metric in metrics.items()},
-        "report": method.report,
+        "report": report.facts,
     }  # fmt: skip
     write_json(file, row)
     print(f"{name} {kind}: {shown(row)}", file=sys.stderr, flush=True)

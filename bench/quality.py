@@ -19,10 +19,13 @@ from rich.console import Console
 from rich.table import Table
 
 from malmoi.data.batches import batch, evaluation_batches
-from malmoi.learn.pretrain import Pretraining, evaluate_ngrams, prepare, prepare_text
+from malmoi.learn.cards import METRICS
+from malmoi.learn.corpus import prepare_text
+from malmoi.learn.counting import evaluate_ngrams
+from malmoi.learn.job import Job, prepare
+from malmoi.learn.loop import StepReport
+from malmoi.learn.objectives.next_token import Pretraining
 from malmoi.learn.run_config import load_run
-from malmoi.learn.running import METRICS
-from malmoi.learn.trainer import StepReport
 from malmoi.models.ngram import KneserNey
 from malmoi.util.hardware import cpu_name, keep_heap
 from malmoi.util.units import human_seconds
@@ -47,9 +50,9 @@ def main() -> None:
     benches[options.bench](options.out / options.bench, options.settings)
 
 
-def train(recipe: str, data: Path, out: Path, settings: list[str]) -> Pretraining:
+def train(recipe: str, data: Path, out: Path, settings: list[str]) -> Job[Pretraining]:
     """A whole run, resumed if it was cut off, its evaluations printed. Returns it with the final weights."""
-    run = prepare(load_run(recipe, settings), data, out, resume=True, say=console.print)
+    run = prepare(Pretraining, load_run(recipe, settings), out, data=data, resume=True, say=console.print)
     if run is None:
         raise SystemExit(f"{out} is finished; remove it to measure again")
     start_s = time.perf_counter()
@@ -75,7 +78,7 @@ def small_shakespeare(out: Path, settings: list[str]) -> None:
     start_s = time.perf_counter()
     run = train("shakespeare-char-cpu", data, out / "malmoi", chosen)
     ours_s = time.perf_counter() - start_s
-    loss = run.trainer.evaluate()["loss"]
+    loss = run.loop.evaluate()["loss"]
     peer_loss, peer_s = plain_gpt2(run)
     table = Table("model", "validation loss", "seconds", "malmoi is faster by")
     table.add_row("malmoi", f"{loss:.4f}", f"{ours_s:.1f}", "1.00")
@@ -85,17 +88,17 @@ def small_shakespeare(out: Path, settings: list[str]) -> None:
     console.print(table)
 
 
-def plain_gpt2(run: Pretraining) -> tuple[float, float]:
+def plain_gpt2(run: Job[Pretraining]) -> tuple[float, float]:
     """`GPT2LMHeadModel` of the same shape on the same batches with the same schedule: (loss, seconds)."""
     from transformers import GPT2Config, GPT2LMHeadModel
 
     from malmoi.learn.schedule import learning_rate_factor
 
-    spec, trainer, shape = run.trainer.spec, run.trainer, run.config.model
+    spec, text, context, shape = run.config.train, run.training.text, run.loop.context, run.config.model
     torch.manual_seed(spec.seed)
     model = GPT2LMHeadModel(
         GPT2Config(
-            vocab_size=run.tokenizer.vocab_size, n_positions=trainer.context, n_embd=shape["width"],
+            vocab_size=run.tokenizer.vocab_size, n_positions=context, n_embd=shape["width"],
             n_layer=shape["layers"], n_head=shape["heads"], resid_pdrop=0, embd_pdrop=0, attn_pdrop=0,
         )
     )  # fmt: skip
@@ -106,7 +109,7 @@ def plain_gpt2(run: Pretraining) -> tuple[float, float]:
 
     start_s = time.perf_counter()
     for step in range(spec.steps):
-        part = batch(trainer.train, seed=spec.seed, step=step, rows=spec.batch, context=trainer.context)
+        part = batch(text.train, seed=spec.seed, step=step, rows=spec.batch, context=context)
         assert part.targets_BT is not None
         loss_of(part.ids_BT, part.targets_BT).backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), spec.clip)
@@ -122,7 +125,7 @@ def plain_gpt2(run: Pretraining) -> tuple[float, float]:
     model.eval()
     total, count = 0.0, 0
     with torch.no_grad():
-        for part in evaluation_batches(trainer.valid, trainer.context, 64, spec.eval_tokens):
+        for part in evaluation_batches(text.valid, context, 64, spec.eval_tokens):
             assert part.targets_BT is not None
             tokens = int((part.targets_BT >= 0).sum())
             total, count = total + loss_of(part.ids_BT, part.targets_BT).item() * tokens, count + tokens
@@ -159,16 +162,16 @@ def gutenberg(out: Path, settings: list[str]) -> None:
         start_s = time.perf_counter()
         run = train(name, data, out / name, [*chosen, *tokenizer])
         seconds = time.perf_counter() - start_s
-        bits = run.trainer.evaluate()["bits_per_byte"]
+        bits = run.loop.evaluate()["bits_per_byte"]
         table.add_row(name, f"{bits:.4f}", f"{run.model.num_parameters():,}", human_seconds(seconds))
-    spec = run.trainer.spec
-    num_tokens = spec.steps * spec.batch * run.trainer.context
+    spec = run.loop.spec
+    num_tokens = spec.steps * spec.batch * run.loop.context
     config = load_run("ngram", [f"tokenizer.path={out / 'gpt-micro'}", "train.eval_tokens=262144"])
     text = prepare_text(config, data, out / "ngram", console.print)
     start_s = time.perf_counter()
     model = KneserNey.fit(text.train.ids, text.tokenizer.vocab_size, order=5, max_tokens=num_tokens)
     seconds = time.perf_counter() - start_s
-    numbers = sum(tensor.numel() for tensor in model.tensors().values())
+    numbers = sum(tensor.size for tensor in model.tensors().values())
     bits = evaluate_ngrams(model, text.valid, 262_144)[1]
     table.add_row("5-gram", f"{bits:.4f}", f"{numbers:,}", human_seconds(seconds))
     console.print(table)

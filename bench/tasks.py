@@ -25,9 +25,9 @@ from typing import Any
 from rich.console import Console
 
 from malmoi.core.errors import UserError, nearest
-from malmoi.core.nouns import Example, Json, Metric
+from malmoi.core.nouns import Budget, Example, Json, Metric, Predictions, Work
 from malmoi.data.splits import Splits, split_examples
-from malmoi.methods.base import Budget, Method
+from malmoi.methods.base import Method
 from malmoi.methods.registry import make_method, methods_for
 from malmoi.tasks import make_task
 from malmoi.tasks.base import Task
@@ -169,7 +169,8 @@ def learn(name: str, settings: Json, task: Task[Any, Any], splits: Splits) -> Js
     start_s, start_cpu_s = time.perf_counter(), time.process_time()
     model, limits = fit(name, settings["budget_s"], task, splits)
     trained_s, trained_cpu_s = time.perf_counter(), time.process_time()
-    predictions = model.predict(inputs)
+    found = model.predict(inputs)
+    predictions = found.values if isinstance(found, Predictions) else found
     predicted_s = time.perf_counter()
     likelihoods = None
     if task.kind.goes_on and hasattr(model, "log_likelihood"):
@@ -191,8 +192,9 @@ def fit(name: str, budget_s: float, task: Task[Any, Any], splits: Splits) -> tup
         peer: Peer = PEERS[task.name][name]()
         peer.fit(splits.train, splits.valid, budget_s)
         return peer, peer.limits
-    method = make_method(name, task, {}).fit(splits.train, splits.valid, Budget(seconds=budget_s))
-    return method, f"{method.report['steps']} steps" if "steps" in method.report else ""
+    method = make_method(name, task, {})
+    facts = method.fit(splits.train, splits.valid, Work(Budget(seconds=budget_s))).facts
+    return method, f"{facts['steps']} steps" if "steps" in facts else ""
 
 
 # ---- the table

@@ -29,8 +29,9 @@ from torch import nn
 from torch.nn import functional
 
 from malmoi.data.shards import TokenFile
+from malmoi.learn.loop import Loop
+from malmoi.learn.objectives.next_token import NextToken
 from malmoi.learn.run_config import TrainSpec
-from malmoi.learn.trainer import NextToken, Trainer
 from malmoi.learn.trial import try_step
 from malmoi.models.build import build_model
 from malmoi.models.config import model_config_adapter
@@ -160,7 +161,7 @@ def ours(shape: Shape, _: torch.dtype) -> Step:
     )
     objective = NextToken(tokens, tokens, spec, shape.context)
     spec = try_step(model, objective, spec).spec
-    trainer = Trainer(model, objective, spec, Path(tempfile.mkdtemp()))
+    trainer = Loop(model, objective, spec, Path(tempfile.mkdtemp()))
     return trainer.run().__next__
 
 

@@ -26,9 +26,10 @@ import torch
 
 from malmoi.data.packing import Packed
 from malmoi.data.shards import TokenFile
-from malmoi.learn.finetune import Conversations, TuneSpec
-from malmoi.learn.run_config import TrainSpec
-from malmoi.learn.trainer import NextToken, Trainer
+from malmoi.learn.loop import Loop
+from malmoi.learn.objectives.conversations import Conversations
+from malmoi.learn.objectives.next_token import NextToken
+from malmoi.learn.run_config import TrainSpec, TuneSpec
 from malmoi.learn.trial import try_step
 from malmoi.models.build import build_model
 from malmoi.models.config import TransformerConfig
@@ -152,7 +153,7 @@ def made(contender: str, model: Any, context: int, batch: int) -> tuple[Callable
         objective = Conversations(packed, packed, batch, train_tokenizer(["거위"], "byte", 300))
         fill = packed.fill
     spec = try_step(model, objective, spec).spec
-    return Trainer(model, objective, spec, Path(tempfile.mkdtemp())).run().__next__, fill, spec.dtype
+    return Loop(model, objective, spec, Path(tempfile.mkdtemp())).run().__next__, fill, spec.dtype
 
 
 def chats(count: int, context: int) -> list[ChatRow]:

@@ -16,7 +16,7 @@ from malmoi.compare.runner import run_comparison
 from malmoi.compare.settings import ComparisonSettings
 from malmoi.core.errors import UserError
 from malmoi.core.nouns import Example
-from malmoi.learn.tuning import Source, make_material
+from malmoi.learn.mixture import Source, make_mixture
 from malmoi.methods.registry import METHODS, make_method, methods_for
 from malmoi.serve.catalogue import open_catalogue
 from malmoi.serve.page.task_tabs import NONE, Bench, choices
@@ -27,6 +27,7 @@ from malmoi.tasks import TASKS, make_task
 from malmoi.tasks.base import Task
 from tests.contracts import test_methods as contract
 from tests.engine.scripted import FORM
+from tests.methods.tiny import fitted_to
 from tests.serve.running import running
 
 PAGE = (Path(__file__).parents[1] / "docs" / "extending.md").read_text(encoding="utf-8")
@@ -144,7 +145,7 @@ def test_the_task_is_shown_in_colour_and_learned_by_language_models(
     shown = run("predict", tmp_path / "my-urgency", "The barn is on fire, come at once!")
     assert shown.split()[0] == "now"
     assert shown.count("%") == len(SAID)
-    found = make_material([Source.parse(f"urgency={messages}")], (), FORM, seed=0, context=4096)
+    found = make_mixture([Source.parse(f"urgency={messages}")], (), FORM, seed=0, context=4096)
     assert len(found.train) + len(found.valid) == 48
     for _, conversation, _ in found.valid:
         asked, answer = (message.content for message in conversation.messages)
@@ -191,4 +192,4 @@ def test_mistakes_are_told(task: Task[Any, Any], tmp_path: Path) -> None:
     ):
         task.load(path)
     with pytest.raises(UserError, match="there is only the label"):
-        make_method("majority", task).fit([Example("Come!", "now")] * 3, [])
+        fitted_to(make_method("majority", task), [Example("Come!", "now")] * 3, [])

@@ -17,11 +17,11 @@ from malmoi.compare.distill import DistillSettings, distill
 from malmoi.compare.runner import run_comparison
 from malmoi.compare.settings import ComparisonSettings
 from malmoi.core.errors import UserError
-from malmoi.learn.align import load_alignment, prepare_alignment
-from malmoi.learn.finetune import load_tuning, prepare_tuning
-from malmoi.learn.pretrain import count_ngrams
-from malmoi.learn.run_config import load_run
-from malmoi.methods.base import Budget
+from malmoi.core.nouns import Budget
+from malmoi.learn.counting import count_ngrams
+from malmoi.learn.job import prepare
+from malmoi.learn.objectives import TRAININGS
+from malmoi.learn.run_config import load_alignment, load_run, load_tuning
 from malmoi.methods.use import fit_method
 from malmoi.tasks import make_task
 from malmoi.util.files import LOCK
@@ -65,7 +65,7 @@ def test_a_run_is_not_resumed_beside_itself_but_after_it(corpus: Path, tmp_path:
         assert process.poll() is None
     assert (out / LOCK).exists()  # it was killed
     run = start(tiny("gpt-nano", long), corpus, out, resume=True)
-    assert run.trainer.step > 0
+    assert run.loop.step > 0
     assert not (out / LOCK).exists()
 
 
@@ -109,7 +109,9 @@ def chat(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     rows = [{"prompt": f"say {n}", "completion": str(n)} for n in range(12)]
     talks.write_text("".join(f"{json.dumps(row)}\n" for row in rows), encoding="utf-8")
     config = load_tuning(folder / "gpt", [str(talks)], (), ["train.steps=1", "train.context=16"])
-    run = prepare_tuning(config, folder / "chat", resume=False, say=lambda _: None, device="cpu")
+    run = prepare(
+        TRAININGS["finetune"], config, folder / "chat", resume=False, say=lambda _: None, device="cpu"
+    )
     assert run is not None
     run.run(lambda _: None)
     return folder
@@ -122,12 +124,13 @@ def test_every_command_that_writes_a_folder_asks_first(chat: Path, corpus: Path,
     asked = DistillSettings(
         task="classification", teacher="remote", student="tfidf", unlabelled=reviews, train=reviews
     )
+    tuning = load_tuning(chat / "gpt", [talks], (), ())
     align = load_alignment(chat / "chat", chat / "talks.jsonl", None, ())
     writers: list[Callable[[], object]] = [
         lambda: start(tiny(), corpus, out),
         lambda: count_ngrams(load_run("ngram"), corpus, out, resume=False, say=pytest.fail),
-        lambda: prepare_tuning(load_tuning(chat / "gpt", [talks], (), ()), out, resume=True, say=pytest.fail),
-        lambda: prepare_alignment(align, out, resume=True, say=pytest.fail),
+        lambda: prepare(TRAININGS["finetune"], tuning, out, resume=True, say=pytest.fail),
+        lambda: prepare(TRAININGS["align"], align, out, resume=True, say=pytest.fail),
         lambda: fit_method(
             task, "tfidf", reviews, None, out, options={}, budget=Budget(), allow_skips=False, say=pytest.fail
         ),

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from malmoi.compare import runner as run
-from malmoi.compare.worker import Job
+from malmoi.compare.worker import MethodJob
 from malmoi.methods.folder import save_method
 from malmoi.methods.registry import make_method
 from malmoi.tasks import make_task
@@ -31,7 +31,9 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "text.txt").write_text("\n".join(row["text"] for row in ROWS), encoding="utf-8")
     task = make_task("classification")
     examples = task.load(folder / "rows.jsonl")
-    save_method(folder / "fitted", make_method("lexicon", task).fit(examples, examples))
+    lexicon = make_method("lexicon", task)
+    lexicon.fit(examples, examples)
+    save_method(folder / "fitted", lexicon)
     return folder
 
 
@@ -64,7 +66,7 @@ def test_a_comparison_reads_whatever_its_workers_say(tmp_path: Path, monkeypatch
     monkeypatch.setenv("PYTHONIOENCODING", "cp949")
     monkeypatch.setattr(run, "WORKER", ("-c", f"print({LETTERS!r})"))
     said: list[str] = []
-    run._in_process(Job(tmp_path, "lexicon"), "fit", said.append)
+    run._in_process(MethodJob(tmp_path, "lexicon"), "fit", said.append)
     assert said == [LETTERS]
 
 

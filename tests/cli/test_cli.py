@@ -125,15 +125,15 @@ def test_settings_without_effect_are_refused(run: Run, corpus: Path, tmp_path: P
 def test_divergence_is_one_line_and_saves_nothing(
     run: Run, corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from malmoi.learn import trainer
+    from malmoi.learn import loop
 
-    real = trainer.compute_loss
+    real = loop.compute_loss
 
     def explode(model: torch.nn.Module, *rest: object) -> object:
         loss = real(model, *rest)  # type: ignore[arg-type]
         return replace(loss, sum=loss.sum * float("inf")) if model.training else loss
 
-    monkeypatch.setattr(trainer, "compute_loss", explode)
+    monkeypatch.setattr(loop, "compute_loss", explode)
     out = tmp_path / "m"
     code, _, errors = run("pretrain", "gpt-nano", "--data", corpus, "--out", out, *settings())
     assert code == 2

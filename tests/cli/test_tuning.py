@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from malmoi.learn.finetune import ADAPTER
+from malmoi.learn.tuned import ADAPTER
 from malmoi.show import terminal
 from malmoi.util.files import read_json
 from tests.cli import test_cli
@@ -39,7 +39,8 @@ def test_a_preview_makes_nothing(run: Run, base: Path, tmp_path: Path) -> None:
 
 
 def test_what_is_learned_is_green(monkeypatch: pytest.MonkeyPatch, base: Path, tmp_path: Path) -> None:
-    from malmoi.learn.finetune import load_tuning, preview
+    from malmoi.learn.objectives.conversations import preview
+    from malmoi.learn.run_config import load_tuning
 
     data = write(tmp_path / "rows.jsonl", rows())
     shown = terminal.Console(force_terminal=True, color_system="standard", width=60)
@@ -79,7 +80,7 @@ def test_few_ended_turns_are_warned_of(
     data = write(tmp_path / "rows.jsonl", rows())
     command = ("finetune", base, "--data", data, *SETTINGS)
     for ended, warned in ((15, True), (16, False)):
-        monkeypatch.setattr("malmoi.learn.finetune.replies_ended", lambda *_, ended=ended: (ended, 20))
+        monkeypatch.setattr("malmoi.learn.endings.replies_ended", lambda *_, ended=ended: (ended, 20))
         code, said, _ = run(*command, "--out", tmp_path / str(ended))
         assert code == 0
         assert f"in {ended} of 20 replies" in said

@@ -9,11 +9,11 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Self
 
 from malmoi.core.config import StrictModel
-from malmoi.core.nouns import Examples, Say, silent
-from malmoi.methods.base import Budget, Method, Parts
+from malmoi.core.nouns import Examples, FitReport, Predictions, Work
+from malmoi.learn.record import recorded
+from malmoi.methods.base import Method, Parts
 from malmoi.tasks.kinds import LABEL
 
 
@@ -29,9 +29,11 @@ class Words(Method):
     family = "traditional"
     kinds = frozenset({LABEL})
     pause_s = 0.0
+    planned = 0
 
-    def fit(self, train: Examples, valid: Examples, budget: Budget = Budget(), say: Say = silent) -> Self:
-        self._begin(say)
+    def fit(self, train: Examples, valid: Examples, work: Work = Work()) -> FitReport:
+        steps = recorded(work.folder, {}, lambda: self.planned or len(train))
+        self._begin(work)
         counts: defaultdict[str, Counter[str]] = defaultdict(Counter)
         for example in train:
             for word in example.input.split():
@@ -39,17 +41,15 @@ class Words(Method):
         best = {word: found.most_common(1)[0] for word, found in counts.items() if found.total() > 3}
         self.votes = {word: label for word, (label, n) in best.items() if n / counts[word].total() > 0.7}
         self.usual = Counter(example.target for example in train).most_common(1)[0][0]
-        steps = budget.steps or len(train)
-        self.report |= {"steps": steps, "replayed": budget.steps is not None, "num_valid": len(valid)}
-        say(f"learned {len(self.votes)} words")
-        return self
+        work.say(f"learned {len(self.votes)} words")
+        return FitReport({"steps": steps, "num_valid": len(valid)})
 
-    def _begin(self, say: Say) -> None:
+    def _begin(self, work: Work) -> None:
         """Where others fail."""
 
-    def predict(self, inputs: Sequence[str]) -> list[Any | None]:
+    def predict(self, inputs: Sequence[str]) -> Predictions:
         time.sleep(self.pause_s * len(inputs))
-        return [self._one(text.split()) for text in inputs]
+        return Predictions([self._one(text.split()) for text in inputs])
 
     def _one(self, words: list[str]) -> str:
         letters = getattr(self.options, "letters", 1)
@@ -85,8 +85,8 @@ class Raises(Words):
 
     name = "raises"
 
-    def _begin(self, say: Say) -> None:
-        say("it begins well")
+    def _begin(self, work: Work) -> None:
+        work.say("it begins well")
         raise RuntimeError("the loss is <not> a number\nat step 7")
 
 
@@ -104,21 +104,20 @@ class Killed(Words):
 
     name = "killed"
 
-    def _begin(self, say: Say) -> None:
-        say("it begins well")
+    def _begin(self, work: Work) -> None:
+        work.say("it begins well")
         os.kill(os.getpid(), signal.SIGKILL)
 
 
 class Interrupted(Words):
-    """The user presses Ctrl-C while it learns, as long as `armed`."""
+    """The user presses Ctrl-C while it learns, as long as `armed`; 123 steps were planned."""
 
     name = "interrupted"
     armed = True
 
-    def _begin(self, say: Say) -> None:
+    def _begin(self, work: Work) -> None:
+        del work
         if self.armed:
-            self.report["steps"] = 123
-            say("123 steps fit in the budget")
             raise KeyboardInterrupt
 
 

@@ -12,17 +12,16 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from malmoi.cli.commands import app
+from malmoi.cli.words import app
 from malmoi.compare.distill import Distilled, DistillSettings, distill, read_inputs
 from malmoi.core.errors import UserError
-from malmoi.core.nouns import Budget
 from malmoi.methods.folder import load_method, save_method
 from malmoi.methods.registry import make_method
 from malmoi.show.comparison_report import write_comparison
 from malmoi.tasks import TASKS, make_task
 from malmoi.world import documents
 from tests.methods.chat_server import ChatServer, error, serving
-from tests.methods.tiny import write_model
+from tests.methods.tiny import fitted_to, write_model
 
 Rows = list[dict[str, Any]]
 INPUTS = {"classification": "text", "ner": "text", "summarization": "document"}
@@ -51,7 +50,7 @@ def read(path: Path) -> Rows:
 def teacher(folder: Path, task: str, method: str, count: int = 80) -> Path:
     made = make_task(task)
     examples = made.load(write(folder / "known.jsonl", rows(task, count)))
-    save_method(folder / "teacher", make_method(method, made).fit(examples[:-10], examples[-10:], Budget()))
+    save_method(folder / "teacher", fitted_to(make_method(method, made), examples[:-10], examples[-10:]))
     return folder / "teacher"
 
 
@@ -87,13 +86,13 @@ def test_a_small_model_learns_what_a_larger_one_says(reviews: Path) -> None:
     task, method = make_task("classification"), load_method(reviews / "teacher")
     labels = read(reviews / "out" / "labelled.jsonl")
     assert len(labels) == found.num_labelled == 60
-    assert [row["label"] for row in labels] == method.predict([row["text"] for row in labels])
+    assert [row["label"] for row in labels] == method.predict([row["text"] for row in labels]).values
     assert len(task.load(reviews / "out" / "labelled.jsonl")) == 60
     table = {row.name: row for row in found.comparison.rows}
     assert set(table) == {"tfidf:teacher", "lexicon"}
     assert found.comparison.material.test == task.load(test)
     assert table["tfidf:teacher"].costs["train_seconds"] == 0
-    assert table["tfidf:teacher"].predictions == method.predict([row["text"] for row in read(test)])
+    assert table["tfidf:teacher"].predictions == method.predict([row["text"] for row in read(test)]).values
     share = table["lexicon"].metrics["accuracy"].value / table["tfidf:teacher"].metrics["accuracy"].value
     assert found.sentence.startswith(f"lexicon keeps {share:.1%} [")
     assert "of the accuracy of tfidf:teacher" in found.sentence
@@ -106,7 +105,7 @@ def test_a_small_model_learns_what_a_larger_one_says(reviews: Path) -> None:
     assert "labelled by the teacher: 60 of 60 inputs" in page
     student = load_method(found.student)
     assert student.name == "lexicon"
-    assert student.predict([row["text"] for row in read(test)]) == table["lexicon"].predictions
+    assert student.predict([row["text"] for row in read(test)]).values == table["lexicon"].predictions
 
 
 def test_without_people_it_is_agreement_and_says_so(reviews: Path) -> None:

@@ -13,7 +13,7 @@ from malmoi.compare.comparison import Comparison
 from malmoi.compare.runner import run_comparison
 from malmoi.compare.settings import ComparisonSettings, parse_shots
 from malmoi.core.errors import UserError
-from malmoi.methods.folder import load_method
+from malmoi.methods.folder import load_report
 from malmoi.show.comparison_report import show_comparison, write_comparison
 from tests.cli import test_cli
 from tests.cli.test_cli import Run, fails
@@ -58,8 +58,8 @@ def test_every_variant_is_a_row(found: Comparison) -> None:
         "tfidf": "traditional", "prompted": "prompted", "prompted:one": "prompted", "finetuned": "fine-tuned",
     }  # fmt: skip
     assert not any(row.error for row in found.rows)
-    one = load_method(found.out / "methods" / "prompted-one")
-    assert (one.report["chat"], one.report["shots"]) == (True, 1)
+    facts = load_report(found.out / "methods" / "prompted-one").facts
+    assert (facts["chat"], facts["shots"]) == (True, 1)
     assert rows["prompted:one"].costs["disk_bytes"] > 100_000  # with its model, which lies elsewhere
     assert rows["finetuned"].costs["disk_bytes"] > 100_000
 
@@ -80,7 +80,7 @@ def test_the_curve_is_of_the_prompted_methods(found: Comparison) -> None:
     saved = json.loads((found.out / "results.json").read_text(encoding="utf-8"))
     value = saved["shots_curve"]["prompted"][0][1]
     assert value["interval"][0] <= value["value"] <= value["interval"][1]
-    assert load_method(found.out / "curve" / "prompted-1-shots").report["shots"] == 1
+    assert load_report(found.out / "curve" / "prompted-1-shots").facts["shots"] == 1
     assert saved["shots_notes"] == []  # all shots fit
 
 

@@ -19,7 +19,7 @@ from malmoi.core.nouns import Example
 from malmoi.methods.folder import load_method
 from malmoi.show.comparison_report import show_comparison, write_comparison
 from malmoi.tasks.base import Task
-from tests.compare.fakes import Interrupted, write_reviews
+from tests.compare.fakes import Interrupted, Words, write_reviews
 
 
 def test_each_method_runs_in_its_own_process(
@@ -61,7 +61,7 @@ def test_everything_is_measured(compared: Comparison) -> None:
 
 def test_the_winner_is_ready_to_use(compared: Comparison) -> None:
     winner = load_method(compared.winner_folder)
-    assert winner.predict(["a lovely 의자"]) == ["positive"]
+    assert winner.predict(["a lovely 의자"]).values == ["positive"]
     assert not (compared.winner_folder / "result.json").exists()
 
 
@@ -105,26 +105,32 @@ def test_it_goes_on_where_it_stopped(
 ) -> None:
     settings = settings.model_copy(update={"methods": {"words": {}, "interrupted": {}, "usual": {}}})
     out, said = tmp_path / "out", list[str]()
-    with pytest.raises(KeyboardInterrupt):
-        run_comparison(settings, out, isolated=False)
+    with monkeypatch.context() as patch:
+        patch.setattr(Interrupted, "planned", 123)
+        with pytest.raises(KeyboardInterrupt):
+            run_comparison(settings, out, isolated=False)
     assert (out / "methods" / "words" / "result.json").exists()
     monkeypatch.setattr(Interrupted, "armed", False)
     found = run_comparison(settings, out, said.append, isolated=False)
     assert "words: measured before" in said
     assert not any(row.error for row in found.rows)
     report = json.loads((out / "methods" / "interrupted" / "result.json").read_text())["report"]
-    assert (report["steps"], report["replayed"]) == (123, True)  # what was calibrated before the interruption
+    assert report["steps"] == 123  # what was calibrated before the interruption
     before = (out / "results.json").read_text(encoding="utf-8")
     run_comparison(settings, out, isolated=False)
     assert (out / "results.json").read_text(encoding="utf-8") == before
 
 
-def test_a_deleted_method_is_trained_with_its_steps(settings: ComparisonSettings, tmp_path: Path) -> None:
-    run_comparison(settings, tmp_path / "out", isolated=False)
+def test_a_deleted_method_is_trained_with_its_steps(
+    settings: ComparisonSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(Words, "planned", 77)
+        run_comparison(settings, tmp_path / "out", isolated=False)
     shutil.rmtree(tmp_path / "out" / "methods" / "words")
     run_comparison(settings, tmp_path / "out", isolated=False)
     found = json.loads((tmp_path / "out" / "methods" / "words" / "result.json").read_text())
-    assert found["report"]["replayed"]
+    assert found["report"]["steps"] == 77
 
 
 def test_what_failed_is_tried_again(settings: ComparisonSettings, tmp_path: Path) -> None:

@@ -12,9 +12,8 @@ from typing import Any
 import pytest
 
 from malmoi.core.errors import UserError
-from malmoi.core.nouns import Answer, Budget, Entity, Example, Message, Question
-from malmoi.methods.base import Method
-from malmoi.methods.folder import load_method, save_method
+from malmoi.core.nouns import Answer, Budget, Entity, Example, FitReport, Message, Question
+from malmoi.methods.folder import load_method, load_report, save_method
 from malmoi.methods.neural.method import Neural
 from malmoi.methods.registry import make_method, method_class, method_options, methods_for
 from malmoi.tasks import TASKS, make_task, write_samples
@@ -22,7 +21,7 @@ from malmoi.tasks.base import Task
 from malmoi.tasks.kinds import CONTINUATION, LABEL, SPAN, TAGS, TEXT
 from malmoi.world import documents
 from tests.hub.tiny_encoder import write_encoder
-from tests.methods.tiny import write_model
+from tests.methods.tiny import fitted_to, write_model
 
 TINY = {
     LABEL: {"vocab_size": 400},
@@ -79,10 +78,10 @@ def data(task: str) -> tuple[Task[Any, Any], list[Example[Any, Any]]]:
 
 
 @lru_cache
-def fitted(task: str, name: str) -> Method:
+def fitted(task: str, name: str) -> Any:
     made, examples = data(task)
     method = make_method(name, made, options(made, name))
-    return method.fit(examples[:50], examples[50:60], Budget(steps=4))
+    return fitted_to(method, examples[:50], examples[50:60], Budget(steps=4))
 
 
 def inputs(task: str, count: int = 8) -> list[Any]:
@@ -120,29 +119,29 @@ def test_every_task_has_every_family() -> None:
 @every_case
 def test_predictions_have_the_tasks_form(task: str, name: str) -> None:
     method, values = fitted(task, name), inputs(task)
-    found = method.predict(values)
+    found = method.predict(values).values
     assert len(found) == len(values)
     for value, one in zip(values, found, strict=True):
         check_kind(method.task, value, one)
-    assert method.predict([]) == []
+    assert method.predict([]).values == []
 
 
 @every_case
 def test_neighbours_and_order_change_nothing(task: str, name: str) -> None:
     method, values = fitted(task, name), inputs(task)
-    together = method.predict(values)
-    assert method.predict(values[::-1]) == together[::-1]
-    assert [method.predict([value])[0] for value in values] == together
+    together = method.predict(values).values
+    assert method.predict(values[::-1]).values == together[::-1]
+    assert [method.predict([value]).values[0] for value in values] == together
 
 
 @every_case
 def test_a_folder_keeps_the_predictions(task: str, name: str, tmp_path: Path) -> None:
     method, values = fitted(task, name), inputs(task)
-    save_method(tmp_path / "saved", method)
+    save_method(tmp_path / "saved", method, FitReport(method.report))
     loaded = load_method(tmp_path / "saved")
-    assert loaded.predict(values) == method.predict(values)
+    assert loaded.predict(values).values == method.predict(values).values
     assert loaded.name == method.name
-    assert loaded.report == json.loads(json.dumps(method.report))
+    assert load_report(tmp_path / "saved").facts == json.loads(json.dumps(method.report))
     assert {path.suffix for path in (tmp_path / "saved").iterdir()} <= {
         ".json", ".jsonl", ".safetensors", ".md", ".crfsuite", ".txt",
     }  # fmt: skip
@@ -152,7 +151,7 @@ def test_a_folder_keeps_the_predictions(task: str, name: str, tmp_path: Path) ->
 def test_strange_inputs_are_answered(task: str, name: str) -> None:
     method = fitted(task, name)
     values = strange(method.task)
-    for value, one in zip(values, method.predict(values), strict=True):
+    for value, one in zip(values, method.predict(values).values, strict=True):
         check_kind(method.task, value, one)
 
 
@@ -163,7 +162,7 @@ def test_probabilities_agree_with_predictions(task: str, name: str) -> None:
     if found is None:
         assert not method.task.kind.is_choice
         return
-    for one, label in zip(found, method.predict(values), strict=True):
+    for one, label in zip(found, method.predict(values).values, strict=True):
         assert sum(one.values()) == pytest.approx(1, abs=1e-4)
         assert one[label] == max(one.values())
 
@@ -187,8 +186,10 @@ def test_likelihoods_are_of_each_target_alone(task: str, name: str) -> None:
 @pytest.mark.parametrize(("task", "name"), [case for case in CASES if case[1] in ("tfidf", "crf", "lstm")])
 def test_the_same_data_make_the_same_method(task: str, name: str) -> None:
     made, examples = data(task)
-    again = make_method(name, made, options(made, name)).fit(examples[:50], examples[50:60], Budget(steps=4))
-    assert again.predict(inputs(task)) == fitted(task, name).predict(inputs(task))
+    again = fitted_to(
+        make_method(name, made, options(made, name)), examples[:50], examples[50:60], Budget(steps=4)
+    )
+    assert again.predict(inputs(task)).values == fitted(task, name).predict(inputs(task)).values
 
 
 @pytest.mark.parametrize("name", HERE["classification"])
@@ -196,7 +197,7 @@ def test_one_label_only_is_refused(name: str) -> None:
     task, examples = data("classification")
     same = [Example(example.input, "good") for example in examples]
     with pytest.raises(UserError, match="label"):
-        make_method(name, task, options(task, name)).fit(same[:50], same[50:])
+        fitted_to(make_method(name, task, options(task, name)), same[:50], same[50:])
 
 
 @pytest.mark.parametrize("name", HERE["ner"])
@@ -204,7 +205,7 @@ def test_no_entity_at_all_is_refused(name: str) -> None:
     task, examples = data("ner")
     bare = [Example(example.input, ()) for example in examples]
     with pytest.raises(UserError, match="entit"):
-        make_method(name, task, options(task, name)).fit(bare[:50], bare[50:])
+        fitted_to(make_method(name, task, options(task, name)), bare[:50], bare[50:])
 
 
 @pytest.mark.parametrize(

@@ -12,10 +12,9 @@ from hypothesis import strategies as st
 from pyarrow import feather
 
 from malmoi.core.errors import UserError
-from malmoi.data.arrow import local
+from malmoi.data.arrow import files_of, local
 from malmoi.data.labelled import read_records
 from malmoi.data.readers import encoding_of, open_corpus, read_documents
-from malmoi.learn.finetune import files_of
 from malmoi.tasks import make_task
 
 datasets = pytest.importorskip("datasets")

@@ -2,9 +2,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from malmoi.learn.pretrain import Pretraining, prepare
+from malmoi.learn.job import Job, prepare
+from malmoi.learn.loop import StepReport
+from malmoi.learn.objectives.next_token import Pretraining
 from malmoi.learn.run_config import RunConfig, load_run
-from malmoi.learn.trainer import StepReport
 
 TINY = (
     "model.layers=1", "model.width=32", "train.context=16", "train.batch=4", "train.steps=6",
@@ -18,8 +19,8 @@ def tiny(recipe: str = "gpt-nano", *settings: str) -> RunConfig:
     return load_run(recipe, [*TINY, *heads, *settings])
 
 
-def start(config: RunConfig, corpus: Path, out: Path, *, resume: bool = False) -> Pretraining:
-    run = prepare(config, corpus, out, resume=resume, say=lambda _: None, device="cpu")
+def start(config: RunConfig, corpus: Path, out: Path, *, resume: bool = False) -> Job[Pretraining]:
+    run = prepare(Pretraining, config, out, data=corpus, resume=resume, say=lambda _: None, device="cpu")
     assert run is not None
     return run
 

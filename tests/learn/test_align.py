@@ -17,8 +17,10 @@ from malmoi.core.errors import UserError
 from malmoi.core.nouns import Message
 from malmoi.core.tensors import TokenBatch
 from malmoi.hub.folder import load_model, save_model
-from malmoi.learn.align import Alignment, load_alignment, prepare_alignment, read_pairs
-from malmoi.learn.trainer import StepReport
+from malmoi.learn.job import Job, prepare
+from malmoi.learn.loop import StepReport
+from malmoi.learn.objectives.preferences import Alignment, read_pairs
+from malmoi.learn.run_config import load_alignment
 from malmoi.models.build import build_model
 from malmoi.models.config import RecurrentConfig, TransformerConfig
 from malmoi.models.language import LanguageModel
@@ -71,9 +73,9 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def prepared(
     model: Path, data: Path, out: Path, *settings: str, resume: bool = False, **options: Any
-) -> Alignment:
+) -> Job[Alignment]:
     config = load_alignment(model, data, None, [*TINY, *settings], **options)
-    run = prepare_alignment(config, out, resume=resume, say=lambda _: None, device="cpu")
+    run = prepare(Alignment, config, out, resume=resume, say=lambda _: None, device="cpu")
     assert run is not None
     return run
 
@@ -92,9 +94,10 @@ def test_it_learns_and_saves_a_chat_model(chat: Path, data: Path, tmp_path: Path
         chat, data, out, "train.steps=24", *(["train.lr=0.03"] if lora else []), lora=lora, beta=0.3
     )
     assert run.trial.spec.beta == 0.3
-    found = run.run(lambda _: None)
-    assert found["accuracy"] == 1.0
-    assert found["margin"] > 0.1
+    before_line, after = run.run(lambda _: None)
+    assert "reward margin 0" in before_line
+    assert "reward accuracy 100.0%" in after
+    assert run.loop.evaluate()["margin"] > 0.1
     assert sha256(chat / "model.safetensors") == before
     tokenizer = load_model(out).tokenizer
     assert tokenizer is not None
@@ -115,8 +118,8 @@ def test_it_learns_and_saves_a_chat_model(chat: Path, data: Path, tmp_path: Path
 
 def test_a_recurrent_model_learns_too(data: Path, tmp_path: Path) -> None:
     model = save_chat(tmp_path / "lstm", "lstm")
-    found = prepared(model, data, tmp_path / "out").run(lambda _: None)
-    assert found["accuracy"] == 1.0
+    _, after = prepared(model, data, tmp_path / "out").run(lambda _: None)
+    assert "reward accuracy 100.0%" in after
     with pytest.raises(UserError, match="lstm has none"):
         prepared(model, data, tmp_path / "lora", lora=True)
 
@@ -134,7 +137,7 @@ def test_a_killed_run_goes_on_as_if_nothing_had_been(
     with pytest.raises(RuntimeError, match="killed"):
         prepared(chat, data, parts, lora=lora).run(killed)
     run = prepared(chat, data, parts, lora=lora, resume=True)
-    assert run.trainer.step == 6
+    assert run.loop.step == 6
     assert run.run(lambda _: None) == found
     assert sha256(parts / "model.safetensors") == sha256(whole / "model.safetensors")
     lines = [

@@ -40,7 +40,7 @@ def test_everything_comes_back(tmp_path: Path) -> None:
     save_checkpoint(tmp_path, 7, model, optimizers)
     drawn = torch.rand(3)
     other, other_optimizers = trained(2)
-    assert load_checkpoint(tmp_path, other, other_optimizers, pytest.fail) == 7
+    assert load_checkpoint(tmp_path, other, other_optimizers, pytest.fail) == (7, {}, {"step": 7})
     assert torch.equal(torch.rand(3), drawn)
     for ours, theirs in zip(state(model, optimizers), state(other, other_optimizers), strict=True):
         assert torch.equal(ours, theirs)
@@ -94,7 +94,7 @@ def test_a_damaged_one_is_named_and_the_older_one_taken(tmp_path: Path, damage: 
     else:
         (newest / "manifest.json").unlink()
     said: list[str] = []
-    assert load_checkpoint(tmp_path, model, optimizers, said.append) == 1
+    assert load_checkpoint(tmp_path, model, optimizers, said.append) == (1, {}, {"step": 1})
     assert len(said) == 1
     assert str(newest) in said[0]
 
@@ -111,7 +111,7 @@ def test_a_full_disk_leaves_the_old_one(tmp_path: Path, monkeypatch: pytest.Monk
     with pytest.raises(OSError, match="No space"):
         save_checkpoint(tmp_path, 2, model, optimizers)
     assert [path.name for path in tmp_path.iterdir()] == ["step-00000001"]
-    assert load_checkpoint(tmp_path, model, optimizers, pytest.fail) == 1
+    assert load_checkpoint(tmp_path, model, optimizers, pytest.fail) == (1, {}, {"step": 1})
 
 
 def test_what_a_killed_process_left_is_removed(tmp_path: Path) -> None:

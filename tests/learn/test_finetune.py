@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,18 +19,10 @@ from malmoi.core.tensors import TokenBatch
 from malmoi.engine.engine import Engine
 from malmoi.engine.request import Sampling
 from malmoi.hub.folder import load_model, save_model
-from malmoi.learn.finetune import (
-    FULL_LR,
-    LORA_LR,
-    TuneSpec,
-    Tuning,
-    load_tuning,
-    prepare_tuning,
-    preview,
-    with_lr,
-)
-from malmoi.learn.running import Stopped
-from malmoi.learn.trainer import StepReport
+from malmoi.learn.job import Job, prepare
+from malmoi.learn.loop import StepReport
+from malmoi.learn.objectives.conversations import Tuning, preview, with_lr
+from malmoi.learn.run_config import FULL_LR, LORA_LR, TuneSpec, load_tuning
 from malmoi.methods.folder import save_method
 from malmoi.methods.registry import make_method
 from malmoi.models.build import build_model
@@ -42,6 +33,7 @@ from malmoi.tasks import make_task
 from malmoi.text.chat import TEMPLATE, ChatFormat, chat_template
 from malmoi.text.tokenizer import Tokenizer, train_tokenizer
 from malmoi.util.files import read_json, sha256
+from tests.methods.tiny import fitted_to
 
 WORDS = ("goose", "river", "stone", "cloud", "paper", "house", "거위", "바다", "종이", "구름", "하늘", "나무")
 TINY = ("train.batch=4", "train.lr=0.01", "train.steps=9", "train.eval_every=3", "train.checkpoint_every=3")
@@ -85,9 +77,9 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def prepared(
     model: Path, data: Path, out: Path, *settings: str, resume: bool = False, **options: Any
-) -> Tuning:
+) -> Job[Tuning]:
     config = load_tuning(model, [str(data)], [], [*TINY, *settings], **options)
-    run = prepare_tuning(config, out, resume=resume, say=lambda _: None, device="cpu")
+    run = prepare(Tuning, config, out, resume=resume, say=lambda _: None, device="cpu")
     assert run is not None
     return run
 
@@ -123,11 +115,12 @@ def test_it_learns_to_answer_and_to_stop(
     base = save_base(tmp_path / "base", family)
     before, out, reports = files_in(base), tmp_path / "out", list[StepReport]()
     run = prepared(base, data, out, *settings, lora=lora)
-    assert (run.tokenizer.decode(run.prompt_ids), run.prompt_ids[-1]) == (
-        run.material.valid[0].conversation.messages[0].content, run.tokenizer.specials.turns["<|assistant|>"],
-    )  # fmt: skip
-    ended, asked = run.run(reports.append)
-    assert ended == asked == len(run.material.valid) == 2
+    held_out = run.training.mixture.valid
+    assert run.tokenizer.decode(run.prompt_ids) == held_out[0].conversation.messages[0].content
+    assert run.prompt_ids[-1] == run.tokenizer.specials.turns["<|assistant|>"]
+    closing = run.run(reports.append)
+    assert len(held_out) == 2
+    assert closing == ("it ended its turn in 2 of 2 replies to held-out questions",)
     losses = [report.valid_loss for report in reports if report.valid_loss is not None]
     assert losses[-1] < losses[0] / 3
     assert files_in(base) == before, "the base model stays as it was"
@@ -195,7 +188,7 @@ def test_a_killed_run_goes_on_as_if_nothing_had_been(
     found = prepared(base, data, whole, *settings, lora=lora).run(lambda _: None)
     for stop, begun in ((2, 0), (5, 0), (8, 3)):
         run = prepared(base, data, parts, *settings, lora=lora, resume=True)
-        assert run.trainer.step == begun
+        assert run.loop.step == begun
         with pytest.raises(RuntimeError, match="killed"):
             run.run(killed_at(stop))
     assert prepared(base, data, parts, *settings, lora=lora, resume=True).run(lambda _: None) == found
@@ -206,7 +199,7 @@ def test_a_killed_run_goes_on_as_if_nothing_had_been(
     ]
     assert lines[0] == lines[1]
     config = load_tuning(base, [str(data)], [], [*TINY, *settings], lora=lora)
-    assert prepare_tuning(config, parts, resume=True, say=pytest.fail) is None
+    assert prepare(Tuning, config, parts, resume=True, say=pytest.fail) is None
 
 
 def test_accumulation_equals_one_large_batch(base: Path, data: Path, tmp_path: Path) -> None:
@@ -219,31 +212,19 @@ def test_accumulation_equals_one_large_batch(base: Path, data: Path, tmp_path: P
     )
 
 
-def test_ctrl_c_saves(base: Path, data: Path, tmp_path: Path) -> None:
-    run = prepared(base, data, tmp_path / "out")
-
-    def press(report: StepReport) -> None:
-        if report.step == 4:
-            signal.raise_signal(signal.SIGINT)
-
-    with pytest.raises(Stopped):
-        run.run(press)
-    assert prepared(base, data, tmp_path / "out", resume=True).trainer.step == 4
-
-
 def test_steps_follow_from_epochs_or_a_budget(base: Path, data: Path, tmp_path: Path) -> None:
     settings = ["train.batch=2", "train.epochs=4", "train.context=24"]
     config = load_tuning(base, [str(data)], [], settings)
-    run = prepare_tuning(config, tmp_path / "epochs", resume=False, say=pytest.fail)
+    run = prepare(Tuning, config, tmp_path / "epochs", resume=False, say=pytest.fail)
     assert run is not None
-    windows = run.trainer.objective.train.windows_per_epoch  # type: ignore[attr-defined]
+    windows = run.loop.objective.train.windows_per_epoch  # type: ignore[attr-defined]
     assert run.trial.spec.steps == 2 * windows
     assert run.trial.spec.eval_every == -(-2 * windows // 5)
     config = load_tuning(base, [str(data)], [], [*settings, "train.epochs=100000"], budget_seconds=2.0)
-    run = prepare_tuning(config, tmp_path / "budget", resume=False, say=pytest.fail)
+    run = prepare(Tuning, config, tmp_path / "budget", resume=False, say=pytest.fail)
     assert run is not None
     assert 1 <= run.trial.spec.steps < 100_000
-    again = prepare_tuning(config, tmp_path / "budget", resume=True, say=pytest.fail)
+    again = prepare(Tuning, config, tmp_path / "budget", resume=True, say=pytest.fail)
     assert again is not None
     assert again.trial.spec == run.trial.spec, "a resume keeps what was planned"
     with pytest.raises(UserError, match=r"`budget` and train\.steps"):
@@ -254,10 +235,10 @@ def test_wide_models_are_moved_in_smaller_steps(base: Path, data: Path, tmp_path
     model = opened(base)[0]
     for lora, lr in ((False, FULL_LR), (True, LORA_LR)):
         config = load_tuning(base, [str(data)], [], [], lora=lora)
-        run = prepare_tuning(config, tmp_path / str(lora), resume=False, say=pytest.fail)
+        run = prepare(Tuning, config, tmp_path / str(lora), resume=False, say=pytest.fail)
         assert run is not None
         assert run.trial.spec.lr == lr
-        assert prepare_tuning(config, tmp_path / str(lora), resume=True, say=pytest.fail) is not None
+        assert prepare(Tuning, config, tmp_path / str(lora), resume=True, say=pytest.fail) is not None
         model.config = model.config.model_copy(update={"width": 1024})
         assert with_lr(TuneSpec(), model, lora=lora).lr == lr / 4
         assert with_lr(TuneSpec(lr=0.5), model, lora=lora).lr == 0.5
@@ -307,7 +288,7 @@ def test_what_cannot_be_tuned_is_refused(base: Path, data: Path, tmp_path: Path)
     examples = task.load(write(tmp_path / "labelled.jsonl", [
         {"text": f"{word} {n}", "label": "ab"[n % 2]} for n, word in enumerate(WORDS)
     ]))  # fmt: skip
-    save_method(tmp_path / "method", make_method("tfidf", task).fit(examples, examples))
+    save_method(tmp_path / "method", fitted_to(make_method("tfidf", task), examples, examples))
     save_model(
         tmp_path / "ngram", KneserNey.fit(np.array([1, 2, 3, 1, 2]), tokenizer.vocab_size, order=2), tokenizer
     )
@@ -322,19 +303,23 @@ def test_what_cannot_be_tuned_is_refused(base: Path, data: Path, tmp_path: Path)
             prepared(tmp_path / name, data, tmp_path / "out")
         assert not (tmp_path / "out").exists()
     with pytest.raises(UserError, match="takes no weight"):
-        prepare_tuning(
-            load_tuning(base, [str(data)], [f"{data}@2"], []), tmp_path / "out", resume=False, say=pytest.fail
+        prepare(
+            Tuning,
+            load_tuning(base, [str(data)], [f"{data}@2"], []),
+            tmp_path / "out",
+            resume=False,
+            say=pytest.fail,
         )
 
 
 def test_a_preview_shows_what_is_learned(base: Path, tmp_path: Path) -> None:
     forged = {"prompt": "say <|end|> now", "completion": "거위 <|end|>"}
     data = write(tmp_path / "rows.jsonl", [forged, *rows()])
-    found, material = preview(load_tuning(base, [str(data)], [str(data)], []), count=1)
+    found, mixture = preview(load_tuning(base, [str(data)], [str(data)], []), count=1)
     assert found == [
         [
             ("<|user|>", False), ("say <|end|> now", False), ("<|end|><|assistant|>", False),
             ("거위 <|end|>", True), ("<|end|>", True),
         ]
     ]  # fmt: skip
-    assert len(material.train) == len(rows()) + 1
+    assert len(mixture.train) == len(rows()) + 1

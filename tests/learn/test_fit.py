@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -14,122 +14,136 @@ from torch import nn
 
 from malmoi.core import nouns
 from malmoi.core.errors import UserError
-from malmoi.core.nouns import Budget
+from malmoi.core.nouns import Budget, Work, silent
 from malmoi.core.tensors import Loss
 from malmoi.data.batches import Buckets, within
-from malmoi.learn import fit as fit_module
-from malmoi.learn.fit import FitReport, FitSpec, affordable_steps, fit, planned_steps
+from malmoi.learn import trial
+from malmoi.learn.objectives import examples
+from malmoi.learn.objectives.examples import Chosen, FitPlan, FitSpec, LabelledRows, fit
+from malmoi.learn.trial import affordable_steps
 
-SPEC = FitSpec(lr=0.05, warmup_steps=0, weight_decay=0.0, epochs=10, evaluations=5)
+SPEC = FitSpec(lr=0.05, warmup_steps=0, weight_decay=0.0, batch=16, epochs=10, evaluations=5)
 
 
-@dataclass
-class Line:
+class Line(LabelledRows[nn.Module, float]):
     """Learn y = 3 x; validation values may be dictated."""
 
-    model: nn.Module = field(default_factory=lambda: nn.Linear(1, 1))
-    values: list[float] | None = None
-    steps_per_epoch: int = 25
-    dtype: str = "fp32"
-    judged_by: str = "loss"
-    seen: list[int] = field(default_factory=list)
+    def __init__(self, values: list[float] | None = None, judged_by: str = "loss") -> None:
+        x_N = torch.randn(400, generator=torch.Generator().manual_seed(0)).tolist()
+        super().__init__(x_N, lambda _: 1, SPEC)
+        self.values, self.judged_by = values, judged_by
+        torch.manual_seed(0)
+        self.model = nn.Linear(1, 1)
+        self.seen, self.kept = list[int](), list[float]()
 
-    def losses(self, step: int) -> Iterator[Loss]:
+    def part(self, step: int, start: int, stop: int, rank: int = 0) -> Chosen:
         self.seen.append(step)
-        x_B1 = torch.randn(16, 1, generator=torch.Generator().manual_seed(step))
-        for part in x_B1.chunk(2):
-            yield Loss((self.model(part) - 3 * part).square().sum(), len(part))
+        return super().part(step, start, stop, rank)
 
-    def validate(self) -> float:
-        return self.values.pop(0) if self.values else -abs(self.model.weight.item() - 3)
+    def loss(self, model: nn.Module, part: Chosen) -> Loss:
+        x_B1 = torch.tensor(part[0])[:, None]
+        return Loss((model(x_B1) - 3 * x_B1).square().sum(), len(x_B1))
+
+    def evaluate(self, loss: object, rows: int, limit: int | None = None) -> dict[str, float]:
+        del loss, rows, limit
+        weight = self.model.weight.item()  # type: ignore[operator]
+        self.kept.append(weight)
+        sign = -1 if self.judged_by == "loss" else 1
+        return {self.judged_by: sign * (self.values.pop(0) if self.values else -abs(weight - 3))}
 
 
-def made(**options: object) -> Line:
-    torch.manual_seed(0)
-    return Line(**options)
-
-
-def fitted(problem: Line, budget: Budget = Budget()) -> FitReport:
-    return fit(problem, SPEC, planned_steps(problem, SPEC, budget))
+def fitted(
+    line: Line, budget: Budget = Budget(), spec: FitSpec = SPEC, say: Callable[[str], None] = silent,
+    words: str = "",
+) -> dict[str, Any]:  # fmt: skip
+    return fit(line.model, line, spec, "fp32", Work(budget, say), words)
 
 
 @pytest.mark.parametrize(("judged_by", "shown"), [("loss", "valid loss 0.5000"), ("f1", "valid f1 -0.5000")])
 def test_the_log_names_what_it_judges_by(judged_by: str, shown: str) -> None:
     said: list[str] = []
-    report = fit(made(judged_by=judged_by, values=[-0.5]), SPEC, 1, said.append)
-    assert said[0].endswith(shown)
-    assert report.as_json()["judged_by"] == judged_by
+    found = fitted(Line([-0.5], judged_by), Budget(steps=1), say=said.append, words="16 examples")
+    assert said[0] == "1 step of 16 examples"
+    assert said[1].endswith(shown)
+    assert found["judged_by"] == judged_by
 
 
 def test_it_learns_and_reports() -> None:
-    problem = made()
-    report = fitted(problem)
-    assert report.steps == 250
-    assert report.best > -0.2
-    assert [step for step, _, _ in report.curve] == [50, 100, 150, 200, 250]
-    assert not problem.model.training
+    line = Line()
+    found = fitted(line)
+    assert found["steps"] == 250
+    assert found["best"] > -0.2
+    assert [step for step, _, _ in found["curve"]] == [50, 100, 150, 200, 250]
+    assert not line.model.training
 
 
 def test_the_best_weights_win() -> None:
-    problem = made(values=[1.0, 5.0, 2.0, 3.0, 4.0])
-    kept: list[float] = []
-    validate = problem.validate
-    problem.validate = lambda: (kept.append(problem.model.weight.item()), validate())[1]
-    report = fitted(problem)
-    assert report.best_step == 100
-    assert problem.model.weight.item() == kept[1]
+    line = Line([1.0, 5.0, 2.0, 3.0, 4.0])
+    found = fitted(line)
+    assert found["best_step"] == 100
+    assert line.model.weight.item() == line.kept[1]  # type: ignore[operator]
 
 
 def test_patience_stops() -> None:
-    problem = made(values=[5.0, 1.0, 1.0, 1.0, 1.0])
-    report = fit(problem, SPEC.model_copy(update={"patience": 2}), 250)
-    assert len(report.curve) == 3
-    assert len(problem.seen) == 150
+    line = Line([5.0, 1.0, 1.0, 1.0, 1.0])
+    said: list[str] = []
+    spec = SPEC.model_copy(update={"patience": 2})
+    assert len(fitted(line, spec=spec, say=said.append)["curve"]) == 3
+    assert len(line.seen) == 150
+    assert said[-1] == "no better since step 50: stopped"
 
 
 def test_a_repeated_fit_is_the_same_fit() -> None:
-    first, second = made(), made()
+    first, second = Line(), Line()
     fitted(first, Budget(steps=60))
     fitted(second, Budget(seconds=0.01, steps=60))  # recorded steps win over the clock
     assert torch.equal(first.model.weight, second.model.weight)
 
 
-def test_a_calibration_leaves_no_trace(monkeypatch: pytest.MonkeyPatch) -> None:
-    problem = made()
-    before = problem.model.weight.clone()
-    assert affordable_steps(problem, SPEC, seconds=5.0) >= 1
-    assert torch.equal(problem.model.weight, before)
-    monkeypatch.setattr(fit_module, "affordable_steps", lambda *_: 60)
-    fitted(problem, Budget(seconds=5.0))
-    replayed = made()
+def plan(**changes: object) -> FitPlan:
+    known = SPEC.model_dump(exclude={"epochs"}) | {"micro_batch": 16, "dtype": "fp32"}
+    return FitPlan.model_validate(known | changes)
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_a_calibration_leaves_no_trace(optimizer: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    line = Line()
+    before = line.model.weight.clone()  # type: ignore[operator]
+    assert affordable_steps(line.model, line, plan(optimizer=optimizer), seconds=5.0) >= 1
+    assert torch.equal(line.model.weight, before)
+    monkeypatch.setattr(examples, "affordable_steps", lambda *_: 60)
+    fitted(line, Budget(seconds=5.0))
+    replayed = Line()
     fitted(replayed, Budget(steps=60))
-    assert torch.equal(problem.model.weight, replayed.model.weight)
+    assert torch.equal(line.model.weight, replayed.model.weight)
 
 
 @pytest.mark.parametrize(("step_s", "tried"), [(0.1, 6), (4.0, 3), (60.0, 2)])
 def test_a_calibration_keeps_to_half_of_the_budget(
     step_s: float, tried: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    problem = made()
-    monkeypatch.setattr(fit_module, "time", SimpleNamespace(perf_counter=lambda: step_s * len(problem.seen)))
-    affordable_steps(problem, SPEC, seconds=20.0)
-    assert len(problem.seen) == tried
+    line = Line()
+    clock: Callable[[], float] = lambda: step_s * len(line.seen)  # noqa: E731
+    monkeypatch.setattr(trial, "time", SimpleNamespace(perf_counter=clock))
+    affordable_steps(line.model, line, plan(), seconds=20.0)
+    assert len(line.seen) == tried
 
 
 def test_the_time_of_a_budget_runs_from_its_beginning(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = SimpleNamespace(now=100.0)
     monkeypatch.setattr(nouns, "time", SimpleNamespace(perf_counter=lambda: clock.now))
-    waiting, begun, endless = Budget(10.0), Budget(10.0).begin(), Budget().begin()
+    waiting = Budget(10.0)
+    begun, endless = Work(waiting).begin().budget, Work().begin().budget
     clock.now += 7
     assert (waiting.left_s, begun.left_s, endless.left_s) == (10.0, 3.0, None)
 
 
 def test_a_diverging_fit_says_so() -> None:
-    problem = made()
+    line = Line()
     with torch.no_grad():
-        problem.model.weight.fill_(float("nan"))
+        line.model.weight.fill_(float("nan"))  # type: ignore[operator]
     with pytest.raises(UserError, match="diverged"):
-        fitted(problem)
+        fitted(line)
 
 
 @given(

@@ -13,14 +13,14 @@ from torch.nn import functional
 
 from malmoi.core.nouns import Message
 from malmoi.core.tensors import TokenBatch
-from malmoi.learn.preference import (
+from malmoi.learn.loop import Loop, compute_loss
+from malmoi.learn.objectives.preferences import (
     Pairs,
     Preferences,
-    PreferenceSpec,
     answer_log_probabilities,
     preference_loss,
 )
-from malmoi.learn.trainer import Trainer, compute_loss
+from malmoi.learn.run_config import PreferenceSpec
 from malmoi.models.build import build_model
 from malmoi.models.config import RecurrentConfig, TransformerConfig
 from malmoi.models.language import LanguageModel
@@ -69,11 +69,11 @@ def spec_of(**changes: object) -> PreferenceSpec:
     )
 
 
-def trainer_of(model: LanguageModel, folder: Path, **changes: object) -> Trainer:
+def trainer_of(model: LanguageModel, folder: Path, **changes: object) -> Loop:
     spec = spec_of(**changes)
     objective = preferences(spec)
     objective.refer(model, 4, "fp32")
-    return Trainer(model, objective, spec, folder)
+    return Loop(model, objective, spec, folder)
 
 
 def test_the_loss_is_the_formula() -> None:
@@ -174,7 +174,7 @@ def test_only_the_answers_count_and_padding_does_not() -> None:
 
 
 def test_stopping_and_going_on_changes_nothing(tmp_path: Path) -> None:
-    def fresh(folder: str) -> Trainer:
+    def fresh(folder: str) -> Loop:
         model = model_of()
         add_lora(model, LoRASpec(dropout=0.2))
         return trainer_of(model, tmp_path / folder)

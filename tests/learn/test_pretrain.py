@@ -5,7 +5,6 @@ import json
 import multiprocessing
 import os
 import signal
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -19,9 +18,10 @@ import malmoi
 from malmoi.cli import commands as cli
 from malmoi.core.errors import UserError
 from malmoi.learn import trial as trial_module
-from malmoi.learn.pretrain import count_ngrams, prepare
+from malmoi.learn.counting import count_ngrams
+from malmoi.learn.job import prepare
+from malmoi.learn.objectives.next_token import Pretraining
 from malmoi.learn.run_config import load_run
-from malmoi.learn.running import Stopped
 from tests.learn.conftest import TINY, start, tiny, train
 
 
@@ -62,7 +62,7 @@ def test_stopping_and_going_on_changes_nothing(
     train(config, corpus, tmp_path / "whole")
     for stop_after in (1, 3, 5):
         run = start(config, corpus, tmp_path / "parts", resume=True)
-        for report in run.trainer.run():
+        for report in run.loop.run():
             if report.step == stop_after:
                 break  # as if killed: nothing is saved here
     train(config, corpus, tmp_path / "parts", resume=True)
@@ -92,7 +92,7 @@ def test_a_killed_run_ends_with_the_same_weights(corpus: Path, tmp_path: Path) -
     arguments = ["pretrain", "gpt-nano", "--data", str(corpus), "--resume", *settings]
     processes = multiprocessing.get_context("forkserver")
     processes.set_forkserver_preload(
-        ["malmoi.show.terminal", "malmoi.learn.pretrain", "torch._dynamo"]
+        ["malmoi.show.terminal", "malmoi.learn.objectives", "torch._dynamo"]
     )  # once
 
     def run(out: Path, killed_at: int = 0) -> int | None:
@@ -113,21 +113,6 @@ def test_a_killed_run_ends_with_the_same_weights(corpus: Path, tmp_path: Path) -
     assert steps == list(range(1, 81))
 
 
-def test_ctrl_c_saves(corpus: Path, tmp_path: Path) -> None:
-    config, before = tiny(), signal.getsignal(signal.SIGINT)
-    run = start(config, corpus, tmp_path / "out")
-
-    def press(_: object) -> None:
-        if run.trainer.step == 3:  # no checkpoint is due here
-            signal.raise_signal(signal.SIGINT)
-
-    with pytest.raises(Stopped):
-        run.run(press)
-    again = start(config, corpus, tmp_path / "out", resume=True)
-    assert again.trainer.step == 3
-    assert signal.getsignal(signal.SIGINT) is before
-
-
 def test_accumulation_equals_one_large_batch(corpus: Path, tmp_path: Path) -> None:
     for rows in (1, 4):
         train(tiny("gpt-nano", f"train.micro_batch={rows}"), corpus, tmp_path / str(rows))
@@ -136,30 +121,11 @@ def test_accumulation_equals_one_large_batch(corpus: Path, tmp_path: Path) -> No
         torch.testing.assert_close(left[name], right[name], atol=1e-4, rtol=1e-3)
 
 
-def test_two_processes_differ_from_one_by_rounding_only(corpus: Path, tmp_path: Path) -> None:
-    settings = [s for item in (*TINY, "model.heads=2") for s in ("--set", item)]
-    program = "from malmoi.cli.commands import main; main()"
-    script = tmp_path / "train.py"
-    script.write_text(program)
-    command = [str(script), "pretrain", "gpt-nano", "--data", str(corpus), *settings]
-    environment = os.environ | {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    found = subprocess.run(
-        [*launcher, *command, "--out", str(tmp_path / "two")],
-        env=environment, capture_output=True, check=False, text=True,
-    )  # fmt: skip
-    assert found.returncode == 0, found.stderr
-    train(tiny(), corpus, tmp_path / "one")
-    left, right = weights(tmp_path / "one"), weights(tmp_path / "two")
-    for name in left:
-        torch.testing.assert_close(left[name], right[name], atol=1e-4, rtol=1e-3)
-
-
 def test_the_finished_run_is_left_alone(corpus: Path, tmp_path: Path) -> None:
     config = tiny()
     train(config, corpus, tmp_path / "out")
     before = weights(tmp_path / "out")
-    assert prepare(config, corpus, tmp_path / "out", resume=True, say=pytest.fail) is None
+    assert prepare(Pretraining, config, tmp_path / "out", data=corpus, resume=True, say=pytest.fail) is None
     assert before.keys() == weights(tmp_path / "out").keys()
 
 
@@ -177,7 +143,7 @@ def test_resume_says_when_the_text_has_changed(corpus: Path, tmp_path: Path) -> 
     start(tiny(), text, tmp_path / "out")
     text.write_text("거위\n" * 500)
     said: list[str] = []
-    prepare(tiny(), text, tmp_path / "out", resume=True, say=said.append)
+    prepare(Pretraining, tiny(), tmp_path / "out", data=text, resume=True, say=said.append)
     assert any("changed" in line for line in said)
 
 
@@ -186,9 +152,9 @@ def test_a_text_shorter_than_the_context_shrinks_it(tmp_path: Path) -> None:
     short.write_text("a goose sang at the mill")
     said: list[str] = []
     config = tiny("gpt-nano", "train.context=512")
-    run = prepare(config, short, tmp_path / "out", resume=False, say=said.append)
+    run = prepare(Pretraining, config, tmp_path / "out", data=short, resume=False, say=said.append)
     assert run is not None
-    assert run.trainer.context < 30
+    assert run.loop.context < 30
     assert any("shorter than the context" in line for line in said)
     run.run(lambda _: None)
 
@@ -196,8 +162,8 @@ def test_a_text_shorter_than_the_context_shrinks_it(tmp_path: Path) -> None:
 def test_micro_batch_and_precision_are_settled_and_recorded(corpus: Path, tmp_path: Path) -> None:
     run = start(tiny(), corpus, tmp_path / "out")
     record = json.loads((tmp_path / "out" / "run.json").read_text())
-    assert record["config"]["train"]["micro_batch"] == run.trainer.spec.micro_batch
-    assert record["config"]["train"]["dtype"] == run.trainer.spec.dtype in ("fp32", "bf16")
+    assert record["config"]["train"]["micro_batch"] == run.loop.spec.micro_batch
+    assert record["config"]["train"]["dtype"] == run.loop.spec.dtype in ("fp32", "bf16")
     assert record["data"].keys() == {"town.txt"}
     assert record["versions"]["torch"] == torch.__version__
 
@@ -206,13 +172,13 @@ def test_little_memory_means_a_small_micro_batch(
     corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     roomy = start(tiny(), corpus, tmp_path / "roomy")
-    assert roomy.trainer.micro_rows == 4
+    assert roomy.loop.micro_rows == 4
     monkeypatch.setattr(trial_module, "memory_limit_bytes", trial_module.current_memory_bytes)
     tight = start(tiny(), corpus, tmp_path / "tight")
-    assert tight.trainer.micro_rows == 1
+    assert tight.loop.micro_rows == 1
     monkeypatch.undo()
     resumed = start(tiny(), corpus, tmp_path / "tight", resume=True)
-    assert resumed.trainer.micro_rows == 1  # the recorded one, for a resume must be exact
+    assert resumed.loop.micro_rows == 1  # the recorded one, for a resume must be exact
 
 
 def test_out_of_memory_means_the_next_smaller_one(
@@ -226,7 +192,7 @@ def test_out_of_memory_means_the_next_smaller_one(
         return real(model, objective, part, dtype)  # type: ignore[arg-type]
 
     monkeypatch.setattr(trial_module, "compute_loss", limited)
-    assert start(tiny(), corpus, tmp_path / "out").trainer.micro_rows == 2
+    assert start(tiny(), corpus, tmp_path / "out").loop.micro_rows == 2
 
 
 def test_the_trial_changes_nothing(corpus: Path, tmp_path: Path) -> None:
@@ -236,7 +202,7 @@ def test_the_trial_changes_nothing(corpus: Path, tmp_path: Path) -> None:
     drawn = torch.rand(2)
     before = [p.detach().clone() for p in run.model.parameters()]
     torch.manual_seed(0)
-    trial_module.try_step(run.model, run.trainer.objective, config.train)
+    trial_module.try_step(run.model, run.loop.objective, config.train)
     assert torch.equal(torch.rand(2), drawn)
     assert all(torch.equal(a, b) for a, b in zip(before, run.model.parameters(), strict=True))
     assert all(p.grad is None for p in run.model.parameters())

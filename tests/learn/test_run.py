@@ -4,8 +4,7 @@ import pytest
 from pydantic import ValidationError
 
 from malmoi.core.errors import UserError
-from malmoi.learn.run_config import RunConfig, load_run, recipe_names
-from malmoi.learn.size import DEPTHS
+from malmoi.learn.run_config import DEPTHS, RunConfig, load_run, recipe_names
 from malmoi.models.config import TransformerConfig
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from malmoi.core.errors import UserError
 from malmoi.core.nouns import Message
-from malmoi.learn.tuning import Material, Source, make_material
+from malmoi.learn.mixture import Mixture, Source, make_mixture
 from malmoi.tasks import TASKS, make_task, write_samples
 from malmoi.text.chat import ChatFormat
 from malmoi.text.tokenizer import train_tokenizer
@@ -35,9 +35,9 @@ def told(count: int, word: str = "거위") -> list[dict[str, Any]]:
 
 def material(
     form: ChatFormat, train: list[str], valid: tuple[str, ...] = (), context: int = 512, **how: Any
-) -> Material:
+) -> Mixture:
     sources = ([Source.parse(text) for text in of] for of in (train, valid))
-    return make_material(*sources, form, 0, context, **how)  # type: ignore[misc]
+    return make_mixture(*sources, form, 0, context, **how)  # type: ignore[misc]
 
 
 def test_a_source_is_a_task_a_path_and_a_weight(tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ from malmoi.tasks import TASKS, make_task
 from malmoi.text.chat import TEMPLATE, ChatFormat
 from malmoi.text.tokenizer import Tokenizer
 from malmoi.util.files import sha256
-from tests.methods.tiny import tokenizer_of, world, write_model
+from tests.methods.tiny import fitted_to, tokenizer_of, world, write_model
 
 GOOD, BAD = ("lovely", "훌륭한"), ("dull", "지루한")
 REVIEWS = [
@@ -42,13 +42,13 @@ def finetuned(task: str, model: Path, examples: Any = None, steps: int = 3, **op
     made = make_task(task)
     examples = examples or world(task)[1]
     method = make_method("finetuned", made, {"model": str(model), "batch": 8} | options)
-    return method.fit(examples[:50], examples[50:60] or examples[:10], Budget(steps=steps))
+    return fitted_to(method, examples[:50], examples[50:60] or examples[:10], Budget(steps=steps))
 
 
 def test_it_learns_labels_in_both_languages(model: Path) -> None:
     method = finetuned("classification", model, REVIEWS, steps=80, lr=1e-2)
     inputs = [example.input for example in REVIEWS[60:]]
-    assert method.predict(inputs) == [example.target for example in REVIEWS[60:]]
+    assert method.predict(inputs).values == [example.target for example in REVIEWS[60:]]
     found = method.probabilities(inputs[:2]) or []
     assert all(max(one.values()) > 0.9 for one in found)
     assert method.report["fit"]["best"] > -0.1
@@ -56,11 +56,11 @@ def test_it_learns_labels_in_both_languages(model: Path) -> None:
 
 def test_it_learns_to_answer_and_to_stop(model: Path, tmp_path: Path) -> None:
     method = finetuned("translation", model, PAIRS, steps=100, lr=1e-2)
-    assert method.predict(list(WORDS)) == list(WORDS.values())
+    assert method.predict(list(WORDS)).values == list(WORDS.values())
     likely = method.log_likelihood(["goose", "goose"], ["거위", "거위 눈"]) or []
     assert likely[0] > -1 > likely[1]
     save_method(tmp_path / "saved", method)
-    assert load_method(tmp_path / "saved").predict(list(WORDS)) == list(WORDS.values())
+    assert load_method(tmp_path / "saved").predict(list(WORDS)).values == list(WORDS.values())
 
 
 def test_lora_is_merged_and_the_base_stays(model: Path) -> None:
@@ -99,7 +99,7 @@ def test_its_folder_needs_no_other(tmp_path: Path) -> None:
     shutil.rmtree(base)
     values = [example.input for example in world("chat")[1][60:64]]
     loaded = load_method(tmp_path / "saved")
-    assert loaded.predict(values) == method.predict(values)
+    assert loaded.predict(values).values == method.predict(values).values
     assert loaded.log_likelihood(values, ["네"] * 4) == pytest.approx(
         method.log_likelihood(values, ["네"] * 4)
     )
@@ -108,10 +108,14 @@ def test_its_folder_needs_no_other(tmp_path: Path) -> None:
 def test_a_budget_becomes_steps_and_steps_are_replayed(model: Path) -> None:
     made, examples = world("translation")
     options = {"model": str(model), "batch": 4, "max_new_tokens": 6}
-    first = make_method("finetuned", made, options).fit(examples[:50], examples[50:60], Budget(seconds=2))
+    first = fitted_to(
+        make_method("finetuned", made, options), examples[:50], examples[50:60], Budget(seconds=2)
+    )
     steps = first.report["steps"]
     assert 1 <= steps <= 4 * 13
-    again = make_method("finetuned", made, options).fit(examples[:50], examples[50:60], Budget(steps=steps))
+    again = fitted_to(
+        make_method("finetuned", made, options), examples[:50], examples[50:60], Budget(steps=steps)
+    )
     values = [example.input for example in examples[60:]]
     assert again.report["steps"] == steps
     assert again.log_likelihood(values, ["네"] * len(values)) == first.log_likelihood(
@@ -173,7 +177,7 @@ def test_completion_reads_plain_text(model: Path) -> None:
     assert tokenizer.decode(rows[0].ids[1:]).startswith((example.input + example.target)[:50])
     assert all(all(row.trained) for row in rows)
     before, after = (make.log_likelihood([example.input], [example.target]) or [0.0] for make in (
-        make_method("prompted", make_task("completion"), {"model": str(model)}).fit([example], []),
+        fitted_to(make_method("prompted", make_task("completion"), {"model": str(model)}), [example], []),
         finetuned("completion", model, steps=20),
     ))  # fmt: skip
     assert after[0] > before[0]
@@ -181,7 +185,7 @@ def test_completion_reads_plain_text(model: Path) -> None:
 
 def test_a_recurrent_model_can_be_tuned_but_no_counted_one(tmp_path: Path) -> None:
     lstm = write_model(tmp_path / "lstm", family="lstm")
-    assert len(finetuned("translation", lstm, max_new_tokens=4).predict(["거위", "goose"])) == 2
+    assert len(finetuned("translation", lstm, max_new_tokens=4).predict(["거위", "goose"]).values) == 2
     with pytest.raises(UserError, match="LoRA changes a Transformer's linear layers"):
         finetuned("translation", lstm, lora=True)
     tokenizer = Tokenizer.from_json(tokenizer_of("bpe"))
@@ -209,4 +213,4 @@ def test_too_little_is_refused(model: Path) -> None:
     made, examples = world("translation")
     for train, valid in ((examples[:5], []), ([], examples[:5])):
         with pytest.raises(UserError, match="give more data"):
-            make_method("finetuned", made, {"model": str(model)}).fit(train, valid)
+            fitted_to(make_method("finetuned", made, {"model": str(model)}), train, valid)

@@ -36,7 +36,9 @@ def test_it_predicts_without_what_is_slow_to_load(task: str, name: str, tmp_path
     made = make_task(task)
     write_samples(tmp_path / "world.jsonl", task, documents(60), 40)
     examples = made.load(tmp_path / "world.jsonl")
-    save_method(tmp_path / "fitted", make_method(name, made).fit(examples[:30], examples[30:]))
+    method = make_method(name, made)
+    method.fit(examples[:30], examples[30:])
+    save_method(tmp_path / "fitted", method)
     about = ("--context", "Mina has bread.") if made.kind.has_context else ()
     program = PROGRAM.replace("HEAVY", repr(HEAVY))
     command = [sys.executable, "-c", program, str(tmp_path / "fitted"), "What does Mina have?", *about]

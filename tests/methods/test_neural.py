@@ -16,6 +16,7 @@ from malmoi.methods.base import Method
 from malmoi.methods.neural.spans import SpanForm
 from malmoi.methods.registry import make_method
 from malmoi.tasks import make_task
+from tests.methods.tiny import fitted_to
 
 SMALL: dict[str, Any] = {"width": 32, "dropout": 0.0, "warmup_steps": 0}
 NAMES = ("Mina", "Oscar", "Vera", "민수", "지우", "하늘")
@@ -24,7 +25,7 @@ PLACES = ("Noru", "Plum Street", "the mill", "노루마을", "방앗간", "자�
 
 def learned(task: str, name: str, examples: list[Example[Any, Any]], steps: int, **options: Any) -> Method:
     method = make_method(name, make_task(task), SMALL | options)
-    return method.fit(examples, examples, Budget(steps=steps))
+    return fitted_to(method, examples, examples, Budget(steps=steps))
 
 
 def reviews(count: int = 60) -> list[Example[Any, Any]]:
@@ -46,7 +47,7 @@ def visits(count: int = 60) -> list[Example[Any, Any]]:
 
 
 def accuracy(method: Method, examples: list[Example[Any, Any]]) -> float:
-    found = method.predict([example.input for example in examples])
+    found = method.predict([example.input for example in examples]).values
     return sum(y == e.target for y, e in zip(found, examples, strict=True)) / len(examples)
 
 
@@ -87,7 +88,7 @@ def test_an_answer_far_behind_is_found_in_its_own_piece() -> None:
 def test_a_text_longer_than_a_piece_is_tagged_to_its_end() -> None:
     method = learned("ner", "lstm", visits(), 80, max_units=32)
     text = " ".join(example.input for example in visits(40)[::2])
-    found = method.predict([text])[0]
+    found = method.predict([text]).values[0]
     assert found
     assert found[-1].end > len(text) * 0.9
 
@@ -101,7 +102,7 @@ def test_warm_up_teaches_the_encoder(tmp_path: Path) -> None:
     weights = [m.model.encoder.embed.weight for m in (cold, warm)]
     assert (weights[0] - weights[1]).abs().max() > 0.01
     replayed = make_method("transformer", make_task("ner"), SMALL | {"unlabelled": str(text)})
-    replayed.fit(visits(20), visits(20), Budget(steps=1, warm_up_steps=2))
+    fitted_to(replayed, visits(20), visits(20), Budget(steps=1, warm_up_steps=2))
     assert replayed.report["warm_up_steps"] == 2
 
 
@@ -134,7 +135,7 @@ def test_a_label_unseen_in_training_is_measured_as_wrong() -> None:
     examples = reviews()
     valid = [*examples[:10], Example("Never seen", "new")]
     method = make_method("lstm", make_task("classification"), SMALL)
-    method.fit(examples, valid, Budget(steps=60))
+    fitted_to(method, examples, valid, Budget(steps=60))
     assert "new" not in (method.probabilities(["Never seen"]) or [{}])[0]
     assert accuracy(method, valid) < 1
 
@@ -162,7 +163,7 @@ def test_a_budget_that_was_too_small_is_told(steps: int, told: str) -> None:
 
 def test_little_data_is_no_small_budget() -> None:
     method = make_method("lstm", make_task("classification"), {"epochs": 2, "vocab_size": 300, "width": 16})
-    assert "note" not in method.fit(reviews(), reviews()[:4]).report
+    assert "note" not in fitted_to(method, reviews(), reviews()[:4]).report
 
 
 LINES = [Example(f"{name} goes to {place} ", "and comes home.") for name in NAMES for place in PLACES]

@@ -21,13 +21,14 @@ from malmoi.methods.registry import make_method, method_options
 from malmoi.tasks import make_task
 from tests.hub.tiny_encoder import FAMILIES, write_encoder
 from tests.methods.test_neural import accuracy, reviews, visits
+from tests.methods.tiny import fitted_to
 
 QUICK: dict[str, Any] = {"lr": 5e-3, "dropout": 0.0, "warmup_steps": 0}
 
 
 def learned(task: str, folder: Path, examples: list[Example[Any, Any]], steps: int, **options: Any) -> Method:
     method = make_method("pretrained", make_task(task), {"encoder": str(folder)} | options)
-    return method.fit(examples, examples, Budget(steps=steps))
+    return fitted_to(method, examples, examples, Budget(steps=steps))
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -99,7 +100,7 @@ def test_long_words_lose_their_ends_and_no_row_is_too_long(tmp_path: Path) -> No
     write_encoder(tmp_path, "roberta", max_position_embeddings=42)
     method = learned("ner", tmp_path, visits(), 1, max_units=38)
     texts = ["".join(chr(0x4E00 + i) for i in range(n)) + " Mina" * n for n in (1, 10, 38, 200)]
-    assert all(found is not None for found in method.predict(texts))
+    assert all(found is not None for found in method.predict(texts).values)
 
 
 @pytest.mark.parametrize("task", ["classification", "ner"])
@@ -110,7 +111,7 @@ def test_a_fitted_method_needs_its_encoder_no_more(task: str, tmp_path: Path) ->
     save_method(tmp_path / "saved", method)
     shutil.rmtree(tmp_path / "encoder")
     texts = [example.input for example in examples]
-    assert load_method(tmp_path / "saved").predict(texts) == method.predict(texts)
+    assert load_method(tmp_path / "saved").predict(texts).values == method.predict(texts).values
 
 
 def test_two_encoders_are_compared_as_variants(tmp_path: Path) -> None:

@@ -18,8 +18,9 @@ from torch import Tensor
 
 from malmoi.core.errors import UserError
 from malmoi.core.nouns import Answer, Entity, Example, Message, Question, turns_error
-from malmoi.engine import Engine, Sampling
 from malmoi.engine.ask import Asker, Manner, PlainText, Turns, calibrated, shortened, softmax, tidied
+from malmoi.engine.engine import Engine
+from malmoi.engine.request import Sampling
 from malmoi.engine.score import score
 from malmoi.hub.folder import load_model, save_model
 from malmoi.methods.base import Method
@@ -33,7 +34,7 @@ from malmoi.tasks.kinds import LABEL, SPAN, closed
 from malmoi.text.chat import TEMPLATE, ChatFormat
 from malmoi.text.tokenizer import Tokenizer
 from tests.engine.scripted import BYTES, FORM, Scripted
-from tests.methods.tiny import tokenizer_of, world, write_model
+from tests.methods.tiny import fitted_to, tokenizer_of, world, write_model
 
 REPLY = {LABEL: {}, SPAN: {"max_new_tokens": 8}}
 TEXTS = ("The old goose sang in Noru Lake.\nIt was loud.", "거위가 노루 호수에서 노래했다. 아주 컸다.")
@@ -54,7 +55,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 def prompted(task: str, model: Path, **options: Any) -> Method:
     made, examples = world(task)
     options = {"model": str(model)} | REPLY.get(made.kind, {"max_new_tokens": 12}) | options
-    return make_method("prompted", made, options).fit(examples[:50], examples[50:60])
+    return fitted_to(make_method("prompted", made, options), examples[:50], examples[50:60])
 
 
 def inputs(task: str, count: int = 6) -> list[Any]:
@@ -122,7 +123,7 @@ def test_prompts_fit_whatever_the_input(task: str, model: str, models: dict[str,
         assert len(asked.ids) <= method.asker.most
         if text:
             assert asked.value != value or asked.dropped
-        assert len(method.predict([value])) == 1
+        assert len(method.predict([value]).values) == 1
 
 
 def test_the_oldest_shots_are_left_out_first(models: dict[str, Path]) -> None:
@@ -280,7 +281,7 @@ def test_any_model_answers_with_parts_of_any_input(text: str, seed: int) -> None
 def test_a_tokenizer_that_is_not_byte_level_answers_freely(task: str, models: dict[str, Path]) -> None:
     method = prompted(task, models["unigram"])
     assert "replies are free, not held to the input: its unigram tokenizer" in method.report["note"]
-    for value, found in zip(inputs(task), method.predict(inputs(task)), strict=True):
+    for value, found in zip(inputs(task), method.predict(inputs(task)).values, strict=True):
         assert not isinstance(found, Answer) or value.context[found.start :].startswith(found.text)
 
 
@@ -291,7 +292,7 @@ def test_a_foundation_model_goes_on_with_the_text(models: dict[str, Path]) -> No
     assert tokenizer is not None
     text = inputs("completion")[0]
     direct = Engine(loaded, tokenizer).generate([text], Sampling(max_tokens=12, temperature=0))
-    assert method.predict([text]) == [direct[0].text]
+    assert method.predict([text]).values == [direct[0].text]
     nats = score(Engine(loaded, tokenizer), [text], [" and on it went 그리고"])
     assert method.log_likelihood([text], [" and on it went 그리고"]) == pytest.approx(nats, abs=1e-3)
     with pytest.raises(UserError, match="goes on with a text as it is; leave shots out"):
@@ -364,7 +365,7 @@ def test_every_kind_of_model_can_be_asked(task: str, models: dict[str, Path], tm
     plain = {"calibrate": False} if task == "classification" else {}
     for model in (models["lstm"], tmp_path / "ngram"):
         method = prompted(task, model, shots=None if task == "completion" else 1, **plain)
-        assert len(method.predict(inputs(task, 2))) == 2
+        assert len(method.predict(inputs(task, 2)).values) == 2
 
 
 def test_a_gone_model_is_told_and_a_changed_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -372,14 +373,18 @@ def test_a_gone_model_is_told_and_a_changed_one(tmp_path: Path, monkeypatch: pyt
     write_model(Path("lm"))
     made, examples = world("translation")
     method = make_method("prompted", made, {"model": "lm", "max_new_tokens": 4, "shots": 1})
-    method.fit(examples[:50], examples[50:60])
+    fitted_to(method, examples[:50], examples[50:60])
     save_method(Path("saved"), method)
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
-    found = method.predict(inputs("translation", 2))
-    assert load_method(tmp_path / "saved").predict(inputs("translation", 2)) == found  # by its absolute path
+    found = method.predict(inputs("translation", 2)).values
+    assert (
+        load_method(tmp_path / "saved").predict(inputs("translation", 2)).values == found
+    )  # by its absolute path
     shutil.move(tmp_path / "lm", tmp_path / "elsewhere" / "lm")
-    assert load_method(tmp_path / "saved").predict(inputs("translation", 2)) == found  # by the path as given
+    assert (
+        load_method(tmp_path / "saved").predict(inputs("translation", 2)).values == found
+    )  # by the path as given
     write_model(tmp_path / "elsewhere" / "lm", seed=1)
     with pytest.raises(UserError, match="lm has other weights now"):
         load_method(tmp_path / "saved")
@@ -414,8 +419,12 @@ def test_the_size_on_disk_is_the_models(models: dict[str, Path]) -> None:
 
 
 def test_a_chat_model_needs_no_examples_but_labels(models: dict[str, Path]) -> None:
-    method = make_method("prompted", make_task("translation"), {"model": str(models["chat"])}).fit([], [])
-    assert len(method.predict(["거위"])) == 1
+    method = fitted_to(
+        make_method("prompted", make_task("translation"), {"model": str(models["chat"])}), [], []
+    )
+    assert len(method.predict(["거위"]).values) == 1
     same = [Example("a", "x"), Example("b", "x")]
     with pytest.raises(UserError, match="at least two"):
-        make_method("prompted", make_task("classification"), {"model": str(models["chat"])}).fit(same, same)
+        fitted_to(
+            make_method("prompted", make_task("classification"), {"model": str(models["chat"])}), same, same
+        )

@@ -20,6 +20,7 @@ from malmoi.methods.llm.remote import Remote
 from malmoi.methods.registry import make_method, methods_for
 from malmoi.tasks import TASKS, make_task
 from tests.methods.chat_server import ChatServer, Raw, completion, error, serving
+from tests.methods.tiny import fitted_to
 
 KEY = "sk-secret-0123456789"
 REVIEWS = [Example(f"글 {n}: {'좋다' if n % 2 else '나쁘다'}", "good" if n % 2 else "bad") for n in range(40)]
@@ -46,11 +47,11 @@ def remote(server: ChatServer | str, folder: Path, task: str = "classification",
 
 
 def fitted(server: ChatServer | str, folder: Path, **options: Any) -> Remote:
-    return remote(server, folder, **options).fit(REVIEWS, ())
+    return fitted_to(remote(server, folder, **options), REVIEWS, ())
 
 
 def note(method: Method) -> str:
-    return method.report.get("note", "")
+    return method.predict([]).note
 
 
 # ---- what it is for
@@ -59,8 +60,8 @@ def note(method: Method) -> str:
 def test_labels_are_read_and_counted(tmp_path: Path) -> None:
     with serving(right) as server:
         method = fitted(server, tmp_path, price_in=1.0, price_out=2.0, currency="원")
-        assert method.predict(TEXTS) == LABELS
-        report = method.report
+        assert method.predict(TEXTS).values == LABELS
+        report = method.predict([]).facts
         assert (report["requests"], report["cached"], report["tokens_out"]) == (40, 0, 40)
         assert "note" not in report
         assert report["spent"] == pytest.approx((report["tokens_in"] + 2 * 40) / 1e6)
@@ -71,7 +72,7 @@ def test_labels_are_read_and_counted(tmp_path: Path) -> None:
         assert (body["model"], body["temperature"], body["max_tokens"]) == ("m", 0, 16)
         assert "bad, good" in body["messages"][-1]["content"]
         assert server.keys == {f"Bearer {KEY}"}
-    assert method.predict([]) == []
+    assert method.predict([]).values == []
 
 
 CASES: list[tuple[str, Any, str, Any]] = [
@@ -92,8 +93,8 @@ def test_every_task_is_asked_and_read(task: str, value: Any, reply: str, wanted:
     method_task = make_task(task).with_labels(("LOC", "PER") if task == "ner" else ("bad", "good"))
     with serving(lambda *_: reply) as server:
         options = {"base_url": server.url, "model": "m", "cache": str(tmp_path)}
-        method = make_method("remote", method_task, options).fit((), ())
-        assert method.predict([value]) == [wanted]
+        method = fitted_to(make_method("remote", method_task, options), (), ())
+        assert method.predict([value]).values == [wanted]
         asked = [turn["content"] for turn in server.requests[0]["messages"]]
         assert asked == [turn.content for turn in method_task.prompt(value)]
     assert method.log_likelihood([value], [""]) is None
@@ -109,7 +110,7 @@ def test_it_suits_every_task_but_only_on_request() -> None:
 def test_shots_are_shown_and_never_the_question_itself(tmp_path: Path) -> None:
     with serving(right) as server:
         method = fitted(server, tmp_path, shots=3, choose="similar")
-        assert method.predict(TEXTS[:5]) == LABELS[:5]
+        assert method.predict(TEXTS[:5]).values == LABELS[:5]
         for body in server.requests:
             *shown, asked = [turn["content"] for turn in body["messages"] if turn["role"] == "user"]
             assert len(shown) == 3
@@ -119,12 +120,12 @@ def test_shots_are_shown_and_never_the_question_itself(tmp_path: Path) -> None:
 def test_order_neighbours_and_folders_change_nothing(tmp_path: Path) -> None:
     with serving(right) as server:
         method = fitted(server, tmp_path, shots=1)  # fewer shots than labels: the labels are kept apart
-        together = method.predict(TEXTS)
-        assert fitted(server, tmp_path / "2", shots=1).predict(TEXTS[::-1]) == together[::-1]
+        together = method.predict(TEXTS).values
+        assert fitted(server, tmp_path / "2", shots=1).predict(TEXTS[::-1]).values == together[::-1]
         save_method(tmp_path / "saved", method)
         loaded = load_method(tmp_path / "saved")
         asked = len(server.requests)
-        assert [loaded.predict([text])[0] for text in TEXTS] == together
+        assert [loaded.predict([text]).values[0] for text in TEXTS] == together
         assert len(server.requests) == asked  # the very same questions, so all are in the cache
         assert loaded.task.labels == ("bad", "good")
 
@@ -141,19 +142,19 @@ def test_requests_overlap(tmp_path: Path) -> None:
         return right(text, number)
 
     with serving(together) as server:
-        assert fitted(server, tmp_path, concurrency=5).predict(TEXTS) == LABELS
+        assert fitted(server, tmp_path, concurrency=5).predict(TEXTS).values == LABELS
         assert server.most_at_once == 5
 
 
 def test_nothing_is_asked_twice(tmp_path: Path) -> None:
     with serving(right) as server:
         method = fitted(server, tmp_path)
-        assert method.predict(TEXTS + TEXTS) == LABELS + LABELS
+        assert method.predict(TEXTS + TEXTS).values == LABELS + LABELS
         assert len(server.requests) == 40
         again = fitted(server, tmp_path)
-        assert again.predict(TEXTS) == LABELS
+        assert again.predict(TEXTS).values == LABELS
         assert len(server.requests) == 40
-        assert (again.report["requests"], again.report["cached"]) == (0, 40)
+        assert (again.predict([]).facts["requests"], again.predict([]).facts["cached"]) == (0, 40)
         assert again.costs() == pytest.approx(method.costs())
         for change in ({"model": "other"}, {"temperature": 1.0}, {"extra": {"top_p": 0.5}}):
             before = len(server.requests)
@@ -166,7 +167,7 @@ def test_a_damaged_cache_is_asked_again(tmp_path: Path) -> None:
         fitted(server, tmp_path).predict(TEXTS[:3])
         for number, path in enumerate(sorted((tmp_path / "cache").rglob("*.json"))):
             path.write_bytes([b"{", b'{"text": 1}', b"\xff"][number])
-        assert fitted(server, tmp_path).predict(TEXTS[:3]) == LABELS[:3]
+        assert fitted(server, tmp_path).predict(TEXTS[:3]).values == LABELS[:3]
         assert len(server.requests) == 6
 
 
@@ -179,7 +180,7 @@ def test_the_spending_limit_stops_and_a_higher_one_goes_on(tmp_path: Path) -> No
         tokens = [sum(len(turn["content"].split()) for turn in one["messages"]) for one in server.requests]
         assert 0 < asked < 40
         assert sum(tokens) * 100 / 1e6 <= 0.05
-        assert fitted(server, tmp_path, **prices, spend_limit=5).predict(TEXTS) == LABELS
+        assert fitted(server, tmp_path, **prices, spend_limit=5).predict(TEXTS).values == LABELS
         assert len(server.requests) == 40
 
 
@@ -192,12 +193,12 @@ def test_the_spending_limit_counts_the_replies_that_are_really_asked_for(tmp_pat
         assert server.requests == []
         extra = {"max_tokens": None, "max_completion_tokens": 999}
         method = fitted(server, tmp_path, **prices, max_new_tokens=2000, extra=extra)
-        assert method.predict(TEXTS[:1]) == LABELS[:1]
+        assert method.predict(TEXTS[:1]).values == LABELS[:1]
 
 
 def test_it_works_in_a_notebook(tmp_path: Path) -> None:
     async def cell() -> list[Any]:
-        return fitted(server, tmp_path).predict(TEXTS[:4])
+        return fitted(server, tmp_path).predict(TEXTS[:4]).values
 
     # another test's browser may keep a loop in this thread
     with serving(right) as server, ThreadPoolExecutor() as thread:
@@ -217,7 +218,7 @@ WRONG_FORMS = [b"<html>so sorry</html>", b"{", b"[]", b"null", b'{"choices": []}
 def test_what_may_pass_is_tried_again(trouble: Raw, tmp_path: Path) -> None:
     with serving(lambda text, number: right(text, number) if number else trouble) as server:
         method = fitted(server, tmp_path)
-        assert method.predict(TEXTS[:1]) == LABELS[:1]
+        assert method.predict(TEXTS[:1]).values == LABELS[:1]
         assert len(server.requests) == 2
         assert note(method) == ""
 
@@ -226,7 +227,7 @@ def test_what_may_pass_is_tried_again(trouble: Raw, tmp_path: Path) -> None:
 def test_garbage_is_counted(body: bytes, tmp_path: Path) -> None:
     with serving(lambda text, n: right(text, n) if "글 0" in text else Raw(200, body)) as server:
         method = fitted(server, tmp_path, retries=0)
-        assert method.predict(TEXTS[:3]) == [LABELS[0], None, None]
+        assert method.predict(TEXTS[:3]).values == [LABELS[0], None, None]
         assert note(method).startswith("2 of 3 requests failed: the answer ")
 
 
@@ -238,18 +239,18 @@ def test_some_failures_are_listed_and_asked_again_later(tmp_path: Path) -> None:
 
     with serving(script) as server:
         method = fitted(server, tmp_path, retries=0)
-        assert method.predict(TEXTS[:4]) == [LABELS[0], None, *LABELS[2:4]]
+        assert method.predict(TEXTS[:4]).values == [LABELS[0], None, *LABELS[2:4]]
         assert note(method) == "1 of 4 requests failed: HTTP 503 (overloaded)"
         broken = False
-        assert method.predict(TEXTS[:4]) == LABELS[:4]
+        assert method.predict(TEXTS[:4]).values == LABELS[:4]
         assert note(method) == ""
 
 
 def test_a_question_that_is_refused_is_no_reason_to_stop(tmp_path: Path) -> None:
     with serving(lambda text, n: right(text, n) if "글 0" not in text else error(400, "too long")) as server:
         method = fitted(server, tmp_path)
-        assert method.predict(TEXTS[:1]) == [None]
-        assert method.predict(TEXTS[1:3]) == LABELS[1:3]
+        assert method.predict(TEXTS[:1]).values == [None]
+        assert method.predict(TEXTS[1:3]).values == LABELS[1:3]
         assert note(method) == "1 of 3 requests failed: HTTP 400 (too long)"
 
 
@@ -257,7 +258,7 @@ def test_refusals_and_empty_replies_are_none(tmp_path: Path) -> None:
     replies: list[str | None] = [None, "", " \n", "what?"]
     with serving(lambda text, n: replies[n] if n < 4 else right(text, n)) as server:
         method = fitted(server, tmp_path, concurrency=1)
-        assert method.predict(TEXTS[:5]) == [None] * 4 + LABELS[4:5]
+        assert method.predict(TEXTS[:5]).values == [None] * 4 + LABELS[4:5]
         assert note(method) == "3 of 5 replies are empty or a refusal"
 
 
@@ -281,10 +282,10 @@ def test_without_usage_tokens_are_bounded_by_bytes(tmp_path: Path) -> None:
     body = json.dumps({"choices": [{"message": {"content": "good"}}]}).encode()
     with serving(lambda *_: Raw(200, body)) as server:
         method = fitted(server, tmp_path)
-        assert method.predict(TEXTS[:1]) == ["good"]
+        assert method.predict(TEXTS[:1]).values == ["good"]
         sent = server.requests[0]["messages"][0]["content"]
-        assert method.report["tokens_in"] == len(sent.encode()) + 16
-        assert method.report["tokens_out"] == 4
+        assert method.predict([]).facts["tokens_in"] == len(sent.encode()) + 16
+        assert method.predict([]).facts["tokens_out"] == 4
 
 
 def test_all_failing_is_an_error_with_the_cause(tmp_path: Path) -> None:
@@ -313,7 +314,7 @@ def test_a_slow_server_is_not_waited_for(tmp_path: Path) -> None:
 
     with serving(slow) as server:
         method = fitted(server, tmp_path, timeout_s=0.3, retries=0)
-        assert method.predict(TEXTS[:4]) == [*LABELS[:2], None, LABELS[3]]
+        assert method.predict(TEXTS[:4]).values == [*LABELS[:2], None, LABELS[3]]
         assert note(method) == "1 of 4 requests failed: no answer within 0.3 s"
         free.set()
 
@@ -347,7 +348,7 @@ def test_a_server_that_drips_is_not_waited_for(tmp_path: Path) -> None:
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(handler, "answer", answer)
             method = fitted(server, tmp_path, timeout_s=0.4, retries=0)
-            assert method.predict(TEXTS[:3]) == [LABELS[0], None, LABELS[2]]
+            assert method.predict(TEXTS[:3]).values == [LABELS[0], None, LABELS[2]]
             free.set()
 
 
@@ -376,7 +377,7 @@ def test_a_missing_key_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     ):
         fitted(server, tmp_path, key_env="MY_KEY").predict(TEXTS[:1])
     with serving(right) as server:  # a server of one's own wants none
-        assert fitted(server, tmp_path).predict(TEXTS[:1]) == LABELS[:1]
+        assert fitted(server, tmp_path).predict(TEXTS[:1]).values == LABELS[:1]
 
 
 def test_the_key_is_nowhere(
@@ -393,7 +394,7 @@ def test_the_key_is_nowhere(
     files = [path for path in tmp_path.rglob("*") if path.is_file()]
     assert len(files) > 5
     for shown in (*(path.read_bytes() for path in files), caplog.text, *capfd.readouterr(),
-                  str(method.report), repr(method.options), str(caught.value)):  # fmt: skip
+                  str(method.predict([])), repr(method.options), str(caught.value)):  # fmt: skip
         assert KEY not in (shown.decode() if isinstance(shown, bytes) else shown)
 
 
@@ -433,13 +434,13 @@ def test_wrong_options_are_told(options: dict[str, Any], says: str, tmp_path: Pa
 def test_labels_must_be_known(tmp_path: Path) -> None:
     for task, says in (("classification", "there is no label"), ("ner", "no example has an entity")):
         with pytest.raises(UserError, match=says):
-            remote("http://host/v1", tmp_path, task).fit((), ())
+            fitted_to(remote("http://host/v1", tmp_path, task), (), ())
 
 
 def test_odd_texts_are_sent_as_they_are(tmp_path: Path) -> None:
     strange = ["", " \n\t", "<|eos|><|im_end|>", "{input} {labels}", "😀 a\u0301 ㄱㅏ\u2028", "\ud800"]
     with serving(right) as server:
         method = fitted(server, tmp_path)
-        assert method.predict(strange) == ["bad"] * 5 + [None]
+        assert method.predict(strange).values == ["bad"] * 5 + [None]
         sent = {body["messages"][-1]["content"] for body in server.requests}
         assert {method.task.prompt(text)[-1].content for text in strange[:5]} == sent

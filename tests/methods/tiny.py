@@ -9,8 +9,9 @@ from typing import Any, Literal
 
 import torch
 
-from malmoi.core.nouns import Example
+from malmoi.core.nouns import Budget, Example, Examples, Work
 from malmoi.hub.folder import save_model
+from malmoi.methods.base import Method
 from malmoi.models.build import build_model
 from malmoi.models.config import RecurrentConfig, TransformerConfig
 from malmoi.tasks import make_task, write_samples
@@ -52,3 +53,9 @@ def world(task: str, count: int = 70) -> tuple[Task[Any, Any], list[Example[Any,
         path = Path(folder) / "world.jsonl"
         write_samples(path, task, documents(6 * count), count)
         return made, made.load(path)[:count]
+
+
+def fitted_to(method: Method, train: Examples, valid: Examples, budget: Budget = Budget()) -> Any:
+    """The method, fitted, with what its fit found as `report`."""
+    method.report = method.fit(train, valid, Work(budget)).facts  # type: ignore[attr-defined]
+    return method

@@ -6,11 +6,10 @@ from typing import Any, cast
 
 import pytest
 
-from malmoi.core.nouns import Budget
-from malmoi.engine import Engine
+from malmoi.engine.engine import Engine
 from malmoi.methods.folder import save_method
 from malmoi.methods.registry import make_method
-from malmoi.methods.use import remember_labels
+from malmoi.methods.use import with_labels
 from malmoi.serve.catalogue import Catalogue, LanguageEntry, open_catalogue
 from malmoi.text.chat import TEMPLATE, ChatFormat
 from malmoi.text.tokenizer import Tokenizer
@@ -32,9 +31,9 @@ def scripted_entry(name: str, scorer: FakeScorer, *, chats: bool, max_rows: int 
 def fitted(folder: Path, task: str, method: str) -> Path:
     """A method fitted to a few examples of the sample world."""
     made, examples = world(task)
-    found = make_method(method, made).fit(examples[:50], examples[50:], Budget())
-    remember_labels(found, examples[:50])
-    save_method(folder, found)
+    found = make_method(method, made)
+    report = found.fit(examples[:50], examples[50:])
+    save_method(folder, found, with_labels(report, found, examples[:50]))
     return folder
 
 

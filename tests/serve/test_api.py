@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from malmoi.core.nouns import Message
-from malmoi.engine import Engine, Sampling
+from malmoi.engine.engine import Engine
+from malmoi.engine.request import Sampling
 from malmoi.engine.score import score
 from malmoi.serve.catalogue import LanguageEntry, TaskEntry
 from malmoi.serve.protocol import REFUSED
@@ -272,7 +273,7 @@ def test_a_task_predicts_with_probabilities(server: Running, body: dict[str, Any
     assert (found["model"], found["method"], found["task"]) == ("topics", "tfidf", "classification")
     entry = server.catalogue["topics"]
     assert isinstance(entry, TaskEntry)
-    assert [one["prediction"] for one in found["predictions"]] == entry.method.predict(values)
+    assert [one["prediction"] for one in found["predictions"]] == entry.method.predict(values).values
     assert [one["index"] for one in found["predictions"]] == list(range(len(values)))
     for one in found["predictions"]:
         assert sum(one["probabilities"].values()) == pytest.approx(1, abs=1e-4)

@@ -259,7 +259,8 @@ def test_the_page_asks_a_language_model_as_a_comparison_does(
     name: str, labels: Sequence[str], catalogue: Catalogue
 ) -> None:
     task = make_task(name).with_labels(labels)
-    method = make_method("prompted", task, {"model": str(catalogue["tiny"].folder)}).fit((), ())
+    method = make_method("prompted", task, {"model": str(catalogue["tiny"].folder)})
+    method.fit((), ())
 
     async def shown(texts: Sequence[str]) -> Any:
         worker = Worker()
@@ -271,7 +272,7 @@ def test_the_page_asks_a_language_model_as_a_comparison_does(
 
     for texts in examples(task)[:2]:
         value = task.input_from(asked(task, texts))
-        ((prediction,), found) = method.predict([value]), method.probabilities([value])
+        ((prediction,), found) = method.predict([value]).values, method.probabilities([value])
         wanted = VIEWS[task.kind].show(Outcome(value, prediction, 0.0, found and found[0]))
         assert asyncio.run(shown(texts)) == (pytest.approx(wanted, abs=1e-5) if found else wanted)
 
@@ -279,7 +280,7 @@ def test_the_page_asks_a_language_model_as_a_comparison_does(
 def test_language_models_are_asked_with_the_labels_that_a_fitted_method_knows(catalogue: Catalogue) -> None:
     topics = catalogue["topics"]
     assert isinstance(topics, TaskEntry)
-    labels = topics.method.method.report["labels"]
+    labels = topics.method.report.facts["labels"]
     assert len(labels) > 1
     assert task_to_ask(make_task("classification"), catalogue).labels == tuple(labels)
     assert task_to_ask(make_task("ner"), catalogue).labels == ()

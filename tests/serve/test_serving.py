@@ -17,7 +17,7 @@ import pytest
 from typer.testing import CliRunner
 
 from malmoi.cli import serving
-from malmoi.cli.commands import app
+from malmoi.cli.words import app
 from malmoi.core.errors import UserError
 from malmoi.serve.catalogue import LanguageEntry, TaskEntry, open_catalogue
 from malmoi.serve.settings import ServeSettings
@@ -71,7 +71,7 @@ def test_every_task_predicts_over_http(tmp_path: Path) -> None:
             assert response.status_code == 200, response.text
             found = [one["prediction"] for one in response.json()["predictions"]]
             method = catalogue[task].method  # pyright: ignore
-            expected = method.predict(inputs)
+            expected = method.predict(inputs).values
             assert found == [made.to_json(y, x.input) for y, x in zip(expected, examples, strict=False)]
             assert all(isinstance(one, kind) for one in found if one is not None)
 

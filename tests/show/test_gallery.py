@@ -18,7 +18,7 @@ from matplotlib.image import imread
 from matplotlib.text import Text
 from typer.testing import CliRunner
 
-from malmoi.cli.commands import app
+from malmoi.cli.words import app
 from malmoi.core.errors import UserError
 from malmoi.core.nouns import Budget
 from malmoi.engine.loaded import Loaded
@@ -29,10 +29,10 @@ from malmoi.methods.registry import make_method
 from malmoi.methods.use import LoadedMethod
 from malmoi.models.ngram import KneserNey
 from malmoi.show.draw_tokens import draw_tokens
-from malmoi.show.gallery import Picture, pictures_of
-from malmoi.show.picture import drawing, printable, shown
+from malmoi.show.gallery import pictures_of
+from malmoi.show.picture import Picture, drawing, printable, shown
 from malmoi.text.tokenizer import Tokenizer
-from tests.methods.tiny import tokenizer_of, world, write_model
+from tests.methods.tiny import fitted_to, tokenizer_of, world, write_model
 
 ENGLISH, KOREAN = "The goose sang at the mill.", "거위가 노래를 불렀다."
 READ = ["embedding", "neighbours", "map", "losses", "next"]
@@ -164,7 +164,7 @@ def test_tokens_on_one_line() -> None:
 @cache
 def fitted(task: str, name: str, **options: object) -> LoadedMethod:
     made, examples = world(task)
-    method = make_method(name, made, options).fit(examples[:50], examples[50:], QUICK)
+    method = fitted_to(make_method(name, made, options), examples[:50], examples[50:], QUICK)
     with TemporaryDirectory() as folder:
         save_method(Path(folder) / name, method)
         return LoadedMethod(Path(folder) / name)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
-from contextlib import nullcontext, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, NoReturn
 
@@ -129,10 +129,8 @@ def pretrain(
 ) -> None:
     """Train a language model on your own text."""
     from malmoi.core.config import as_setting
-    from malmoi.learn.pretrain import count_ngrams, prepare
+    from malmoi.learn.counting import count_ngrams
     from malmoi.learn.run_config import load_run
-    from malmoi.learn.running import Stopped
-    from malmoi.show import terminal
 
     chosen = [*(settings or ()), *([as_setting("data.errors", errors)] if errors == "replace" else [])]
     chosen += [as_setting("data.field", field)] if field else []
@@ -147,25 +145,9 @@ def pretrain(
         if not dry_run:
             typer.echo(finished)
         return
-    run = prepare(config, data, out, resume=resume, say=say, dry_run=dry_run)
-    if run is None:
-        typer.echo(finished)
-        return
-    first = run.trainer.group.first
-    if first:
-        terminal.announce(run, with_flags)
-    if dry_run:
-        return
-    try:
-        with terminal.Watch(run) if first else nullcontext() as watch:
-            run.run(watch.show if watch else lambda _: None)
-    except KeyboardInterrupt as stop:
-        saved = f" and saved at step {run.trainer.step}" if isinstance(stop, Stopped) else ""
-        if first:
-            typer.echo(f"stopped{saved}; go on with the same command and --resume")
-        raise typer.Exit(130) from None
-    if first:
-        prompt = " ".join(run.prompt.split()) or "..."
+    run = tuning.trained("pretrain", config, out, finished, resume=resume, data=data, dry_run=dry_run)
+    if run:
+        prompt = " ".join(run.training.prompt.split()) or "..."
         typer.echo(f"saved {out}; try: malmoi complete {shlex.quote(str(out))} {shlex.quote(prompt)}")
 
 

@@ -77,10 +77,14 @@ def fit(
     made = _task(task, fields)
     given = {f"{method}.{name}": it for name, it in pairs(settings, "--set", typed=True).items()}
     options = method_options(made, method, given, _text(model)).get(method, {})
-    found = fit_method(
-        made, method, train, valid, out, options=options,
-        budget=Budget(budget), allow_skips=allow_skips, say=say, licence=licence,
-    )  # fmt: skip
+    try:
+        found = fit_method(
+            made, method, train, valid, out, options=options,
+            budget=Budget(budget), allow_skips=allow_skips, say=say, licence=licence,
+        )  # fmt: skip
+    except KeyboardInterrupt:
+        typer.echo("stopped; the same command goes on from where it was")
+        raise typer.Exit(130) from None
     terminal.show_metrics(found.metrics, found.num_examples)
     more = ' --context "..."' if found.method.task.kind.has_context else ""
     typer.echo(f'saved {out}; try: malmoi predict {shlex.quote(str(out))} "..."{more}')
@@ -104,12 +108,13 @@ def predict(
     if text != "-" and not _is_file(text):
         terminal.show_prediction(loaded.method, ask(_json_or_text(text)))
         return
-    inputs, told = _inputs(text, ask), loaded.method.report.get("note")
-    for value, found in zip(inputs, loaded.method.predict(inputs), strict=True):
+    inputs = _inputs(text, ask)
+    answers = loaded.method.predict(inputs)
+    for value, found in zip(inputs, answers.values, strict=True):
         row = {"input": loaded.task.input_json(value), "prediction": loaded.task.to_json(found, value)}
         typer.echo(json.dumps(row, ensure_ascii=False))
-    if (note := loaded.method.report.get("note")) and note != told:
-        typer.echo(f"malmoi: {note}", err=True)
+    if answers.note:
+        typer.echo(f"malmoi: {answers.note}", err=True)
 
 
 def evaluate(
@@ -125,7 +130,7 @@ def evaluate(
     loaded = use.LoadedMethod(folder)
     task = _task(loaded.task.name, fields) if fields else loaded.task
     examples = use.load(task, {"test": data}, allow_skips=allow_skips, say=say)["test"]
-    for line in use.unseen(loaded.method, examples):
+    for line in use.unseen(loaded, examples):
         typer.echo(line)
     terminal.show_metrics(use.evaluate(loaded.method, examples), len(examples))
 

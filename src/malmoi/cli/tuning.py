@@ -47,38 +47,20 @@ def finetune(
     licence: Licence = None,
 ) -> None:
     """Tune a language model to answer: on conversations, on tasks, or on a mixture of them."""
-    from malmoi.learn import finetune as tuning
+    from malmoi.learn.objectives import conversations
+    from malmoi.learn.run_config import load_tuning
     from malmoi.show import terminal
 
-    config = tuning.load_tuning(
+    config = load_tuning(
         model, data, valid or (), settings or (), lora=lora, fields=pairs(fields, "--fields"),
         allow_skips=allow_skips, budget_seconds=budget, licence=licence,
     )  # fmt: skip
     if preview:
-        terminal.show_rows(*tuning.preview(config))
+        terminal.show_rows(*conversations.preview(config))
         return
-    run = tuning.prepare_tuning(config, out, resume=resume, say=say)
-    if run is None:
-        typer.echo(f"{out} is finished; talk with it: malmoi chat {shlex.quote(str(out))}")
-        return
-    first = run.trainer.group.first
-    if first:
-        terminal.announce_tuning(run, with_flags)
-    ended, asked = _watched(run)
-    if first:
-        _tell_end(out, ended, asked)
-
-
-def _tell_end(out: Path, ended: int, asked: int) -> None:
-    from malmoi.learn.finetune import FEW_ENDED
-
-    if not asked:
-        typer.echo("no held-out question leaves room for a reply, so none was asked")
-    else:
-        typer.echo(f"it ended its turn in {ended} of {asked} replies to held-out questions")
-    if ended < FEW_ENDED * asked:
-        typer.echo("which is few: it would go on talking; tune it for longer, or on more conversations")
-    typer.echo(f"saved {out}; talk with it: malmoi chat {shlex.quote(str(out))}")
+    talk = f"talk with it: malmoi chat {shlex.quote(str(out))}"
+    if trained("finetune", config, out, f"{out} is finished; {talk}", resume=resume):
+        typer.echo(f"saved {out}; {talk}")
 
 
 def align(
@@ -96,38 +78,48 @@ def align(
     licence: Licence = None,
 ) -> None:
     """Tune a chat model to preferences: of two answers, it learns which one is better (DPO)."""
-    from malmoi.learn.align import load_alignment, prepare_alignment
-    from malmoi.show import terminal
+    from malmoi.learn.run_config import load_alignment
 
     config = load_alignment(
         model, data, valid, settings or (), beta=beta, lora=lora, allow_skips=allow_skips, licence=licence
     )
-    run = prepare_alignment(config, out, resume=resume, say=say)
     talk = f"talk with it: malmoi chat {shlex.quote(str(out))}"
-    if run is None:
-        typer.echo(f"{out} is finished; {talk}")
-        return
-    if run.trainer.group.first:
-        terminal.announce_alignment(run, with_flags)
-    found = _watched(run)
-    if run.trainer.group.first:
-        typer.echo("\n".join([*run.told(found), f"saved {out}; {talk}"]))
+    if trained("align", config, out, f"{out} is finished; {talk}", resume=resume):
+        typer.echo(f"saved {out}; {talk}")
 
 
-def _watched(run: Any) -> Any:
-    """Do the work of a prepared run before the user's eyes; Ctrl-C ends the command with code 130."""
-    from malmoi.learn.running import Stopped
+def trained(
+    verb: str, config: Any, out: Path, finished: str, *, resume: bool, data: Path | None = None,
+    dry_run: bool = False,
+) -> Any:  # fmt: skip
+    """Do a run before the user's eyes, from reading to saving; Ctrl-C ends the command with code 130.
+
+    Returns the run where this process has saved its model. finished: what to say where that was done before.
+    """
+    from malmoi.learn.job import Stopped, prepare
+    from malmoi.learn.objectives import TRAININGS
     from malmoi.show import terminal
 
-    first = run.trainer.group.first
+    run = prepare(TRAININGS[verb], config, out, resume=resume, say=say, data=data, dry_run=dry_run)
+    if run is None:
+        typer.echo(finished)
+        return None
+    first = run.loop.group.first
+    if first:
+        terminal.announce(run, with_flags)
+    if dry_run:
+        return None
     try:
         with terminal.Watch(run) if first else nullcontext() as watch:
-            return run.run(watch.show if watch else lambda _: None)
+            closing = run.run(watch.show if watch else lambda _: None)
     except KeyboardInterrupt as stop:
-        saved = f" and saved at step {run.trainer.step}" if isinstance(stop, Stopped) else ""
+        saved = f" and saved at step {run.loop.step}" if isinstance(stop, Stopped) else ""
         if first:
             typer.echo(f"stopped{saved}; go on with the same command and --resume")
         raise typer.Exit(130) from None
+    for line in closing:
+        say(line)
+    return run if first else None
 
 
 VERBS = (finetune, align)

@@ -22,11 +22,11 @@ from malmoi.compare.runner import keep_apart, run_comparison
 from malmoi.compare.settings import ComparisonSettings
 from malmoi.core.config import StrictModel
 from malmoi.core.errors import UserError
-from malmoi.core.nouns import BadRow, Example, Examples, Finding, Json, Report, Say, silent
+from malmoi.core.nouns import BadRow, Example, Examples, Finding, FitReport, Json, Report, Say, silent
 from malmoi.data.labelled import RECORD_EXTENSIONS, SKIPPED, read_lines, read_records
 from malmoi.data.readers import Record, extension, find_files
 from malmoi.methods.base import Method
-from malmoi.methods.folder import is_method, load_method
+from malmoi.methods.folder import is_method, load_method, load_report
 from malmoi.methods.registry import make_method, settled_options
 from malmoi.methods.use import COMPARISON, load, method_folder
 from malmoi.tasks import make_task
@@ -116,7 +116,7 @@ def _distill(settings: DistillSettings, out: Path, say: Say, isolated: bool) -> 
     task = make_task(settings.task, settings.fields)
     make_method(settings.student, task, settings.student_options)
     material = _gather(task, settings, say)
-    teacher, origin = _teacher(task, settings, material)
+    teacher, report, origin = _teacher(task, settings, material)
     if settings.keep_above is not None and teacher.probabilities(material.inputs[:1]) is None:
         raise UserError(f"`keep_above`: {teacher.name} gives no probabilities for {task.name}; leave it out")
     _claim(out, _record(settings, teacher, origin, material.inputs))
@@ -129,7 +129,7 @@ def _distill(settings: DistillSettings, out: Path, say: Say, isolated: bool) -> 
         _write_rows(out / TEST, map(task.row, material.test))
     say(f"{counted(len(rows), 'example')} labelled by {teacher.name}: {out / LABELLED}")
     wanted, name = _comparison(settings, teacher, material, out), _name(teacher)
-    found = run_comparison(wanted, out / REPORT, say, isolated, {name: teacher})
+    found = run_comparison(wanted, out / REPORT, say, isolated, {name: (teacher, report)})
     told = sentence(found, name, settings.student, by_people=bool(material.test))
     return _told(found, told, [*material.notes, *notes], len(rows), settings.student, out)
 
@@ -196,7 +196,9 @@ def _values(file: Path, report: Report) -> Iterable[tuple[Any, str]]:
     return ((record.values, record.where) for record in read_records(file, report))
 
 
-def _teacher(task: Task[Any, Any], settings: DistillSettings, material: _Material) -> tuple[Method, Any]:
+def _teacher(
+    task: Task[Any, Any], settings: DistillSettings, material: _Material
+) -> tuple[Method, FitReport, Any]:
     """A fitted method as it lies there, or a language model that is asked in words; and what tells it apart.
 
     Raises UserError where it is neither, or cannot do the task.
@@ -212,17 +214,17 @@ def _teacher(task: Task[Any, Any], settings: DistillSettings, material: _Materia
         raise UserError(f"the teacher must know the labels of {task.name}: give `labels` A,B or `train`")
     options = options if remote else {"model": name, "shots": 0} | options
     method = make_method("remote" if remote else "prompted", task.with_labels(settings.labels), options)
-    method.fit(material.people, ())
-    return method, method.parts().config
+    report = method.fit(material.people, ())
+    return method, report, method.parts().config
 
 
-def _fitted(task: Task[Any, Any], settings: DistillSettings, folder: Path) -> tuple[Method, str]:
+def _fitted(task: Task[Any, Any], settings: DistillSettings, folder: Path) -> tuple[Method, FitReport, str]:
     if settings.teacher_options or settings.labels:
         raise UserError(f"`teacher` {folder} is fitted, so it takes no `set` teacher... and no `labels`")
     method = load_method(folder)
     if method.task.name != task.name:
         raise UserError(f"`teacher` {folder} does {method.task.name}, not {task.name}; name another")
-    return method, sha256(folder / MANIFEST)
+    return method, load_report(folder), sha256(folder / MANIFEST)
 
 
 def _name(teacher: Method) -> str:
@@ -310,7 +312,7 @@ def _whole_lines(path: Path) -> list[Json]:
 def _labels(teacher: Method, inputs: Sequence[Any]) -> list[Json]:
     shares = teacher.probabilities(inputs)
     if shares is None:
-        answers = zip(inputs, teacher.predict(inputs), strict=True)
+        answers = zip(inputs, teacher.predict(inputs).values, strict=True)
         return [{"answer": teacher.task.to_json(target, value), "sure": None} for value, target in answers]
     best = [max(share.items(), key=lambda item: item[1]) for share in shares]
     return [{"answer": label, "sure": probability} for label, probability in best]

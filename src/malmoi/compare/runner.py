@@ -23,9 +23,9 @@ import torch
 from malmoi.compare.comparison import Comparison, confusions, contrasts
 from malmoi.compare.settings import ComparisonSettings, Material, load_material
 from malmoi.compare.verdict import MARGIN, SAME_COST, Row, Verdict, advice, best_possible, floor_of, judge
-from malmoi.compare.worker import FIT, QUESTIONS, RECORD, RESULT, Job, attempt, keep
+from malmoi.compare.worker import FIT, QUESTIONS, RECORD, RESULT, MethodJob, attempt, keep
 from malmoi.core.errors import UserError, nearest
-from malmoi.core.nouns import Json, Metric, Say, silent
+from malmoi.core.nouns import FitReport, Json, Metric, Say, silent
 from malmoi.data.labelled import summary
 from malmoi.methods.base import Method
 from malmoi.methods.cards import method_card, task_files
@@ -48,7 +48,7 @@ PACKAGES = ("malmoi", "torch", "numpy", "tokenizers", "scikit-learn", "python-cr
 
 def run_comparison(
     settings: ComparisonSettings, out: Path, say: Say = silent, isolated: bool = True,
-    fitted: Mapping[str, Method] | None = None,
+    fitted: Mapping[str, tuple[Method, FitReport]] | None = None,
 ) -> Comparison:  # fmt: skip
     """Compare; writes results.json and winner/ into `out` and goes on where it stopped.
 
@@ -61,7 +61,11 @@ def run_comparison(
 
 
 def _run(
-    settings: ComparisonSettings, out: Path, say: Say, isolated: bool, fitted: Mapping[str, Method]
+    settings: ComparisonSettings,
+    out: Path,
+    say: Say,
+    isolated: bool,
+    fitted: Mapping[str, tuple[Method, FitReport]],
 ) -> Comparison:
     material = load_material(settings)
     if not fitted:
@@ -79,10 +83,10 @@ def _run(
         say(note)
     if material.findings:
         say(summary(material.findings, material.task.name))
-    for name, method in fitted.items():
-        if not ((job := Job(out, name)).folder / FIT).exists():
-            keep(job, method, 0, {"train_seconds": 0.0, "train_peak_bytes": 0.0})
-    found = {name: _measure(Job(out, name), say, isolated) for name in methods}
+    for name, (method, report) in fitted.items():
+        if not ((job := MethodJob(out, name)).folder / FIT).exists():
+            keep(job, method, report, 0, {"train_seconds": 0.0, "train_peak_bytes": 0.0})
+    found = {name: _measure(MethodJob(out, name), say, isolated) for name in methods}
     price = settings.price_per_hour
     rows = [_row(name, methods[name].family, found[name], material, price) for name in found]
     verdict = judge(rows, metric, wanted, floor_of(material.task, material.parts["train"], material.test))
@@ -134,7 +138,7 @@ def _claim(out: Path, settings: ComparisonSettings, material: Material) -> None:
         asked, before = record["settings"]["methods"], old["settings"]["methods"]
         for name in asked.keys() & before.keys():
             if asked[name] != before[name]:  # such as a price: what was learned stays, what it costs does not
-                (Job(out, name).folder / RESULT).unlink(missing_ok=True)
+                (MethodJob(out, name).folder / RESULT).unlink(missing_ok=True)
         record["settings"]["methods"] = before | asked
     elif not is_free(out):
         raise UserError(f"{out} holds something else than a comparison; choose another `out`")
@@ -157,7 +161,7 @@ def _changed(old: Json, new: Json) -> list[str]:
     return [*found, *(f"{part} data" for part in PARTS if new["data"][part] != old["data"][part])]
 
 
-def _measure(job: Job, say: Say, isolated: bool) -> Json:
+def _measure(job: MethodJob, say: Say, isolated: bool) -> Json:
     """Train and measure one method, as far as that is not done yet. A failure is {"error": reason}."""
     result, name = job.folder / RESULT, job.title
     if result.exists() and "error" not in (found := read_json(result)):
@@ -175,7 +179,7 @@ def _measure(job: Job, say: Say, isolated: bool) -> Json:
     return found
 
 
-def _in_process(job: Job, stage: str, say: Say) -> None:
+def _in_process(job: MethodJob, stage: str, say: Say) -> None:
     """`attempt` in a new process, which may be killed. Its standard error goes to a log."""
     log = job.out / "logs" / f"{job.folder.name}-{stage}.txt"
     log.parent.mkdir(parents=True, exist_ok=True)
@@ -225,7 +229,7 @@ def _curve(
     """The metric after a tenth, a third and all of the training examples, at the same budget."""
     curve: dict[str, list[tuple[int, Metric]]] = {}
     for row in verdict.ranking:
-        measured = [_measure(Job(out, row.name, share), say, isolated) for share in SHARES]
+        measured = [_measure(MethodJob(out, row.name, share), say, isolated) for share in SHARES]
         curve[row.name] = [
             (found["num_train"], _metric(verdict, found, material))
             for found in measured if "error" not in found
@@ -244,7 +248,7 @@ def _shots_curve(
     for name in (row.name for row in verdict.ranking if shots and row.family == "prompted"):
         measured = [
             found[name] if found[name]["report"]["shots"] == count
-            else _measure(Job(out, name, shots=count), say, isolated)
+            else _measure(MethodJob(out, name, shots=count), say, isolated)
             for count in shots
         ]  # fmt: skip
         points = [pair for pair in zip(shots, measured, strict=True) if "error" not in pair[1]]
@@ -267,7 +271,7 @@ def _keep_winner(comparison: Comparison) -> None:
 def keep_apart(comparison: Comparison, row: Row, folder: Path) -> None:
     """Copy the folder of one method, ready to use, with a card that tells what was measured."""
     settings, material = comparison.settings, comparison.material
-    source = Job(comparison.out, row.name).folder
+    source = MethodJob(comparison.out, row.name).folder
     shutil.copytree(source, folder, ignore=shutil.ignore_patterns(FIT, RESULT))
     paths = (settings.train, settings.valid, settings.test)
     card = method_card(

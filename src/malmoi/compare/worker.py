@@ -7,6 +7,7 @@ saved and measures it as it will be used: without training data in memory and wi
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 import threading
 import time
@@ -20,11 +21,11 @@ import numpy as np
 import torch
 
 from malmoi.compare.settings import ComparisonSettings, load_material, sample
-from malmoi.core.nouns import Say
-from malmoi.methods.base import Budget, Method
+from malmoi.core.nouns import Budget, FitReport, Predictions, Say, Work
+from malmoi.methods.base import Method
 from malmoi.methods.folder import load_method, save_method
 from malmoi.methods.registry import make_method
-from malmoi.methods.use import COMPARISON, remember_labels
+from malmoi.methods.use import COMPARISON, with_labels
 from malmoi.util.files import read_json, write_json
 from malmoi.util.hardware import peak_memory_bytes
 from malmoi.util.units import counted
@@ -35,7 +36,7 @@ SINGLES = 200  # single predictions timed at most
 
 
 @dataclass(frozen=True, slots=True)
-class Job:
+class MethodJob:
     """A method to train on a share of the training examples, for the comparison in the folder `out`.
 
     shots: how many to show it, instead of what its options say.
@@ -67,49 +68,37 @@ class Job:
         return settings.methods[self.name] | ({} if self.shots is None else {"shots": self.shots})
 
     @property
-    def steps(self) -> Path:
-        """Where the calibrated numbers of training steps are kept, so that a second run equals the first."""
-        return self.out / "steps" / f"{self.folder.name}.json"
+    def unfinished(self) -> Path:
+        """Where fitting keeps checkpoints, and its number of steps, so that a second run equals the first."""
+        return self.out / "steps" / self.folder.name
 
 
-def fit(job: Job, say: Say) -> None:
+def fit(job: MethodJob, say: Say) -> None:
     """Train and save one method, with what that took in FIT."""
     settings = ComparisonSettings.model_validate(read_json(job.out / RECORD)["settings"])
     material = load_material(settings)
     method = make_method(job.name, material.task, job.options(settings))
     whole = material.parts["train"]
     train = sample(whole, max(1, round(job.share * len(whole))), settings.seed)
-    method.report |= read_json(job.steps) if job.steps.exists() else {}
-    steps, warm_up_steps = method.report.get("steps"), method.report.get("warm_up_steps")
-    budget = Budget(settings.budget_seconds, steps, warm_up_steps)
-
-    def told(line: str) -> None:
-        _keep_steps(job, method)
-        say(line)
-
     torch.manual_seed(settings.seed)
     method.load_libraries()
     start_s = time.perf_counter()
-    method.fit(train, material.parts["valid"], budget, told)
+    work = Work(Budget(settings.budget_seconds), say, job.unfinished)
+    report = method.fit(train, material.parts["valid"], work)
     costs = {"train_seconds": time.perf_counter() - start_s, "train_peak_bytes": peak_bytes()}
-    _keep_steps(job, method)
-    remember_labels(method, train)
-    keep(job, method, len(train), costs)
+    keep(job, method, with_labels(report, method, train), len(train), costs)
+    for checkpoints in job.unfinished.rglob("checkpoints"):
+        shutil.rmtree(checkpoints)
 
 
-def keep(job: Job, method: Method, num_train: int, costs: dict[str, float]) -> None:
+def keep(job: MethodJob, method: Method, report: FitReport, num_train: int, costs: dict[str, float]) -> None:
     """Save a fitted method, with what fitting took in FIT."""
-    save_method(job.folder, method)
+    save_method(job.folder, method, report)
     costs["disk_bytes"] = sum(path.stat().st_size for path in job.folder.iterdir())
-    write_json(job.folder / FIT, {"num_train": num_train, "costs": costs, "report": method.report})
+    write_json(job.folder / FIT, {"num_train": num_train, "costs": costs, "report": report.facts})
 
 
-def _keep_steps(job: Job, method: Method) -> None:
-    if "steps" in method.report and not job.steps.exists():
-        write_json(job.steps, {name: it for name, it in method.report.items() if name.endswith("steps")})
-
-
-def predict(job: Job, say: Say) -> None:
+def predict(job: MethodJob, say: Say) -> None:
     """Measure a saved method on the test inputs; everything known of it goes to RESULT."""
     asked, found = read_json(job.out / QUESTIONS), read_json(job.folder / FIT)
     settings = ComparisonSettings.model_validate(read_json(job.out / RECORD)["settings"])
@@ -122,10 +111,11 @@ def predict(job: Job, say: Say) -> None:
     predictions, costs["predictions_per_s"] = _throughput(method, inputs, most_s / 20)
     costs["predict_peak_bytes"] = peak_bytes()
     found["costs"] |= costs | (method.costs() if job.whole else {})
-    if (note := method.report.get("note")) and note != found["report"].get("note"):
-        say(note)
-    found["report"] = method.report
-    found["predictions"] = [method.task.to_json(y, x) for y, x in zip(predictions, inputs, strict=True)]
+    if predictions.note:
+        say(predictions.note)
+    found["report"] |= predictions.facts
+    pairs = zip(predictions.values, inputs, strict=True)
+    found["predictions"] = [method.task.to_json(value, asked_for) for value, asked_for in pairs]
     found["log_likelihoods"] = method.log_likelihood(inputs, asked["texts"]) if asked["texts"] else None
     write_json(job.folder / RESULT, found)
 
@@ -143,7 +133,7 @@ def _latency(method: Method, inputs: Sequence[Any], most_s: float) -> dict[str, 
     return {"latency_p50_s": float(p50), "latency_p95_s": float(p95)}
 
 
-def _throughput(method: Method, inputs: Sequence[Any], least_s: float) -> tuple[list[Any], float]:
+def _throughput(method: Method, inputs: Sequence[Any], least_s: float) -> tuple[Predictions, float]:
     """The predictions, and how many a second when many are asked for at once."""
     rounds, start_s = 1, time.perf_counter()
     predictions = method.predict(inputs)
@@ -162,7 +152,7 @@ def peak_bytes() -> int:
         return peak_memory_bytes()
 
 
-def attempt(job: Job, stage: str, say: Say) -> None:
+def attempt(job: MethodJob, stage: str, say: Say) -> None:
     """Run a stage; where it fails, the reason is one line in RESULT, the traceback goes to standard error."""
     try:
         {"fit": fit, "predict": predict}[stage](job, say)
@@ -188,7 +178,7 @@ def main(arguments: Sequence[str]) -> None:
     """Run one stage: OUT NAME SHARE SHOTS STAGE, where SHOTS may be empty. Ends when standard input does."""
     threading.Thread(target=_end_with_parent, daemon=True).start()
     out, name, share, shots, stage = arguments
-    job = Job(Path(out), name, float(share), int(shots) if shots else None)
+    job = MethodJob(Path(out), name, float(share), int(shots) if shots else None)
     attempt(job, stage, lambda line: print(line, flush=True))
 
 

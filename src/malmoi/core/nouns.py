@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
+from pathlib import Path
 from typing import Any, Generic, Literal, TypeAlias, TypeVar
 
 X = TypeVar("X")  # the input of a task
@@ -157,13 +158,56 @@ class Budget:
     warm_up_steps: int | None = None  # of masked-token pre-training, where there is any
     begun_s: float | None = None  # by time.perf_counter
 
-    def begin(self) -> Budget:
-        """From here on its time runs: what comes before the first step counts, too."""
-        return replace(self, begun_s=time.perf_counter())
-
     @property
     def left_s(self) -> float | None:
         """Of `seconds`; all of them before it has begun."""
         if self.seconds is None or self.begun_s is None:
             return self.seconds
         return self.seconds - (time.perf_counter() - self.begun_s)
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What a fit may spend, and who hears of it.
+
+    folder: where a long fit keeps checkpoints; one that was stopped goes on from there.
+    """
+
+    budget: Budget = Budget()
+    say: Say = silent
+    folder: Path | None = None
+
+    def begin(self) -> Work:
+        """From here on the budget's time runs: what comes before the first step counts, too."""
+        return replace(self, budget=replace(self.budget, begun_s=time.perf_counter()))
+
+    def share(self, share: float, stage: str) -> Work:
+        """A first stage of it, which may take a share of the time."""
+        seconds = self.budget.seconds and self.budget.seconds * share
+        budget = Budget(seconds, self.budget.warm_up_steps)
+        return replace(self, budget=budget, folder=self.folder and self.folder / stage)
+
+
+@dataclass(frozen=True, slots=True)
+class FitReport:
+    """What fitting a method found worth recording. facts: JSON, such as steps, a curve, chosen constants."""
+
+    facts: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def note(self) -> str:
+        """A line for people about what predictions will suffer from, or ''."""
+        return self.facts.get("note", "")
+
+
+@dataclass(frozen=True, slots=True)
+class Predictions:
+    """What a method answers: one value for each input, None where there is none.
+
+    note: a line for people about what they suffered from (requests that failed), or ''. facts: what it took
+    to get them, by name, as JSON.
+    """
+
+    values: list[Any | None]
+    note: str = ""
+    facts: dict[str, Any] = field(default_factory=dict)

@@ -108,6 +108,15 @@ def is_bookkeeping(file: Path) -> bool:
 # ---- the hub
 
 
+def files_of(path: Path) -> Iterator[Path]:
+    """The files that a path of data stands for."""
+    path = local(path)
+    if path.is_dir():
+        yield from sorted(file for file in path.rglob("*") if file.is_file())
+    else:
+        yield from (Path(name) for name in str(path).split(",") if Path(name).is_file())
+
+
 def local(path: Path) -> Path:
     """The path itself, or the folder of what hf://owner/name[:config][/split] names, fetched if need be.
 
@@ -149,12 +158,3 @@ def _fetch(name: str, config: str | None, folder: Path) -> None:
             "datasets.load_dataset(...).save_to_disk(DIR), copy DIR here and give that"
         ) from None
     temporary.rename(folder)
-
-
-def files_of(path: Path) -> Iterator[Path]:
-    """The files that a path of data stands for."""
-    path = local(path)
-    if path.is_dir():
-        yield from sorted(file for file in path.rglob("*") if file.is_file())
-    else:
-        yield from (Path(name) for name in str(path).split(",") if Path(name).is_file())

@@ -14,7 +14,9 @@ from malmoi.core.nouns import Message
 from malmoi.engine.engine import Engine
 from malmoi.engine.request import Sampling
 from malmoi.hub.folder import load_model
-from malmoi.learn.finetune import load_tuning, prepare_tuning
+from malmoi.learn.job import prepare
+from malmoi.learn.objectives.conversations import Tuning
+from malmoi.learn.run_config import load_tuning
 from malmoi.show.demo_report import Exchange, OneModelLine
 from malmoi.tasks import sampled_tasks
 from malmoi.tasks.base import is_korean
@@ -42,16 +44,17 @@ def tune_to_answer(out: Path, *, seconds: float, tokens_per_s: float, say: Calla
         f"train.batch={BATCH}", f"train.context={CONTEXT}", f"train.lr={LR}",
     ]  # fmt: skip
     config = load_tuning(out / "gpt", data, valid, settings, allow_skips=True)
-    run = prepare_tuning(config, out / "chat", resume=False, say=lambda _: None)
+    run = prepare(Tuning, config, out / "chat", resume=False, say=lambda _: None)
     assert run is not None
-    say(f"\nThe GPT is tuned to answer, on {len(run.material.train):,} examples of all tasks, {steps} steps:")
+    num_rows = len(run.training.mixture.train)
+    say(f"\nThe GPT is tuned to answer, on {num_rows:,} examples of all tasks, {steps} steps:")
 
     def watch(report: Any) -> None:
         if report.valid_loss is not None:
             say(f"{report.step / steps:5.0%}  {report.valid_loss:.3f} nats per token of the answers")
 
-    ended, asked = run.run(watch)
-    say(f"it ended its turn in {ended} of {asked} replies")
+    for line in run.run(watch):
+        say(line)
     return out / "chat"
 
 

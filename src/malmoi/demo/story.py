@@ -9,7 +9,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from shlex import quote
-from tempfile import TemporaryDirectory
 
 import numpy as np
 import torch
@@ -27,10 +26,13 @@ from malmoi.engine.request import Sampling
 from malmoi.hub.folder import save_model
 from malmoi.inside.tokens import cut, predictions
 from malmoi.inside.world_probes import grammar_and_logic
-from malmoi.learn.pretrain import evaluate_ngrams, prepare, prepare_text
+from malmoi.learn.corpus import prepare_text
+from malmoi.learn.counting import evaluate_ngrams
+from malmoi.learn.job import prepare
+from malmoi.learn.loop import StepReport
+from malmoi.learn.objectives.next_token import NextToken, Pretraining
 from malmoi.learn.run_config import RunConfig, load_run
-from malmoi.learn.trainer import NextToken, StepReport, Trainer
-from malmoi.learn.trial import try_step
+from malmoi.learn.trial import step_seconds, try_step
 from malmoi.models.build import build_model
 from malmoi.models.language import LanguageModel
 from malmoi.models.ngram import KneserNey
@@ -298,14 +300,8 @@ def _seconds_per_step(name: str, material: Material, tokens: TokenFile) -> float
     config = _run_config(name, 100, material)
     model = build_model(config.model_config_for(tokens.vocab_size, CONTEXT)).to(pick_device())
     objective = NextToken(tokens, tokens, config.train, CONTEXT)
-    spec = try_step(model, objective, config.train).spec
-    with TemporaryDirectory() as folder:
-        steps = Trainer(model, objective, spec, Path(folder)).run()
-        next(steps)
-        start_s = time.perf_counter()
-        for _ in range(3):
-            next(steps)
-        return (time.perf_counter() - start_s) / 3
+    steps_s = step_seconds(model, objective, try_step(model, objective, config.train).spec, 4)
+    return sum(steps_s) / len(steps_s)
 
 
 def _count(material: Material, out: Path, steps: int, clock: Clock) -> Trained:
@@ -330,15 +326,10 @@ def _count(material: Material, out: Path, steps: int, clock: Clock) -> Trained:
 def _train(name: str, material: Material, out: Path, steps: int, clock: Clock) -> Trained:
     """The LSTM or the GPT."""
     folder = out / name.lower()
-    run = prepare(
-        _run_config(name, steps, material, out / "tokenizer"),
-        material.data,
-        folder,
-        resume=False,
-        say=silent,
-    )
+    config = _run_config(name, steps, material, out / "tokenizer")
+    run = prepare(Pretraining, config, folder, data=material.data, resume=False, say=silent)
     assert run is not None
-    x, y, growth = [0.0], [run.trainer.evaluate()["bits_per_byte"]], []
+    x, y, growth = [0.0], [run.loop.evaluate()["bits_per_byte"]], []
 
     def watch(report: StepReport) -> None:
         if report.valid_bits_per_byte is not None:
@@ -359,7 +350,7 @@ def _train(name: str, material: Material, out: Path, steps: int, clock: Clock) -
     run.run(watch)
     seconds = time.perf_counter() - start_s
     run.model.eval()
-    bits = run.trainer.evaluate(FINAL_EVAL_TOKENS)["bits_per_byte"]
+    bits = run.loop.evaluate(FINAL_EVAL_TOKENS)["bits_per_byte"]
     parameters, read = run.model.num_parameters(), steps * BATCH * CONTEXT
     result = _result(name, run.model, run.tokenizer, bits, parameters, seconds, read, folder)
     clock.lap(name)

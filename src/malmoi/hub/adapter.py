@@ -90,7 +90,7 @@ def save_adapter(folder: Path, model: LanguageModel, base: Path, tokenizer: Toke
         **({"trainable_token_indices": learned} if learned else {}),
     })  # fmt: skip
     save_weights(folder / ADAPTER_WEIGHTS, tensors)
-    return obstacle(model.config) if isinstance(model.config, TransformerConfig) else ""
+    return obstacle(model.config)
 
 
 def base_of(folder: Path) -> Path:

@@ -20,8 +20,13 @@ def architecture_of(config: TransformerConfig) -> Architecture | None:
     return next((a for a in ARCHITECTURES.values() if not a.obstacles(config)), None)
 
 
-def obstacle(config: TransformerConfig) -> str:
-    """One line for the user: which choices keep the nearest architecture from expressing `config`, or ''."""
+def obstacle(config: object) -> str:
+    """One line for the user: which choices keep the nearest architecture from expressing `config`, or ''.
+
+    No other than a Transformer has another home than malmoi's folder, which is not worth a line.
+    """
+    if not isinstance(config, TransformerConfig):
+        return ""
     found = {name: a.obstacles(config) for name, a in ARCHITECTURES.items()}
     nearest = min(found, key=lambda name: len(found[name]))
     reasons = " and ".join(found[nearest])

@@ -81,7 +81,7 @@ def save_model(
     if card:
         files.write_text(folder / CARD, card)
     save_weights(folder / WEIGHTS, weights)
-    return obstacle(model.config) if isinstance(model.config, TransformerConfig) else ""
+    return obstacle(model.config)
 
 
 def load_model(
@@ -105,6 +105,15 @@ def load_model(
             "they do not belong together"
         )
     return ModelFolder(model, tokenizer)
+
+
+def weights_hash(folder: Path) -> str:
+    """What identifies a model folder's weights. Raises UserError where it has none."""
+    files.check_readable(folder)
+    for name in (WEIGHTS, "adapter_model.safetensors"):
+        if (folder / name).is_file():
+            return files.sha256(folder / name)
+    raise UserError(f"{folder} is not a finished model folder; give the `out` folder of a finished run")
 
 
 def is_ngram(folder: Path) -> bool:

@@ -6,33 +6,53 @@ import math
 import time
 from collections.abc import Callable
 
-import torch
-
 from malmoi.core.nouns import Say
-from malmoi.core.tensors import TokenBatch
+from malmoi.core.tensors import Loss, TokenBatch
+from malmoi.learn.loop import Loop, Objective
 from malmoi.learn.losses import next_token_loss
+from malmoi.learn.run_config import LoopSpec
 from malmoi.models.language import LanguageModel
 from malmoi.util.units import human_seconds
 
-WARM_UP_STEPS = 20
+
+class Drawn(Objective[LanguageModel, TokenBatch]):
+    """Batches that are drawn one after another, and never judged."""
+
+    context = 1
+
+    def __init__(self, draw: Callable[[], TokenBatch]) -> None:
+        self._draw = draw
+
+    @property
+    def rows_per_epoch(self) -> int:
+        return 1
+
+    def part(self, step: int, start: int, stop: int) -> TokenBatch:
+        del step, start, stop
+        return self._draw()
+
+    def trial(self, rows: int) -> TokenBatch:
+        raise NotImplementedError
+
+    def loss(self, model: LanguageModel, part: TokenBatch) -> Loss:
+        return next_token_loss(model, part.to(model.device))
+
+    def evaluate(self, loss: object, rows: int, limit: int | None = None) -> dict[str, float]:
+        del loss, rows, limit
+        return {}
 
 
 def learn(
     model: LanguageModel, batch: Callable[[], TokenBatch], steps: int, *, lr: float, say: Say
 ) -> float:  # fmt: skip
     """Adam on fresh batches; the last loss, nats a token. The learning rate rises, then falls in a line."""
-    optimizer = torch.optim.AdamW(model.parameters(), lr=lr, weight_decay=0.01, betas=(0.9, 0.98))
-    start_s, mean = time.perf_counter(), math.nan
-    model.train()
-    for step in range(steps):
-        for group in optimizer.param_groups:
-            group["lr"] = lr * min((step + 1) / WARM_UP_STEPS, 1 - 0.9 * step / steps)
-        found = next_token_loss(model, batch())
-        optimizer.zero_grad()
-        (found.sum / found.count).backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        mean = float(found.sum.detach()) / found.count
+    spec = LoopSpec(
+        steps=steps, batch=1, micro_batch=1, lr=lr, betas=(0.9, 0.98), weight_decay=0.01, schedule="wsd",
+        warmup_steps=20, floor=0.1, decay_fraction=1.0, dtype="fp32",
+    )  # fmt: skip
+    start_s, last = time.perf_counter(), math.nan
+    for report in Loop(model, Drawn(batch), spec).run():
+        last = report.loss
     model.eval()
-    say(f"{steps} steps in {human_seconds(time.perf_counter() - start_s)}, the last loss {mean:.2f} nats")
-    return mean
+    say(f"{steps} steps in {human_seconds(time.perf_counter() - start_s)}, the last loss {last:.2f} nats")
+    return last

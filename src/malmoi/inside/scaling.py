@@ -12,10 +12,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
 
 from malmoi.core.tensors import TokenBatch
 from malmoi.learn.losses import next_token_loss
+from malmoi.learn.trial import saved_bytes
 from malmoi.models.build import build_model
 from malmoi.models.config import RecurrentConfig, TransformerConfig
 from malmoi.models.language import LanguageModel
@@ -68,25 +68,17 @@ def measure(name: str, model: LanguageModel, lengths: Sequence[int], say: Callab
 def train_cost(model: LanguageModel, length: int) -> tuple[float, int]:
     """(seconds, bytes kept for the backward pass) of one row, without an optimizer's step."""
     ids_1T = torch.randint(model.vocab_size, (1, length), device=model.device)
-    batch, kept = TokenBatch(ids_1T, ids_1T), {}
-    own = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
-
-    def keep(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in own:
-            kept[storage.data_ptr()] = storage.nbytes()
-        return tensor
+    batch = TokenBatch(ids_1T, ids_1T)
 
     def step() -> None:
         next_token_loss(model, batch).sum.backward()
 
     model.train()
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        step()
+    kept_bytes = saved_bytes(model, step)
     found = _seconds(step)
     model.zero_grad(set_to_none=True)
     model.eval()
-    return found, sum(kept.values())
+    return found, kept_bytes
 
 
 def decode_cost(model: LanguageModel, length: int) -> tuple[float, int]:

@@ -15,10 +15,12 @@ from malmoi.core.config import flat
 from malmoi.core.nouns import Metric
 from malmoi.core.tensors import Loss
 from malmoi.hub.card import Card, DataFile, languages_of, this_machine
-from malmoi.learn.run_config import AnyRun
-from malmoi.learn.running import METRICS
-from malmoi.learn.trainer import Trainer, compute_loss
+from malmoi.learn.loop import Loop, compute_loss
+from malmoi.learn.record import METRICS
+from malmoi.learn.run_config import AnyRun, TuneConfig
 from malmoi.metrics.statistics import Floats, ratio
+from malmoi.util.units import counted, human_count
+from malmoi.util.version import VERSION
 
 _LOWER = ("loss", "bits_per_byte")
 # of a configuration: the card says it in other words
@@ -28,17 +30,17 @@ NO_FILTER = "Nobody has tested it for harm or bias; it repeats what its training
 
 
 @torch.no_grad()
-def with_intervals(trainer: Trainer[Any], found: Mapping[str, float]) -> dict[str, Metric]:
-    """What the trainer found in its validation rows, with intervals from a bootstrap over the rows."""
+def with_intervals(loop: Loop[Any, Any], found: Mapping[str, float]) -> dict[str, Metric]:
+    """What the loop found in its validation rows, with intervals from a bootstrap over the rows."""
     losses: list[Loss] = []
 
     def loss(part: Any) -> Loss:
-        losses.append(compute_loss(trainer.model, trainer.objective, part, trainer.spec.dtype))
+        losses.append(compute_loss(loop.model, loop.objective, part, loop.spec.dtype))
         return losses[-1]
 
-    trainer.model.eval()
-    trainer.objective.evaluate(loss, 1)  # one row at a time: the bootstrap draws rows
-    trainer.model.train()
+    loop.model.eval()
+    loop.objective.evaluate(loss, 1)  # one row at a time: the bootstrap draws rows
+    loop.model.train()
     counts_E = np.array([one.count for one in losses], dtype=np.float64)
     sums_E = np.array([one.sum.item() for one in losses], dtype=np.float64)
     intervals = {"loss": _metric(sums_E, counts_E)}
@@ -61,13 +63,43 @@ def _told(name: str, value: float, found: Mapping[str, float], intervals: Mappin
     return Metric(value, interval, name not in _LOWER, signature)
 
 
-def trained_seconds(trainer: Trainer[Any], folder: Path) -> float | None:
+def trained_seconds(loop: Loop[Any, Any], folder: Path) -> float | None:
     """The time of all steps, those before an interruption too, evaluations not counted; by the run's log."""
     path = folder / METRICS
     lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-    tokens = trainer.spec.batch * trainer.context
+    tokens = loop.spec.batch * loop.context
     speeds = [json.loads(line)["tokens_per_s"] for line in lines]
     return sum(tokens / speed for speed in speeds if speed) if speeds else None
+
+
+def summary(kind: str, how: str, on: str, loop: Loop[Any, Any], unit: str) -> str:
+    """What a card begins with: what was made, and by how much work. unit: what a batch consists of."""
+    return (
+        f"A {kind} of {human_count(loop.model.num_parameters())} parameters, {how} by malmoi {VERSION} {on} "
+        f"for {counted(loop.step, 'step')} of {counted(loop.spec.batch, unit)}"
+    )
+
+
+def tuned_card(
+    config: TuneConfig, loop: Loop[Any, Any], folder: Path, purpose: str, *, on: str, unit: str,
+    rest: str = "", how: str = "", tags: tuple[str, ...] = (), **further: Any,
+) -> Card:  # fmt: skip
+    """The card of a chat model that was tuned. on: what to; how: by which method; further: of `Card`."""
+    made = summary("chat model", f"tuned ({config.how})", f"{how}on {on}", loop, unit)
+    base = Path(config.model).name
+    return Card(
+        f"{base}, {purpose}", f"{made}{rest}.", "text-generation", base=base, use=chat_use(folder),
+        tags=("conversational", *tags), **further,
+    )  # fmt: skip
+
+
+def finished_card(
+    card: Card, config: AnyRun, data: tuple[DataFile, ...], texts: Iterable[str], loop: Loop[Any, Any],
+    folder: Path,
+) -> Card:  # fmt: skip
+    """The card with what the finished loop reached in its validation rows, and what every run has."""
+    card = replace(card, results=with_intervals(loop, loop.evaluate()))
+    return with_run(card, config, data, texts, trained_seconds(loop, folder))
 
 
 def with_run(
@@ -85,3 +117,14 @@ def with_run(
         card, settings=shown, data=data, languages=languages_of(texts), seconds=seconds,
         machine=this_machine(), limits=(*card.limits, FROM_TEXT, NO_FILTER),
     )  # fmt: skip
+
+
+def completion_use(folder: Path) -> tuple[str, ...]:
+    """How to complete text with a model of that folder."""
+    load = f"model = malmoi.load({folder.name!r})"
+    return "import malmoi", "", load, 'print(model.complete("...")[0].text)'
+
+
+def chat_use(folder: Path) -> tuple[str, ...]:
+    """How to talk with a model of that folder."""
+    return "import malmoi", "", f"model = malmoi.load({folder.name!r})", 'print(model.chat("..."))'

@@ -7,15 +7,18 @@ process's up to rounding, because losses and counts are summed before anything i
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from pathlib import Path
 
 import torch
 from torch import Tensor, distributed
 from torch._utils import _flatten_dense_tensors, _unflatten_dense_tensors
 
 from malmoi.core.errors import UserError
+from malmoi.util.locks import hold
 
 _PATIENCE = timedelta(hours=12)  # the others wait while the first process cuts a large text into tokens
 
@@ -51,6 +54,16 @@ class Group:
         """Whether the flag is set in one of the processes."""
         return self.sum_over_processes(float(flag))[0] > 0
 
+    def with_gradients(self, parameters: Sequence[Tensor]) -> list[Tensor]:
+        """Those that have a gradient in one of the processes; where this one has none, it is zero."""
+        if self.size == 1:
+            return [one for one in parameters if one.grad is not None]
+        counts = self.sum_over_processes(*(float(one.grad is not None) for one in parameters))
+        found = [one for one, count in zip(parameters, counts, strict=True) if count]
+        for one in found:
+            one.grad = torch.zeros_like(one) if one.grad is None else one.grad
+        return found
+
     def sum_tensors(self, tensors: Sequence[Tensor]) -> None:
         """Sum tensors over the processes, in place, in one message."""
         if self.size == 1:
@@ -64,6 +77,23 @@ class Group:
         """Until every process is here."""
         if self.size > 1:
             distributed.barrier()
+
+    @contextmanager
+    def writing(self, folder: Path) -> Iterator[None]:
+        """Keep other runs from the folder while the block runs: the first process holds its lock.
+
+        Raises UserError, in every process of the group, where another run holds it.
+        """
+        with ExitStack() as stack:
+            refused: UserError | None = None
+            try:
+                if self.first:
+                    stack.enter_context(hold(folder))
+            except UserError as error:
+                refused = error
+            if self.any(refused is not None):
+                raise refused or UserError(f"{folder} is not free; the first process says why")
+            yield
 
     def leave(self) -> None:
         """All together: a process that goes alone breaks the others' connections."""

@@ -1,11 +1,16 @@
-"""What a run was begun with: `run.json`, written before the work, and what a resume makes of it."""
+"""What a run leaves beside its model: `run.json`, written before the work, and `metrics.jsonl`, its log.
+
+A resume begins with both.
+"""
 
 from __future__ import annotations
 
+import json
 import platform
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 import torch
 from pydantic import ValidationError
@@ -13,30 +18,33 @@ from pydantic import ValidationError
 from malmoi.core.config import flat
 from malmoi.core.errors import UserError
 from malmoi.core.nouns import Say
-from malmoi.hub.card import DataFile
+from malmoi.data.arrow import files_of
+from malmoi.hub.card import DataFile, data_files
+from malmoi.learn.distributed import ALONE, Group
+from malmoi.learn.loop import StepReport
 from malmoi.learn.run_config import AnyRun
 from malmoi.util import files
 from malmoi.util.files import WEIGHTS
 from malmoi.util.version import VERSION
 
+Record = dict[str, Any]
 Config = TypeVar("Config", bound=AnyRun)
 # what a run decides where it is not asked for
 _SETTLED = ("micro_batch", "dtype", "lr", "steps", "eval_every", "checkpoint_every", "warmup_steps")
+METRICS = "metrics.jsonl"  # a run's log, a line a step
 SOURCE = "source.json"  # beside token files: what they were made from
 
 
-def describe(config: AnyRun, hashes: dict[str, str]) -> dict[str, object]:
-    """What reproduces a run: configuration, versions, hashes of the text."""
+def write_record(folder: Path, config: AnyRun, data: Iterable[DataFile]) -> None:
+    """Write what reproduces a run: configuration, versions, hashes of what it learned from."""
     versions = {"malmoi": VERSION, "torch": torch.__version__, "python": platform.python_version()}
-    return {
-        "config": config.model_dump(mode="json"), "versions": versions, "data": hashes,
+    files.write_json(folder / files.RUN_RECORD, {
+        "config": config.model_dump(mode="json"), "versions": versions, "data": _hashes(data),
         "threads": torch.get_num_threads(),
-    }  # fmt: skip
+    })  # fmt: skip
 
 
-def started_run(
-    config: Config, folder: Path, *, resume: bool, say: Say
-) -> tuple[Config, dict[str, Any]] | None:
+def started_run(config: Config, folder: Path, *, resume: bool, say: Say) -> tuple[Config, Record] | None:
     """The configuration to use and the record of the run to resume (empty: a fresh run). None: finished."""
     record = folder / files.RUN_RECORD
     if record.exists() and not resume:
@@ -62,15 +70,26 @@ def _unused(folder: Path) -> bool:
     )
 
 
-def same_files(read: Iterable[DataFile], record: dict[str, Any], folder: Path) -> dict[str, str]:
-    """The SHA-256 of each file, by its name. Raises UserError where the run to resume began with others."""
-    hashes = {file.name: file.sha256 for file in read}
-    if record and record["data"] != hashes:
+def read_files(
+    names: Iterable[Path], licence: str | None, record: Record, folder: Path
+) -> tuple[DataFile, ...]:
+    """The files that paths of data stand for. Raises UserError where the run to resume began with others."""
+    read = data_files({str(file): file for name in names for file in files_of(name)}, licence)
+    if not same_files(read, record):
         raise UserError(f"the data of {folder} have changed since it began; tune again with another `out`")
-    return hashes
+    return read
 
 
-def _recorded(asked: Config, record: dict[str, Any], say: Say) -> Config:
+def same_files(read: Iterable[DataFile], record: Record) -> bool:
+    """Whether these are the files that the run to resume began with; so they are for a new one."""
+    return not record or record["data"] == _hashes(read)
+
+
+def _hashes(data: Iterable[DataFile]) -> dict[str, str]:
+    return {file.name: file.sha256 for file in data}
+
+
+def _recorded(asked: Config, record: Record, say: Say) -> Config:
     """The recorded configuration; anything else asked for is an error, for a resume must be exact.
 
     Only the micro-batch may change, for a machine with less memory; the result then differs by rounding.
@@ -98,3 +117,68 @@ def _recorded(asked: Config, record: dict[str, Any], say: Say) -> Config:
             f"give the same ones, or another `out` for a new run"
         )
     return recorded
+
+
+def recorded(folder: Path | None, asked: Record, steps: Callable[[], int], group: Group = ALONE) -> int:
+    """How many steps the unfinished work in `folder` was planned for, or else `steps`, which are noted there.
+
+    Raises UserError where it is another work than what is `asked`.
+    """
+    if folder is None:
+        return steps()
+    path = folder / files.RUN_RECORD
+    if path.exists():
+        found = files.read_object(path, "asked", "steps")
+        if found["asked"] != asked:
+            raise UserError(f"{folder} holds an unfinished fit of other data or options; remove it")
+        planned = int(found["steps"])
+    else:
+        planned = steps()
+    group.wait()  # until all have looked
+    if group.first:
+        files.write_json(path, {"asked": asked, "steps": planned})
+    return planned
+
+
+class Log:
+    """metrics.jsonl always, TensorBoard's files where it is installed."""
+
+    def __init__(self, folder: Path, step: int) -> None:
+        path = folder / METRICS
+        kept = [line for line in _lines(path) if json.loads(line)["step"] <= step]
+        files.write_text(path, "".join(f"{line}\n" for line in kept))
+        self._file = path.open("a", encoding="utf-8")
+        self._board = _tensorboard(folder / "tensorboard", step)
+
+    def write(self, report: StepReport) -> None:
+        values = asdict(report)
+        values |= values.pop("measures")
+        self._file.write(json.dumps(values) + "\n")
+        self._file.flush()
+        if self._board is not None:
+            for name, value in values.items():
+                if name != "step" and value is not None:
+                    self._board.add_scalar(name, value, report.step)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+        if self._board is not None:
+            self._board.close()
+
+
+def _tensorboard(folder: Path, step: int) -> Any:
+    try:
+        from torch.utils.tensorboard import SummaryWriter  # needs the optional `tensorboard`
+    except ImportError:
+        return None
+    return SummaryWriter(str(folder), purge_step=step + 1 if step else None)
+
+
+def _lines(path: Path) -> list[str]:
+    """Whole lines only: a killed run may have left a part of one."""
+    if not path.exists():
+        return []
+    return path.read_text(encoding="utf-8").split("\n")[:-1]

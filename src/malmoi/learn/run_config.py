@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from importlib.resources import files
-from typing import Annotated, Any, Literal, get_args
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal, Self, get_args
 
 import yaml
 from pydantic import (
     BaseModel,
     Field,
+    NonNegativeInt,
+    PositiveFloat,
     PositiveInt,
     TypeAdapter,
     ValidationError,
@@ -18,9 +22,17 @@ from pydantic import (
 from malmoi.core.config import StrictModel, apply_setting
 from malmoi.core.errors import UserError, nearest
 from malmoi.core.nouns import Json
-from malmoi.learn.size import DEPTHS, Size, derived
-from malmoi.learn.update import OptimSpec
+from malmoi.hub.folder import weights_hash
+from malmoi.learn.optim import OptimizerKind
+from malmoi.learn.schedule import Schedule
 from malmoi.models.config import RecurrentConfig, TransformerConfig, model_config_adapter
+from malmoi.models.lora import LoRASpec
+
+Beta = Annotated[float, Field(ge=0, lt=1)]
+Size = Literal["nano", "micro", "mini", "small", "base"]
+DEPTHS: dict[Size, int] = {"nano": 2, "micro": 4, "mini": 6, "small": 8, "base": 12}
+FULL_LR, LORA_LR = 2e-3, 6e-3  # of Muon on all weights of a small model, of AdamW on LoRA's
+EVALUATIONS = 5  # of a tuning on the way, the last step's included
 
 
 class TokenizerSpec(StrictModel):
@@ -39,14 +51,62 @@ class DataSpec(StrictModel):
     errors: Literal["strict", "replace"] = "strict"
 
 
+class OptimSpec(StrictModel):
+    """How weights move, in every kind of training."""
+
+    lr_name: ClassVar[str] = "lr"  # what its user calls it
+
+    optimizer: OptimizerKind = "adamw"
+    lr: PositiveFloat = 1e-3
+    betas: tuple[Beta, Beta] = (0.9, 0.95)
+    weight_decay: Annotated[float, Field(ge=0)] = 0.1
+    clip: PositiveFloat = 1.0
+    schedule: Schedule = "cosine"
+    warmup_steps: NonNegativeInt = 100
+    floor: Annotated[float, Field(ge=0, le=1)] = 0.1
+    decay_fraction: Annotated[float, Field(gt=0, le=1)] = 0.2
+    dtype: Literal["auto", "fp32", "bf16"] = "auto"
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+
+
 class LoopSpec(OptimSpec):
     """The training loop. A step reads `batch` rows, `micro_batch` of them at a time."""
+
+    lr_name = "train.lr"
+    save_s: ClassVar[float] = 0.0  # at least so long between two checkpoints
 
     steps: PositiveInt = 1000
     batch: PositiveInt = 16
     micro_batch: PositiveInt | None = None  # None: chosen, and recorded in run.json
     checkpoint_every: PositiveInt = 500
     eval_every: PositiveInt = 250
+
+    @property
+    def tries(self) -> int | None:
+        """After how many evaluations without a better one to end, with the best weights; None: never."""
+        return None
+
+    def evaluates_after(self, step: int) -> bool:
+        """Whether the validation rows are looked at when so many steps are done."""
+        return step == self.steps or step % self.eval_every == 0
+
+    def saves_after(self, step: int) -> bool:
+        """Whether a checkpoint is due when so many steps are done."""
+        return step == self.steps or step % self.checkpoint_every == 0
+
+    def evaluations_in(self, steps: int) -> int:
+        """How many evaluations there are in so many steps."""
+        return -(-steps // self.eval_every)
+
+    def planned(self, rows_per_epoch: int, most: int | None = None) -> Self:
+        """The spec with its steps settled, `most` at most."""
+        del rows_per_epoch, most
+        return self
+
+    @property
+    def how(self) -> str:
+        """By which optimizer, in a line."""
+        return f"{self.optimizer}, learning rate {self.lr:g}, {self.schedule}"
 
 
 class TrainSpec(LoopSpec):
@@ -57,6 +117,50 @@ class TrainSpec(LoopSpec):
     sample_prompt: Annotated[str, Field(min_length=1)] | None = (
         None  # what samples while training begin with; None: as the validation text
     )
+
+
+class TuneSpec(LoopSpec):
+    """How to tune. A window has `context` tokens (None: as many as the model's, at most 512); more than the
+    model was made for are learned where its positions are rotary.
+
+    epochs: how often each row is seen, unless `steps` are given. lr: unless given it is less for wide models.
+    """
+
+    optimizer: OptimizerKind = "muon"
+    schedule: Schedule = "cosine"
+    warmup_steps: int = 20
+    lr: PositiveFloat = FULL_LR
+    weight_decay: float = 0.0
+    epochs: PositiveFloat = 3
+    context: PositiveInt | None = None
+
+    def evaluations_in(self, steps: int) -> int:
+        return min(steps, EVALUATIONS) + 1  # one more for the card
+
+    def planned(self, rows_per_epoch: int, most: int | None = None) -> Self:
+        """As many steps as the epochs are, unless they are given; how often to evaluate and to save."""
+        steps = math.ceil(self.epochs * rows_per_epoch / self.batch)
+        steps = self.steps if "steps" in self.model_fields_set else min(steps, most or steps)
+        every = math.ceil(steps / EVALUATIONS)
+        warmup_steps = min(self.warmup_steps, steps // 10)
+        derived = {
+            "steps": steps, "eval_every": every, "checkpoint_every": every, "warmup_steps": warmup_steps
+        }  # fmt: skip
+        asked = {name: getattr(self, name) for name in derived if name in self.model_fields_set}
+        return self.model_copy(update=derived | asked)
+
+
+class PreferenceSpec(TuneSpec):
+    """How to learn preferences. beta: how dear it is to leave the reference; the larger, the nearer to it.
+
+    label_smoothing: the share of pairs that are thought to be the wrong way round (Mitchell 2023).
+    """
+
+    optimizer: OptimizerKind = "adamw"
+    lr: PositiveFloat = 5e-5  # of all weights; small, or answers of both kinds become unlikely
+    epochs: PositiveFloat = 1
+    beta: PositiveFloat = 0.1
+    label_smoothing: Annotated[float, Field(ge=0, lt=0.5)] = 0.0
 
 
 class NGramSpec(StrictModel):
@@ -92,6 +196,15 @@ class RunConfig(AnyRun):
         """Whether the model is counted, not trained."""
         return self.model.get("family") == "ngram"
 
+    @property
+    def settings_of_size(self) -> str:
+        """What the size stands for, or ''."""
+        if self.size is None:
+            return ""
+        groups = derived(self.size, str(self.model["family"]))
+        shown = (f"{group}.{key}={it}" for group, keys in groups.items() for key, it in keys.items())
+        return f"{self.size} stands for {', '.join(shown)}; change any with `set`"
+
     def check_model(self) -> None:
         """Raises UserError where `model` is not one that can be built."""
         if self.is_ngram:
@@ -105,6 +218,38 @@ class RunConfig(AnyRun):
         if self.model.get("family") == "transformer":
             known["context"] = context
         return checked(model_config_adapter, self.model | known, "model")
+
+
+class TuneConfig(AnyRun):
+    """Everything that decides a tuning, except the data. model: the folder that it begins with.
+
+    budget_seconds: there are at most as many steps as it affords, going by a few of them.
+    """
+
+    with_lora: ClassVar[Json] = {"optimizer": "adamw"}  # what is usual there
+
+    model: str
+    weights: str  # their SHA-256
+    data: tuple[str, ...]
+    valid: tuple[str, ...] = ()
+    budget_seconds: PositiveFloat | None = None
+    fields: dict[str, str] = Field(default_factory=dict)
+    allow_skips: bool = False
+    lora: LoRASpec | None = None
+    train: TuneSpec = TuneSpec()  # pyright: ignore[reportIncompatibleVariableOverride]  (frozen)
+
+    @property
+    def how(self) -> str:
+        """What of the model is tuned."""
+        return f"LoRA of rank {self.lora.rank}" if self.lora else "all weights"
+
+
+class AlignConfig(TuneConfig):
+    """Everything that decides a preference tuning, except the data."""
+
+    with_lora: ClassVar[Json] = {"lr": 5e-4}
+
+    train: PreferenceSpec = PreferenceSpec()  # pyright: ignore[reportIncompatibleVariableOverride]  (frozen)
 
 
 def recipe_names() -> list[str]:
@@ -143,6 +288,66 @@ def load_run(recipe: str, settings: Sequence[str] = (), size: str | None = None)
     for setting in settings:
         _refuse_without_effect(run, setting.partition("=")[0])
     return run
+
+
+def load_tuning(
+    model: Path, data: Sequence[str], valid: Sequence[str], settings: Sequence[str], *, lora: bool = False,
+    fields: Mapping[str, str] | None = None, allow_skips: bool = False, budget_seconds: float | None = None,
+    licence: str | None = None, kind: type[TuneConfig] = TuneConfig,
+) -> TuneConfig:  # fmt: skip
+    """What is asked for, with `train.a=b` and `lora.a=b` settings applied.
+
+    Raises UserError, with the nearest valid name, for a wrong one, and for a `model` that is none.
+    """
+    value: Json = {"train": {**kind.with_lora}, "lora": {}} if lora else {"train": {}}
+    for setting in settings:
+        if setting.startswith("lora.") and not lora:
+            raise UserError(f"`set` {setting} has no effect without `lora`")
+        if not setting.startswith(("lora.", "train.")):
+            raise UserError(f"`set` {setting}: known places are train and lora, for example train.epochs=2")
+        apply_setting(value, setting)
+    if budget_seconds and "steps" in value["train"]:
+        raise UserError("`budget` and train.steps both say how long to tune; give one of them")
+    known = {
+        "model": str(model.resolve()), "weights": weights_hash(model), "data": tuple(data),
+        "valid": tuple(valid), "fields": dict(fields or {}), "allow_skips": allow_skips,
+        "budget_seconds": budget_seconds, "licence": licence,
+    }  # fmt: skip
+    return checked(TypeAdapter(kind), value | known, "", kind)
+
+
+def load_alignment(
+    model: Path, data: Path, valid: Path | None, settings: Sequence[str], *, beta: float | None = None,
+    lora: bool = False, allow_skips: bool = False, licence: str | None = None,
+) -> AlignConfig:  # fmt: skip
+    """What is asked for; see `load_tuning`."""
+    asked = [*settings, *([] if beta is None else [f"train.beta={beta}"])]
+    config = load_tuning(
+        model, [str(data)], [str(valid)] if valid else [], asked, lora=lora, allow_skips=allow_skips,
+        licence=licence, kind=AlignConfig,
+    )  # fmt: skip
+    assert isinstance(config, AlignConfig)
+    return config
+
+
+def derived(size: Size, family: str) -> dict[str, dict[str, Any]]:
+    """The settings that a size stands for, for a Transformer or a recurrent model of the same width.
+
+    Depth d gives 64 d wide vectors, d heads, a context of 64 d tokens and a vocabulary of 1024 d. Wider
+    models want smaller steps: the learning rate falls as width^-0.7, near what tuning finds at these sizes.
+    """
+    depth = DEPTHS[size]
+    width = 64 * depth
+    shape = {"layers": depth, "width": width, "heads": depth}
+    if family != "transformer":
+        shape = {"layers": 2, "width": width}
+    train = {
+        "steps": 125 * depth**2,
+        "batch": 16 if depth <= 6 else 4 * depth,
+        "context": 64 * depth,
+        "lr": float(f"{0.003 * (128 / width) ** 0.7:.2g}"),
+    }
+    return {"model": shape, "tokenizer": {"vocab_size": 1024 * depth}, "train": train}
 
 
 def _derived(size: str, value: Json) -> Json:

@@ -1,4 +1,4 @@
-"""A trial step before the run: how many rows fit in memory at once, in which precision, how fast.
+"""Trial steps before the run: how many rows fit in memory at once, how fast they are, how many time affords.
 
 Shape letters: B rows, T positions.
 """
@@ -6,22 +6,25 @@ Shape letters: B rows, T positions.
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from malmoi.learn.distributed import ALONE, Group
+from malmoi.learn.loop import Loop, Objective, compute_loss, device_of
 from malmoi.learn.run_config import LoopSpec
-from malmoi.learn.trainer import Objective, compute_loss
 from malmoi.models.language import LanguageModel
 from malmoi.models.lora import trained_parameters
 from malmoi.util.hardware import current_memory_bytes, matmul_flops_per_s, memory_limit_bytes, training_dtype
 
 Spec = TypeVar("Spec", bound=LoopSpec)
 
+CALIBRATION_STEPS = 6  # at most; the first, which warms up, not counted
 _MEMORY_SHARE = 0.6  # of what is free; the rest is for temporaries, the evaluation and other programs
-_CPU_TOKENS = 8192  # rows of a CPU's micro-batch: more tokens are no faster, they only leave the caches
 _BYTES_OF_WEIGHT, _BYTES_OF_TRAINING = 4, 12  # in fp32: the weight; its gradient and AdamW's two moments
 
 
@@ -44,36 +47,97 @@ class Trial(Generic[Spec]):
 
 
 def try_step(
-    model: LanguageModel, objective: Objective[Any], spec: Spec, rows: int | None = None
+    model: LanguageModel, objective: Objective[Any, Any], spec: Spec, rows: int | None = None
 ) -> Trial[Spec]:
     """Settle the micro-batch (unless given) and the precision; time one micro-batch. Weights do not change.
 
     rows: this process's share of the batch, all of it by default. The random state is put back, so that a
     trial changes nothing that follows.
     """
-    rows = rows or spec.batch
-    random_state = torch.get_rng_state()
     dtype = training_dtype(spec.dtype, model.device, model.config.width)
-    context = objective.context
-    once, twice = (_saved_bytes(model, objective, count, dtype) for count in (1, 2))
-    fixed_bytes, bytes_per_row = max(0, 2 * once - twice), twice - once
-    fixed_bytes += _BYTES_OF_WEIGHT * model.num_parameters() + _BYTES_OF_TRAINING * _num_trained(model)
-    candidates = (
-        [spec.micro_batch] if spec.micro_batch else _fitting(model, fixed_bytes, bytes_per_row, rows, context)
-    )
-    micro_rows, seconds = _first_that_runs(model, objective, dtype, candidates)
-    torch.set_rng_state(random_state)
+    rows = rows or spec.batch
+    with _random_state_kept():
+        memory_bytes = _memory(model, objective, dtype)
+        candidates = (
+            [spec.micro_batch] if spec.micro_batch else _fitting(model, objective, rows, memory_bytes)
+        )
+        micro_rows, seconds = _first_that_runs(model, objective, dtype, candidates)
     flops = matmul_flops_per_s(model.device, torch.bfloat16 if dtype == "bf16" else torch.float32)
     settled = spec.model_copy(update={"micro_batch": micro_rows, "dtype": dtype})
-    memory = fixed_bytes + micro_rows * bytes_per_row
-    return Trial(settled, micro_rows * context / seconds, memory, flops)
+    return Trial(settled, micro_rows * objective.context / seconds, memory_bytes(micro_rows), flops)
 
 
-def _num_trained(model: LanguageModel) -> int:
+def rows_at_once(model: nn.Module, objective: Objective[Any, Any], rows: int, dtype: str) -> int:
+    """How many of `rows` rows fit in memory at once, for a loop that needs no forecast of its time."""
+    with _random_state_kept():
+        candidates = _fitting(model, objective, rows, _memory(model, objective, dtype))
+        if device_of(model).type == "cuda":
+            return _first_that_runs(model, objective, dtype, candidates)[0]
+    return candidates[0]
+
+
+def step_seconds(
+    model: nn.Module, objective: Objective[Any, Any], spec: LoopSpec, count: int = CALIBRATION_STEPS,
+    *, most_s: float = float("inf"), group: Group = ALONE,
+) -> list[float]:  # fmt: skip
+    """How long each of a few steps spread over an epoch takes, the first, which warms up, left out.
+
+    Two at least; no more once `most_s` have passed. The learning rate is 0, so weights stay as they are.
+    """
+    loop = Loop(model, objective, spec.model_copy(update={"lr": 0.0}), group=group)
+    stride, found = max(1, objective.rows_per_epoch // spec.batch // 7), list[float]()
+    start_s = last_s = time.perf_counter()
+    with _random_state_kept():
+        while len(found) < count:
+            loop.step = len(found) * stride
+            loop.take_step()
+            now_s = time.perf_counter()
+            found.append(now_s - last_s)
+            last_s = now_s
+            if len(found) > 1 and group.any(now_s - start_s > most_s):
+                break
+    return found[1:]
+
+
+def affordable_steps(
+    model: nn.Module, objective: Objective[Any, Any], spec: LoopSpec, seconds: float, group: Group = ALONE
+) -> int:
+    """How many steps, with their evaluations, fit in the time. The model is as before afterwards."""
+    start_s = time.perf_counter()
+    steps_s = step_seconds(model, objective, spec, most_s=seconds / 2, group=group)
+    before_s = time.perf_counter()
+    with _random_state_kept():
+        Loop(model, objective, spec).evaluate()
+    now_s = time.perf_counter()
+    # the same in every process
+    step_s, evaluation_s, left_s = (
+        value / group.size
+        for value in group.sum_over_processes(
+            sum(steps_s) / len(steps_s), now_s - before_s, seconds - (now_s - start_s)
+        )
+    )
+    steps = 1
+    for evaluations in range(spec.evaluations_in(1 << 40), 0, -1):
+        steps = max(1, int((left_s - evaluations * evaluation_s) / step_s))
+        if spec.evaluations_in(steps) >= evaluations:
+            break
+    return steps
+
+
+@contextmanager
+def _random_state_kept() -> Iterator[None]:
+    state = torch.get_rng_state()
+    try:
+        yield
+    finally:
+        torch.set_rng_state(state)
+
+
+def _num_trained(model: nn.Module) -> int:
     return sum(parameter.numel() for parameter in trained_parameters(model).values())
 
 
-def _saved_bytes(model: LanguageModel, objective: Objective[Any], rows: int, dtype: str) -> int:
+def saved_bytes(model: nn.Module, forward: Callable[[], object]) -> int:
     """Bytes that a forward pass keeps for the backward pass, each storage counted once, weights left out."""
     weights = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
     sizes: dict[int, int] = {}
@@ -85,29 +149,40 @@ def _saved_bytes(model: LanguageModel, objective: Objective[Any], rows: int, dty
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        compute_loss(model, objective, objective.trial(rows), dtype)
+        forward()
     return sum(sizes.values())
 
 
+def _memory(model: nn.Module, objective: Objective[Any, Any], dtype: str) -> Callable[[int], float]:
+    """The bytes that a step takes at its peak, by the rows that are read at once."""
+    parts = [objective.trial(rows) for rows in (1, 2)]
+    once, twice = (
+        saved_bytes(model, lambda part=part: compute_loss(model, objective, part, dtype)) for part in parts
+    )
+    fixed_bytes, bytes_per_row = max(0, 2 * once - twice), twice - once
+    fixed_bytes += _BYTES_OF_WEIGHT * sum(parameter.numel() for parameter in model.parameters())
+    fixed_bytes += _BYTES_OF_TRAINING * _num_trained(model)
+    return lambda rows: fixed_bytes + rows * bytes_per_row
+
+
 def _fitting(
-    model: LanguageModel, fixed_bytes: int, bytes_per_row: int, rows: int, context: int
+    model: nn.Module, objective: Objective[Any, Any], rows: int, memory_bytes: Callable[[int], float]
 ) -> list[int]:
-    """Micro-batches that divide the rows and fit in memory, the largest first; at least one row."""
-    divisors = [n for n in range(rows, 0, -1) if rows % n == 0]
-    if model.device.type == "cuda":
-        return divisors  # tried one after another until one does not run out of memory
+    """Micro-batches that fit in memory, the largest first; at least one row."""
+    device = device_of(model)
+    candidates = objective.micro_batches(rows, device)
+    if device.type == "cuda":
+        return candidates  # tried one after another until one does not run out of memory
     free = _MEMORY_SHARE * (memory_limit_bytes() - current_memory_bytes())
-    return [
-        n for n in divisors if fixed_bytes + n * bytes_per_row <= free and n * context <= _CPU_TOKENS
-    ] or [1]
+    return [n for n in candidates if memory_bytes(n) <= free] or [1]
 
 
 def _first_that_runs(
-    model: LanguageModel, objective: Objective[Any], dtype: str, candidates: list[int]
+    model: nn.Module, objective: Objective[Any, Any], dtype: str, candidates: list[int]
 ) -> tuple[int, float]:
     """The first micro-batch that fits, and the seconds that its second trial took."""
     *larger, smallest = candidates
-    moments = torch.empty(2 * _num_trained(model), device=model.device)  # AdamW will hold as much
+    moments = torch.empty(2 * _num_trained(model), device=device_of(model))  # AdamW will hold as much
     for micro_rows in larger:
         try:
             return micro_rows, _seconds(model, objective, micro_rows, dtype)
@@ -117,15 +192,15 @@ def _first_that_runs(
     return smallest, _seconds(model, objective, smallest, dtype)
 
 
-def _seconds(model: LanguageModel, objective: Objective[Any], rows: int, dtype: str) -> float:
+def _seconds(model: nn.Module, objective: Objective[Any, Any], rows: int, dtype: str) -> float:
     """How long forward and backward take, the second time; no gradient is left behind."""
-    part, seconds = objective.trial(rows), 0.0
+    part, seconds, device = objective.trial(rows), 0.0, device_of(model)
     try:
         for _ in range(2):
             start_s = time.perf_counter()
             compute_loss(model, objective, part, dtype).sum.backward()
-            if model.device.type == "cuda":
-                torch.cuda.synchronize(model.device)
+            if device.type == "cuda":
+                torch.cuda.synchronize(device)
             seconds = time.perf_counter() - start_s
     finally:
         model.zero_grad(set_to_none=True)

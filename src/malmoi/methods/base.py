@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, get_args
 from numpy.typing import NDArray
 
 from malmoi.core.config import StrictModel
-from malmoi.core.nouns import Budget, Example, Json, Say, silent
+from malmoi.core.nouns import Example, Examples, FitReport, Json, Predictions, Work
 from malmoi.inside.sources import ReadText, Source
 from malmoi.tasks.base import Task
 from malmoi.tasks.kinds import Kind, Relation
@@ -48,11 +48,7 @@ class Parts:
 
 
 class Method(ABC):
-    """One way to do a task. `options` are checked against `Options`; after `fit` or `restore` it predicts.
-
-    report: what fitting found worth telling (steps, curve, chosen constants), JSON. "note": a line for people
-    about what predictions suffered from (requests that failed, prompts that were cut).
-    """
+    """One way to do a task. `options` are checked against `Options`; after `fit` or `restore` it predicts."""
 
     name: ClassVar[str]
     family: ClassVar[Family]
@@ -67,7 +63,6 @@ class Method(ABC):
         """`options` must be valid (see `malmoi.methods.registry:make_method`)."""
         self.task = task
         self.options: Any = self.options_for(task).model_validate(dict(options or {}))
-        self.report: Json = {}
 
     @classmethod
     def options_for(cls, task: Task[Any, Any]) -> type[StrictModel]:
@@ -90,21 +85,15 @@ class Method(ABC):
             import_module(name)
 
     @abstractmethod
-    def fit(
-        self,
-        train: Sequence[Example[Any, Any]],
-        valid: Sequence[Example[Any, Any]],
-        budget: Budget = Budget(),
-        say: Say = silent,
-    ) -> Self:
+    def fit(self, train: Examples, valid: Examples, work: Work = Work()) -> FitReport:
         """Learn from `train`; choose (when to stop, constants) by `valid`. A function of data and options.
 
         Raises UserError where the data cannot be learned from (one label only, no examples).
         """
 
     @abstractmethod
-    def predict(self, inputs: Sequence[Any]) -> list[Any | None]:
-        """One prediction for each input, whatever stands beside it; None where there is none."""
+    def predict(self, inputs: Sequence[Any]) -> Predictions:
+        """One prediction for each input, whatever stands beside it."""
 
     def to(self, device: str) -> Self:
         """Move to a device ("cpu", "cuda:1") what can use one."""

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from malmoi.core.errors import DAMAGE, UserError
+from malmoi.core.nouns import FitReport
 from malmoi.methods.base import Method, Parts
 from malmoi.methods.registry import METHODS, make_method
 from malmoi.tasks import make_task
@@ -17,7 +18,7 @@ from malmoi.util.tensor_files import read_tensors, write_tensors
 _OURS = {CONFIG, WEIGHTS, CARD, files.MANIFEST}
 
 
-def save_method(folder: Path, method: Method) -> None:
+def save_method(folder: Path, method: Method, report: FitReport = FitReport()) -> None:
     """Write a method's folder, whole or absent. Raises UserError where `folder` holds something else."""
     if not files.is_free(folder) and not is_method(folder):
         raise UserError(f"{folder} exists and is not a method's folder; choose another `out`")
@@ -27,7 +28,7 @@ def save_method(folder: Path, method: Method) -> None:
         write_tensors(temporary / WEIGHTS, parts.tensors)
         for name, content in parts.files.items():
             files.write_bytes(temporary / name, content)
-        files.write_json(temporary / CONFIG, describe(method) | {"config": parts.config})
+        files.write_json(temporary / CONFIG, describe(method, report) | {"config": parts.config})
         files.write_text(temporary / CARD, f"# {method.name} for {method.task.name}\n")
 
 
@@ -38,14 +39,14 @@ def write_card(folder: Path, card: str) -> None:
     files.write_json(folder / files.MANIFEST, manifest | {CARD: files.sha256(folder / CARD)})
 
 
-def describe(method: Method) -> dict[str, Any]:
+def describe(method: Method, report: FitReport) -> dict[str, Any]:
     """What identifies a method: its type, its task, its options, what fitting found."""
     task = method.task
     return {
         "model_type": f"{OWN_PREFIX}{method.name}",
         "task": {"name": task.name, "version": task.version, "fields": task.fields},
         "options": method.options.model_dump(exclude_unset=True),
-        "report": method.report,
+        "report": report.facts,
     }
 
 
@@ -79,7 +80,6 @@ def load_method(folder: Path, options: Mapping[str, Any] | None = None) -> Metho
         method = make_method(name, task, found["options"] if options is None else options)
         extra = {p.name: files.read_bytes(p) for p in folder.iterdir() if p.is_file() and p.name not in _OURS}
         method.restore(Parts(dict(found["config"]), read_tensors(folder / WEIGHTS), extra))
-        method.report = dict(found["report"])
     except UserError as error:
         raise UserError(f"{folder} cannot be opened: {error}") from None
     except DAMAGE as error:
@@ -88,3 +88,8 @@ def load_method(folder: Path, options: Mapping[str, Any] | None = None) -> Metho
             f"{folder} cannot be opened: {reason or type(error).__name__}; copy it again or fit it again"
         ) from None
     return method
+
+
+def load_report(folder: Path) -> FitReport:
+    """What fitting the method in `folder` found."""
+    return FitReport(dict(files.read_object(folder / CONFIG, "report")["report"]))

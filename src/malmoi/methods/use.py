@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import time
 from collections.abc import Iterable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from malmoi.core.errors import UserError
-from malmoi.core.nouns import Budget, Examples, Finding, Metric, Say
+from malmoi.core.nouns import Budget, Examples, Finding, FitReport, Metric, Say, Work, silent
 from malmoi.data.labelled import summary
 from malmoi.methods.base import Method
 from malmoi.methods.cards import method_card, task_files
-from malmoi.methods.folder import is_method, load_method, save_method, write_card
+from malmoi.methods.folder import is_method, load_method, load_report, save_method, write_card
 from malmoi.methods.registry import make_method
 from malmoi.tasks.base import Task
 from malmoi.tasks.checks import labels_in, refuse_too_few_labels, unseen_labels
@@ -44,6 +47,7 @@ class LoadedMethod:
     def __init__(self, folder: str | Path, *, device: str = "cpu") -> None:
         self.folder = method_folder(Path(folder))
         self.method = load_method(self.folder).to(device)
+        self.report = load_report(self.folder)
 
     @property
     def task(self) -> Task[Any, Any]:
@@ -53,7 +57,7 @@ class LoadedMethod:
     def predict(self, inputs: Any) -> Any:
         """A prediction for one input, or a list of them for a list: text, or what `Task.input_from` takes."""
         if isinstance(inputs, list):
-            return self.method.predict([self.task.input_from(value) for value in inputs])
+            return self.method.predict([self.task.input_from(value) for value in inputs]).values
         return self.predict([inputs])[0]
 
     def insides(self, text: str) -> tuple[Source, ...]:
@@ -95,16 +99,18 @@ def fit_method(
     without it, two parts are held out. licence: of the data, for the card. Raises UserError before any work
     where `out` holds something or another process writes it.
     """
-    with hold(out):
+    first = int(os.environ.get("RANK", "0")) == 0  # of the processes, where `torchrun` has started several
+    with hold(out) if first else nullcontext():
         if not is_free(out):
             raise UserError(f"{out} exists; choose another `out`")
-        return _fit(task, name, train, valid, out, options, budget, allow_skips, say, licence)
+        return _fit(task, name, train, valid, out, options, budget, allow_skips, say, licence, first)
 
 
 def _fit(
     task: Task[Any, Any], name: str, train: Path, valid: Path | None, out: Path, options: Mapping[str, Any],
-    budget: Budget, allow_skips: bool, say: Say, licence: str | None,
+    budget: Budget, allow_skips: bool, say: Say, licence: str | None, first: bool,
 ) -> Fitted:  # fmt: skip
+    say = say if first else silent
     method = make_method(name, task, options)
     parts = load(task, {"train": train, "valid": valid}, allow_skips=allow_skips, say=say)
     splits = task.split(parts["train"], parts.get("valid"))
@@ -113,31 +119,35 @@ def _fit(
         say(note)
     method.load_libraries()
     start_s = time.perf_counter()
-    method.fit(splits.train, splits.valid, budget, say)
+    unfinished = out.with_name(f"{out.name}.unfinished")
+    report = method.fit(splits.train, splits.valid, Work(budget, say, unfinished))
     seconds = time.perf_counter() - start_s
-    remember_labels(method, splits.train)
     say(f"fitted to {counted(len(splits.train), 'example')} in {human_seconds(seconds)}")
-    save_method(out, method)  # before anything else can fail
+    if first:
+        save_method(out, method, with_labels(report, method, splits.train))  # before anything else can fail
+        shutil.rmtree(unfinished, ignore_errors=True)
     metrics = evaluate(method, splits.test)
     note = splits.notes[0] if splits.notes else ""
     card = method_card(
         method, metrics, splits.train, measured_on=counted(len(splits.test), "other example"), folder=out,
         data=task_files((train, valid), licence), seconds=seconds, notes=splits.notes,
     )  # fmt: skip
-    write_card(out, card.render())
+    if first:
+        write_card(out, card.render())
     return Fitted(method, metrics, len(splits.test), note)
 
 
-def remember_labels(method: Method, train: Examples) -> None:
-    """Put the labels that a method was fitted to into its report, for `unseen`."""
-    if method.task.kind.fewest_labels:
-        method.report["labels"] = labels_in(train, method.task.kind)
+def with_labels(report: FitReport, method: Method, train: Examples) -> FitReport:
+    """The report with the labels that the method was fitted to, for `unseen`."""
+    if not method.task.kind.fewest_labels:
+        return report
+    return FitReport(report.facts | {"labels": labels_in(train, method.task.kind)})
 
 
-def unseen(method: Method, examples: Examples) -> Iterable[str]:
+def unseen(saved: LoadedMethod, examples: Examples) -> Iterable[str]:
     """A warning where examples have labels that the method was not fitted to."""
-    known = method.report.get("labels")
-    return () if known is None else unseen_labels(known, examples, method.task.kind, "these data")
+    known = saved.report.facts.get("labels")
+    return () if known is None else unseen_labels(known, examples, saved.method.task.kind, "these data")
 
 
 def load(
@@ -160,4 +170,4 @@ def evaluate(method: Method, examples: Examples) -> dict[str, Metric]:
     likelihoods = None
     if method.task.kind.is_text:
         likelihoods = method.log_likelihood(inputs, [example.target for example in examples])
-    return method.task.score(method.predict(inputs), examples, likelihoods)
+    return method.task.score(method.predict(inputs).values, examples, likelihoods)

@@ -276,7 +276,7 @@ def _input(entry: TaskEntry, at: int, value: Any) -> Any:
 def _predict(entry: TaskEntry, inputs: Sequence[Any]) -> list[dict[str, Any]]:
     """Runs on the worker's thread."""
     method = entry.method.method
-    answers = method.predict(inputs)
+    answers = method.predict(inputs).values
     shares = method.probabilities(inputs)
     found = [
         {"prediction": entry.task.to_json(answer, value)}

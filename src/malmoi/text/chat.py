@@ -195,6 +195,11 @@ def chat_template(tokenizer: Tokenizer) -> str | None:
     return found if isinstance(found, str) else None
 
 
+def new_markers(tokenizer: Tokenizer) -> list[int]:
+    """The turn markers, where no chat template tells that the model has met them."""
+    return [] if chat_template(tokenizer) else sorted(tokenizer.specials.turns.values())
+
+
 def fit_turns(
     form: ChatFormat, messages: Sequence[Message], most_tokens: int
 ) -> tuple[list[int], list[Message], int]:

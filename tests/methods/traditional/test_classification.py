@@ -18,6 +18,7 @@ from malmoi.methods.registry import make_method
 from malmoi.methods.traditional.text_classifiers import PRIOR_WORDS, Lexicon, TfIdf, log_odds
 from malmoi.methods.traditional.vectors import Vectors, View
 from malmoi.tasks import make_task
+from tests.methods.tiny import fitted_to
 
 GOOD = [
     "a warm and lovely soup",
@@ -46,9 +47,9 @@ def task():
 
 @pytest.mark.parametrize("method", [Lexicon, TfIdf])
 def test_new_texts_in_both_languages(task, method) -> None:
-    fitted = method(task, {"max_words": 500} if method is Lexicon else {}).fit(TRAIN * 20, TRAIN)
+    fitted = fitted_to(method(task, {"max_words": 500} if method is Lexicon else {}), TRAIN * 20, TRAIN)
     assert (
-        fitted.predict(["what a lovely day", "awful day", "좋아 좋아요", "싫어 싫어요"])
+        fitted.predict(["what a lovely day", "awful day", "좋아 좋아요", "싫어 싫어요"]).values
         == ["good", "bad"] * 2
     )
 
@@ -67,27 +68,29 @@ def test_log_odds_are_those_of_the_paper() -> None:
 def test_the_users_own_lexicon(task, tmp_path: Path) -> None:
     path = tmp_path / "words.tsv"
     path.write_text("crisp\tgood\n\nsoggy\tbad\t2.5\n \n바삭\tgood\n", encoding="utf-8")
-    method = Lexicon(task, {"lexicon": str(path)}).fit(TRAIN, [])
-    assert method.predict(["crisp but soggy", "Crisp!", "바삭해요"]) == ["bad", "good", "good"]
+    method = fitted_to(Lexicon(task, {"lexicon": str(path)}), TRAIN, [])
+    assert method.predict(["crisp but soggy", "Crisp!", "바삭해요"]).values == ["bad", "good", "good"]
     for line in ("soggy\tterrible", "soggy", "soggy\tbad\tnan", "soggy\tbad\t-inf", "soggy\tbad\tmuch"):
         path.write_text(f"crisp\tgood\n\n{line}\n", encoding="utf-8")
         with pytest.raises(UserError, match=r"words.tsv:3"):
-            Lexicon(task, {"lexicon": str(path)}).fit(TRAIN, [])
+            fitted_to(Lexicon(task, {"lexicon": str(path)}), TRAIN, [])
     path.write_text("\n")
     with pytest.raises(UserError, match=r"words.tsv has no words"):
-        Lexicon(task, {"lexicon": str(path)}).fit(TRAIN, [])
+        fitted_to(Lexicon(task, {"lexicon": str(path)}), TRAIN, [])
 
 
 def test_without_known_words_the_commonest_label(task) -> None:
-    method = Lexicon(task).fit([*TRAIN, Example("so so", "fair")] + [Example("hm", "bad")] * 3, [])
-    assert method.predict(["zzz", ""]) == ["bad", "bad"]
+    method = fitted_to(Lexicon(task), [*TRAIN, Example("so so", "fair")] + [Example("hm", "bad")] * 3, [])
+    assert method.predict(["zzz", ""]).values == ["bad", "bad"]
 
 
 @pytest.mark.parametrize(("num_labels", "ratios"), [(2, False), (2, True), (3, False)])
 def test_probabilities_equal_scikit_learns(task, num_labels: int, ratios: bool) -> None:
     train = [*TRAIN, *[Example("neither here nor there", "fair")] * 4][: len(TRAIN) + 4 * (num_labels - 2)]
     texts, labels = [e.input for e in train], [e.target for e in train]
-    found = TfIdf(task, {"c": [3.0], "balanced": False, "ratios": ratios}).fit(train, []).probabilities(texts)
+    found = fitted_to(
+        TfIdf(task, {"c": [3.0], "balanced": False, "ratios": ratios}), train, []
+    ).probabilities(texts)
     views = [
         TfidfVectorizer(ngram_range=(1, 2), token_pattern=r"\w+|[^\w\s]", sublinear_tf=True),
         TfidfVectorizer(analyzer="char_wb", ngram_range=(1, 5), sublinear_tf=True),
@@ -103,7 +106,7 @@ def test_probabilities_equal_scikit_learns(task, num_labels: int, ratios: bool) 
 
 def test_ratios_are_for_two_labels(task) -> None:
     with pytest.raises(UserError, match="ratios are for two labels, here are 3"):
-        TfIdf(task, {"ratios": True}).fit([*TRAIN, Example("neither here nor there", "fair")], [])
+        fitted_to(TfIdf(task, {"ratios": True}), [*TRAIN, Example("neither here nor there", "fair")], [])
 
 
 def test_some_strength_must_be_tried(task) -> None:

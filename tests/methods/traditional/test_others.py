@@ -21,6 +21,7 @@ from malmoi.methods.traditional.sentence_finder import SentenceSpan
 from malmoi.methods.traditional.taggers import Crf
 from malmoi.tasks import make_task
 from malmoi.text.units import bio_tags, entities_of, units
+from tests.methods.tiny import fitted_to
 
 PEOPLE = ("Mina", "Otto", "Vera", "민수", "영희", "준호")
 TOWNS = ("Rome", "Lima", "Oslo", "부산", "제주", "강릉")
@@ -38,9 +39,9 @@ NAMES += [marked(f"{p}는 오늘 {t}에서 왔다.", PER=p, LOC=t) for p in PEOP
 
 
 def test_names_are_found_in_new_sentences() -> None:
-    method = Crf(make_task("ner")).fit(NAMES * 3, NAMES)
+    method = fitted_to(Crf(make_task("ner")), NAMES * 3, NAMES)
     text = "민수는 오늘 강릉에서 왔다."
-    assert method.predict([text, "Vera went to Lima today.", ""])[0] == (
+    assert method.predict([text, "Vera went to Lima today.", ""]).values[0] == (
         Entity(0, 2, "PER"),
         Entity(7, 9, "LOC"),
     )
@@ -77,10 +78,14 @@ def test_summaries_are_sentences_in_order() -> None:
         Example(story, "The mill burned. Nobody knew why."),
         Example(korean, "방앗간이 탔다. 아무도 까닭을 몰랐다."),
     ]
-    lead = Lead(make_task("summarization")).fit(train, train)
+    lead = fitted_to(Lead(make_task("summarization")), train, train)
     assert lead.report == {"sentences": 2}
-    assert lead.predict([story, korean, ""]) == [train[0].target, train[1].target, ""]
-    central = TextRank(make_task("summarization"), {"most": 1}).fit(train, train).predict([story, korean])
+    assert lead.predict([story, korean, ""]).values == [train[0].target, train[1].target, ""]
+    central = (
+        fitted_to(TextRank(make_task("summarization"), {"most": 1}), train, train)
+        .predict([story, korean])
+        .values
+    )
     assert central == ["The mill by the river burned at night.", "강가 방앗간이 탔고 비가 왔다."]
 
 
@@ -98,12 +103,12 @@ def test_answers_are_exact_spans() -> None:
         asked("방앗간은 언제 열었나?", f"{t} 방앗간은 {y}년에 열었다. 빨간색이었다.", f"{y}년")
         for _, t, y in made
     ]
-    method = SentenceSpan(make_task("question-answering")).fit(train, [])
+    method = fitted_to(SentenceSpan(make_task("question-answering")), train, [])
     new = [
         asked("When did the mill open?", "It was red. In Bonn the mill of Ada opened in 1966.", "1966").input,
         asked("방앗간은 언제 열었나?", "빨간색이었다. 대구 방앗간은 1977년에 열었다.", "1977년").input,
     ]
-    found = method.predict([*new, Question("who", "")])
+    found = method.predict([*new, Question("who", "")]).values
     assert [a and a.text for a in found] == ["1966", "1977년", None]
     assert all(q.context[a.start :].startswith(a.text) for q, a in zip(new, found[:2], strict=True))
 
@@ -112,15 +117,15 @@ def test_where_every_span_is_an_answer_nothing_is_learned(tmp_path: Path) -> Non
     train = [
         asked(f"Where is {person}?", f"{town}.", town) for person, town in zip(PEOPLE, TOWNS, strict=True)
     ]
-    save_method(tmp_path / "m", SentenceSpan(make_task("question-answering")).fit(train, []))
-    (found,) = load_method(tmp_path / "m").predict([Question("Where is Mina?", "In Oslo now.")])
+    save_method(tmp_path / "m", fitted_to(SentenceSpan(make_task("question-answering")), train, []))
+    (found,) = load_method(tmp_path / "m").predict([Question("Where is Mina?", "In Oslo now.")]).values
     assert found == Answer("Oslo", 3)
 
 
 def test_likelihoods_are_of_the_target_only() -> None:
     texts = [f"{p} went to {t} and sang. {p}는 {t}에서 노래했다." for p in PEOPLE for t in TOWNS]
     train = [Example(text[:9], text[9:]) for text in texts]
-    method = NGram(make_task("completion"), {"vocab_size": 400, "order": 3}).fit(train, [])
+    method = fitted_to(NGram(make_task("completion"), {"vocab_size": 400, "order": 3}), train, [])
     (whole,) = method.log_likelihood([""], [" went to"])
     first, second = method.log_likelihood(["", " went"], [" went", " to"])
     assert whole == pytest.approx(first + second, abs=1e-5)
@@ -138,14 +143,14 @@ def test_the_reply_of_the_nearest_turn() -> None:
         Example(turn("Tell me about dogs.", "They bark.", "And why?"), "To guard us."),
         Example(turn("Tell me about rain.", "It is wet.", "And why?"), "Clouds are water."),
     ]
-    method = Retrieval(make_task("chat")).fit(train, [])
+    method = fitted_to(Retrieval(make_task("chat")), train, [])
     asked = [
         turn("what does a cat eat"),
         turn("고양이가 뭐 먹지?"),
         turn("Tell me about rain.", "It is wet.", "And why?"),
         turn(""),
     ]
-    assert method.predict(asked) == ["Fish.", "생선을 먹어요.", "Clouds are water.", None]
+    assert method.predict(asked).values == ["Fish.", "생선을 먹어요.", "Clouds are water.", None]
 
 
 def test_the_translation_of_the_nearest_source() -> None:
@@ -154,18 +159,18 @@ def test_the_translation_of_the_nearest_source() -> None:
         Example("Close the window.", "창을 닫습니다."),
         Example("Delete the folder.", "폴더를 삭제합니다."),
     ]
-    method = Retrieval(make_task("translation")).fit(train, [])
-    found = method.predict(["open a file", "Closing windows", "Delete folders."])
+    method = fitted_to(Retrieval(make_task("translation")), train, [])
+    found = method.predict(["open a file", "Closing windows", "Delete folders."]).values
     assert found == ["파일을 엽니다.", "창을 닫습니다.", "폴더를 삭제합니다."]
-    assert method.predict([""]) == [None]
+    assert method.predict([""]).values == [None]
 
 
 def test_the_held_out_part_chooses_characters_where_words_lead_astray() -> None:
     train = [Example("고양이가먹었다 그리고", "cat"), Example("강아지가먹었다 그런데", "dog")]
     valid = [Example("고양이가먹었네 그런데", "cat"), Example("강아지가먹었네 그리고", "dog")]
-    method = Retrieval(make_task("translation")).fit(train, valid)
+    method = fitted_to(Retrieval(make_task("translation")), train, valid)
     assert [list(view) for view in method.report["setting"]["views"]] == [["char_wb", 1, 4]]
-    assert method.predict([example.input for example in valid]) == ["cat", "dog"]
+    assert method.predict([example.input for example in valid]).values == ["cat", "dog"]
 
 
 @pytest.mark.parametrize(("reply", "discount"), [("Rain.", 0.3), ("Dogs.", 0.6)])
@@ -178,9 +183,9 @@ def test_the_held_out_part_chooses_how_much_earlier_messages_count(reply: str, d
 
     train = [talk("About rain.", "ones", "Rain."), talk("On dogs.", "twos", "Dogs.")]
     valid = [talk("On dogs.", "ones", reply)]
-    method = Retrieval(make_task("chat")).fit(train, valid)
+    method = fitted_to(Retrieval(make_task("chat")), train, valid)
     assert method.report["setting"]["discount"] == discount
-    assert method.predict([valid[0].input]) == [reply]
+    assert method.predict([valid[0].input]).values == [reply]
 
 
 def test_the_held_out_part_chooses_the_consensus_of_the_neighbours() -> None:
@@ -190,10 +195,10 @@ def test_the_held_out_part_chooses_the_consensus_of_the_neighbours() -> None:
     usual = [Example((Message("user", f"How are you today {it}?"),), "I am fine.") for it in place]
     asked = Example((Message("user", "How are you here?"),), "I am fine.")
     method = Retrieval(make_task("chat"))
-    assert method.fit([odd, *usual], []).predict([asked.input]) == ["Wooden spoons."]
-    assert method.fit([odd, *usual], [asked]).predict([asked.input]) == ["I am fine."]
+    assert fitted_to(method, [odd, *usual], []).predict([asked.input]).values == ["Wooden spoons."]
+    assert fitted_to(method, [odd, *usual], [asked]).predict([asked.input]).values == ["I am fine."]
     assert method.report["setting"]["neighbours"] == 64
-    one = make_method("retrieval", make_task("chat"), {"neighbours": 1}).fit([odd, *usual], [asked])
-    assert one.predict([asked.input]) == ["Wooden spoons."]
+    one = fitted_to(make_method("retrieval", make_task("chat"), {"neighbours": 1}), [odd, *usual], [asked])
+    assert one.predict([asked.input]).values == ["Wooden spoons."]
     with pytest.raises(UserError, match="no option 'turns'"):
         make_method("retrieval", make_task("translation"), {"turns": 2})

@@ -12,6 +12,7 @@ from malmoi.core.errors import UserError
 from malmoi.core.nouns import Example
 from malmoi.methods.traditional.word_alignment import Ibm1, learn_table, words
 from malmoi.tasks import make_task
+from tests.methods.tiny import fitted_to
 
 NOUNS = {"cat": "고양이가", "dog": "강아지가", "child": "아이가", "farmer": "농부가", "bird": "새가"}
 VERBS = {"sleeps": "잔다", "runs": "달린다", "sings": "노래한다", "eats": "먹는다"}
@@ -52,9 +53,11 @@ def test_the_likelihood_never_falls() -> None:
 
 
 def test_a_small_language_is_learned() -> None:
-    method = Ibm1(make_task("translation")).fit([e for e in PAIRS if e.input != "the bird eats."], PAIRS[:5])
-    assert method.predict(["the bird eats."]) == ["새가 먹는다."]
-    assert "Zorblat" in str(method.predict(["the Zorblat runs."])[0])
+    method = fitted_to(
+        Ibm1(make_task("translation")), [e for e in PAIRS if e.input != "the bird eats."], PAIRS[:5]
+    )
+    assert method.predict(["the bird eats."]).values == ["새가 먹는다."]
+    assert "Zorblat" in str(method.predict(["the Zorblat runs."]).values[0])
 
 
 def test_words_keep_their_spaces() -> None:
@@ -64,4 +67,4 @@ def test_words_keep_their_spaces() -> None:
 
 def test_empty_pairs_are_refused() -> None:
     with pytest.raises(UserError, match="pair"):
-        Ibm1(make_task("translation")).fit([Example("", "")], [])
+        fitted_to(Ibm1(make_task("translation")), [Example("", "")], [])

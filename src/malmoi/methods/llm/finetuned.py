@@ -5,36 +5,35 @@ Shape letters: B rows, T positions.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
+import numpy as np
 import torch
 from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
 from malmoi.core.errors import UserError
-from malmoi.core.nouns import Budget, Example, Json, Say, silent
+from malmoi.core.nouns import Example, Examples, FitReport, Json, Work
 from malmoi.core.tensors import Loss, mean
-from malmoi.data.batches import Buckets, within
 from malmoi.data.packing import Packed
 from malmoi.engine.ask import MAX_ROWS, Asker, Manner
 from malmoi.engine.engine import Engine
 from malmoi.engine.loaded import open_model
 from malmoi.hub.weights import arrays_of, set_parameters
-from malmoi.learn.finetune import FULL_LR, LORA_LR, new_markers
-from malmoi.learn.fit import FitSpec, fit, planned_steps
 from malmoi.learn.losses import next_token_loss
+from malmoi.learn.objectives.examples import Chosen, FitSpec, LabelledRows, fit, identity
 from malmoi.learn.optim import OptimizerKind
+from malmoi.learn.run_config import FULL_LR, LORA_LR
 from malmoi.methods.base import Parts
 from malmoi.methods.llm.prompted import LanguageMethod, ModelPath
 from malmoi.methods.neural.continuations import text_rows
-from malmoi.methods.neural.form import PART_TOKENS
 from malmoi.models.build import build_model
 from malmoi.models.config import model_config_adapter
 from malmoi.models.language import LanguageModel
 from malmoi.models.lora import LoRASpec, add_lora, merge_lora
 from malmoi.models.recurrent import computed_in
-from malmoi.text.chat import ChatFormat, ChatRow
+from malmoi.text.chat import ChatFormat, ChatRow, new_markers
 from malmoi.util.hardware import pick_device, training_dtype
 from malmoi.util.units import counted
 
@@ -73,14 +72,8 @@ class FineTuned(LanguageMethod):
     name, family = "finetuned", "fine-tuned"
     Options, ReplyOptions = FineTunedOptions, FineTunedReplyOptions
 
-    def fit(
-        self,
-        train: Sequence[Example[Any, Any]],
-        valid: Sequence[Example[Any, Any]],
-        budget: Budget = Budget(),
-        say: Say = silent,
-    ) -> Self:
-        o, budget = self.options, budget.begin()
+    def fit(self, train: Examples, valid: Examples, work: Work = Work()) -> FitReport:
+        o, work = self.options, work.begin()
         model, tokenizer = open_model(Path(o.model))
         if not isinstance(model, LanguageModel):
             raise UserError(f"{o.model} is an n-gram model, which only counts; tune a GPT or an LSTM")
@@ -91,25 +84,32 @@ class FineTuned(LanguageMethod):
         )  # fmt: skip
         self.asker = Asker(Engine(model, tokenizer, max_rows=MAX_ROWS), self.task, manner)
         learned, judged = self.rows(train), self.rows(valid[:MOST_CHOSEN_BY])
+        if not learned or not judged:
+            raise UserError(f"{self.name} needs examples to learn from and some to stop by; give more data")
         if note := self._note(len(train), len(learned), valid):
-            self.report["note"] = note
-            say(note)
+            work.say(note)
         torch.manual_seed(o.seed)
         if o.lora:
             add_lora(model, LoRASpec(), [] if goes_on else new_markers(tokenizer))
-        self._train(model, learned, judged, budget, say)
+        dtype = training_dtype(o.dtype, model.device, model.config.width)
+        words = f"{counted(o.batch, 'row')}, {'LoRA' if o.lora else 'all weights'}, "
+        words += computed_in(model, dtype)
+        found = fit(
+            model, _Rows(learned, judged, o), o, dtype, work, words, identity(self.options, train, valid)
+        )
         merge_lora(model)
-        self.report["parameters"] = model.num_parameters()
-        return self
+        return FitReport(({"note": note} if note else {}) | {
+            "steps": found["steps"], "dtype": dtype, "fit": found, "parameters": model.num_parameters()
+        })  # fmt: skip
 
-    def _note(self, num_given: int, num_learned: int, valid: Sequence[Example[Any, Any]]) -> str:
+    def _note(self, num_given: int, num_learned: int, valid: Examples) -> str:
         """What is not as one might think, or ''."""
         notes = [self.asker.note([example.input for example in valid[:MOST_CHOSEN_BY]])]
         if not self.asker.manner.goes_on and num_learned < num_given:
             notes.append(f"{num_given - num_learned} of {num_given} training examples do not fit the context")
         return "; ".join(filter(None, notes))
 
-    def rows(self, examples: Sequence[Example[Any, Any]]) -> list[ChatRow]:
+    def rows(self, examples: Examples) -> list[ChatRow]:
         """What is learned: the question, then the trained answer and its end; too long ones are left out."""
         tokenizer, context = self.asker.tokenizer, self.asker.scorer.context
         if self.asker.manner.goes_on:
@@ -130,19 +130,6 @@ class FineTuned(LanguageMethod):
         told = [False] * len(asked.ids) + [True] * len(answer_ids)
         return ChatRow(asked.ids + answer_ids, told)
 
-    def _train(
-        self, model: LanguageModel, learned: list[ChatRow], judged: list[ChatRow], budget: Budget, say: Say
-    ) -> None:
-        o = self.options
-        if not learned or not judged:
-            raise UserError(f"{self.name} needs examples to learn from and some to stop by; give more data")
-        dtype = training_dtype(o.dtype, model.device, model.config.width)
-        problem = _Tuning(model, learned, judged, o, dtype)
-        self.report["steps"] = steps = planned_steps(problem, o, budget)
-        how = "LoRA" if o.lora else "all weights"
-        say(f"{counted(steps, 'step')} of {counted(o.batch, 'row')}, {how}, {computed_in(model, dtype)}")
-        self.report |= {"dtype": dtype, "fit": fit(problem, o, steps, say).as_json()}
-
     def parts(self) -> Parts:
         model, tokenizer = self.asker.scorer, self.asker.tokenizer
         assert isinstance(model, LanguageModel)
@@ -158,36 +145,23 @@ class FineTuned(LanguageMethod):
         self.asker = Asker(engine, self.task, manner)
 
 
-class _Tuning:
-    """Rows of like length in a batch, for `malmoi.learn.fit:fit`."""
+class _Rows(LabelledRows[LanguageModel, int]):
+    """Rows of like length in a batch, by their numbers: those to learn, then those to judge by."""
 
-    judged_by = "loss"
+    def __init__(self, learned: list[ChatRow], judged: list[ChatRow], options: Any) -> None:
+        rows = [*learned, *sorted(judged, key=lambda row: len(row.ids))]
+        longest = max(len(row.ids) for row in rows)
+        self.packed = Packed(rows, longest, seed=options.seed, together=False)
+        self.judged = range(len(learned), len(rows))
+        super().__init__(range(len(learned)), lambda number: len(rows[number].ids), options)
 
-    def __init__(
-        self, model: LanguageModel, learned: list[ChatRow], judged: list[ChatRow], options: Any, dtype: str
-    ) -> None:
-        self.model: Any = model
-        self.dtype = dtype
-        judged = sorted(judged, key=lambda row: len(row.ids))
-        longest = max(len(row.ids) for row in (*learned, *judged))
-        self.learned, self.judged = (
-            Packed(rows, longest, seed=options.seed, together=False) for rows in (learned, judged)
-        )
-        self.buckets = Buckets([len(row.ids) for row in learned], options.batch, options.seed)
-        self.steps_per_epoch = self.buckets.steps_per_epoch
+    def loss(self, model: LanguageModel, part: Chosen) -> Loss:
+        return next_token_loss(model, self.packed.token_batch([[i] for i in part[0]]).to(model.device))
 
-    def losses(self, step: int) -> Iterator[Loss]:
-        return self._losses(self.learned, self.buckets.batch(step).tolist())
-
-    @torch.no_grad()
-    def validate(self) -> float:
-        """The mean log-probability of what is to be said."""
-        return -mean(self._losses(self.judged, range(len(self.judged.rows))))
-
-    def _losses(self, packed: Packed, numbers: Sequence[int]) -> Iterator[Loss]:
-        """Of these rows, sorted by length, as many at once as go through the model."""
-        for part in within([len(packed.rows[i].ids) for i in numbers], PART_TOKENS):
-            batch = packed.token_batch([[i] for i in numbers[part]]).to(self.model.device)
-            with torch.autocast(self.model.device.type, torch.bfloat16, enabled=self.dtype == "bf16"):
-                loss = next_token_loss(self.model, batch)
-            yield loss
+    def evaluate(
+        self, loss: Callable[[Chosen], Loss], rows: int, limit: int | None = None
+    ) -> dict[str, float]:
+        """The mean loss (nats) of what is to be said."""
+        del limit
+        parts = [self.judged[part] for part in self.within(self.judged, rows)]
+        return {"loss": mean(loss((part, np.random.default_rng(0))) for part in parts)}

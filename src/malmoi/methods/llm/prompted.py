@@ -12,12 +12,12 @@ from torch import nn
 
 from malmoi.core.config import StrictModel
 from malmoi.core.errors import UserError
-from malmoi.core.nouns import Budget, Example, Say, silent
+from malmoi.core.nouns import Examples, FitReport, Json, Predictions, Say, Work
 from malmoi.engine.ask import MAX_ROWS, Asker, Manner
 from malmoi.engine.engine import Engine
 from malmoi.engine.loaded import open_model
+from malmoi.hub.folder import weights_hash
 from malmoi.inside.sources import NextToken, ReadText, Source
-from malmoi.learn.finetune import weights_hash
 from malmoi.methods.base import Method, Parts
 from malmoi.methods.llm.shots import How, Shots, read_shots, shots_files
 from malmoi.tasks.base import Task
@@ -88,10 +88,12 @@ class LanguageMethod(Method):
             self.network.to(device)
         return self
 
-    def predict(self, inputs: Sequence[Any]) -> list[Any | None]:
+    def predict(self, inputs: Sequence[Any]) -> Predictions:
         if self.task.kind.is_choice:
-            return [max(found, key=found.__getitem__) for found in self.probabilities(inputs) or ()]
-        return self.asker.answers(inputs)
+            return Predictions(
+                [max(found, key=found.__getitem__) for found in self.probabilities(inputs) or ()]
+            )
+        return Predictions(self.asker.answers(inputs))
 
     def probabilities(self, inputs: Sequence[Any]) -> list[dict[str, float]] | None:
         if not self.task.kind.is_choice:
@@ -120,15 +122,8 @@ class Prompted(LanguageMethod):
     settled: Settled
     shots: Shots[Any, Any]
 
-    def fit(
-        self,
-        train: Sequence[Example[Any, Any]],
-        valid: Sequence[Example[Any, Any]],
-        budget: Budget = Budget(),
-        say: Say = silent,
-    ) -> Self:
+    def fit(self, train: Examples, valid: Examples, work: Work = Work()) -> FitReport:
         """Choose the shots; see whether calibration helps. Nothing is trained."""
-        del budget
         folder = Path(self.options.model).resolve()
         engine = Engine(*open_model(folder), max_rows=MAX_ROWS)
         manner = Manner.as_it_is(self.task, train, engine, getattr(self.options, "max_new_tokens", None))
@@ -136,10 +131,9 @@ class Prompted(LanguageMethod):
             model=str(folder), weights=weights_hash(folder), manner=manner, shots=self._num_shots(manner)
         )
         self._settle(settled, engine, train)
-        self.calibrate = self._calibration(valid[:CALIBRATED_BY])
+        self.calibrate, tried = self._calibration(valid[:CALIBRATED_BY])
         self.settled = settled.model_copy(update={"calibrate": self.calibrate})
-        self._tell(valid or train, say)
-        return self
+        return FitReport(tried | self._facts(valid or train, work.say))
 
     def _num_shots(self, manner: Manner) -> int:
         asked = self.options.shots
@@ -147,16 +141,16 @@ class Prompted(LanguageMethod):
             raise UserError(f"{self.name}: a foundation model goes on with a text as it is; leave shots out")
         return asked if asked is not None else 0 if manner.template or manner.goes_on else FOUNDATION_SHOTS
 
-    def _settle(self, settled: Settled, engine: Engine, examples: Sequence[Example[Any, Any]]) -> None:
+    def _settle(self, settled: Settled, engine: Engine, examples: Examples) -> None:
         o = self.options
         self.settled, self.calibrate = settled, settled.calibrate
         self.shots = Shots(examples, settled.shots, o.choose, o.seed, self.task.key)
         self.asker = Asker(engine, self.task, settled.manner, self.shots.pick)
 
-    def _calibration(self, valid: Sequence[Example[Any, Any]]) -> bool:
-        """Whether to calibrate: as told, else if more of the validation examples are right with it."""
+    def _calibration(self, valid: Examples) -> tuple[bool, Json]:
+        """Whether to calibrate: as asked, else if more validation examples are right with it; how many."""
         if not self.task.kind.is_choice or self.options.calibrate is not None or not valid:
-            return bool(getattr(self.options, "calibrate", False))
+            return bool(getattr(self.options, "calibrate", False)), {}
         inputs = [example.input for example in valid]
         targets = np.array([example.target for example in valid])
         labels = np.array(self.settled.manner.labels)
@@ -165,20 +159,20 @@ class Prompted(LanguageMethod):
             float((labels[found_NL.argmax(1)] == targets).mean())
             for found_NL in (scores_NL, self.asker.calibrated(inputs, scores_NL))
         )
-        self.report["calibration"] = {"examples": len(valid), "without": plain, "with": better}
-        return better > plain
+        return better > plain, {"calibration": {"examples": len(valid), "without": plain, "with": better}}
 
-    def _tell(self, examples: Sequence[Example[Any, Any]], say: Say) -> None:
+    def _facts(self, examples: Examples, say: Say) -> Json:
         """What was found, for the report."""
         settled, is_chat = self.settled, self.settled.manner.template is not None
-        self.report |= {
+        facts = {
             "model": settled.model, "chat": is_chat, "shots": settled.shots, "calibrated": settled.calibrate,
             "reply_tokens": settled.manner.reply_tokens,
         }  # fmt: skip
         say(f"a {'chat' if is_chat else 'foundation'} model, asked with {counted(settled.shots, 'shot')}")
         if note := self.asker.note([example.input for example in examples[:COUNTED_OVER]]):
-            self.report["note"] = note
+            facts["note"] = note
             say(note)
+        return facts
 
     def costs(self) -> dict[str, float]:
         """On disk it takes what its model takes."""

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Self
+from typing import Any
 
 from pydantic import NonNegativeInt
 
-from malmoi.core.nouns import Examples, Say, silent
+from malmoi.core.nouns import Examples, FitReport, Predictions, Work
 from malmoi.engine.ask import known_labels
-from malmoi.methods.base import Budget, Method, Parts
+from malmoi.methods.base import Method, Parts
 from malmoi.methods.llm.endpoint import Endpoint, EndpointOptions, Failure, Reply
 from malmoi.methods.llm.shots import How, Shots, read_shots, shots_files
 from malmoi.tasks.kinds import EVERY_KIND
@@ -32,26 +32,27 @@ class Remote(Method):
         shots: NonNegativeInt = 0
         choose: How = "random"
 
-    def fit(self, train: Examples, valid: Examples, budget: Budget = Budget(), say: Say = silent) -> Self:
+    def fit(self, train: Examples, valid: Examples, work: Work = Work()) -> FitReport:
         """See `Method.fit`; without examples the task must know its labels. No request is made."""
-        del valid, budget, say
+        del valid, work
         self.task = self.task.with_labels(known_labels(self.task, train))
         self._begin(train)
-        return self
+        return FitReport()
 
     def _begin(self, candidates: Examples) -> None:
         options = self.options
         self._shots = Shots(candidates, options.shots, options.choose, options.seed, self.task.key)
         self._endpoint = Endpoint(options, options.max_new_tokens or self.task.kind.reply_tokens)
 
-    def predict(self, inputs: Sequence[Any]) -> list[Any | None]:
-        """See `Method.predict`; the report counts requests, tokens, money and failures (which are None).
+    def predict(self, inputs: Sequence[Any]) -> Predictions:
+        """See `Method.predict`; facts count requests, tokens, money and failures (which are None).
 
         Raises UserError as `malmoi.methods.llm.endpoint:Endpoint.ask`.
         """
         replies = self._endpoint.ask([self.task.prompt(value, self._shots.pick(value)) for value in inputs])
-        self.report = self._endpoint.report()
-        return [self._read(reply, value) for reply, value in zip(replies, inputs, strict=True)]
+        found = [self._read(reply, value) for reply, value in zip(replies, inputs, strict=True)]
+        facts = self._endpoint.report()
+        return Predictions(found, facts.get("note", ""), facts)
 
     def _read(self, reply: Reply | Failure, value: Any) -> Any | None:
         if isinstance(reply, Failure) or not reply.text.strip():

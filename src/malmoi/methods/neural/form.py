@@ -19,7 +19,7 @@ from malmoi.core.nouns import Example, Json
 from malmoi.core.tensors import Loss
 from malmoi.data.batches import within
 from malmoi.inside.sources import Network, ReadText, Source
-from malmoi.learn.fit import FitSpec
+from malmoi.learn.objectives.examples import PART_TOKENS, FitSpec
 from malmoi.learn.optim import OptimizerKind
 from malmoi.methods.base import Parts
 from malmoi.models.encoder import EncoderConfig
@@ -28,7 +28,6 @@ from malmoi.tasks.base import Task
 
 Backbone = Literal["rnn", "gru", "lstm", "transformer"]
 Share = Annotated[float, Field(ge=0, lt=1)]
-PART_TOKENS = 8192  # padded tokens that go through a model at once
 
 Row = TypeVar("Row")
 Model = TypeVar("Model", bound=nn.Module)

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from malmoi.core.config import StrictModel
 from malmoi.core.errors import UserError
-from malmoi.core.nouns import Budget, Example, Json, Say
+from malmoi.core.nouns import Example, Examples, Json, Work
 from malmoi.hub.bert import Frame, load_encoder
 from malmoi.hub.source import find_source
 from malmoi.methods.base import Parts
@@ -281,15 +281,13 @@ class Pretrained(Neural):
         "unlabelled": None, "warm_up_epochs": 1.0,
     }  # fmt: skip
 
-    def _learn(
-        self, train: Sequence[Example[Any, Any]], valid: Sequence[Example[Any, Any]], budget: Budget,
-        dtype: str, say: Say,
-    ) -> None:  # fmt: skip
+    def _learn(self, train: Examples, valid: Examples, dtype: str, work: Work, asked: Json) -> Json:
+        facts: Json = {}
         if isinstance(self.form, PretrainedLabelForm):
-            self.report["strength"] = self.form.fit_head(self.model, train, valid)
+            facts["strength"] = self.form.fit_head(self.model, train, valid)
             if self.options.frozen:
-                return
-        super()._learn(train, valid, budget, dtype, say)
+                return facts
+        return facts | super()._learn(train, valid, dtype, work, asked)
 
 
 def _logistic(

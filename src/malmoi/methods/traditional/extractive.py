@@ -6,14 +6,13 @@ Shape letters: S sentences, F features.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Self
 
 import numpy as np
 from pydantic import PositiveInt
 
 from malmoi.core.config import StrictModel
-from malmoi.core.nouns import Examples, Say, silent
-from malmoi.methods.base import Budget, Method, Parts
+from malmoi.core.nouns import Examples, FitReport, Predictions, Work
+from malmoi.methods.base import Method, Parts
 from malmoi.methods.traditional.choice import quality
 from malmoi.methods.traditional.vectors import LIBRARIES, Vectors, View
 from malmoi.tasks.kinds import TEXT
@@ -35,9 +34,9 @@ class Lead(Method):
 
         most: PositiveInt = 5
 
-    def fit(self, train: Examples, valid: Examples, budget: Budget = Budget(), say: Say = silent) -> Self:
+    def fit(self, train: Examples, valid: Examples, work: Work = Work()) -> FitReport:
         """See `Method.fit`."""
-        del budget, say
+        del work
         self._prepare([example.input for example in train])
         some = (valid or train)[:CHOICE_TEXTS]
         ranked = [self._ranked(example.input) for example in some]
@@ -46,8 +45,7 @@ class Lead(Method):
             return quality(self.task, [_joined(pieces, order[:k]) for pieces, order in ranked], some)
 
         self._k = max(range(1, self.options.most + 1), key=value)
-        self.report = {"sentences": self._k}
-        return self
+        return FitReport({"sentences": self._k})
 
     def _prepare(self, documents: Sequence[str]) -> None:
         """What must be known before sentences can be ordered."""
@@ -60,10 +58,10 @@ class Lead(Method):
         pieces = [document[start:end] for start, end in sentences(document)[:MAX_SENTENCES]]
         return pieces, self._order(pieces)
 
-    def predict(self, inputs: Sequence[str]) -> list[Any | None]:
+    def predict(self, inputs: Sequence[str]) -> Predictions:
         """See `Method.predict`."""
         ranked = [self._ranked(document) for document in inputs]
-        return [_joined(pieces, order[: self._k]) for pieces, order in ranked]
+        return Predictions([_joined(pieces, order[: self._k]) for pieces, order in ranked])
 
     def parts(self) -> Parts:
         """See `Method.parts`."""

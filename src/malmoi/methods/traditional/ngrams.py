@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Any, Self
+from typing import Annotated
 
 import numpy as np
 from pydantic import Field, PositiveInt
 
 from malmoi.core.config import StrictModel
-from malmoi.core.nouns import Examples, Say, silent
+from malmoi.core.nouns import Examples, FitReport, Predictions, Work
 from malmoi.engine.engine import Engine
 from malmoi.engine.request import Sampling
 from malmoi.engine.score import score
 from malmoi.inside.sources import NextToken, ReadText, Source
-from malmoi.methods.base import Budget, Method, Parts
+from malmoi.methods.base import Method, Parts
 from malmoi.models.ngram import KneserNey
 from malmoi.tasks.kinds import CONTINUATION
 from malmoi.text.tokenizer import Tokenizer, train_tokenizer
@@ -33,16 +33,15 @@ class NGram(Method):
         order: Annotated[int, Field(ge=1, le=8)] = 5
         vocab_size: PositiveInt = 8192
 
-    def fit(self, train: Examples, valid: Examples, budget: Budget = Budget(), say: Say = silent) -> Self:
+    def fit(self, train: Examples, valid: Examples, work: Work = Work()) -> FitReport:
         """See `Method.fit`. Raises UserError where there is too little text or vocabulary."""
-        del valid, budget, say
+        del valid, work
         texts = [example.input + example.target for example in train]
         tokenizer = train_tokenizer(texts, vocab_size=self.options.vocab_size)
         ids = [id for text in texts for id in (tokenizer.specials.eos, *tokenizer.encode(text))]
         model = KneserNey.fit(np.array(ids), tokenizer.vocab_size, order=self.options.order)
         self._set(model, tokenizer)
-        self.report = {"tokens": model.num_tokens, "vocabulary": tokenizer.vocab_size, "note": model.note}
-        return self
+        return FitReport({"tokens": model.num_tokens, "vocabulary": tokenizer.vocab_size, "note": model.note})
 
     def _set(self, model: KneserNey, tokenizer: Tokenizer) -> None:
         self._model, self._tokenizer, self._engine = model, tokenizer, Engine(model, tokenizer)
@@ -50,9 +49,11 @@ class NGram(Method):
     def _prompts(self, inputs: Sequence[str]) -> list[list[int]]:
         return [[self._tokenizer.specials.eos, *self._tokenizer.encode(text)] for text in inputs]
 
-    def predict(self, inputs: Sequence[str]) -> list[Any | None]:
+    def predict(self, inputs: Sequence[str]) -> Predictions:
         """See `Method.predict`: at most 64 tokens, drawn with the same seed for every input."""
-        return [completion.text for completion in self._engine.generate(self._prompts(inputs), SAMPLING)]
+        return Predictions(
+            [completion.text for completion in self._engine.generate(self._prompts(inputs), SAMPLING)]
+        )
 
     def log_likelihood(self, inputs: Sequence[str], targets: Sequence[str]) -> list[float]:
         """Nats of each target after its input; what ends a text is not counted, as a piece's end is none."""

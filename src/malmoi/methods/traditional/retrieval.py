@@ -9,7 +9,7 @@ import json
 from collections.abc import Sequence
 from functools import cache
 from itertools import zip_longest
-from typing import Annotated, Any, NamedTuple, Self
+from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,8 +18,8 @@ from scipy import sparse
 
 from malmoi.core.config import StrictModel
 from malmoi.core.errors import UserError
-from malmoi.core.nouns import Examples, Json, Message, Say, silent
-from malmoi.methods.base import Budget, Method, Parts
+from malmoi.core.nouns import Examples, FitReport, Json, Message, Predictions, Work
+from malmoi.methods.base import Method, Parts
 from malmoi.methods.traditional.choice import best_setting, quality
 from malmoi.methods.traditional.vectors import LIBRARIES, Vectors, View
 from malmoi.tasks.base import Task
@@ -75,9 +75,9 @@ class Retrieval(Method):
         """See `Method.options_for`."""
         return ChatRetrievalOptions if task.relation == "reply" else RetrievalOptions
 
-    def fit(self, train: Examples, valid: Examples, budget: Budget = Budget(), say: Say = silent) -> Self:
+    def fit(self, train: Examples, valid: Examples, work: Work = Work()) -> FitReport:
         """See `Method.fit`. Raises UserError where there is nothing to remember."""
-        del budget, say
+        del work
         if not train:
             raise UserError(f"there is no {self.task.name} to learn from; give at least one example")
         kept, some = train[: self.options.max_inputs], valid[:CHOICE_INPUTS]
@@ -95,15 +95,14 @@ class Retrieval(Method):
 
         def value(setting: _Setting) -> float:
             remember(setting)
-            return quality(self.task, self.predict([example.input for example in some]), some)
+            return quality(self.task, self.predict([example.input for example in some]).values, some)
 
         discounts = DISCOUNTS if any(len(texts) > 1 for texts in remembered) else DISCOUNTS[:1]
         fields = {"views": VIEWS, "discount": discounts, "neighbours": self._numbers_of_neighbours()}
         setting = _Setting(**{name: values[0] for name, values in fields.items()})
         setting = best_setting(setting, fields, value) if some else setting
         remember(setting)
-        self.report = {"remembered": len(kept), "setting": setting._asdict()}
-        return self
+        return FitReport({"remembered": len(kept), "setting": setting._asdict()})
 
     def _numbers_of_neighbours(self) -> tuple[int, ...]:
         if not isinstance(self.options, ChatRetrievalOptions):
@@ -122,13 +121,13 @@ class Retrieval(Method):
         rows_NF: Any = sum(self._discount**age * self._vectors.rows(texts) for age, texts in ages)
         return _of_length_one(rows_NF)
 
-    def predict(self, inputs: Sequence[str | Sequence[Message]]) -> list[Any | None]:
+    def predict(self, inputs: Sequence[str | Sequence[Message]]) -> Predictions:
         """See `Method.predict`; of equally near inputs the first one's target, without a likeness none."""
         targets: list[Any | None] = []
         for start in range(0, len(inputs), CHUNK_INPUTS):
             rows_NF = self._rows(self._heard(inputs[start : start + CHUNK_INPUTS]))
             targets += [self._answer(cosines_M) for cosines_M in (rows_NF @ self._inputs_FM).toarray()]
-        return targets
+        return Predictions(targets)
 
     def _answer(self, cosines_M: NDArray[np.float32]) -> str | None:
         first = int(cosines_M.argmax())

@@ -16,8 +16,8 @@ from pydantic import PositiveInt
 
 from malmoi.core.config import StrictModel
 from malmoi.core.errors import UserError
-from malmoi.core.nouns import Answer, Examples, Question, Say, silent
-from malmoi.methods.base import Budget, Method, Parts
+from malmoi.core.nouns import Answer, Examples, FitReport, Predictions, Question, Work
+from malmoi.methods.base import Method, Parts
 from malmoi.methods.traditional.vectors import LIBRARIES, Vectors, View
 from malmoi.tasks.kinds import SPAN
 from malmoi.text.units import sentences
@@ -125,9 +125,9 @@ class SentenceSpan(Method):
         max_words: PositiveInt = 6
         max_questions: PositiveInt = 2000
 
-    def fit(self, train: Examples, valid: Examples, budget: Budget = Budget(), say: Say = silent) -> Self:
+    def fit(self, train: Examples, valid: Examples, work: Work = Work()) -> FitReport:
         """See `Method.fit`. Raises UserError where no answer is a short run of words of its context."""
-        del valid, budget, say
+        del valid, work
         texts = sorted({example.input.context for example in train})
         texts = [text[start:end] for text in texts for start, end in sentences(text)]
         self._vectors = Vectors([View("word", 1, 1), View("char_wb", 2, 4)], 30_000).fit(texts)
@@ -136,8 +136,9 @@ class SentenceSpan(Method):
             raise UserError("no training answer is a few words of its context; check answers and contexts")
         min_df = min(SEEN, 1 + len(train) // 100)
         self._weights = {} if all(right) else _weights(rows, right, min_df)  # any span will do, or some
-        self.report = {"spans": len(rows), "answers among them": sum(right), "features": len(self._weights)}
-        return self
+        return FitReport(
+            {"spans": len(rows), "answers among them": sum(right), "features": len(self._weights)}
+        )
 
     def _training(self, train: Examples) -> tuple[list[list[str]], list[bool]]:
         rows: list[list[str]] = []
@@ -163,9 +164,9 @@ class SentenceSpan(Method):
                 found.append(candidate._replace(features=candidate.features + shown))
         return found
 
-    def predict(self, inputs: Sequence[Question]) -> list[Any | None]:
+    def predict(self, inputs: Sequence[Question]) -> Predictions:
         """See `Method.predict`; None where the context has no words."""
-        return [self._answer(question) for question in inputs]
+        return Predictions([self._answer(question) for question in inputs])
 
     def _answer(self, question: Question) -> Answer | None:
         def score(candidate: Candidate) -> float:

@@ -7,15 +7,15 @@ import tempfile
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import pycrfsuite
 from pydantic import NonNegativeFloat, PositiveInt
 
 from malmoi.core.config import StrictModel
 from malmoi.core.errors import UserError
-from malmoi.core.nouns import Entity, Examples, Say, silent
-from malmoi.methods.base import Budget, Method, Parts
+from malmoi.core.nouns import Entity, Examples, FitReport, Predictions, Work
+from malmoi.methods.base import Method, Parts
 from malmoi.tasks.kinds import TAGS
 from malmoi.text.units import OUTSIDE, Span, bio_tags, entities_of, units
 
@@ -99,9 +99,9 @@ class Crf(Method):
         c2: NonNegativeFloat = 0.2
         iterations: PositiveInt = 80
 
-    def fit(self, train: Examples, valid: Examples, budget: Budget = Budget(), say: Say = silent) -> Self:
+    def fit(self, train: Examples, valid: Examples, work: Work = Work()) -> FitReport:
         """See `Method.fit`. Raises UserError where no text has an entity."""
-        del budget, say
+        del work
         trainer = CRFSUITE.Trainer(algorithm="lbfgs", verbose=False)
         trainer.set_params(
             {"c1": self.options.c1, "c2": self.options.c2, "max_iterations": self.options.iterations}
@@ -115,12 +115,13 @@ class Crf(Method):
             trainer.train(str(Path(folder) / MODEL_FILE))
             self._open((Path(folder) / MODEL_FILE).read_bytes())
         self._choose(valid)
-        self.report = {
-            "labels": self._tagger.labels(),
-            "threshold": self._threshold,
-            "bytes": len(self._model),
-        }
-        return self
+        return FitReport(
+            {
+                "labels": self._tagger.labels(),
+                "threshold": self._threshold,
+                "bytes": len(self._model),
+            }
+        )
 
     def _choose(self, valid: Examples) -> None:
         """The highest threshold whose F1 is within one standard error of the best: other text has more names
@@ -142,9 +143,9 @@ class Crf(Method):
         self._model, self._tagger = model, CRFSUITE.Tagger()
         self._tagger.open_inmemory(model)
 
-    def predict(self, inputs: Sequence[str]) -> list[Any | None]:
+    def predict(self, inputs: Sequence[str]) -> Predictions:
         """See `Method.predict`."""
-        return [_tagged(*self._marginals(text), self._threshold) for text in inputs]
+        return Predictions([_tagged(*self._marginals(text), self._threshold) for text in inputs])
 
     def _marginals(self, text: str) -> tuple[list[Span], list[Marginals]]:
         """The units' spans, and each unit's probability of every tag."""

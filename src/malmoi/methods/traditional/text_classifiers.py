@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple, Self
+from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,10 +21,10 @@ from pydantic import Field, PositiveFloat, PositiveInt
 
 from malmoi.core.config import StrictModel
 from malmoi.core.errors import UserError
-from malmoi.core.nouns import Examples, Json, Say, silent
+from malmoi.core.nouns import Examples, FitReport, Json, Predictions, Work
 from malmoi.data.encodings import decoded
 from malmoi.inside.sources import BagOfWords, ReadText, Source
-from malmoi.methods.base import Budget, Method, Parts
+from malmoi.methods.base import Method, Parts
 from malmoi.methods.traditional.choice import best_setting, quality, softmax_layer
 from malmoi.methods.traditional.vectors import LIBRARIES, WORD, Vectors, View
 from malmoi.metrics.statistics import Floats
@@ -48,9 +48,9 @@ class LabelMethod(Method):
         """log_probs_NL."""
         raise NotImplementedError
 
-    def predict(self, inputs: Sequence[str]) -> list[Any | None]:
+    def predict(self, inputs: Sequence[str]) -> Predictions:
         """See `Method.predict`."""
-        return [self.labels[i] for i in self.log_probs(inputs).argmax(axis=1)] if inputs else []
+        return Predictions([self.labels[i] for i in self.log_probs(inputs).argmax(axis=1)] if inputs else [])
 
     def probabilities(self, inputs: Sequence[str]) -> list[dict[str, float]] | None:
         """See `Method.probabilities`."""
@@ -94,15 +94,14 @@ class Lexicon(LabelMethod):
         lexicon: str = ""
         max_words: PositiveInt = 50_000
 
-    def fit(self, train: Examples, valid: Examples, budget: Budget = Budget(), say: Say = silent) -> Self:
+    def fit(self, train: Examples, valid: Examples, work: Work = Work()) -> FitReport:
         """See `Method.fit`. Raises UserError for a lexicon without words, with a broken line or label."""
-        del valid, budget, say
+        del valid, work
         labels_N = self._learn_labels(train)
         self._prior_L = np.log(np.bincount(labels_N) / len(labels_N))
         own = self.options.lexicon
         self._set(self._read(Path(own)) if own else self._count(train, labels_N))
-        self.report = {"words": self._strongest(list(self._numbers), self._weights_WL.T)}
-        return self
+        return FitReport({"words": self._strongest(list(self._numbers), self._weights_WL.T)})
 
     def _set(self, weights: dict[str, list[float]]) -> None:
         self._numbers = {word: i for i, word in enumerate(weights)}
@@ -264,9 +263,9 @@ class TfIdf(LabelMethod):
         if self.options.ratios and len(labels) > 2:
             raise UserError(f"tfidf: ratios are for two labels, here are {len(labels)}; leave ratios out")
 
-    def fit(self, train: Examples, valid: Examples, budget: Budget = Budget(), say: Say = silent) -> Self:
+    def fit(self, train: Examples, valid: Examples, work: Work = Work()) -> FitReport:
         """See `Method.fit`. Views, C, balance and ratios are chosen on `valid` one after another."""
-        del budget, say
+        del work
         self.check(train)
         self._learn_labels(train)
         options = self.options
@@ -281,8 +280,9 @@ class TfIdf(LabelMethod):
         setting = self._chosen(setting, {"ratios": ratios}, whole, valid)  # they pay where texts are many
         self._fit_with(setting, whole)
         strongest = self._strongest(self._vectors.names, self._weights_FL.T)
-        self.report = {"setting": setting._asdict(), "features": len(self._weights_FL), "words": strongest}
-        return self
+        return FitReport(
+            {"setting": setting._asdict(), "features": len(self._weights_FL), "words": strongest}
+        )
 
     def _chosen(
         self, setting: _Setting, fields: dict[str, tuple[Any, ...]], learned: _Cut, valid: Examples
@@ -291,7 +291,7 @@ class TfIdf(LabelMethod):
 
         def value(setting: _Setting) -> float:
             self._fit_with(setting, learned)
-            return quality(self.task, self.predict(inputs), valid)
+            return quality(self.task, self.predict(inputs).values, valid)
 
         return best_setting(setting, fields, value) if valid else setting
 

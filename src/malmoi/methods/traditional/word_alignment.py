@@ -13,7 +13,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,8 +21,8 @@ from pydantic import PositiveInt
 
 from malmoi.core.config import StrictModel
 from malmoi.core.errors import UserError
-from malmoi.core.nouns import Examples, Say, silent
-from malmoi.methods.base import Budget, Method, Parts
+from malmoi.core.nouns import Examples, FitReport, Predictions, Work
+from malmoi.methods.base import Method, Parts
 from malmoi.methods.traditional.choice import quality
 from malmoi.metrics.statistics import Floats
 from malmoi.models.ngram import KneserNey
@@ -115,9 +115,9 @@ class Ibm1(Method):
         max_words: PositiveInt = 30_000
         candidates: PositiveInt = 8
 
-    def fit(self, train: Examples, valid: Examples, budget: Budget = Budget(), say: Say = silent) -> Self:
+    def fit(self, train: Examples, valid: Examples, work: Work = Work()) -> FitReport:
         """See `Method.fit`. Raises UserError where there are no pairs."""
-        del budget, say
+        del work
         texts = [(words(example.input.lower()), words(example.target)) for example in train]
         self._sources = self._numbered([source for source, _ in texts], first=UNKNOWN + 1)
         targets = self._numbered([target for _, target in texts], first=2)
@@ -130,8 +130,7 @@ class Ibm1(Method):
         table = learn_table(_bounded(pairs), len(self._sources) + 2, self.options.iterations)
         self._keep(table)
         self._weigh(valid[:CHOICE_TEXTS])
-        self.report = {"log_likelihoods": table.log_likelihoods, "weights": self._weights}
-        return self
+        return FitReport({"log_likelihoods": table.log_likelihoods, "weights": self._weights})
 
     def _numbered(self, texts: Sequence[Sequence[str]], first: int) -> dict[str, int]:
         counts = Counter(word for text in texts for word in text)
@@ -163,13 +162,13 @@ class Ibm1(Method):
     def _weigh(self, valid: Examples) -> None:
         def value(weights: tuple[float, float]) -> float:
             self._weights = weights
-            return quality(self.task, self.predict([example.input for example in valid]), valid)
+            return quality(self.task, self.predict([example.input for example in valid]).values, valid)
 
         self._weights = max(WEIGHTS, key=value) if valid else WEIGHTS[1]
 
-    def predict(self, inputs: Sequence[str]) -> list[Any | None]:
+    def predict(self, inputs: Sequence[str]) -> Predictions:
         """See `Method.predict`."""
-        return [self._translate(text) for text in inputs]
+        return Predictions([self._translate(text) for text in inputs])
 
     def _translate(self, text: str) -> str:
         beam = [_Hypothesis(0.0, "", (0,) * (ORDER - 1))]

@@ -113,10 +113,8 @@ def _task(task: Task[Any, Any], models: Mapping[str, Entry], worker: Worker, mos
 
 def task_to_ask(task: Task[Any, Any], models: Mapping[str, Entry]) -> Task[Any, Any]:
     """The task as language models are asked it: with the labels that a fitted method knows."""
-    fitted = (
-        e.method.method for e in models.values() if isinstance(e, TaskEntry) and e.task.name == task.name
-    )
-    return task.with_labels(next(filter(None, (method.report.get("labels") for method in fitted)), ()))
+    fitted = (e.method for e in models.values() if isinstance(e, TaskEntry) and e.task.name == task.name)
+    return task.with_labels(next(filter(None, (saved.report.facts.get("labels") for saved in fitted)), ()))
 
 
 def examples(task: Task[Any, Any]) -> list[list[str]]:
@@ -208,7 +206,7 @@ def _predict(entry: TaskEntry, raw: Any) -> Outcome:
     method = entry.method.method
     value = entry.task.input_from(raw)
     start = perf_counter()
-    (prediction,) = method.predict([value])
+    (prediction,) = method.predict([value]).values
     seconds = perf_counter() - start
     found = method.probabilities([value])
     return Outcome(value, prediction, seconds, found[0] if found else None)

@@ -59,7 +59,7 @@ class Rendered(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Material:
+class Mixture:
     """Rows to learn and how often an epoch has each, and what to judge by."""
 
     train: list[ChatRow]
@@ -75,14 +75,16 @@ def conversation_of(task: Task[Any, Any], example: Example[Any, Any], variant: i
     return Conversation((*asked, Message("assistant", answer)), example.source)
 
 
-def make_material(
+def make_mixture(
     train: Sequence[Source], valid: Sequence[Source], form: ChatFormat, seed: int, context: int,
     *, fields: Mapping[str, str] | None = None, allow_skips: bool = False,
-) -> Material:  # fmt: skip
+) -> Mixture:  # fmt: skip
     """Read, render, hold out (where there is no `valid`).
 
     Raises UserError where nothing is left to learn, or more than 1% of a source's rows cannot be used.
     """
+    if any(source.weight != 1 for source in valid):
+        raise UserError("`valid` takes no weight: what is judged by is seen once")
     reader = _Reader(form, context, seed, _known(fields or {}, (*train, *valid)), allow_skips=allow_skips)
     rows: list[ChatRow] = []
     weights: list[float] = []
@@ -97,7 +99,7 @@ def make_material(
         judged += reader.read(source, number, judging=True)
     if not rows or not judged:
         raise UserError("there is too little to learn from and to judge by; give more conversations")
-    return Material(rows, weights, judged, reader.findings)
+    return Mixture(rows, weights, judged, reader.findings)
 
 
 class _Reader:

@@ -11,35 +11,32 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Annotated, NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 import torch
-from pydantic import Field, PositiveFloat
 from torch import Tensor
 from torch.nn import functional
 
+from malmoi.core.errors import UserError
+from malmoi.core.nouns import Finding
 from malmoi.core.tensors import IGNORE, Loss, TokenBatch
+from malmoi.data.labelled import SKIPPED
 from malmoi.data.packing import Packed
-from malmoi.learn.finetune import TuneSpec
-from malmoi.learn.optim import OptimizerKind
+from malmoi.data.preferences import read_preferences
+from malmoi.learn import cards
+from malmoi.learn.loop import Loop, Objective
+from malmoi.learn.mixture import held_out
+from malmoi.learn.run_config import AlignConfig, PreferenceSpec
+from malmoi.learn.tuned import Tuned, load_chat
 from malmoi.models.language import LanguageModel
 from malmoi.models.output import target_log_probabilities
-from malmoi.text.chat import ChatRow
+from malmoi.text.chat import ChatFormat, ChatRow
 
-
-class PreferenceSpec(TuneSpec):
-    """How to learn preferences. beta: how dear it is to leave the reference; the larger, the nearer to it.
-
-    label_smoothing: the share of pairs that are thought to be the wrong way round (Mitchell 2023).
-    """
-
-    optimizer: OptimizerKind = "adamw"
-    lr: PositiveFloat = 5e-5  # of all weights; small, or answers of both kinds become unlikely
-    epochs: PositiveFloat = 1
-    beta: PositiveFloat = 0.1
-    label_smoothing: Annotated[float, Field(ge=0, lt=0.5)] = 0.0
+Rows = tuple[ChatRow, ChatRow]
 
 
 class PairBatch(NamedTuple):
@@ -130,13 +127,17 @@ def preference_loss(logp_R: Tensor, reference_R: Tensor, beta: float, label_smoo
     )
 
 
-class Preferences:
+class Preferences(Objective[LanguageModel, PairBatch]):
     """Preference tuning as an objective: a row is a pair."""
 
     def __init__(self, train: Pairs, valid: Pairs, spec: PreferenceSpec) -> None:
         self.train, self.valid, self.spec = train, valid, spec
         self.context = train.mean_tokens  # padding not counted
         self._order = lru_cache(maxsize=2)(self._shuffled)
+
+    @property
+    def rows_per_epoch(self) -> int:
+        return len(self.train)
 
     def refer(self, model: LanguageModel, pairs: int, dtype: str) -> None:
         """Let the model as it is now be the reference."""
@@ -175,3 +176,124 @@ class Preferences:
 
     def _shuffled(self, epoch: int) -> np.ndarray:
         return np.random.default_rng((self.spec.seed, epoch)).permutation(len(self.train))
+
+
+@dataclass(kw_only=True)
+class Alignment(Tuned[PairBatch]):
+    """A run of `malmoi align`."""
+
+    @classmethod
+    def load(cls, folder: Path) -> tuple[LanguageModel, ChatFormat]:
+        return load_chat(folder)
+
+    @classmethod
+    def read(
+        cls, config: AlignConfig, form: ChatFormat, context: int
+    ) -> tuple[list[Rows], list[Rows], list[Finding]]:
+        findings: list[Finding] = []
+        return *_read(config, form, context, findings), findings
+
+    @classmethod
+    def made(cls, found: Any, context: int, **known: Any) -> Self:
+        train, valid, findings = found
+        objective = Preferences(Pairs(train, context), Pairs(valid, context), known["config"].train)
+        return cls(objective=objective, findings=findings, **known)
+
+    @property
+    def pairs(self) -> tuple[Pairs, Pairs]:
+        """To learn from, and to judge by."""
+        assert isinstance(self.objective, Preferences)
+        return self.objective.train, self.objective.valid
+
+    def learned(self, spec: PreferenceSpec) -> tuple[str, str]:
+        train, valid = self.pairs
+        data = f"{cards.counted(len(train), 'pair')} of answers, of {train.mean_tokens:,} tokens on average"
+        return f"{data}; {len(valid):,} more for validation", f"pairs, beta {spec.beta:g}"
+
+    @property
+    def prompt_ids(self) -> list[int]:
+        """A held-out question that samples answer while tuning goes on."""
+        row = self.pairs[1].rows[0]
+        return row.ids[: row.trained.index(True)]
+
+    @property
+    def sample(self) -> list[str]:
+        return [self.tokenizer.decode(row.ids) for row in self.pairs[0].rows[:20]]
+
+    def refer(self, loop: Loop[LanguageModel, PairBatch]) -> None:
+        assert isinstance(self.objective, Preferences)
+        self.objective.refer(self.model, loop.micro_rows, loop.spec.dtype)
+
+    def finish(self, folder: Path, loop: Loop[LanguageModel, PairBatch]) -> tuple[str, ...]:
+        """The held-out pairs before tuning and now."""
+        super().finish(folder, loop)
+        valid, found = self.pairs[1], loop.evaluate()
+        return (
+            f"before: the chosen answer was the likelier one in {valid.chosen_is_likelier:.1%} of "
+            f"{len(valid):,} held-out pairs; reward margin 0",
+            f"after: in {found['likelier']:.1%}; reward margin {found['margin']:.3f}, "
+            f"reward accuracy {found['accuracy']:.1%}",
+        )
+
+    def card(
+        self, loop: Loop[LanguageModel, PairBatch], folder: Path, closing: tuple[str, ...]
+    ) -> cards.Card:
+        train, valid = self.pairs
+        return cards.tuned_card(
+            self.config, loop, folder, "tuned to preferences", on=cards.counted(len(train), "pair"),
+            unit="pair", how=f"with DPO, beta {self.config.train.beta:g}, ", tags=("dpo",), notes=closing,
+            measured_on=cards.counted(len(valid), "held-out pair"),
+            limits=("It prefers what the people (or programs) who chose preferred, right or wrong.",),
+        )  # fmt: skip
+
+
+def _read(
+    config: AlignConfig, form: ChatFormat, context: int, findings: list[Finding]
+) -> tuple[list[Rows], list[Rows]]:
+    """Pairs to learn from and to judge by: of `valid`, or held out."""
+    parts = [
+        read_pairs(Path(name), form, context, findings, allow_skips=config.allow_skips)
+        for name in (*config.data, *config.valid)
+    ]
+    train, valid = parts if len(parts) > 1 else (parts[0], held_out(parts[0], config.train.seed))
+    kept = set(map(id, valid))
+    train = [pair for pair in train if id(pair) not in kept]
+    if not valid:
+        raise UserError(f"{config.data[0]} holds one pair only; give more, or others with `valid`")
+    return train, valid
+
+
+def read_pairs(
+    path: Path, form: ChatFormat, context: int, report: list[Finding], *, allow_skips: bool = False
+) -> list[Rows]:
+    """The pairs of a file or folder as ids, of which only the last answer is trained.
+
+    What is left out is reported. Raises UserError where there is none, or more than 1% cannot be used.
+    """
+    findings: list[Finding] = []
+    pairs: list[Rows] = []
+    for row in read_preferences(path, findings.append):
+        chosen, rejected = (_last_trained(form.training_row(it)) for it in (row.chosen, row.rejected))
+        longest = max(len(chosen.ids), len(rejected.ids))
+        if chosen.ids == rejected.ids:
+            findings.append(Finding("error", row.source, "chosen and rejected are the same tokens"))
+        elif longest > context + 1:
+            reason = f"an answer with its prompt takes {longest} tokens, and the context is {context}"
+            findings.append(Finding("error", row.source, reason))
+        else:
+            pairs.append((chosen, rejected))
+    errors = [finding for finding in findings if finding.level == "error"]
+    num_rows = len(pairs) + len(errors)
+    if not pairs or (len(errors) > SKIPPED * num_rows and not allow_skips):
+        first = f"; the first, {errors[0].where}: {errors[0].message}" if errors else ""
+        mend = "`allow_skips` goes on without them" if pairs else "give rows of prompt, chosen and rejected"
+        raise UserError(f"{path}: {len(errors)} of {num_rows} rows cannot be used{first}; {mend}")
+    report += findings
+    return pairs
+
+
+def _last_trained(row: ChatRow) -> ChatRow:
+    """The row with only its last answer trained: both answers of a pair follow the same turns."""
+    end = len(row.trained) - row.trained[::-1].index(True)
+    start = end - [*row.trained[:end][::-1], False].index(False)
+    return replace(row, trained=[told and at >= start for at, told in enumerate(row.trained)])
