@@ -92,7 +92,7 @@ def plain_gpt2(run: Job[Pretraining]) -> tuple[float, float]:
     """`GPT2LMHeadModel` of the same shape on the same batches with the same schedule: (loss, seconds)."""
     from transformers import GPT2Config, GPT2LMHeadModel
 
-    from malmoi.learn.schedule import learning_rate_factor
+    from malmoi.learn.optim import learning_rate_factor
 
     spec, text, context, shape = run.config.train, run.training.text, run.loop.context, run.config.model
     torch.manual_seed(spec.seed)

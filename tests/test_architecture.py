@@ -40,7 +40,7 @@ WIDE = {  # modules that import more of ours than MOST_IMPORTS, and how many
     "malmoi.inside.scaling_bench": 13, "malmoi.learn.objectives.preferences": 14,
     "malmoi.methods.llm.finetuned": 26, "malmoi.methods.llm.prompted": 13,
     "malmoi.methods.neural.continuations": 15, "malmoi.methods.neural.method": 21,
-    "malmoi.methods.neural.pretrained": 17, "malmoi.methods.use": 13, "malmoi.serve.generation": 13,
+    "malmoi.methods.neural.pretrained": 17, "malmoi.methods.use": 15, "malmoi.serve.generation": 13,
     "malmoi.show.terminal": 14,
 }  # fmt: skip
 SAME_CLASSES = {  # public classes of one name

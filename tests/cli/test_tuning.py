@@ -80,7 +80,9 @@ def test_few_ended_turns_are_warned_of(
     data = write(tmp_path / "rows.jsonl", rows())
     command = ("finetune", base, "--data", data, *SETTINGS)
     for ended, warned in ((15, True), (16, False)):
-        monkeypatch.setattr("malmoi.learn.endings.replies_ended", lambda *_, ended=ended: (ended, 20))
+        monkeypatch.setattr(
+            "malmoi.learn.objectives.conversations.replies_ended", lambda *_, ended=ended: (ended, 20)
+        )
         code, said, _ = run(*command, "--out", tmp_path / str(ended))
         assert code == 0
         assert f"in {ended} of 20 replies" in said

@@ -16,14 +16,7 @@ from pyarrow import parquet
 from malmoi.core.errors import UserError
 from malmoi.core.nouns import silent
 from malmoi.data import readers
-from malmoi.data.readers import (
-    Row,
-    encoding_of,
-    find_files,
-    open_corpus,
-    read_documents,
-    read_rows,
-)
+from malmoi.data.readers import Row, encoding_of, find_files, open_corpus, read_documents, read_rows
 
 TEXTS = [
     "The boat left.\nNobody waved.",

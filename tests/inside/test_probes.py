@@ -20,8 +20,7 @@ from malmoi.engine.engine import Engine
 from malmoi.engine.score import likelihoods, score, split_pair
 from malmoi.hub.folder import save_model
 from malmoi.inside.probe_files import Choice, Cloze, read_choices, read_cloze, read_pairs
-from malmoi.inside.probes import chance, cloze, minimal_pairs, multiple_choice
-from malmoi.inside.world_probes import grammar_and_logic, verdict
+from malmoi.inside.probes import chance, cloze, grammar_and_logic, minimal_pairs, multiple_choice, verdict
 from malmoi.models.ngram import KneserNey
 from malmoi.text.tokenizer import Tokenizer, train_tokenizer
 from malmoi.util.files import read_json

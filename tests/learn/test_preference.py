@@ -14,12 +14,7 @@ from torch.nn import functional
 from malmoi.core.nouns import Message
 from malmoi.core.tensors import TokenBatch
 from malmoi.learn.loop import Loop, compute_loss
-from malmoi.learn.objectives.preferences import (
-    Pairs,
-    Preferences,
-    answer_log_probabilities,
-    preference_loss,
-)
+from malmoi.learn.objectives.preferences import Pairs, Preferences, answer_log_probabilities, preference_loss
 from malmoi.learn.run_config import PreferenceSpec
 from malmoi.models.build import build_model
 from malmoi.models.config import RecurrentConfig, TransformerConfig

@@ -28,8 +28,8 @@ def probe(
     out: Annotated[Path | None, typer.Option(help="Write the results there, as JSON.")] = None,
 ) -> None:
     """Ask a language model prepared questions: which of two sentences, which answer, which last word."""
-    from malmoi.inside.probe_run import probe as ask
-    from malmoi.inside.probe_run import write_probes
+    from malmoi.inside.probes import probe as ask
+    from malmoi.inside.probes import write_probes
     from malmoi.show import terminal
 
     if count and not world:

@@ -31,16 +31,7 @@ from malmoi.methods.registry import make_method, settled_options
 from malmoi.methods.use import COMPARISON, load, method_folder
 from malmoi.tasks import make_task
 from malmoi.tasks.base import Task
-from malmoi.util.files import (
-    CONFIG,
-    MANIFEST,
-    is_free,
-    parse_json,
-    read_json,
-    sha256,
-    write_json,
-    write_text,
-)
+from malmoi.util.files import CONFIG, MANIFEST, is_free, parse_json, read_json, sha256, write_json, write_text
 from malmoi.util.locks import hold
 from malmoi.util.units import counted
 

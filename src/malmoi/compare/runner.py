@@ -28,9 +28,9 @@ from malmoi.core.errors import UserError, nearest
 from malmoi.core.nouns import FitReport, Json, Metric, Say, silent
 from malmoi.data.labelled import summary
 from malmoi.methods.base import Method
-from malmoi.methods.cards import method_card, task_files
 from malmoi.methods.folder import write_card
 from malmoi.methods.registry import make_method, settled_options
+from malmoi.methods.use import method_card, task_files
 from malmoi.metrics.statistics import Statistic
 from malmoi.tasks.checks import refuse_too_few_labels
 from malmoi.util.files import is_free, read_json, write_json

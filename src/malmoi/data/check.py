@@ -15,15 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from malmoi.core.nouns import Finding, Level, silent
-from malmoi.data.readers import (
-    Corpus,
-    Errors,
-    Part,
-    document_hash,
-    encoding_of,
-    open_corpus,
-    read_documents,
-)
+from malmoi.data.readers import Corpus, Errors, Part, document_hash, encoding_of, open_corpus, read_documents
 from malmoi.text.tokenizer import Tokenizer
 from malmoi.util.units import counted
 

@@ -24,8 +24,8 @@ from malmoi.demo.seven_tasks import ONE, WORLD_LICENCE, compare_tasks, task_line
 from malmoi.engine.engine import Engine
 from malmoi.engine.request import Sampling
 from malmoi.hub.folder import save_model
+from malmoi.inside.probes import grammar_and_logic
 from malmoi.inside.tokens import cut, predictions
-from malmoi.inside.world_probes import grammar_and_logic
 from malmoi.learn.corpus import prepare_text
 from malmoi.learn.counting import evaluate_ngrams
 from malmoi.learn.job import prepare

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from malmoi.hub.gemma import GEMMA, GEMMA2, GEMMA3
 from malmoi.hub.gpt2 import GPT2
-from malmoi.hub.llama import LLAMA, MISTRAL, SMOLLM3, LlamaFamily
-from malmoi.hub.qwen import QWEN2, QWEN3
+from malmoi.hub.llama import LLAMA, MISTRAL, QWEN2, QWEN3, SMOLLM3, LlamaFamily
 from malmoi.models.config import TransformerConfig
 
 Architecture = GPT2 | LlamaFamily

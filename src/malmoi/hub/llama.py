@@ -283,3 +283,36 @@ SMOLLM3 = SmolLM3(
     needs_flag=True,
     defaults={"tie_word_embeddings": True, "rope_theta": 2e6, "num_key_value_heads": 4},
 )
+
+
+class Qwen(LlamaFamily):
+    """Windows, where they are used, are in the upper layers."""
+
+    def export_config(self, config: TransformerConfig) -> Json:
+        windows = [kind.has_window for kind in config.layer_kinds]
+        first = windows.index(True) if True in windows else config.layers
+        return super().export_config(config) | {"max_window_layers": first}
+
+
+def _slides(found: Json, layer: int) -> bool:
+    first = found.get("max_window_layers")
+    return layer >= (28 if first is None else first)
+
+
+QWEN2 = Qwen(
+    "qwen2",
+    "Qwen2ForCausalLM",
+    always_biased=("qkv",),
+    slides=_slides,
+    needs_flag=True,
+    defaults={"sliding_window": 4096},
+)
+QWEN3 = Qwen(
+    "qwen3",
+    "Qwen3ForCausalLM",
+    fixed={"qk_norm": True},
+    bias_keys=("attention_bias",),
+    slides=_slides,
+    needs_flag=True,
+    defaults={"sliding_window": 4096, "head_dim": 128},
+)

@@ -6,18 +6,25 @@ Each is a pure function of an engine and its items. A text begins where a docume
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
 from itertools import takewhile
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from malmoi.core.errors import UserError
 from malmoi.core.nouns import Metric
 from malmoi.engine.engine import Engine
+from malmoi.engine.loaded import Loaded
 from malmoi.engine.score import Pair, likelihoods, score_choices, split_pair
-from malmoi.inside.probe_files import Choice, Cloze
+from malmoi.inside.probe_files import Choice, Cloze, read_choices, read_cloze, read_pairs
 from malmoi.metrics.statistics import Floats, mean, word_perplexity
-from malmoi.world.minimal_pairs import MinimalPair
+from malmoi.util import files
+from malmoi.util.version import VERSION
+from malmoi.world.document import Language, Split
+from malmoi.world.minimal_pairs import MinimalPair, world_probes
 
 PAIRS_SIGNATURE = "minimal pairs, summed nats"
 
@@ -125,3 +132,93 @@ def chance(accuracy: Metric, share: float = 0.5) -> bool:
     """Whether an accuracy cannot be told from guessing."""
     low, high = accuracy.interval or (-math.inf, math.inf)
     return low <= share <= high
+
+
+_KINDS: dict[str, tuple[Callable[[Path], list[Any]], Callable[[Engine, Any], dict[str, Metric]]]] = {
+    "pairs": (read_pairs, minimal_pairs),
+    "choices": (read_choices, multiple_choice),
+    "cloze": (read_cloze, cloze),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Probed:
+    """One check of a model. source: the file, or "world"; sha256 of the file; note: a sentence for people."""
+
+    kind: str
+    source: str
+    num_items: int
+    metrics: dict[str, Metric]
+    sha256: str = ""
+    note: str = ""
+
+
+def probe(
+    folder: Path, given: dict[str, Path | None], *, world: int | None = None, device: str = "cpu"
+) -> list[Probed]:
+    """Ask a model what is given: "pairs", "choices", "cloze" are files; world: so many pairs of each score.
+
+    Raises UserError where nothing is asked, and for a folder or a file that cannot be used.
+    """
+    wanted = {kind: path for kind, path in given.items() if path is not None}
+    if not wanted and world is None:
+        raise UserError("nothing to ask; give `pairs`, `choices` or `cloze` FILE, or `world`")
+    asked = {kind: _KINDS[kind][0](path) for kind, path in wanted.items()}  # before the model is loaded
+    loaded = Loaded(folder, device=device)
+    engine = Engine(loaded.model, loaded.tokenizer, max_rows=32)
+    return list(_probed(engine, wanted, asked, world))
+
+
+def _probed(
+    engine: Engine, paths: dict[str, Path], asked: dict[str, list[Any]], world: int | None
+) -> Iterator[Probed]:
+    for kind, items in asked.items():
+        path = paths[kind]
+        digest = files.sha256(path) if path.is_file() else ""
+        yield Probed(kind, str(path), len(items), _KINDS[kind][1](engine, items), digest)
+    if world is not None:
+        found = grammar_and_logic(engine, count=world)
+        yield Probed("world", "world", 2 * len(LANGUAGES) * world, found, note=verdict(found))
+
+
+def write_probes(path: Path, folder: Path, probed: list[Probed]) -> None:
+    """The results as JSON."""
+    value = {"malmoi": VERSION, "model": str(folder), "probes": [asdict(one) for one in probed]}
+    files.write_json(path, value)
+
+
+LANGUAGES: tuple[Language, ...] = ("en", "ko")
+
+
+def grammar_and_logic(
+    engine: Engine,
+    *,
+    split: Split = "test",
+    languages: Sequence[Language] = LANGUAGES,
+    count: int = 200,
+    seed: int = 0,
+) -> dict[str, Metric]:
+    """How often the right one of two sentences is the likelier: where only the grammar differs, or the logic.
+
+    "grammar" and "logic" over all languages, `count` pairs of each in each; then each language alone
+    ("grammar/en"), and its phenomena ("grammar/en/article"). Chance is 0.5 everywhere.
+    """
+    found: dict[str, Metric] = {}
+    probes = {language: world_probes(split, language, count=count, seed=seed) for language in languages}
+    for name in ("grammar", "logic"):
+        told = [(language, pair) for language in languages for pair in probes[language][name]]
+        right_E = prefers_good(engine, [pair for _, pair in told])
+        languages_E = [language for language, _ in told]
+        phenomena_E = [f"{language}/{pair.group}" for language, pair in told]
+        scores = [accuracies(right_E, groups, PAIRS_SIGNATURE) for groups in (languages_E, phenomena_E)]
+        found |= {key.replace("accuracy", name, 1): it for one in scores for key, it in one.items()}
+    return dict(sorted(found.items(), key=lambda item: item[0].count("/")))
+
+
+def verdict(found: dict[str, Metric]) -> str:
+    """The two scores in a sentence."""
+    grammar, logic = found["grammar"], found["logic"]
+    told = f"grammar {grammar.value:.0%}, logic {logic.value:.0%}, where guessing gives 50%"
+    if chance(logic) and not chance(grammar):
+        return f"{told}: fluent, but what it says need not follow"
+    return told

@@ -22,9 +22,8 @@ from malmoi.core.errors import UserError
 from malmoi.core.tensors import Loss
 from malmoi.learn.checkpoint import load_checkpoint, save_checkpoint
 from malmoi.learn.distributed import ALONE, Group
-from malmoi.learn.optim import make_optimizers
+from malmoi.learn.optim import learning_rate_factor, make_optimizers
 from malmoi.learn.run_config import LoopSpec
-from malmoi.learn.schedule import learning_rate_factor
 from malmoi.models.lora import trained_parameters
 from malmoi.util.seeds import mixed
 

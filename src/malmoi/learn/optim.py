@@ -1,10 +1,11 @@
-"""Optimizers: AdamW for everything, or Muon for the matrices inside the model and AdamW for the rest.
+"""Optimizers (AdamW for everything, or Muon for the matrices inside the model) and learning rates.
 
 Shape letters: K matrices, M rows, N columns of one matrix.
 """
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from itertools import chain
@@ -22,6 +23,7 @@ from malmoi.models.lora import LoRALinear
 _STACKED_NUMBERS = 1 << 22  # in one stack of matrices: enough to keep a processor busy, and 50 MB at most
 
 OptimizerKind = Literal["adamw", "muon"]
+Schedule = Literal["cosine", "wsd", "constant"]
 
 
 def orthogonalised(matrices_KMN: Tensor, iterations: int = 5) -> Tensor:
@@ -135,3 +137,24 @@ def _inner_matrices(model: nn.Module) -> dict[Tensor, tuple[int, ...]]:
                 if name.startswith("weight"):
                     found[parameter] = (module.hidden_size,) * (len(parameter) // module.hidden_size)
     return {matrix: parts for matrix, parts in found.items() if matrix.requires_grad}
+
+
+def learning_rate_factor(
+    step: int, *, steps: int, kind: Schedule, warmup_steps: int, floor: float, decay_fraction: float
+) -> float:
+    """The factor at `step` (0-based) of `steps`.
+
+    All warm up linearly from 1/warmup_steps. `cosine` (Loshchilov & Hutter 2017) falls to `floor` over the
+    rest; `wsd`, warm-up-stable-decay (Hu et al. 2024), stays at 1 and falls linearly to `floor` over the last
+    `decay_fraction`; `constant` stays at 1.
+    """
+    if step < warmup_steps:
+        return (step + 1) / warmup_steps
+    if kind == "constant":
+        return 1.0
+    if kind == "cosine":
+        done = (step - warmup_steps) / max(1, steps - warmup_steps)
+        return floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
+    decay_steps = max(1, round(steps * decay_fraction))
+    left = max(0, steps - step) / decay_steps
+    return floor + (1 - floor) * min(1.0, left)

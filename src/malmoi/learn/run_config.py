@@ -23,8 +23,7 @@ from malmoi.core.config import StrictModel, apply_setting
 from malmoi.core.errors import UserError, nearest
 from malmoi.core.nouns import Json
 from malmoi.hub.folder import weights_hash
-from malmoi.learn.optim import OptimizerKind
-from malmoi.learn.schedule import Schedule
+from malmoi.learn.optim import OptimizerKind, Schedule
 from malmoi.models.config import RecurrentConfig, TransformerConfig, model_config_adapter
 from malmoi.models.lora import LoRASpec
 

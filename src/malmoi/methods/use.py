@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from malmoi.core.errors import UserError
-from malmoi.core.nouns import Budget, Examples, Finding, FitReport, Metric, Say, Work, silent
+from malmoi.core.nouns import Budget, Example, Examples, Finding, FitReport, Metric, Say, Work, silent
+from malmoi.data.arrow import files_of
 from malmoi.data.labelled import summary
+from malmoi.hub.card import Card, DataFile, data_files, languages_of, this_machine
 from malmoi.methods.base import Method
-from malmoi.methods.cards import method_card, task_files
 from malmoi.methods.folder import is_method, load_method, load_report, save_method, write_card
 from malmoi.methods.registry import make_method
 from malmoi.tasks.base import Task
@@ -23,10 +25,12 @@ from malmoi.tasks.checks import labels_in, refuse_too_few_labels, unseen_labels
 from malmoi.util.files import is_free, parse_json
 from malmoi.util.locks import hold
 from malmoi.util.units import counted, human_seconds
+from malmoi.util.version import VERSION
 
 if TYPE_CHECKING:
     from malmoi.inside.sources import Source
 
+SAMPLED = 50  # examples, to see their languages
 # in the folder of a comparison: what was asked, and the method that it recommends
 COMPARISON, WINNER = "comparison.json", "winner"
 
@@ -171,3 +175,31 @@ def evaluate(method: Method, examples: Examples) -> dict[str, Metric]:
     if method.task.kind.is_text:
         likelihoods = method.log_likelihood(inputs, [example.target for example in examples])
     return method.task.score(method.predict(inputs).values, examples, likelihoods)
+
+
+def task_files(paths: Iterable[Path | None], licence: str | None = None) -> tuple[DataFile, ...]:
+    """Every file that the paths of a task's examples stand for."""
+    found = {str(file): file for path in paths if path for file in files_of(path)}
+    return data_files(found, licence)
+
+
+def method_card(
+    method: Method, metrics: Mapping[str, Metric], train: Sequence[Example[Any, Any]], *, measured_on: str,
+    data: tuple[DataFile, ...], folder: Path, seconds: float | None, notes: Sequence[str] = (),
+) -> Card:  # fmt: skip
+    """What README.md of a fitted method's folder says. train: what it has learned from."""
+    task, example = method.task, json.dumps(method.task.kind.example)
+    settings = method.options.model_dump(mode="json", exclude_none=True)
+    base = settings.get("model") if method.needs_model else None
+    texts = (json.dumps(task.row(one), ensure_ascii=False, default=str) for one in train[:SAMPLED])
+    limits = [f"It does {task.name}, and is as good as measured on texts like those it was fitted to."]
+    limits += ["Its answers are made token by token and can be wrong with confidence."] * bool(base)
+    return Card(
+        f"{method.name} for {task.name}",
+        f"A {method.family} model for {task.name}, fitted by malmoi {VERSION} to "
+        f"{counted(len(train), 'example')}.",
+        task.pipeline or task.kind.pipeline, languages_of(texts), base=Path(base).name if base else "",
+        tags=(method.name,), data=data, settings=settings, results=metrics, measured_on=measured_on,
+        notes=tuple(notes), limits=tuple(limits), seconds=seconds, machine=this_machine(),
+        use=("import malmoi", "", f"print(malmoi.load({folder.name!r}).predict({example}))"),
+    )  # fmt: skip

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 from malmoi.core.tensors import Loss, TokenBatch, mean
 from malmoi.data.packing import Packed
-from malmoi.learn import cards, endings
+from malmoi.engine import Engine, Sampling
+from malmoi.learn import cards
 from malmoi.learn.loop import Loop, Objective
 from malmoi.learn.losses import next_token_loss
-from malmoi.learn.mixture import Mixture, Source, make_mixture
+from malmoi.learn.mixture import Mixture, Rendered, Source, make_mixture
 from malmoi.learn.run_config import FULL_LR, LORA_LR, TuneConfig, TuneSpec
 from malmoi.learn.tuned import Tuned, context_of, load_tunable, packs
 from malmoi.models.language import LanguageModel
@@ -23,6 +24,9 @@ from malmoi.text.tokenizer import Tokenizer
 
 SMALL_WIDTH = 256  # of the widest small model; wider ones are moved in smaller steps
 SAMPLED = 20  # rows, to see their languages
+ASKED, REPLY_TOKENS = 20, 128  # how many held-out questions are asked, and how long replies may be
+FEW_ENDED = 0.8  # of the replies
+Row = TypeVar("Row")
 
 
 class Conversations(Objective[LanguageModel, TokenBatch]):
@@ -113,17 +117,17 @@ class Tuning(Tuned[TokenBatch]):
     @property
     def prompt_ids(self) -> list[int]:
         """A held-out question that samples answer while tuning goes on, or the beginning of an answer."""
-        asked = endings.questions(self.mixture.valid, self.form, self.model.context)
+        asked = questions(self.mixture.valid, self.form, self.model.context)
         return next(asked, self.mixture.valid[0].row.ids[:1])
 
     @property
     def sample(self) -> list[str]:
-        return [self.tokenizer.decode(row.ids) for row in endings.spread(self.mixture.train, SAMPLED)]
+        return [self.tokenizer.decode(row.ids) for row in spread(self.mixture.train, SAMPLED)]
 
     def finish(self, folder: Path, loop: Loop[LanguageModel, TokenBatch]) -> tuple[str, ...]:
         """Ask held-out questions: do replies end by themselves?"""
         super().finish(folder, loop)
-        return endings.in_words(*endings.replies_ended(self.model, self.form, self.mixture.valid))
+        return _in_words(*replies_ended(self.model, self.form, self.mixture.valid))
 
     def card(
         self, loop: Loop[LanguageModel, TokenBatch], folder: Path, closing: tuple[str, ...]
@@ -140,7 +144,7 @@ def preview(config: TuneConfig, count: int = 3) -> tuple[list[list[tuple[str, bo
     """A few rows as pieces of (text, whether it is learned), and all that would be learned from."""
     model, form = load_tunable(Path(config.model))
     mixture = Tuning.read(config, form, context_of(model, config.train))
-    rows = endings.spread(mixture.train, count)
+    rows = spread(mixture.train, count)
     return [list(_pieces(row, form.tokenizer)) for row in rows], mixture
 
 
@@ -161,3 +165,41 @@ def with_lr(spec: TuneSpec, model: LanguageModel, *, lora: bool) -> TuneSpec:
     """The spec with the usual learning rate, unless one is given."""
     lr = (LORA_LR if lora else FULL_LR) * min(1, SMALL_WIDTH / model.config.width)
     return spec if "lr" in spec.model_fields_set else spec.model_copy(update={"lr": lr})
+
+
+def replies_ended(model: LanguageModel, form: ChatFormat, judged: Sequence[Rendered]) -> tuple[int, int]:
+    """How many of how many greedy replies to held-out questions, of all sources, end by themselves."""
+    model.eval()
+    prompts = spread(list(questions(judged, form, model.context)), ASKED)
+    sampling = Sampling(max_tokens=_reply_tokens(model.context), temperature=0)
+    replies = Engine(model, form.tokenizer).generate(prompts, sampling) if prompts else []
+    return sum(reply.finish_reason == "stop" for reply in replies), len(replies)
+
+
+def spread(rows: Sequence[Row], count: int) -> list[Row]:
+    """`count` of them at even distances, and so of all sources; or all."""
+    count = min(count, len(rows))
+    return [rows[i * len(rows) // count] for i in range(count)]
+
+
+def questions(judged: Sequence[Rendered], form: ChatFormat, context: int | None) -> Iterator[list[int]]:
+    """The prompts up to the first reply that leave room for one."""
+    for one in judged:
+        messages = one.conversation.messages
+        first = next(at for at, message in enumerate(messages) if message.role == "assistant")
+        ids = form.prompt_ids(messages[:first])
+        if context is None or len(ids) + _reply_tokens(context) <= context:
+            yield ids
+
+
+def _reply_tokens(context: int | None) -> int:
+    return min(REPLY_TOKENS, (context or 2 * REPLY_TOKENS) // 2)
+
+
+def _in_words(ended: int, asked: int) -> tuple[str, ...]:
+    """What `replies_ended` found, in lines."""
+    if not asked:
+        return ("no held-out question leaves room for a reply, so none was asked",)
+    few = "which is few: it would go on talking; tune it for longer, or on more conversations"
+    line = f"it ended its turn in {ended} of {asked} replies to held-out questions"
+    return (line, few) if ended < FEW_ENDED * asked else (line,)

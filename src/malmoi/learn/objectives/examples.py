@@ -21,9 +21,9 @@ from malmoi.data.batches import Buckets, within
 from malmoi.learn.distributed import ALONE, Group, join_group
 from malmoi.learn.job import run_loop
 from malmoi.learn.loop import Loop, Net, Objective, StepReport
+from malmoi.learn.optim import Schedule
 from malmoi.learn.record import Record, recorded
 from malmoi.learn.run_config import LoopSpec, OptimSpec
-from malmoi.learn.schedule import Schedule
 from malmoi.learn.trial import affordable_steps, rows_at_once
 from malmoi.util.seeds import mixed
 from malmoi.util.units import counted

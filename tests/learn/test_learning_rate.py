@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from malmoi.learn.schedule import Schedule, learning_rate_factor
+from malmoi.learn.optim import Schedule, learning_rate_factor
 
 KINDS: tuple[Schedule, ...] = ("cosine", "wsd", "constant")
 
