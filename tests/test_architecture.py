@@ -202,7 +202,7 @@ def constants(node: ast.AST | None) -> set[Any]:
     return {node.value} if isinstance(node, ast.Constant) else set()
 
 
-def names_told_apart(path: Path) -> Iterator[ast.AST]:
+def names_compared(path: Path) -> Iterator[ast.AST]:
     """Where code asks which task or kind it has by a literal, or has a table by such literals."""
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         match node:
@@ -225,9 +225,9 @@ def names_told_apart(path: Path) -> Iterator[ast.AST]:
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT / "src")))
-def test_tasks_and_kinds_are_never_told_apart_by_name(path: Path) -> None:
+def test_tasks_and_kinds_are_never_distinguished_by_name(path: Path) -> None:
     """What differs hangs on the kind or the task, in one table each layer."""
-    assert [f"{path}: {ast.unparse(node)}" for node in names_told_apart(path)] == []
+    assert [f"{path}: {ast.unparse(node)}" for node in names_compared(path)] == []
 
 
 def test_no_pickle_is_ever_loaded() -> None:
@@ -236,7 +236,7 @@ def test_no_pickle_is_ever_loaded() -> None:
         assert not re.search(r"\bpickle\b.*import|import pickle|torch\.load\(|joblib", text), path
 
 
-def test_models_are_never_told_apart_by_name() -> None:
+def test_models_are_never_distinguished_by_name() -> None:
     for path in (ROOT / "src" / "malmoi" / "models").glob("*.py"):
         text = path.read_text(encoding="utf-8").lower()
         assert not re.search(r"==\s*[\"'](gpt2|llama|mistral|qwen)", text), path

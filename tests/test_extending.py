@@ -184,7 +184,7 @@ def test_the_task_keeps_the_contract(task: Task[Any, Any], messages: Path) -> No
     assert task.score(["later"], [Example("Help!", "today")])["levels_off"].value == 1
 
 
-def test_mistakes_are_told(task: Task[Any, Any], tmp_path: Path) -> None:
+def test_mistakes_are_reported(task: Task[Any, Any], tmp_path: Path) -> None:
     path = tmp_path / "bad.jsonl"
     path.write_text('{"message": "Come!", "urgency": "soon"}\n', encoding="utf-8")
     with pytest.raises(

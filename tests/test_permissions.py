@@ -186,7 +186,7 @@ def test_the_command_line_says_so_too(made: Path, capsys: pytest.CaptureFixture[
 
 
 @pytest.mark.usefixtures("without_privileges")
-def test_a_folder_that_is_closed_is_told_from_one_that_is_none(tmp_path: Path) -> None:
+def test_a_folder_that_is_closed_is_reported_from_one_that_is_none(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match="is no folder to write to"):
         files.check_folder(tmp_path / "file" / "out")

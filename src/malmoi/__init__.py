@@ -21,7 +21,7 @@ def load(
     """Open a trained model's folder, a fitted method's, or a comparison's (its winner).
 
     A language model completes; a method predicts. dtype (fp32, bf16, fp16) and quantize (int8) are for
-    language models. Raises UserError with the mend where it is none of them.
+    language models. Raises UserError with the fix where it is none of them.
     """
     # heavy: `malmoi --help` must not wait for either, nor a method without a network for PyTorch
     from malmoi.core.errors import UserError

@@ -183,7 +183,7 @@ def test_a_pipe_ends_at_ctrl_c() -> None:
         Told(scorer).run("first", "never read")
 
 
-def test_what_a_reply_ended_with_is_told() -> None:
+def test_what_a_reply_ended_with_is_reported() -> None:
     assert "no reply, so the message is forgotten" in Told(Scripted(lambda _: "")).run("hi")
     assert "cut at 48 tokens" in Told(Scripted(lambda _: "x" * 99, context=64)).run("a" * 13)
 
@@ -247,7 +247,7 @@ def test_a_pipe(run: Run, models: dict[str, Path], monkeypatch: pytest.MonkeyPat
     assert json.loads(saved.read_text())["messages"][0] == {"role": "system", "content": "짧게"}
 
 
-def test_a_line_that_cannot_be_used_is_told_and_the_rest_goes_on(
+def test_a_line_that_cannot_be_used_is_reported_and_the_rest_goes_on(
     run: Run,
     models: dict[str, Path],
     monkeypatch: pytest.MonkeyPatch,

@@ -289,7 +289,7 @@ def test_what_was_fitted_is_kept_though_measuring_it_fails(
     assert run("evaluate", tmp_path / "m", "--data", train)[0] == 0
 
 
-def test_what_is_unseen_or_in_both_parts_is_told(run: Run, write: Write, tmp_path: Path) -> None:
+def test_what_is_unseen_or_in_both_parts_is_reported(run: Run, write: Write, tmp_path: Path) -> None:
     train = write("train.jsonl", GEESE)
     valid = write("valid.jsonl", [{"text": "new", "label": "soso"}, {"text": "newer", "label": "soso"}])
     code, said, _ = fit(run, "classification", "tfidf", train, tmp_path / "m", "--valid", valid)

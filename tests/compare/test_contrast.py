@@ -27,7 +27,7 @@ def compared(task_name: str, examples: list[Example], answers: dict[str, list]) 
     return contrasts(judge(rows, task.primary), material)
 
 
-def test_labels_are_told_apart_by_equality() -> None:
+def test_labels_are_kept_apart_by_equality() -> None:
     examples = [Example(f"우산 {number}", "yes" if number % 2 else "no") for number in range(40)]
     first = [example.target for example in examples[:30]] + [None] * 10
     second = ["yes"] * 40
@@ -56,7 +56,7 @@ def test_answers_are_right_by_their_text() -> None:
     assert found.counts == (1, 0)
 
 
-def test_texts_are_told_apart_by_the_largest_gaps() -> None:
+def test_texts_are_kept_apart_by_the_largest_gaps() -> None:
     examples = [Example(f"sentence {number}", f"문장 번호 {number} 입니다") for number in range(5)]
     targets = [example.target for example in examples]
     better = [*targets[:4], ""]

@@ -313,7 +313,7 @@ def test_a_language_model_is_asked_without_any_example(tmp_path: Path) -> None:
     assert found.num_labelled == 14
 
 
-def test_a_teacher_that_says_nothing_is_told(tmp_path: Path) -> None:
+def test_a_teacher_that_says_nothing_is_reported(tmp_path: Path) -> None:
     unlabelled(tmp_path, "summarization", 14)
     with serving(lambda *_: " ") as server, pytest.raises(UserError, match="nothing that could be learned"):
         run(tmp_path, "summarization", "lead", **remote(server, tmp_path))
@@ -322,7 +322,7 @@ def test_a_teacher_that_says_nothing_is_told(tmp_path: Path) -> None:
 # ---- bad input
 
 
-def test_bad_input_is_told(reviews: Path, tmp_path: Path) -> None:
+def test_bad_input_is_reported(reviews: Path, tmp_path: Path) -> None:
     name = str(reviews / "teacher")
     empty = tmp_path / "empty.txt"
     empty.write_text(" \n\n")

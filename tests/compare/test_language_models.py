@@ -144,7 +144,7 @@ def test_wrong_commands_are_one_line(run: Run, folder: Path) -> None:
     assert not (folder / "wrong").exists()
 
 
-def test_shots_that_do_not_fit_are_told(folder: Path) -> None:
+def test_shots_that_do_not_fit_are_reported(folder: Path) -> None:
     write_model(folder / "short", context=160)
     methods = {"prompted": {"model": str(folder / "short"), "shots": 0, "calibrate": False}}
     settings = settings_for(folder, methods=methods, shots_curve=(0, 6))

@@ -218,7 +218,7 @@ def test_no_entity_at_all_is_refused(name: str) -> None:
         ("transformer", {"pooling": "sum"}, "pooling"),
     ],
 )
-def test_wrong_names_and_options_are_told(name: str, given: dict[str, Any], says: str) -> None:
+def test_wrong_names_and_options_are_reported(name: str, given: dict[str, Any], says: str) -> None:
     with pytest.raises(UserError, match=says):
         make_method(name, make_task("classification"), given)
 

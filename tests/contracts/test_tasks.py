@@ -164,7 +164,7 @@ def test_scores_do_not_depend_on_the_order(name: str) -> None:
 
 
 @each_task
-def test_a_missing_file_and_a_wrong_input_are_told(name: str, tmp_path: Path) -> None:
+def test_a_missing_file_and_a_wrong_input_are_reported(name: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="does not exist"):
         make_task(name).load(tmp_path / "nothing.jsonl")
     with pytest.raises(UserError, match=f"{name} takes"):

@@ -83,7 +83,7 @@ def raises(finding: Finding) -> None:
         ("a.parquet", b"no", "a.parquet", "not a readable parquet"),
     ],
 )
-def test_bad_rows_are_told_and_the_rest_is_read(
+def test_bad_rows_are_reported_and_the_rest_is_read(
     name: str, content: bytes, where: str, message: str, tmp_path: Path
 ) -> None:
     (tmp_path / name).write_bytes(content)
@@ -96,7 +96,7 @@ def test_bad_rows_are_told_and_the_rest_is_read(
     assert "--errors" not in findings[0].message  # an option of pre-training
 
 
-def test_an_id_that_comes_again_is_told(tmp_path: Path) -> None:
+def test_an_id_that_comes_again_is_reported(tmp_path: Path) -> None:
     lines = [
         {"id": id, "text": text} for id, text in (("a", "x"), ("b", "y"), ("a", "z"), ("", "v"), ("", "w"))
     ]

@@ -236,7 +236,7 @@ def test_reading_can_go_past_bad_rows(tmp_path: Path) -> None:
         (b"\x81\xff\x00", "unknown"),
     ],
 )
-def test_encodings_are_told_apart(content: bytes, encoding: str, tmp_path: Path) -> None:
+def test_encodings_are_kept_apart(content: bytes, encoding: str, tmp_path: Path) -> None:
     assert encoding_of(write(tmp_path / "a.txt", content)) == encoding
 
 
@@ -317,7 +317,7 @@ def test_folders_that_malmoi_made_are_not_text(tmp_path: Path) -> None:
     assert list(read_documents(tmp_path / "demo" / "world")) == ["Noru"]
 
 
-def test_files_without_a_role_are_told(tmp_path: Path) -> None:
+def test_files_without_a_role_are_reported(tmp_path: Path) -> None:
     for name in ("train-journey.txt", "novel.txt", "poems.txt", "valid.txt"):
         write(tmp_path / name, f"a line of {name}\n" * 30)
     assert "left out, as not named train*: 2 of the files" in open_corpus(tmp_path).note
@@ -337,7 +337,7 @@ def test_about_a_tenth_of_two_unequal_documents_is_held_out(tmp_path: Path) -> N
     assert 500 < sum(map(len, corpus.valid())) < 2_000
 
 
-def test_files_of_one_name_are_told_apart(tmp_path: Path) -> None:
+def test_files_of_one_name_are_kept_apart(tmp_path: Path) -> None:
     for folder in ("train", "valid"):
         write(tmp_path / folder / "part-0.txt", f"{folder} text")
     assert set(open_corpus(tmp_path).files) == {"train/part-0.txt", "valid/part-0.txt"}

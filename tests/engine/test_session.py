@@ -60,7 +60,7 @@ def test_markers_in_a_message_are_text() -> None:
     assert sum(id in markers for id in scorer.prompt()) == 3
 
 
-def test_the_oldest_turns_are_dropped_and_it_is_told() -> None:
+def test_the_oldest_turns_are_dropped_and_it_is_reported() -> None:
     scorer = Scripted(lambda _: "ok", context=64)
     chat = session(scorer, system="sys")
     told = 0

@@ -155,7 +155,7 @@ def test_the_random_state_outside_does_not_matter() -> None:
 
 
 @pytest.mark.parametrize(("steps", "told"), [(1, "1 step only"), (3, "3 steps only"), (40, "")])
-def test_a_budget_that_was_too_small_is_told(steps: int, told: str) -> None:
+def test_a_budget_that_was_too_small_is_reported(steps: int, told: str) -> None:
     note = learned("classification", "lstm", reviews(), steps).report.get("note", "")
     assert told in note
     assert bool(told) == bool(note)

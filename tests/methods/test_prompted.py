@@ -18,7 +18,7 @@ from torch import Tensor
 
 from malmoi.core.errors import UserError
 from malmoi.core.nouns import Answer, Entity, Example, Message, Question, turns_error
-from malmoi.engine.ask import Asker, Manner, PlainText, Turns, calibrated, shortened, softmax, tidied
+from malmoi.engine.ask import Asker, AskSettings, PlainText, Turns, calibrated, shortened, softmax, tidied
 from malmoi.engine.engine import Engine
 from malmoi.engine.request import Sampling
 from malmoi.engine.score import score
@@ -64,9 +64,9 @@ def inputs(task: str, count: int = 6) -> list[Any]:
 
 def manner(
     *, chat: bool = True, labels: Sequence[str] = (), reply_tokens: int = 200, goes_on: bool = False
-) -> Manner:
+) -> AskSettings:
     template = TEMPLATE if chat else None
-    return Manner(
+    return AskSettings(
         template=template, goes_on=goes_on, labels=tuple(labels), one_line=True, reply_tokens=reply_tokens
     )
 
@@ -140,7 +140,7 @@ def test_the_oldest_shots_are_left_out_first(models: dict[str, Path]) -> None:
     assert lost in method.report["note"]
 
 
-def test_a_context_that_holds_no_question_is_told(tmp_path: Path) -> None:
+def test_a_context_that_holds_no_question_is_reported(tmp_path: Path) -> None:
     tiny = write_model(tmp_path / "tiny", context=24)
     with pytest.raises(UserError, match="context of 24 tokens cannot hold a question of question-answering"):
         prompted("question-answering", tiny)
@@ -368,7 +368,7 @@ def test_every_kind_of_model_can_be_asked(task: str, models: dict[str, Path], tm
         assert len(method.predict(inputs(task, 2)).values) == 2
 
 
-def test_a_gone_model_is_told_and_a_changed_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_gone_model_is_reported_and_a_changed_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     write_model(Path("lm"))
     made, examples = world("translation")

@@ -262,7 +262,7 @@ def test_refusals_and_empty_replies_are_none(tmp_path: Path) -> None:
         assert note(method) == "3 of 5 replies are empty or a refusal"
 
 
-def test_replies_that_were_cut_are_told(tmp_path: Path) -> None:
+def test_replies_that_were_cut_are_reported(tmp_path: Path) -> None:
     def cut(text: str, number: int) -> Raw:
         raw = completion(right(text, number), {"model": "m", "messages": []})
         return Raw(200, raw.body.replace(b'"stop"', b'"length"'))
@@ -398,7 +398,7 @@ def test_the_key_is_nowhere(
         assert KEY not in (shown.decode() if isinstance(shown, bytes) else shown)
 
 
-def test_a_key_that_no_header_can_carry_is_told_but_not_shown(
+def test_a_key_that_no_header_can_carry_is_reported_but_not_shown(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", "sk-비밀\n")
@@ -424,7 +424,7 @@ def test_a_key_that_no_header_can_carry_is_told_but_not_shown(
         ({"shot": 2}, "did you mean 'shots'"),
     ],
 )
-def test_wrong_options_are_told(options: dict[str, Any], says: str, tmp_path: Path) -> None:
+def test_wrong_options_are_reported(options: dict[str, Any], says: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=says) as caught:
         remote("http://host/v1", tmp_path, **options)
     assert KEY not in str(caught.value)

@@ -58,7 +58,7 @@ def test_similar_shots_end_with_the_nearest(text: str) -> None:
     assert [one.input for one in Shots(pool, 2, "similar").pick(text)] == [near, nearer]
 
 
-def test_inputs_are_told_apart_by_the_key() -> None:
+def test_inputs_are_kept_apart_by_the_key() -> None:
     chat = make_task("chat")
     talks = [Example((Message("user", f"안녕 {n}"),), f"hello {n}") for n in range(9)]
     for how in BOTH:

@@ -197,7 +197,7 @@ def test_intervals_hold_the_value_and_equals_do_not_differ(right: list[bool]) ->
 
 
 @pytest.mark.slow
-def test_five_thousand_examples_are_scored_and_the_time_told() -> None:
+def test_five_thousand_examples_are_scored_and_the_time_reported() -> None:
     found, true = texts(5000, 0), texts(5000, 1)
     for name, make in {
         "macro_f1": lambda: metrics.macro_f1(found, true),

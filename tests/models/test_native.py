@@ -295,7 +295,7 @@ def test_without_a_compiler_pytorch_answers(found_anew: pytest.MonkeyPatch) -> N
     assert_near(reading(model), reading(plain), 2e-5)
 
 
-def test_a_compiler_that_fails_is_told(found_anew: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_compiler_that_fails_is_reported(found_anew: pytest.MonkeyPatch, tmp_path: Path) -> None:
     broken = tmp_path / "c++"
     broken.write_text("#!/bin/sh\necho 'no such option' >&2\nexit 1\n")
     broken.chmod(0o755)
@@ -305,7 +305,7 @@ def test_a_compiler_that_fails_is_told(found_anew: pytest.MonkeyPatch, tmp_path:
     assert not list(tmp_path.rglob("*.so"))
 
 
-def test_a_folder_that_cannot_be_written_is_told(found_anew: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_written_is_reported(found_anew: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / "malmoi").write_text("no folder")
     assert "they cannot be kept or loaded" in str(library.why_not())
     del found_anew

@@ -115,10 +115,10 @@ def test_chat_logprobs_tell_every_token_and_its_bytes(server: Running) -> None:
     assert b"".join(bytes(one["bytes"]) for one in content).decode() == echo("안녕? hello")
     assert all(len(one["top_logprobs"]) == 2 and one["logprob"] <= 0 for one in content)
     streamed = events(server.post("/v1/chat/completions", body | {"stream": True}))
-    told = [
+    expected = [
         t for one in streamed for c in one["choices"] for t in (c["logprobs"] or {"content": []})["content"]
     ]
-    assert told == content
+    assert expected == content
 
 
 def test_text_that_looks_like_a_marker_forges_no_turn(server: Running) -> None:
@@ -249,10 +249,10 @@ def test_echo_with_logprobs_scores_the_prompt_as_the_engine_does(server: Running
     context, rest = BYTES.encode("오늘은"), BYTES.encode(" 맑음")
     body = TEXT | {"prompt": [[*context, *rest], context], "max_tokens": 1, "logprobs": 1, "echo": True}
     first, second = server.post("/v1/completions", body).json()["choices"]
-    told = first["logprobs"]["token_logprobs"]
-    assert told[0] is None
-    assert len(told) == len(context) + len(rest) + 1
-    assert sum(told[len(context) : -1]) == pytest.approx(score(engine, [context], [rest])[0], abs=1e-4)
+    expected = first["logprobs"]["token_logprobs"]
+    assert expected[0] is None
+    assert len(expected) == len(context) + len(rest) + 1
+    assert sum(expected[len(context) : -1]) == pytest.approx(score(engine, [context], [rest])[0], abs=1e-4)
     assert len(second["logprobs"]["tokens"]) == len(context) + 1
     assert all(set(best) for best in first["logprobs"]["top_logprobs"][1:])
     text = server.post("/v1/completions", body | {"prompt": "맑음"}).json()["choices"][0]["logprobs"]
@@ -281,7 +281,7 @@ def test_a_task_predicts_with_probabilities(server: Running, body: dict[str, Any
 
 
 @pytest.mark.parametrize(
-    ("task", "body", "status", "told"),
+    ("task", "body", "status", "expected"),
     [
         ("clasification", {"input": "x"}, 404, "classification"),
         ("classification", {"input": "x", "model": "talker"}, 404, "topics"),
@@ -292,10 +292,10 @@ def test_a_task_predicts_with_probabilities(server: Running, body: dict[str, Any
         ("classification", {"inputs": ["a", 3]}, 400, "takes a text"),
     ],
 )  # fmt: skip
-def test_what_a_task_refuses(server: Running, task: str, body: Any, status: int, told: str) -> None:
+def test_what_a_task_refuses(server: Running, task: str, body: Any, status: int, expected: str) -> None:
     found = server.post(f"/v1/tasks/{task}", body)
     assert found.status_code == status
-    assert told in found.json()["error"]["message"]
+    assert expected in found.json()["error"]["message"]
 
 
 def test_tasks_are_listed(server: Running) -> None:
@@ -322,7 +322,7 @@ def test_tokens_and_back(server: Running) -> None:
 
 
 @pytest.mark.parametrize(
-    ("body", "param", "told"),
+    ("body", "param", "expected"),
     [
         ({"model": None}, "model", "talker"),
         ({"model": "topics"}, "model", "/v1/tasks/classification"),
@@ -347,16 +347,16 @@ def test_tokens_and_back(server: Running) -> None:
         ({"reasoning_effort": "high"}, "reasoning_effort", "not supported"),
     ],
 )  # fmt: skip
-def test_what_a_chat_refuses(server: Running, body: Any, param: str | None, told: str) -> None:
+def test_what_a_chat_refuses(server: Running, body: Any, param: str | None, expected: str) -> None:
     found = server.post("/v1/chat/completions", CHAT | body)
     error = found.json()["error"]
     assert found.status_code == 400, found.text
     assert error["type"] == "invalid_request_error"
     assert error["param"] == param
-    assert told in error["message"]
+    assert expected in error["message"]
 
 
-def test_a_prompt_beyond_the_context_is_told_both_counts(server: Running) -> None:
+def test_a_prompt_beyond_the_context_names_both_counts(server: Running) -> None:
     for body in (TEXT | {"prompt": "a" * 300}, TEXT | {"prompt": [[1] * 301]}):
         error = server.post("/v1/completions", body).json()["error"]
         assert "301 tokens" in error["message"]
@@ -365,7 +365,7 @@ def test_a_prompt_beyond_the_context_is_told_both_counts(server: Running) -> Non
 
 
 @pytest.mark.parametrize(
-    ("body", "told"),
+    ("body", "expected"),
     [
         ({"prompt": ""}, "empty"), ({"prompt": []}, "token ids"), ({"prompt": [[]]}, "token ids"),
         ({"prompt": [1, "a"]}, "token ids"), ({"prompt": [[True]]}, "token ids"),
@@ -373,10 +373,10 @@ def test_a_prompt_beyond_the_context_is_told_both_counts(server: Running) -> Non
         ({"best_of": 3}, "best_of"), ({"logprobs": 50}, "20"),
     ],
 )  # fmt: skip
-def test_what_a_completion_refuses(server: Running, body: Any, told: str) -> None:
+def test_what_a_completion_refuses(server: Running, body: Any, expected: str) -> None:
     found = server.post("/v1/completions", TEXT | body)
     assert found.status_code == 400, found.text
-    assert told in found.json()["error"]["message"]
+    assert expected in found.json()["error"]["message"]
 
 
 def test_a_model_without_a_template_does_not_chat(server: Running) -> None:

@@ -186,7 +186,7 @@ def test_text_becomes_tokens_off_the_engines_thread(server: Running, form: Watch
 @pytest.mark.parametrize(
     "name", ["", " ", "\x7f", "한", "a\r\nX-Forged: 1", "e" + "\u0301" * 600, '"', "\x00"]
 )
-def test_any_name_of_a_field_can_be_told_in_a_header(server: Running, name: str) -> None:
+def test_any_name_of_a_field_can_be_named_in_a_header(server: Running, name: str) -> None:
     found = server.post("/tokenize", {"model": "endless", "prompt": "a", name: 1})
     assert found.status_code == 200
     assert found.headers["x-malmoi-warning"].startswith('ignored: "')

@@ -86,7 +86,7 @@ def test_a_key_is_needed_wherever_there_is_one(guarded: Running) -> None:
     assert guarded.get("/v1/models", Authorization=f"Basic {basic}").status_code == 200
 
 
-def test_keys_are_never_told(guarded: Running, caplog: pytest.LogCaptureFixture) -> None:
+def test_keys_are_never_shown(guarded: Running, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.DEBUG):
         text = (
             guarded.get("/v1/models", **bearer(KEY + "x")).text + guarded.get("/metrics", **bearer(KEY)).text
@@ -95,14 +95,14 @@ def test_keys_are_never_told(guarded: Running, caplog: pytest.LogCaptureFixture)
 
 
 @pytest.mark.parametrize(
-    ("content", "told"),
+    ("content", "expected"),
     [("", "no key"), ("# only a comment\n", "no key"), ("short\n", "16"), ("a key with blanks in it", "16"),
      ("열쇠열쇠열쇠열쇠열쇠열쇠열쇠열쇠", "16")],
 )  # fmt: skip
-def test_a_key_file_must_hold_good_keys(tmp_path: Path, content: str, told: str) -> None:
+def test_a_key_file_must_hold_good_keys(tmp_path: Path, content: str, expected: str) -> None:
     path = tmp_path / "keys"
     path.write_text(content, encoding="utf-8")
-    with pytest.raises(UserError, match=told):
+    with pytest.raises(UserError, match=expected):
         Keys.read(path)
     with pytest.raises(UserError, match="cannot be read"):
         Keys.read(tmp_path / "missing")

@@ -93,7 +93,7 @@ def test_stopping_finishes_what_runs_and_answers_503() -> None:
 
 
 @pytest.mark.parametrize("signal_number", [signal.SIGTERM, signal.SIGINT])
-def test_the_command_serves_until_it_is_told_to_stop(
+def test_the_command_serves_until_it_is_asked_to_stop(
     folders: dict[str, Path], tmp_path: Path, signal_number: int
 ) -> None:
     keys = tmp_path / "keys"
@@ -114,13 +114,13 @@ def test_the_command_serves_until_it_is_told_to_stop(
         assert lines[-1], "".join(lines)
     shown = "".join(lines)
     url = lines[0].split()[3]
-    for told in (
+    for expected in (
         "tiny    chat and completion",
         "topics  task classification, by tfidf",
         f"{url}/v1",
         "YOUR_KEY",
     ):
-        assert told in shown, shown
+        assert expected in shown, shown
     assert "a-key-of" not in shown
     until, headers = time.monotonic() + 60, {"Authorization": "Bearer a-key-of-this-test-only"}
     assert httpx.get(f"{url}/v1/models", headers=headers, timeout=until).status_code == 200
@@ -144,7 +144,7 @@ def test_the_command_says_what_a_page_needs_to_those_who_want_one(
 
 
 @pytest.mark.parametrize(
-    ("options", "told"),
+    ("options", "expected"),
     [
         (["--host", "0.0.0.0"], "`api_key_file`"),
         (["--cors-origin", "x"], "origin"),
@@ -152,13 +152,15 @@ def test_the_command_says_what_a_page_needs_to_those_who_want_one(
         (["--host", "203.0.113.1", "--api-key-file", "KEYS"], "cannot be opened"),
     ],
 )
-def test_the_command_refuses(folders: dict[str, Path], tmp_path: Path, options: list[str], told: str) -> None:
+def test_the_command_refuses(
+    folders: dict[str, Path], tmp_path: Path, options: list[str], expected: str
+) -> None:
     keys = tmp_path / "keys"
     keys.write_text("a-key-of-this-test-only\n")
     options = [str(keys) if option == "KEYS" else option for option in options]
     found = CliRunner().invoke(app, ["serve", str(folders["tiny"]), "--port", "0", *options])
     assert isinstance(found.exception, UserError)
-    assert told in str(found.exception)
+    assert expected in str(found.exception)
 
 
 def test_replies_are_sent_at_once(folders: dict[str, Path]) -> None:

@@ -195,12 +195,12 @@ def test_calls_run_on_the_thread_between_steps() -> None:
 def test_what_the_engine_refuses_comes_to_the_reader() -> None:
     async def go(worker: Worker) -> None:
         engine = an_engine(2)
-        for ids, params, told in (
+        for ids, params, expected in (
             ([], GREEDY, "empty"),
             ([9], Sampling(n=3), "n is 3"),
             ([9999], GREEDY, "id"),
         ):
-            with pytest.raises(UserError, match=told):
+            with pytest.raises(UserError, match=expected):
                 await worker.stream(engine, ids, params).__anext__()
         assert await text_of(worker, engine, "still here") == alone("still here")
 

@@ -63,7 +63,7 @@ def test_instructions_are_conversations_of_two_turns(tmp_path: Path) -> None:
         ({"text": "a"}, 'no "instruction"'),
     ],
 )
-def test_bad_rows_are_told(row: object, message: str, tmp_path: Path) -> None:
+def test_bad_rows_are_reported(row: object, message: str, tmp_path: Path) -> None:
     found, findings = read(tmp_path / "a.jsonl", OPENAI, row)
     assert len(found) == 2
     assert findings[0].level == "error"

@@ -43,7 +43,7 @@ def test_fields_are_named_or_usual(tmp_path: Path) -> None:
         ({"text": "a", "label": None}, '"label" is empty (null)'),
     ],
 )
-def test_bad_rows_are_skipped_and_told(row: object, message: str, tmp_path: Path) -> None:
+def test_bad_rows_are_skipped_and_reported(row: object, message: str, tmp_path: Path) -> None:
     found, findings = read(tmp_path / "a.jsonl", f'{{"text": "b", "label": "y"}}\n{json.dumps(row)}')
     assert len(found) == 1
     assert findings[0].level == "error"

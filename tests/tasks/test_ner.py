@@ -43,7 +43,7 @@ def test_every_scheme_gives_the_same_spans(tags: str, tmp_path: Path) -> None:
     assert findings == []
 
 
-def test_neighbours_are_told_apart_in_every_scheme(tmp_path: Path) -> None:
+def test_neighbours_are_kept_apart_in_every_scheme(tmp_path: Path) -> None:
     for tags in ("B-X B-X", "I-X B-X", "U-X U-X", "S-X S-X"):
         (found,), findings = read(tmp_path / "a.bio", conll(tags, "가 나"))
         assert found.target == (Entity(0, 1, "X"), Entity(2, 3, "X")), tags
@@ -105,7 +105,7 @@ def test_rows_with_spans(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_bad_spans_are_told(entities: object, message: str, tmp_path: Path) -> None:
+def test_bad_spans_are_reported(entities: object, message: str, tmp_path: Path) -> None:
     found, findings = read(tmp_path / "a.jsonl", json.dumps({"text": "abcde", "entities": entities}))
     assert found == []
     assert findings[0].where.endswith("a.jsonl:1")

@@ -77,7 +77,7 @@ def test_a_wrong_start_is_mended_at_the_nearest_place(tmp_path: Path) -> None:
         ({"id": 5}, "the id 5 stands at"),
     ],
 )
-def test_bad_rows_are_told(change: dict[str, object], message: str, tmp_path: Path) -> None:
+def test_bad_rows_are_reported(change: dict[str, object], message: str, tmp_path: Path) -> None:
     row = {"id": 5, "question": QUESTION, "context": CONTEXT, "answers": ["부산"]}
     found, findings = read(tmp_path / "a.jsonl", [row, row | {"id": 6} | change])
     assert len(found) == 1
@@ -92,7 +92,7 @@ def test_an_id_stands_once_in_an_article(tmp_path: Path) -> None:
     assert "the id '1' stands at" in findings[0].message
 
 
-def test_a_broken_article_is_told(tmp_path: Path) -> None:
+def test_a_broken_article_is_reported(tmp_path: Path) -> None:
     found, findings = read(tmp_path / "a.json", {"data": [{"paragraphs": [{"qas": []}]}, {"paragraphs": 3}]})
     assert found == []
     assert ["SQuAD's form" in finding.message for finding in findings] == [True]

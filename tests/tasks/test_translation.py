@@ -68,7 +68,7 @@ def test_parallel_files_need_as_many_lines(folder: Path) -> None:
         Translation().load(folder)
 
 
-def test_a_missing_side_is_told(folder: Path) -> None:
+def test_a_missing_side_is_reported(folder: Path) -> None:
     (folder / "a.ko").write_text("배가 떠났다.\n\n", encoding="utf-8")
     found, findings = read(folder)
     assert found == PAIRS[:1]

@@ -47,7 +47,7 @@ def test_documents_come_one_by_one() -> None:
     assert len(list(islice(documents(10**12), 3))) == 3
 
 
-def test_every_kind_is_told_and_has_every_label() -> None:
+def test_every_kind_is_shown_and_has_every_label() -> None:
     assert len(kinds()) >= 12
     exchange = ["user", "assistant"]
     for language in LANGUAGES:

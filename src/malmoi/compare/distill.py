@@ -121,8 +121,8 @@ def _distill(settings: DistillSettings, out: Path, say: Say, isolated: bool) -> 
     say(f"{counted(len(rows), 'example')} labelled by {teacher.name}: {out / LABELLED}")
     wanted, name = _comparison(settings, teacher, material, out), _name(teacher)
     found = run_comparison(wanted, out / REPORT, say, isolated, {name: (teacher, report)})
-    told = sentence(found, name, settings.student, by_people=bool(material.test))
-    return _told(found, told, [*material.notes, *notes], len(rows), settings.student, out)
+    verdict = sentence(found, name, settings.student, by_people=bool(material.test))
+    return _finished(found, verdict, [*material.notes, *notes], len(rows), settings.student, out)
 
 
 # ---- what there is
@@ -366,16 +366,16 @@ def _comparison(
     )  # fmt: skip
 
 
-def _told(
-    found: Comparison, told: str, notes: list[str], num_labelled: int, student: str, out: Path
+def _finished(
+    found: Comparison, verdict: str, notes: list[str], num_labelled: int, student: str, out: Path
 ) -> Distilled:
     """The advice begins with what was kept; the student's folder is ready to use."""
     material = replace(found.material, notes=[*notes, *found.material.notes])
-    found = replace(found, advice=f"{told} {found.advice}", material=material)
+    found = replace(found, advice=f"{verdict} {found.advice}", material=material)
     results = found.out / "results.json"
     write_json(results, read_json(results) | {"advice": found.advice, "notes": material.notes})
     row = next(row for row in found.rows if row.name == student)
     shutil.rmtree(out / STUDENT, ignore_errors=True)
     if not row.error:
         keep_apart(found, row, out / STUDENT)
-    return Distilled(found, told, num_labelled, out / STUDENT)
+    return Distilled(found, verdict, num_labelled, out / STUDENT)

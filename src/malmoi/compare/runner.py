@@ -1,6 +1,6 @@
 """Every method on the same data: train, measure, judge, and keep the winner ready to use.
 
-Each method is trained and measured in processes of its own (`malmoi.compare.worker`), so that memory is told
+Each method is trained and measured in processes of its own (`malmoi.compare.worker`), so that memory is known
 apart and a method that fails, or is killed, is a row with its reason. What is finished is not done again.
 """
 
@@ -114,9 +114,9 @@ def _check_metric(name: str, wanted: float | None, material: Material) -> None:
         raise UserError(f"{name} has no interval to judge by; take {material.task.primary}")
     most = best_possible(name, known[name])
     if wanted is not None and not (0 <= wanted <= most and isfinite(wanted)):
-        mend = f"; write {wanted / 100:g} or {wanted:g}%" if most == 1 < wanted <= 100 else ""
+        fix = f"; write {wanted / 100:g} or {wanted:g}%" if most == 1 < wanted <= 100 else ""
         bounds = f"goes from 0 to {most:g}" if isfinite(most) else "is a number of 0 or more"
-        raise UserError(f"`good_enough` {name}={wanted:g}: {name} {bounds}{mend}")
+        raise UserError(f"`good_enough` {name}={wanted:g}: {name} {bounds}{fix}")
 
 
 def _check_currencies(methods: Mapping[str, Method], settings: ComparisonSettings) -> None:
@@ -242,7 +242,7 @@ def _shots_curve(
     verdict: Verdict, found: Mapping[str, Json], material: Material, shots: Sequence[int], out: Path,
     say: Say, isolated: bool,
 ) -> tuple[dict[str, list[tuple[int, Metric]]], list[str]]:  # fmt: skip
-    """The metric of each prompted method when it is shown so many solved examples; what to know of these."""
+    """The metric of each prompted method with each number of solved examples; what to know of these."""
     curve: dict[str, list[tuple[int, Metric]]] = {}
     notes: list[str] = []
     for name in (row.name for row in verdict.ranking if shots and row.family == "prompted"):
@@ -253,8 +253,8 @@ def _shots_curve(
         ]  # fmt: skip
         points = [pair for pair in zip(shots, measured, strict=True) if "error" not in pair[1]]
         curve[name] = [(count, _metric(verdict, it, material)) for count, it in points]
-        told = [(count, note) for count, it in points if (note := it["report"].get("note"))]
-        notes += [f"{name} with {counted(count, 'shot')}: {note}" for count, note in told]
+        noted = [(count, note) for count, it in points if (note := it["report"].get("note"))]
+        notes += [f"{name} with {counted(count, 'shot')}: {note}" for count, note in noted]
     return curve, notes
 
 

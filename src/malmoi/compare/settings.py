@@ -37,8 +37,8 @@ class ComparisonSettings(StrictModel):
     currency: str = ""
     licence: str | None = None  # of the data, for the winner's card; None: a LICENSE beside them says it
     curve: bool = False  # also train on 10% and 30% of the training examples
-    shots_curve: tuple[NonNegativeInt, ...] = ()  # also measure prompted methods with so many shots
-    test_limit: PositiveInt | None = None  # measure on at most so many examples, drawn by the seed
+    shots_curve: tuple[NonNegativeInt, ...] = ()  # also measure prompted methods with these numbers of shots
+    test_limit: PositiveInt | None = None  # measure on at most this many examples, drawn by the seed
     measure_seconds: PositiveFloat = 10.0  # that timing one prediction at a time may take, for each method
     seed: int = 0
     allow_skips: bool = False  # go on where more than 1% of the rows are wrong

@@ -188,7 +188,7 @@ def count_of_costs(costs_per_1000: Iterable[float]) -> int:
 
 
 def show_cost(cost_per_1000: float, count: int) -> str:
-    """What so many predictions cost: `12,300`."""
+    """What a number of predictions costs: `12,300`."""
     return figures(cost_per_1000 * count / 1000, 3)
 
 

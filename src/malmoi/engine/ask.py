@@ -53,7 +53,7 @@ def no_shots(_: Any) -> Examples:
     return ()
 
 
-class Manner(StrictModel):
+class AskSettings(StrictModel):
     """What is settled about the asking before the first question; saved with a method.
 
     template: None for plain text. goes_on: a text is simply continued, nothing is asked.
@@ -121,17 +121,19 @@ class Asked(NamedTuple):
 class Asker:
     """Asks one model to do one task. pick: the solved examples to show before an input."""
 
-    def __init__(self, engine: Engine, task: Task[Any, Any], manner: Manner, pick: Pick = no_shots) -> None:
+    def __init__(
+        self, engine: Engine, task: Task[Any, Any], settings: AskSettings, pick: Pick = no_shots
+    ) -> None:
         """Raises UserError where the context cannot hold a question."""
-        self.engine, self.manner, self.pick = engine, manner, pick
+        self.engine, self.settings, self.pick = engine, settings, pick
         self.scorer, self.tokenizer = scorer, tokenizer = engine.scorer, engine.tokenizer
         self.format: Format = (
-            PlainText(tokenizer, manner.one_line) if manner.template is None
-            else Turns(ChatFormat(tokenizer, manner.template))
+            PlainText(tokenizer, settings.one_line) if settings.template is None
+            else Turns(ChatFormat(tokenizer, settings.template))
         )  # fmt: skip
-        self.most = (scorer.context or sys.maxsize) - manner.reply_tokens  # tokens of a prompt
-        self.task = task.with_labels(manner.labels)
-        if manner.labels and self._labels_tokens() > self.most // 2:
+        self.most = (scorer.context or sys.maxsize) - settings.reply_tokens  # tokens of a prompt
+        self.task = task.with_labels(settings.labels)
+        if settings.labels and self._labels_tokens() > self.most // 2:
             self.task = task.with_labels(())
         self.free_scores = cache(self._free_scores)
 
@@ -149,8 +151,8 @@ class Asker:
     def note(self, values: Sequence[Any]) -> str:
         """What of the asking is not as one might think, counted over `values`, in a line; or ''."""
         found: list[str] = []
-        if self.manner.labels and not self.task.labels:
-            found.append(f"the {len(self.manner.labels)} labels are not listed in the question: too long")
+        if self.settings.labels and not self.task.labels:
+            found.append(f"the {len(self.settings.labels)} labels are not listed in the question: too long")
         if self.task.kind in GRAMMARS and not self.constrains:
             kind = self.tokenizer.kind
             found.append(f"replies are free, not held to the input: its {kind} tokenizer is not byte-level")
@@ -168,7 +170,7 @@ class Asker:
 
     def ask(self, value: Any) -> Asked:
         """The prompt of an input. Raises UserError where not even the question without it fits."""
-        if self.manner.goes_on:
+        if self.settings.goes_on:
             return self._begun(value)
         messages = tidied(self.task.prompt(value, self.pick(value)))
         ids, dropped = self._fitted(messages)
@@ -200,7 +202,7 @@ class Asker:
         if most < 0:
             raise UserError(
                 f"the model's context of {self.scorer.context} tokens cannot hold a question of "
-                f"{self.task.name} and a reply of {self.manner.reply_tokens}; use one with a longer context"
+                f"{self.task.name} and a reply of {self.settings.reply_tokens}; use one with a longer context"
             )
         seen = shortened(value, most)
         return Asked(self._ids(seen), seen, dropped)
@@ -216,19 +218,21 @@ class Asker:
 
     def sampling(self, asked: Asked) -> Sampling:
         """How the reply to a prompt is generated."""
-        stop = () if self.manner.goes_on else self.format.stop
+        stop = () if self.settings.goes_on else self.format.stop
         grammar = GRAMMARS[self.task.kind] if self.constrains else None
         end = "".join(self.format.stop)
-        constraint = grammar(asked.value, self.manner.labels, end) if grammar else None
-        return Sampling(max_tokens=self.manner.reply_tokens, temperature=0, stop=stop, constraint=constraint)
+        constraint = grammar(asked.value, self.settings.labels, end) if grammar else None
+        return Sampling(
+            max_tokens=self.settings.reply_tokens, temperature=0, stop=stop, constraint=constraint
+        )
 
     def read(self, reply: str, value: Any) -> Any | None:
         """The target in a reply, if there is one."""
         kind = self.task.kind
         found = self.task.parse(reply if kind.goes_on else reply.strip(), value)
-        if found is None and kind.mended:
-            found = self.task.parse(kind.mended(reply), value)
-        return None if found is None else kind.usable(found, self.manner.labels)
+        if found is None and kind.closed:
+            found = self.task.parse(kind.closed(reply), value)
+        return None if found is None else kind.usable(found, self.settings.labels)
 
     # ---- likelihoods
 
@@ -240,7 +244,7 @@ class Asker:
             return []
         scores_NL = self.label_scores(values)
         found_NL = self.calibrated(values, scores_NL) if calibrate else softmax(scores_NL)
-        return [dict(zip(self.manner.labels, row, strict=True)) for row in found_NL.tolist()]
+        return [dict(zip(self.settings.labels, row, strict=True)) for row in found_NL.tolist()]
 
     def calibrated(self, values: Sequence[str], scores_NL: Floats) -> Floats:
         """Probabilities_NL, each calibrated by the content-free questions in its own language."""
@@ -263,7 +267,7 @@ class Asker:
         return self._scores([self._fitted([*before, Message("user", text)])[0] for text in texts])
 
     def _scores(self, prompts: Sequence[list[int]]) -> Floats:
-        labels = self.tokenizer.encode_batch(self.manner.labels)
+        labels = self.tokenizer.encode_batch(self.settings.labels)
         choices = [[*ids, *self.format.end_ids] for ids in labels]
         found = score_choices(self.engine, prompts, [choices] * len(prompts))
         return np.array(found, dtype=np.float64).reshape(len(prompts), len(choices))

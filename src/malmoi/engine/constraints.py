@@ -45,7 +45,7 @@ class Grammar:
     def __post_init__(self) -> None:
         probe = LLMatcher(_byte_tokenizer(), self.source, log_level=0, limits=_LIMITS)
         if probe.is_error():
-            raise UserError(f"this {self.kind} cannot be used: {_reason(probe)}; mend it")
+            raise UserError(f"this {self.kind} cannot be used: {_reason(probe)}; correct it")
         probe.compute_logit_bias()
         if probe.is_error():
             raise UserError(f"no reply can ever satisfy this {self.kind}; loosen it")
@@ -62,7 +62,7 @@ def regex(pattern: str) -> Grammar:
     r"""A whole match of the pattern, in the syntax of Rust's `regex` crate (no look-around, no \1)."""
     _checked_characters(pattern)
     if (len(pattern) - len(pattern.rstrip("\\"))) % 2:  # the library would drop it
-        raise UserError("this regular expression cannot be used: it ends in a lone backslash; mend it")
+        raise UserError("this regular expression cannot be used: it ends in a lone backslash; correct it")
     return _grammar("regular expression", f"start: PATTERN\nPATTERN: /(?:{regex_to_lark(pattern, '')})/")
 
 

@@ -59,7 +59,7 @@ class MalmoiLM(TemplateLM):
         prefix_token_id: int | None = None,
     ) -> None:  # fmt: skip
         super().__init__()
-        given = device or "cuda"  # as lm_eval says unless told otherwise, with a GPU or without
+        given = device or "cuda"  # as lm_eval says unless asked otherwise, with a GPU or without
         wanted = "auto" if given.startswith("cuda") and not torch.cuda.is_available() else given
         self.loaded = Loaded(Path(str(path)), device=str(pick_device(wanted)))
         self.model, self.own_tokenizer = self.loaded.model, self.loaded.tokenizer

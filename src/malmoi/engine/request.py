@@ -193,7 +193,7 @@ class StopText:
 
     def __init__(self, stops: Sequence[str]) -> None:
         self._beginnings = [_Beginning(stop) for stop in stops]
-        self._held, self._length = "", 0  # the string of which so many letters are held back
+        self._held, self._length = "", 0  # the string that is held back, and how much of it
 
     def push(self, text: str) -> tuple[str, bool]:
         """(text to show now, whether a stop string was reached)."""

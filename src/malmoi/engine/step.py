@@ -374,7 +374,7 @@ class Reader:
     def read_prompts(
         self, prompts: Sequence[Sequence[int]], room: int, found: Sequence[Found] = ()
     ) -> tuple[Tensor, State]:
-        """logits_BV after each prompt, and a state with room for so many tokens more.
+        """logits_BV after each prompt, and a state with room for `room` more tokens.
 
         found: what is known of each prompt; nothing if not given.
         """

@@ -61,7 +61,7 @@ class EncoderFolder:
 
 
 @dataclass(frozen=True, slots=True)
-class Kin:
+class Family:
     """How one family names things.
 
     sizes: its config's name of each size; layers: where its blocks are; names: ours -> theirs in a block.
@@ -116,9 +116,9 @@ _BERT_NAMES = {
     "down": ("output.dense",),
     "norm": ("output.LayerNorm",),
 }
-_BERT = Kin(_BERT_SIZES, "encoder.layer", _BERT_NAMES)
-_ROBERTA = Kin(_BERT_SIZES, "encoder.layer", _BERT_NAMES, between=2, positions_after_pad=True)
-_DISTILBERT = Kin(
+_BERT = Family(_BERT_SIZES, "encoder.layer", _BERT_NAMES)
+_ROBERTA = Family(_BERT_SIZES, "encoder.layer", _BERT_NAMES, between=2, positions_after_pad=True)
+_DISTILBERT = Family(
     {"layers": "n_layers", "width": "dim", "heads": "n_heads", "ff_width": "hidden_dim"},
     "transformer.layer",
     {
@@ -130,19 +130,19 @@ _DISTILBERT = Kin(
         "norm": ("output_layer_norm",),
     },
 )
-ENCODERS: dict[str, Kin] = {
+ENCODERS: dict[str, Family] = {
     "bert": _BERT, "distilbert": _DISTILBERT, "roberta": _ROBERTA, "xlm-roberta": _ROBERTA,
 }  # fmt: skip
 
 
 def load_encoder(folder: Path, *, dropout: float = 0.0) -> EncoderFolder:
     """An encoder with its tokenizer. Raises UserError where a part is missing or does not fit."""
-    kin, encoder = _load(folder, dropout)
+    family, encoder = _load(folder, dropout)
     tokenizer = Tokenizer.load(folder)
     rows = encoder.config.vocab_size
     if tokenizer.vocab_size > rows:
         raise UserError(f"{folder}: its tokenizer has {tokenizer.vocab_size} ids, its embedding {rows} rows")
-    frame = Frame(_mark(tokenizer, "cls"), _mark(tokenizer, "sep"), kin.between)
+    frame = Frame(_mark(tokenizer, "cls"), _mark(tokenizer, "sep"), family.between)
     return EncoderFolder(encoder, tokenizer, frame, _pooling(folder))
 
 
@@ -151,7 +151,7 @@ def load_bert(folder: Path, *, dropout: float = 0.0) -> BertEncoder:
     return _load(folder, dropout)[1]
 
 
-def _load(folder: Path, dropout: float) -> tuple[Kin, BertEncoder]:
+def _load(folder: Path, dropout: float) -> tuple[Family, BertEncoder]:
     files.check_readable(folder)
     if not (folder / CONFIG).is_file():
         raise UserError(f"{folder} has no {CONFIG}; give the folder of a BERT, RoBERTa or DistilBERT encoder")
@@ -162,10 +162,10 @@ def _load(folder: Path, dropout: float) -> tuple[Kin, BertEncoder]:
             f"{folder} holds no encoder that can be read here: its model_type is {model_type!r}; "
             f"known: {', '.join(ENCODERS)}"
         )
-    kin = ENCODERS[model_type]
+    family = ENCODERS[model_type]
     try:
         check_values(found)
-        config = kin.config(found, dropout)
+        config = family.config(found, dropout)
         checkpoint = open_checkpoint(folder)
         if config.layers > len(checkpoint):
             raise UserError(f"it has {config.layers} layers, but there are only {len(checkpoint)} tensors")
@@ -178,12 +178,12 @@ def _load(folder: Path, dropout: float) -> tuple[Kin, BertEncoder]:
         raise UserError(
             reason if str(folder) in reason else f"{folder / CONFIG} cannot be used: {reason}"
         ) from None
-    encoder.load_state_dict(_weights(folder, kin, encoder, found, checkpoint), assign=True)
-    return kin, encoder.eval()
+    encoder.load_state_dict(_weights(folder, family, encoder, found, checkpoint), assign=True)
+    return family, encoder.eval()
 
 
 def _weights(
-    folder: Path, kin: Kin, encoder: BertEncoder, found: Json, checkpoint: Checkpoint
+    folder: Path, family: Family, encoder: BertEncoder, found: Json, checkpoint: Checkpoint
 ) -> dict[str, Tensor]:
     """All of the encoder's tensors by our names."""
     prefix = next(
@@ -191,7 +191,7 @@ def _weights(
     )
     expected = {name: tuple(tensor.shape) for name, tensor in encoder.state_dict().items()}
     weights = {}
-    for ours, theirs in kin.sources(encoder.config):
+    for ours, theirs in family.sources(encoder.config):
         first, *rest = expected[ours]
         rows = found["max_position_embeddings"] if ours == "positions.weight" else first // len(theirs)
         parts = [_tensor(folder, checkpoint, prefix + name, (rows, *rest)) for name in theirs]

@@ -89,10 +89,10 @@ class Card:
 
     def render(self) -> str:
         """README.md: metadata between two lines of ---, then Markdown."""
-        told = self._metadata()
-        metadata = yaml.safe_dump(told, allow_unicode=True, sort_keys=False)
+        facts = self._metadata()
+        metadata = yaml.safe_dump(facts, allow_unicode=True, sort_keys=False)
         if not UNICODE_BREAKS.isdisjoint(metadata):  # YAML would read them as ends of lines
-            metadata = yaml.safe_dump(told, sort_keys=False)
+            metadata = yaml.safe_dump(facts, sort_keys=False)
         parts = [f"---\n{metadata}---\n", f"# {self.title}", self.summary]
         for title, lines in self._sections():
             if lines:

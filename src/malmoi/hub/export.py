@@ -65,8 +65,8 @@ def _export_hf(folder: Path, out: Path, dtype: str) -> list[str]:
         files.write_json(made / CONFIG, files.read_object(made / CONFIG) | {"torch_dtype": kind})
         again = load_model(made)
         assert isinstance(again.model, LanguageModel)
-        told = verify.in_transformers(made, again.model, again.tokenizer)
-    return [f"wrote {out}: {_architecture_name(model)}, {dtype}", told]
+        checked = verify.in_transformers(made, again.model, again.tokenizer)
+    return [f"wrote {out}: {_architecture_name(model)}, {dtype}", checked]
 
 
 # ---- llama.cpp
@@ -79,19 +79,19 @@ def _export_gguf(folder: Path, out: Path, dtype: str) -> list[str]:
     outside = _outside(model)
     ends = _ends(folder, tokenizer)
     vocab = vocabulary(tokenizer, model.vocab_size, ends)
-    told: list[str] = []
+    lines: list[str] = []
     with _new_gguf(out) as (path, modelfile):
-        told += gguf.write_gguf(path, outside, vocab, dtype, name=folder.resolve().name)
+        lines += gguf.write_gguf(path, outside, vocab, dtype, name=folder.resolve().name)
         count, largest = gguf.largest_difference(path, outside)
-        told.append(f"read back {count} tensors, largest difference {largest:.2g}")
+        lines.append(f"read back {count} tensors, largest difference {largest:.2g}")
         context = gguf.context_of(outside.config)
-        told.append(verify.in_llama_cpp(path, model, tokenizer, context, exact=dtype == "f32"))
+        lines.append(verify.in_llama_cpp(path, model, tokenizer, context, exact=dtype == "f32"))
         text, note = ollama.modelfile(path.name, tokenizer, ends, context)
         files.write_text(modelfile, text)
     run = f"with Ollama: ollama create NAME -f {_places(out)[1]}"
     return [
         f"wrote {_places(out)[0]}: {outside.config['model_type']}, {dtype}",
-        *told,
+        *lines,
         *filter(None, [note]),
         run,
     ]
@@ -157,7 +157,7 @@ def _stored(folder: Path) -> str:
     """The type of the weights in the folder, or in an adapter's base; f32 where export has no such type."""
     folder = _whole(folder)
     if not (folder / CONFIG).exists():
-        return "f32"  # what is wrong with it is told where it is loaded
+        return "f32"  # what is wrong with it is reported where it is loaded
     kind = open_checkpoint(folder).dtype
     return next((name for name, known in _TORCH.items() if known == kind), "f32")
 

@@ -90,7 +90,7 @@ def load_model(
     """Read a model folder, ours or another library's, or an adapter's: its base with the adapter merged in.
 
     dtype: of the weights in memory; None: as they are stored. Weights are read one by one, so that memory
-    holds them once. Raises UserError with the mend where a part is missing or does not fit.
+    holds them once. Raises UserError with the fix where a part is missing or does not fit.
     """
     files.check_readable(folder)
     if not folder.is_dir():

@@ -71,7 +71,7 @@ def turns_of(form: ChatFormat) -> Turns | None:
 
 
 def modelfile(file: str, tokenizer: Tokenizer, ends: Sequence[int], context: int) -> tuple[str, str]:
-    """The Modelfile for the GGUF file `file` beside it, and a note for the user ('' where all is told)."""
+    """The Modelfile for the GGUF file `file` beside it, and a note for the user ('' where all is said)."""
     lines, note = [f"FROM ./{file}"], ""
     template = chat_template(tokenizer)
     if template is None:
@@ -89,7 +89,7 @@ def modelfile(file: str, tokenizer: Tokenizer, ends: Sequence[int], context: int
 def _learned(form: ChatFormat) -> Turns:
     """What stands between the turns of a long conversation. Raises ValueError where a turn is not there.
 
-    Where one turn ends and the next begins is not told apart further than the rendering needs.
+    Where one turn ends and the next begins is not distinguished further than the rendering needs.
     """
     start, first_user, reply, again, end = _split(_rendered(form, _conversation(_SHAPES[3])), _TEXTS)
     begin, *_ = _split(_rendered(form, _conversation(_SHAPES[2])), _TEXTS[:3])

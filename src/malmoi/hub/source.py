@@ -157,8 +157,8 @@ def _licence(folder: Path) -> str:
     """What the model's card says, else which file tells."""
     card = folder / CARD
     if card.exists():
-        told = re.search(r"^licen[sc]e: *(\S.*)$", card.read_text("utf-8", "replace"), re.MULTILINE)
-        if told:
-            return told[1].strip().strip("\"'")
+        named = re.search(r"^licen[sc]e: *(\S.*)$", card.read_text("utf-8", "replace"), re.MULTILINE)
+        if named:
+            return named[1].strip().strip("\"'")
     named = sorted(path.name for path in folder.glob("LICEN*"))
     return f"see {named[0]}" if named else "unknown"

@@ -66,11 +66,11 @@ def in_transformers(folder: Path, model: LanguageModel, tokenizer: Tokenizer | N
     except (ValueError, LookupError) as error:  # as an older version, which does not know the architecture
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"transformers {there.__version__} cannot open the folder ({reason})") from None
-    told: list[str] = []
+    checked: list[str] = []
     if tokenizer is not None:
         other = there.AutoTokenizer.from_pretrained(folder, local_files_only=True)
         _check_ids(tokenizer, lambda text: other(text, add_special_tokens=False)["input_ids"], "transformers")
-        told.append(f"{len(TEXTS)} texts to equal ids")
+        checked.append(f"{len(TEXTS)} texts to equal ids")
 
     @torch.inference_mode()
     def logits(ids: list[int]) -> Tensor:
@@ -79,7 +79,7 @@ def in_transformers(folder: Path, model: LanguageModel, tokenizer: Tokenizer | N
     found = agreement(model, tokenizer, logits, "transformers")
     if found.same < found.asked:
         raise UserError(f"transformers would choose {found.asked - found.same} of {found.asked} other tokens")
-    return f"verified: {', '.join([*told, f'greedy {found.asked} tokens equal'])} in transformers"
+    return f"verified: {', '.join([*checked, f'greedy {found.asked} tokens equal'])} in transformers"
 
 
 def in_llama_cpp(path: Path, model: LanguageModel, tokenizer: Tokenizer, context: int, *, exact: bool) -> str:

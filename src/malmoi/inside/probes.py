@@ -129,7 +129,7 @@ def accuracies(right_E: Floats, groups: Sequence[str], signature: str) -> dict[s
 
 
 def chance(accuracy: Metric, share: float = 0.5) -> bool:
-    """Whether an accuracy cannot be told from guessing."""
+    """Whether an accuracy does not differ from guessing."""
     low, high = accuracy.interval or (-math.inf, math.inf)
     return low <= share <= high
 
@@ -156,7 +156,7 @@ class Probed:
 def probe(
     folder: Path, given: dict[str, Path | None], *, world: int | None = None, device: str = "cpu"
 ) -> list[Probed]:
-    """Ask a model what is given: "pairs", "choices", "cloze" are files; world: so many pairs of each score.
+    """Ask a model what is given: "pairs", "choices", "cloze" are files; world: how many pairs of each score.
 
     Raises UserError where nothing is asked, and for a folder or a file that cannot be used.
     """
@@ -206,10 +206,10 @@ def grammar_and_logic(
     found: dict[str, Metric] = {}
     probes = {language: world_probes(split, language, count=count, seed=seed) for language in languages}
     for name in ("grammar", "logic"):
-        told = [(language, pair) for language in languages for pair in probes[language][name]]
-        right_E = prefers_good(engine, [pair for _, pair in told])
-        languages_E = [language for language, _ in told]
-        phenomena_E = [f"{language}/{pair.group}" for language, pair in told]
+        pairs_of_all = [(language, pair) for language in languages for pair in probes[language][name]]
+        right_E = prefers_good(engine, [pair for _, pair in pairs_of_all])
+        languages_E = [language for language, _ in pairs_of_all]
+        phenomena_E = [f"{language}/{pair.group}" for language, pair in pairs_of_all]
         scores = [accuracies(right_E, groups, PAIRS_SIGNATURE) for groups in (languages_E, phenomena_E)]
         found |= {key.replace("accuracy", name, 1): it for one in scores for key, it in one.items()}
     return dict(sorted(found.items(), key=lambda item: item[0].count("/")))
@@ -218,7 +218,7 @@ def grammar_and_logic(
 def verdict(found: dict[str, Metric]) -> str:
     """The two scores in a sentence."""
     grammar, logic = found["grammar"], found["logic"]
-    told = f"grammar {grammar.value:.0%}, logic {logic.value:.0%}, where guessing gives 50%"
+    scores = f"grammar {grammar.value:.0%}, logic {logic.value:.0%}, where guessing gives 50%"
     if chance(logic) and not chance(grammar):
-        return f"{told}: fluent, but what it says need not follow"
-    return told
+        return f"{scores}: fluent, but what it says need not follow"
+    return scores

@@ -41,22 +41,22 @@ class RecallTask:
         ids_BT = torch.tensor([random.choices(fillers, k=self.length) for _ in range(rows)])
         targets_BT, distance_BT = torch.full_like(ids_BT, IGNORE), torch.zeros_like(ids_BT)
         for b in range(rows):
-            for told, asked, key in self._facts(random):
+            for stated, asked, key in self._facts(random):
                 value = KEYS + random.randrange(VALUES)
-                ids_BT[b, told], ids_BT[b, told + 1], ids_BT[b, asked] = key, value, key
-                targets_BT[b, asked], distance_BT[b, asked] = value, asked - told
+                ids_BT[b, stated], ids_BT[b, stated + 1], ids_BT[b, asked] = key, value, key
+                targets_BT[b, asked], distance_BT[b, asked] = value, asked - stated
         return TokenBatch(ids_BT, targets_BT), distance_BT
 
     def _facts(self, random: Random) -> list[tuple[int, int, int]]:
-        """(where it is told, where it is asked for, key) of each fact of a row, one after another."""
-        facts, told = [], 0
+        """(where it is stated, where it is asked for, key) of each fact of a row, one after another."""
+        facts, stated = [], 0
         for key in random.sample(range(KEYS), KEYS):
-            farthest = self.length - 1 - told
+            farthest = self.length - 1 - stated
             if farthest < NEAREST:
                 break
-            asked = told + int(math.exp(random.uniform(math.log(NEAREST), math.log(farthest + 1))))
-            facts.append((told, asked, key))
-            told = asked + 1
+            asked = stated + int(math.exp(random.uniform(math.log(NEAREST), math.log(farthest + 1))))
+            facts.append((stated, asked, key))
+            stated = asked + 1
         return facts
 
 

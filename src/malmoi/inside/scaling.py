@@ -22,7 +22,7 @@ from malmoi.models.language import LanguageModel
 from malmoi.util.units import figures, human_bytes
 
 MOST_RUNS, ENOUGH_S = 7, 0.4  # of one measurement
-REACH = 20  # a crossing further than this times the longest row is not foretold
+REACH = 20  # a crossing further than this times the longest row is not predicted
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +30,7 @@ class Measured:
     """One model at each of `lengths`, batch 1.
 
     train_seconds: a forward and a backward pass over a row. train_bytes: what the forward pass keeps for the
-    backward one. decode_seconds: of the token after so many. state_bytes: what is remembered of so many.
+    backward one. decode_seconds: of the token after that many. state_bytes: what is remembered of them.
     """
 
     name: str
@@ -113,10 +113,10 @@ def growth(lengths: Sequence[int], values: Sequence[float]) -> float:
 
 @dataclass(frozen=True, slots=True)
 class Crossing:
-    """From `length` on (0: everywhere) the second curve is below the first; foretold: not measured so far."""
+    """From `length` on (0: everywhere) the second curve is below; predicted: beyond what was measured."""
 
     length: float
-    foretold: bool = False
+    predicted: bool = False
 
 
 def crossing(lengths: Sequence[int], first: Sequence[float], second: Sequence[float]) -> Crossing | None:
@@ -135,7 +135,7 @@ def crossing(lengths: Sequence[int], first: Sequence[float], second: Sequence[fl
     faster = growth(lengths, first) - growth(lengths, second)
     if faster <= 0.05 or gaps[-1] / faster > math.log(REACH):
         return None
-    return Crossing(lengths[-1] * math.exp(gaps[-1] / faster), foretold=True)
+    return Crossing(lengths[-1] * math.exp(gaps[-1] / faster), predicted=True)
 
 
 def sentences(found: Mapping[str, Measured], first: str = "GPT", second: str = "LSTM") -> list[str]:
@@ -163,7 +163,7 @@ def _crossing(a: Measured, b: Measured, does: str, field: str) -> str:
     if not found.length:
         return f"At every length from {lengths[0]:,} tokens the {b.name} {does} faster than the {a.name}."
     where = figures(found.length, 2)
-    if found.foretold:
+    if found.predicted:
         return f"{so_far}; as the curves go on, they would cross at about {where}."
     return f"From about {where} tokens on the {b.name} {does} faster than the {a.name}."
 

@@ -125,7 +125,7 @@ def time_and_memory(given: Mapping[str, LanguageModel], size: Size, say: Say) ->
 
 
 def recall_by_distance(size: Size, say: Say) -> Curves:
-    """How many facts an RNN, an LSTM and a GPT look up, by how far back they were told."""
+    """How many facts an RNN, an LSTM and a GPT look up, by how far back they were stated."""
     task, vocab_size = size.recall, recall.VOCABULARY
     shapes = {
         "RNN": (RecurrentConfig(family="rnn", vocab_size=vocab_size, layers=1, width=128), 1e-3),

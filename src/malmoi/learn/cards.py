@@ -46,14 +46,16 @@ def with_intervals(loop: Loop[Any, Any], found: Mapping[str, float]) -> dict[str
     intervals = {"loss": _metric(sums_E, counts_E)}
     for name in losses[0].measures if losses else ():
         intervals[name] = _metric(np.array([one.measures[name] for one in losses]), counts_E)
-    return {name: _told(name, value, found, intervals) for name, value in found.items()}
+    return {name: _with_interval(name, value, found, intervals) for name, value in found.items()}
 
 
 def _metric(sums_E: Floats, counts_E: Floats) -> Metric:
     return ratio(sums_E, counts_E).metric()
 
 
-def _told(name: str, value: float, found: Mapping[str, float], intervals: Mapping[str, Metric]) -> Metric:
+def _with_interval(
+    name: str, value: float, found: Mapping[str, float], intervals: Mapping[str, Metric]
+) -> Metric:
     """The measure with its interval; that of bits per byte is the loss's, in another unit."""
     factor = value / found["loss"] if name == "bits_per_byte" and found["loss"] else 1.0
     known = intervals.get("loss" if name == "bits_per_byte" else name)

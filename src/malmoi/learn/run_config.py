@@ -86,15 +86,15 @@ class LoopSpec(OptimSpec):
         return None
 
     def evaluates_after(self, step: int) -> bool:
-        """Whether the validation rows are looked at when so many steps are done."""
+        """Whether the validation rows are looked at after `step` steps."""
         return step == self.steps or step % self.eval_every == 0
 
     def saves_after(self, step: int) -> bool:
-        """Whether a checkpoint is due when so many steps are done."""
+        """Whether a checkpoint is due after `step` steps."""
         return step == self.steps or step % self.checkpoint_every == 0
 
     def evaluations_in(self, steps: int) -> int:
-        """How many evaluations there are in so many steps."""
+        """How many evaluations there are in `steps` steps."""
         return -(-steps // self.eval_every)
 
     def planned(self, rows_per_epoch: int, most: int | None = None) -> Self:

@@ -1,4 +1,4 @@
-"""BERT's encoder (Devlin et al. 2019) and its kin: RoBERTa, DistilBERT, XLM-RoBERTa.
+"""BERT's encoder (Devlin et al. 2019) and its family: RoBERTa, DistilBERT, XLM-RoBERTa.
 
 What differs from `Encoder`: LayerNorm stands behind each addition, positions are a learned table, the two
 parts of a pair carry a type, and GELU is exact. It plugs in where `Encoder` does, below the heads.

@@ -137,7 +137,7 @@ def _yarn(periods_F: Tensor, theta: float, scaling: YarnRope) -> Tensor:
     width = 2 * len(periods_F)
 
     def dimension(turns: float) -> float:
-        """Where the frequency is that makes so many turns in the original context."""
+        """Where the frequency is that makes `turns` turns in the original context."""
         share = scaling.original_max_position_embeddings / (turns * 2 * math.pi)
         return width * math.log(share) / (2 * math.log(theta))
 

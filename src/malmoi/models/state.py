@@ -86,7 +86,7 @@ def last_positions(x_BTD: Tensor, counts_B: Tensor) -> Tensor:
 
 
 def _grown(cache_LRKSC: Tensor, rooms: int, capacity: int) -> Tensor:
-    """The cache with room for so many rows and positions."""
+    """The cache with `rooms` rows of `capacity` positions."""
     _, had_rooms, _, had_capacity, _ = cache_LRKSC.shape
     return torch.nn.functional.pad(
         cache_LRKSC, (0, 0, 0, capacity - had_capacity, 0, 0, 0, rooms - had_rooms)

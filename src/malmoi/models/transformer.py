@@ -69,7 +69,7 @@ class FusedStep(Protocol):
     """Computes `Scorer.step` in another way than module by module."""
 
     def pays(self, counts_B: Tensor) -> bool:
-        """Whether it is the faster one for so many tokens."""
+        """Whether it is the faster one for this many tokens."""
         ...
 
     def __call__(
@@ -105,7 +105,7 @@ class Transformer(LanguageModel):
             self.head.weight = self.embed.weight
 
     def extend(self, context: int) -> None:
-        """Let rows have so many positions, to be tuned on them. Raises UserError for learned positions."""
+        """Let rows have `context` positions, to be tuned on them. Raises UserError for learned positions."""
         if self.positions is not None:
             raise UserError(f"learned positions end at {self.config.context}; {context} need another model")
         self.config = self.config.model_copy(  # pyright: ignore[reportIncompatibleVariableOverride]

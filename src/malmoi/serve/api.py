@@ -41,7 +41,7 @@ from malmoi.serve.protocol import (
     parsed,
 )
 from malmoi.serve.settings import ApiError, ServeSettings
-from malmoi.serve.worker import TOLD, Worker
+from malmoi.serve.worker import REPORTED, Worker
 from malmoi.tasks import TASKS
 from malmoi.util.version import VERSION
 
@@ -50,7 +50,7 @@ INPUTS_A_CALL = 8  # of a task: others' tokens come in between
 _PLAIN = re.compile(r"[\w.-]+", re.ASCII)  # a field's name that a header can hold as it is
 B = TypeVar("B", bound=Body)
 Handler = Callable[[Request], Awaitable[Response]]
-_ERRORS = (ApiError, *TOLD, HTTPException, ClientDisconnect, ClientGone, Exception)
+_ERRORS = (ApiError, *REPORTED, HTTPException, ClientDisconnect, ClientGone, Exception)
 
 
 def create_app(catalogue: Catalogue, worker: Worker, settings: ServeSettings) -> FastAPI:
@@ -201,8 +201,8 @@ class _Routes:
         if not found:
             names = {entry.task.name for entry in tasks(self.catalogue)}
             task = task[:100]
-            mend = nearest(task, names) if names else "serve a fitted method's folder, too"
-            raise ApiError(404, f"no model for task {task!r}; {mend}", code="task_not_found")
+            fix = nearest(task, names) if names else "serve a fitted method's folder, too"
+            raise ApiError(404, f"no model for task {task!r}; {fix}", code="task_not_found")
         if name is None:
             return found[0]
         entry = next((entry for entry in found if entry.name == name), None)
@@ -222,8 +222,8 @@ def _described(entry: Entry) -> dict[str, Any]:
 
 def _unknown_model(name: str, known: Sequence[str] | Catalogue) -> ApiError:
     name = name[:100]
-    mend = nearest(name, known) if known else "none is there"
-    return ApiError(404, f"unknown model {name!r}; {mend}", param="model", code="model_not_found")
+    fix = nearest(name, known) if known else "none is there"
+    return ApiError(404, f"unknown model {name!r}; {fix}", param="model", code="model_not_found")
 
 
 async def _read(kind: type[B], request: Request) -> tuple[B, dict[str, str]]:
@@ -237,7 +237,7 @@ def _checked(kind: type[B], content: bytes) -> tuple[B, dict[str, str]]:
 
 
 def _parts(entry: TaskEntry, body: TaskBody, settings: ServeSettings) -> list[tuple[TaskEntry, list[Any]]]:
-    """The inputs by calls: so many and so long that no call takes much longer than one input may."""
+    """The inputs by calls: as many and as long as leave no call to take much longer than one input may."""
     parts: list[tuple[TaskEntry, list[Any]]] = []
     left = 0
     for at, value in enumerate(body.values(settings.max_prompts)):
@@ -312,7 +312,7 @@ def _json(value: Any, headers: dict[str, str] | None = None, status: int = 200) 
 
 
 def _warning(ignored: Sequence[str]) -> dict[str, str]:
-    """A header that names what has no effect. Any name can be told: an empty one would end the header in a
+    """A header that names what has no effect. Any name can be given: an empty one would end the header in a
     blank, which HTTP forbids."""
     named = (name if _PLAIN.fullmatch(name) else json.dumps(name[:100]) for name in ignored[:100])
     return {WARNING: f"ignored: {', '.join(named)[:500]}".rstrip()} if ignored else {}

@@ -24,7 +24,7 @@ from malmoi.serve.metrics import Meter, ServeMetrics
 from malmoi.serve.protocol import ChatBody, CompletionBody, GenerationBody
 from malmoi.serve.replies import ChatShape, CompletionShape, Known, Sample, Shape
 from malmoi.serve.settings import ApiError, ServeSettings
-from malmoi.serve.worker import TOLD, Busy, Failed, Stopping, Stream, Worker
+from malmoi.serve.worker import REPORTED, Busy, Failed, Stopping, Stream, Worker
 from malmoi.text.chat import ChatFormat
 
 T = TypeVar("T")
@@ -216,17 +216,17 @@ class Generator:
                     yield _chunks(shape, choices)
                 pause_s = min(LONGEST_PAUSE_S, self._streams / CHUNKS_PER_S)
                 choices = shape.pieces(await events.take(loop.time() + pause_s))
-        except (ApiError, *TOLD) as error:
+        except (ApiError, *REPORTED) as error:
             error = as_api_error(error)
             self.metrics.errors.labels(error.kind).inc()
-            events.told = True
+            events.reported = True
             yield _event(error.body)
             return
         finally:
             self._streams -= 1
-        events.told = True
-        told = _event(shape.chunk([], events.meter.usage)) if usage else b""
-        yield _chunks(shape, choices) + told + b"data: [DONE]\n\n"  # at once: every writing costs
+        events.reported = True
+        counted = _event(shape.chunk([], events.meter.usage)) if usage else b""
+        yield _chunks(shape, choices) + counted + b"data: [DONE]\n\n"  # at once: every writing costs
 
     def _stream(self, plan: Plan) -> Stream | _Ended:
         if plan.max_tokens == 0:
@@ -262,12 +262,12 @@ class _Ended:
 class _Timed:
     """A stream that is counted and ends at a time; `close` gives up the rest.
 
-    told: whether the client has heard how it ended.
+    reported: whether the client has heard how it ended.
     """
 
     def __init__(self, stream: Stream | _Ended, until: float, meter: Meter) -> None:
         self._stream, self._until, self.meter, self._closed = stream, until, meter, False
-        self.told = False
+        self.reported = False
 
     async def take(self, not_before: float = 0.0) -> list[tuple[int, TokenEvent]]:
         """As `Stream.take`. Raises ApiError where the time is over."""
@@ -313,7 +313,7 @@ class EventStream(StreamingResponse):
                     await super().__call__(scope, receive, send)
         finally:
             self._events.close()
-            if not self._events.told:
+            if not self._events.reported:
                 self._metrics.errors.labels("client_gone").inc()
 
 
@@ -361,7 +361,7 @@ async def _gone(request: Request) -> None:
 
 
 def as_api_error(error: Exception) -> ApiError:
-    """What a client is told."""
+    """What a client is sent."""
     match error:
         case ApiError():
             return error

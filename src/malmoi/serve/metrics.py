@@ -81,7 +81,7 @@ class Meter:
         self.prompt_tokens = self.tokens = self.cached_tokens = 0
 
     def read(self, prompt_tokens: int) -> None:
-        """The request has so many tokens in its prompts."""
+        """Count the tokens of the request's prompts."""
         self.prompt_tokens += prompt_tokens
         self._metrics.prompt_tokens.labels(self._model).inc(prompt_tokens)
 

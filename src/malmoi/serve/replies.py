@@ -36,7 +36,7 @@ class Sample:
 class Shape(ABC):
     """Builds the answer of one request, whole or chunk by chunk.
 
-    with_logprobs: whether tokens are told. echoes: each prompt's text and tokens, where they come first.
+    with_logprobs: whether tokens are sent. echoes: each prompt's text and tokens, where they come first.
     """
 
     prefix: ClassVar[str]
@@ -67,7 +67,7 @@ class Shape(ABC):
 
     def pieces(self, events: Sequence[tuple[int, TokenEvent]]) -> list[Json]:
         """The choices of the chunks that tell of events (prompt number, event): one for each sample of which
-        something can be told."""
+        something can be sent."""
         samples: dict[int, Sample] = {}
         for prompt, event in events:
             samples.setdefault(prompt * self.n + event.index, Sample()).add(self.sample(event))
@@ -80,8 +80,8 @@ class Shape(ABC):
     def sample(self, event: TokenEvent) -> Sample:
         """An event's own part of a sample. A character that ended too soon is left out."""
         text = event.text.rstrip(BROKEN) if event.finished else event.text
-        told = event.id not in self._ends
-        known: list[Known] = [(event.id, event.logprob, event.top)] if told and event.id is not None else []
+        shown = event.id not in self._ends
+        known: list[Known] = [(event.id, event.logprob, event.top)] if shown and event.id is not None else []
         return Sample(text, known, event.finished)
 
     @abstractmethod
@@ -139,9 +139,9 @@ class CompletionShape(Shape):
 
     def _choice(self, index: int, sample: Sample) -> Json:
         text, tokens = self._echo(index)
-        told = [*tokens, *sample.tokens]
+        both = [*tokens, *sample.tokens]
         return self._filled(
-            index, Sample(text + sample.text, told, sample.finished), _Offsets(self.tokenizer)
+            index, Sample(text + sample.text, both, sample.finished), _Offsets(self.tokenizer)
         )
 
     def _opening(self, index: int) -> list[Json]:

@@ -1,4 +1,4 @@
-"""Runs an app until it is told to stop; then it finishes what runs and refuses what comes."""
+"""Runs an app until it is asked to stop; then it finishes what runs and refuses what comes."""
 
 from __future__ import annotations
 

@@ -70,7 +70,7 @@ class ServeSettings:
     a prompt or a conversation. max_prompt_tokens: the same where a model's context has no limit of its own.
     max_input_chars: of one input of a task, and of those that are predicted in one go. request_timeout_s:
     from a request's first byte to its answer's last. body_timeout_s: until a request's body is there.
-    stop_timeout_s: what runs may take so long once the server was told to stop. runs: folders whose reports
+    stop_timeout_s: how long what runs may take once the server is stopping. runs: folders whose reports
     the page shows.
     """
 

@@ -55,7 +55,7 @@ class Failed(Exception):
         super().__init__(f"the server failed on this request; {reason}")
 
 
-TOLD = (UserError, Busy, Stopping, Failed)  # what whoever asked is told, in the error's own words
+REPORTED = (UserError, Busy, Stopping, Failed)  # to whoever asked, in the error's own words
 
 
 class _Inbox:
@@ -131,7 +131,7 @@ class Stream:
         """All events that have come; none once all prompts have ended.
 
         Waits for the first, and on until the event loop's clock is at `not_before` or a prompt ends: it costs
-        less to be told of several at once.
+        less to be said of several at once.
         """
         if self._group.closed:
             return []
@@ -247,7 +247,7 @@ class Worker:
             await asyncio.sleep(POLL_S)
         if self._thread.is_alive():
             self._inbox.put(self._end)
-        while self._thread.is_alive():  # not joined: a process that is told to end at once can
+        while self._thread.is_alive():  # not joined: a process that is asked to end at once can
             await asyncio.sleep(POLL_S)
 
     def stream(self, engine: Engine, ids: Sequence[int], params: Sampling) -> TokenStream:

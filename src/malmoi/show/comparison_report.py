@@ -112,8 +112,8 @@ def show_comparison(comparison: Comparison, width: int = WIDE) -> Group:
         table.add_row(*map(Text, cells), style=style)
     ready = f"the winner is in {comparison.winner_folder}; " if verdict.winner else ""
     where = f"{ready}figures and errors side by side: {comparison.out / REPORT}"
-    told = Text(f"\n{comparison.advice}", "bold green"), Text(where, "dim")
-    return Group(table, *_shots(comparison), *told)
+    advice = Text(f"\n{comparison.advice}", "bold green"), Text(where, "dim")
+    return Group(table, *_shots(comparison), *advice)
 
 
 def _shots(comparison: Comparison) -> Iterator[RenderableType]:

@@ -51,7 +51,7 @@ class Exchange:
 
 @dataclass(frozen=True, slots=True)
 class OneModelLine:
-    """One task: the best small model against the one model of all tasks, which is also told by language."""
+    """One task: the best small model against the one model of all tasks, with its score in each language."""
 
     task: str
     metric: str

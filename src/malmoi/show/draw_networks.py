@@ -58,7 +58,7 @@ def draw_attention_grid(weights: Sequence[Tensor], part: str, note: str) -> Pict
 
 
 def _some(count: int, most: int) -> list[int]:
-    """At most so many of 0..count-1, evenly spread."""
+    """At most `most` of 0..count-1, evenly spread."""
     return sorted({round(place) for place in np.linspace(0, count - 1, min(count, most))})
 
 
@@ -154,10 +154,10 @@ def draw_gates(trace: Trace, tokens: Sequence[str], kind: str, part: str, layer:
         bare(one).tick_params(length=0)
     name = {"LSTM": "an LSTM", "GRU": "a GRU"}.get(kind, "an RNN")
     title = f"What {name} remembers" + (f" ({part})" if part else "")
-    return Picture(_name("gates", part), title, _told(kind, layer) + note, figure)
+    return Picture(_name("gates", part), title, _meaning(kind, layer) + note, figure)
 
 
-def _told(kind: str, layer: int) -> str:
+def _meaning(kind: str, layer: int) -> str:
     seen = (
         f"Layer {layer + 1}; time runs to the right. The coloured field is {{}}, one line a number: green "
         "above zero, red below; below it, how long that vector is. A stripe that goes on is something "

@@ -56,7 +56,7 @@ def draw_scaling(found: Mapping[str, Measured], crossed: Crossing | None) -> Pic
         )
         panel.yaxis.set_minor_locator(NullLocator())
     _guides(axes[0], found)
-    if crossed and crossed.length and not crossed.foretold:
+    if crossed and crossed.length and not crossed.predicted:
         axes[0].axvline(crossed.length, color=SOFT, linestyle=":", linewidth=1.5)
         top, where = axes[0].get_ylim()[1], f"{figures(crossed.length, 2)} "
         axes[0].text(crossed.length, top, where, color=SOFT, fontsize=9, ha="right", va="top")

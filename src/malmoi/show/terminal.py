@@ -68,10 +68,10 @@ def show_rows(rows: Sequence[Sequence[tuple[str, bool]]], mixture: Mixture) -> N
             text.append(piece.replace("\n", "\u23ce\n"), "bold green" if trained else "dim")
         console.print(text)
         console.print()
-    told, seen = (sum(map(count, mixture.train)) for count in (_num_trained, _num_ids))
+    learned, seen = (sum(map(count, mixture.train)) for count in (_num_trained, _num_ids))
     console.print(
         f"{counted(len(mixture.train), 'conversation')} of {human_count(seen)} tokens, of which "
-        f"{human_count(told)} (green) are learned; {len(mixture.findings):,} left out"
+        f"{human_count(learned)} (green) are learned; {len(mixture.findings):,} left out"
     )
 
 
@@ -214,8 +214,8 @@ def show_metrics(metrics: Mapping[str, Metric], num_examples: int) -> None:
         table.add_column(overflow="fold")  # a signature is one long word
     for (name, metric), note in zip(metrics.items(), notes, strict=True):
         interval = "" if metric.interval is None else " to ".join(map(measured, metric.interval))
-        told = (f"[dim]{escape(note)}[/]",) if any(notes) else ()
-        table.add_row(name, measured(metric.value), interval, *told)
+        noted = (f"[dim]{escape(note)}[/]",) if any(notes) else ()
+        table.add_row(name, measured(metric.value), interval, *noted)
     console.print(table)
 
 

@@ -101,8 +101,8 @@ class Task(ABC, Generic[X, Y]):
             name = self.fields.get(role, role)
             if name in values:
                 raise BadRow(f'"{name}" is empty (null)')
-            mend = f"say which one it is: `fields` {role}=NAME"
-            raise BadRow(f'no "{name}" among {", ".join(values) or "no fields"}; {mend}')
+            fix = f"say which one it is: `fields` {role}=NAME"
+            raise BadRow(f'no "{name}" among {", ".join(values) or "no fields"}; {fix}')
         return found
 
     def text(self, values: Mapping[str, Any], role: str) -> str:
@@ -141,12 +141,12 @@ class Task(ABC, Generic[X, Y]):
         label = (lambda example: str(example.target)) if self.kind.is_choice else None
         found = split_examples(train, valid, test, key=self.key, group=self.group, label=label, seed=seed)
         known = labels_in(found.train, self.kind)
-        told = [
+        unseen = [
             line
             for part, use in ((found.test, "the report"), (found.valid, "the choices"))
             for line in unseen_labels(known, part, self.kind, use)
         ]
-        return replace(found, notes=(*found.notes, *told))
+        return replace(found, notes=(*found.notes, *unseen))
 
     def check(self, parts: Mapping[str, Sequence[Example[X, Y]]]) -> list[Finding]:
         """What is wrong across examples: conflicts, leaks between the parts ("train", "valid", "test")."""

@@ -67,9 +67,9 @@ def unseen_labels(known: Collection[str], examples: Examples, kind: Kind, use: s
     """A warning where examples have labels that are not `known`; use: what they are for, in words."""
     unseen = [labels for one in examples if (labels := set(labels_in([one], kind)).difference(known))]
     if names := sorted(set().union(*unseen)):
-        told = ", ".join(map(repr, names[:MOST_NAMES])) + (", ..." if len(names) > MOST_NAMES else "")
+        named = ", ".join(map(repr, names[:MOST_NAMES])) + (", ..." if len(names) > MOST_NAMES else "")
         share = f"{len(unseen):,} of {counted(len(examples), 'example')}"
-        yield f"warning: training never saw {counted(len(names), 'label')} of {use}: {told} ({share})"
+        yield f"warning: training never saw {counted(len(names), 'label')} of {use}: {named} ({share})"
 
 
 def _too_few_labels(examples: Examples, kind: Kind) -> Iterator[Finding]:

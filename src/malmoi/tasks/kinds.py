@@ -74,7 +74,7 @@ class Kind:
     asked, and it has no end. pipeline: the model hub's word for it. boxes, result: what an input is written
     in, and what a prediction is called, where the task says nothing else.
 
-    usable(target, labels) is what counts of a target that was read in a reply; mended(reply) ends a reply
+    usable(target, labels) is what counts of a target that was read in a reply; closed(reply) ends a reply
     that was cut; within(target, input) is what of a target still stands in an input that was cut. None:
     nothing.
     """
@@ -90,7 +90,7 @@ class Kind:
     is_text: bool = False
     goes_on: bool = False
     usable: Callable[[Any, Collection[str]], Any | None] = lambda target, _: target
-    mended: Callable[[str], str] | None = None
+    closed: Callable[[str], str] | None = None
     within: Callable[[Any, Any], Any | None] = lambda target, _: target
 
     @property
@@ -110,7 +110,7 @@ LABEL = Kind(
 )  # fmt: skip
 TAGS = Kind(
     name="tags", reply_tokens=512, pipeline="token-classification", result="Entities", labels=entity_labels,
-    fewest_labels=1, usable=_of_labels, mended=closed, within=_entities_within,
+    fewest_labels=1, usable=_of_labels, closed=closed, within=_entities_within,
 )  # fmt: skip
 SPAN = Kind(
     name="span", reply_tokens=64, pipeline="question-answering", result="Answer in the text",

@@ -76,14 +76,14 @@ class NamedEntities(Task[str, Entities]):
             raise BadRow(f'"entities" must be a list, found {short(spans)}')
         entities = tuple(sorted(map(_entity, spans)))
         if bad := [one for one in entities if not 0 <= one.start < one.end <= len(text)]:
-            raise BadRow(f"{_told(bad[0])} is no part of the text of {len(text)} characters")
+            raise BadRow(f"{_where(bad[0])} is no part of the text of {len(text)} characters")
         if bad := [pair for pair in pairwise(entities) if pair[1].start < pair[0].end]:
-            raise BadRow(f"{_told(bad[0][0])} and {_told(bad[0][1])} overlap")
+            raise BadRow(f"{_where(bad[0][0])} and {_where(bad[0][1])} overlap")
         for one, said in (
             (_entity(it), it["text"]) for it in spans if isinstance(it, Mapping) and "text" in it
         ):
             if (there := text[one.start : one.end]) != said:
-                raise BadRow(f"{_told(one)} is said to be {short(said)!r}, but {there!r} stands there")
+                raise BadRow(f"{_where(one)} is said to be {short(said)!r}, but {there!r} stands there")
         yield Example(text, entities, record.where)
 
     def row(self, example: Example[str, Entities]) -> dict[str, Any]:
@@ -197,7 +197,7 @@ def _entity(value: Any) -> Entity:
     )
 
 
-def _told(entity: Entity) -> str:
+def _where(entity: Entity) -> str:
     return f"{entity.label} from {entity.start} to {entity.end}"
 
 

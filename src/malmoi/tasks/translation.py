@@ -100,7 +100,7 @@ class Translation(Task[str, str]):
         return len(cells) != 2 or any(cell.lower() in usual for cell in cells)
 
     def _names(self, values: dict[str, Any]) -> dict[str, str]:
-        """Which fields are source and target: as told, or named so, or else the first two texts."""
+        """Which fields are source and target: as given, or named so, or else the first two texts."""
         names = dict(self.fields)
         for role in self.roles:
             usual = [name for name in (role, *self.roles[role]) if name in values]

@@ -116,7 +116,9 @@ class ChatFormat:
         """The specials that end the assistant's turn."""
         row = self.training_row((Message("user", "a"), Message("assistant", "b")))
         specials = self.tokenizer.specials.ids
-        return frozenset(id for id, told in zip(row.ids, row.trained, strict=True) if told and id in specials)
+        return frozenset(
+            id for id, learned in zip(row.ids, row.trained, strict=True) if learned and id in specials
+        )
 
     # ---- text with markers
 

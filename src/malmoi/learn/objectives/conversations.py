@@ -35,7 +35,9 @@ class Conversations(Objective[LanguageModel, TokenBatch]):
     def __init__(self, train: Packed, valid: Packed, batch: int, tokenizer: Tokenizer) -> None:
         self.train, self.valid, self.windows = train, valid, batch
         self.context = train.context if train.together else train.mean_tokens
-        said = ([id for id, told in zip(row.ids, row.trained, strict=True) if told] for row in valid.rows)
+        said = (
+            [id for id, learned in zip(row.ids, row.trained, strict=True) if learned] for row in valid.rows
+        )
         self._valid_bytes = sum(len(tokenizer.decode(ids).encode()) for ids in said)
 
     @property
@@ -155,10 +157,10 @@ def _pieces(row: ChatRow, tokenizer: Tokenizer) -> Iterator[tuple[str, bool]]:
     def kind(pair: tuple[int, bool]) -> tuple[bool, bool]:
         return pair[0] in specials, pair[1]
 
-    for (special, told), pairs in groupby(zip(row.ids, row.trained, strict=True), kind):
+    for (special, learned), pairs in groupby(zip(row.ids, row.trained, strict=True), kind):
         ids = [id for id, _ in pairs]
         text = "".join(map(tokenizer.token_text, ids)) if special else tokenizer.decode(ids)
-        yield text, told
+        yield text, learned
 
 
 def with_lr(spec: TuneSpec, model: LanguageModel, *, lora: bool) -> TuneSpec:

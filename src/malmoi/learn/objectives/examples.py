@@ -31,7 +31,7 @@ from malmoi.util.units import counted
 Row = TypeVar("Row")
 Chosen = tuple[Sequence[Any], np.random.Generator]  # rows, and what draws what is hidden of them
 PART_TOKENS = 8192  # padded tokens that go through a model at once
-STEPS_OF_EVALUATION = 25  # at least so many steps between two evaluations
+STEPS_OF_EVALUATION = 25  # at least, between two evaluations
 
 
 class FitSpec(OptimSpec):

@@ -70,7 +70,7 @@ class Pairs:
         return PairBatch(self._packed.token_batch([[row] for row in rows]), self.reference_R[rows])
 
     def in_parts(self, pairs: int, limit: int | None = None) -> Iterator[list[int]]:
-        """The numbers of all pairs (of `limit` of them), so many at a time and alike in length."""
+        """The numbers of all pairs (of `limit` of them), `rows` at a time and alike in length."""
         order = self.by_length if limit is None else self.by_length[: max(1, limit)]
         yield from (order[start : start + pairs] for start in range(0, len(order), pairs))
 
@@ -286,8 +286,8 @@ def read_pairs(
     num_rows = len(pairs) + len(errors)
     if not pairs or (len(errors) > SKIPPED * num_rows and not allow_skips):
         first = f"; the first, {errors[0].where}: {errors[0].message}" if errors else ""
-        mend = "`allow_skips` goes on without them" if pairs else "give rows of prompt, chosen and rejected"
-        raise UserError(f"{path}: {len(errors)} of {num_rows} rows cannot be used{first}; {mend}")
+        fix = "`allow_skips` goes on without them" if pairs else "give rows of prompt, chosen and rejected"
+        raise UserError(f"{path}: {len(errors)} of {num_rows} rows cannot be used{first}; {fix}")
     report += findings
     return pairs
 
@@ -296,4 +296,4 @@ def _last_trained(row: ChatRow) -> ChatRow:
     """The row with only its last answer trained: both answers of a pair follow the same turns."""
     end = len(row.trained) - row.trained[::-1].index(True)
     start = end - [*row.trained[:end][::-1], False].index(False)
-    return replace(row, trained=[told and at >= start for at, told in enumerate(row.trained)])
+    return replace(row, trained=[learned and at >= start for at, learned in enumerate(row.trained)])

@@ -110,7 +110,7 @@ class EndpointOptions(StrictModel):
         return self.price_in is not None
 
     def price(self, tokens_in: float, tokens_out: float) -> float:
-        """Of so many tokens, in `currency`; 0 where it is not known."""
+        """Of these tokens, in `currency`; 0 where it is not known."""
         return (tokens_in * (self.price_in or 0) + tokens_out * (self.price_out or 0)) / PARTS
 
 
@@ -251,12 +251,12 @@ class Endpoint:
             async with asyncio.timeout(2 * options.timeout_s * (options.retries + 1)):
                 found = await self._attempts(client, body)
         except fatal as error:
-            raise UserError(self._refused(error.status_code, _told(error))) from None
+            raise UserError(self._refused(error.status_code, _message(error))) from None
         except (openai.APITimeoutError, TimeoutError):
             return Failure(f"no answer within {options.timeout_s:g} s")
         except openai.APIStatusError as error:
             lasting = error.status_code == 429 or error.status_code >= 500
-            return Failure(self._plain(f"HTTP {error.status_code} ({_told(error)})"), lasting)
+            return Failure(self._plain(f"HTTP {error.status_code} ({_message(error)})"), lasting)
         except openai.APIConnectionError as error:
             return Failure(self._plain(f"the connection failed ({error.__cause__ or error})"))
         except _WrongForm as error:
@@ -313,15 +313,15 @@ class Endpoint:
 
     # ---- telling
 
-    def _refused(self, status: int, told: str) -> str:
+    def _refused(self, status: int, message: str) -> str:
         options = self.options
         if status == 404:
-            mend = f"no model {options.model!r} there, or a wrong address; see base_url and model"
+            fix = f"no model {options.model!r} there, or a wrong address; see base_url and model"
         elif _api_key(options.key_env):
-            mend = f"the key in {options.key_env} is refused; set a valid one"
+            fix = f"the key in {options.key_env} is refused; set a valid one"
         else:
-            mend = f"it wants a key; put one into the environment variable {options.key_env}"
-        return self._plain(f"{options.base_url}: {mend} (HTTP {status}: {told}")[:400] + ")"
+            fix = f"it wants a key; put one into the environment variable {options.key_env}"
+        return self._plain(f"{options.base_url}: {fix} (HTTP {status}: {message}")[:400] + ")"
 
     def _plain(self, text: str) -> str:
         return self._hidden(" ".join(text.split()))[:300]
@@ -401,7 +401,7 @@ def _completion(content: bytes) -> dict[str, Any]:
     return found
 
 
-def _told(error: Any) -> str:
+def _message(error: Any) -> str:
     """What the server says about an error, or at least its type."""
     found = error.body
     for name in ("error", "message"):

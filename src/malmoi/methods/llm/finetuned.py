@@ -17,7 +17,7 @@ from malmoi.core.errors import UserError
 from malmoi.core.nouns import Example, Examples, FitReport, Json, Work
 from malmoi.core.tensors import Loss, mean
 from malmoi.data.packing import Packed
-from malmoi.engine.ask import MAX_ROWS, Asker, Manner
+from malmoi.engine.ask import MAX_ROWS, Asker, AskSettings
 from malmoi.engine.engine import Engine
 from malmoi.engine.loaded import open_model
 from malmoi.hub.weights import arrays_of, set_parameters
@@ -78,11 +78,11 @@ class FineTuned(LanguageMethod):
         if not isinstance(model, LanguageModel):
             raise UserError(f"{o.model} is an n-gram model, which only counts; tune a GPT or an LSTM")
         goes_on = self.task.kind.goes_on
-        manner = Manner.learn(
+        settings = AskSettings.learn(
             self.task, train, tokenizer, None if goes_on else ChatFormat.for_tuning(tokenizer).template,
             goes_on=goes_on, reply_tokens=getattr(o, "max_new_tokens", None), context=model.context,
         )  # fmt: skip
-        self.asker = Asker(Engine(model, tokenizer, max_rows=MAX_ROWS), self.task, manner)
+        self.asker = Asker(Engine(model, tokenizer, max_rows=MAX_ROWS), self.task, settings)
         learned, judged = self.rows(train), self.rows(valid[:MOST_CHOSEN_BY])
         if not learned or not judged:
             raise UserError(f"{self.name} needs examples to learn from and some to stop by; give more data")
@@ -105,14 +105,14 @@ class FineTuned(LanguageMethod):
     def _note(self, num_given: int, num_learned: int, valid: Examples) -> str:
         """What is not as one might think, or ''."""
         notes = [self.asker.note([example.input for example in valid[:MOST_CHOSEN_BY]])]
-        if not self.asker.manner.goes_on and num_learned < num_given:
+        if not self.asker.settings.goes_on and num_learned < num_given:
             notes.append(f"{num_given - num_learned} of {num_given} training examples do not fit the context")
         return "; ".join(filter(None, notes))
 
     def rows(self, examples: Examples) -> list[ChatRow]:
         """What is learned: the question, then the trained answer and its end; too long ones are left out."""
         tokenizer, context = self.asker.tokenizer, self.asker.scorer.context
-        if self.asker.manner.goes_on:
+        if self.asker.settings.goes_on:
             texts = [example.input + example.target for example in examples]
             pieces = text_rows(tokenizer, texts, context or ROW_TOKENS)
             return [ChatRow(ids, [True] * len(ids)) for ids in pieces]
@@ -127,22 +127,22 @@ class FineTuned(LanguageMethod):
         if target is None:
             return None
         answer_ids = asker.tokenizer.encode(task.answer(target, asked.value)) + asker.format.end_ids
-        told = [False] * len(asked.ids) + [True] * len(answer_ids)
-        return ChatRow(asked.ids + answer_ids, told)
+        learned = [False] * len(asked.ids) + [True] * len(answer_ids)
+        return ChatRow(asked.ids + answer_ids, learned)
 
     def parts(self) -> Parts:
         model, tokenizer = self.asker.scorer, self.asker.tokenizer
         assert isinstance(model, LanguageModel)
-        config = {"model": model.config.model_dump(), "manner": self.asker.manner.model_dump()}
+        config = {"model": model.config.model_dump(), "ask": self.asker.settings.model_dump()}
         parts = Parts(config, arrays_of(model))
         return parts.with_tokenizer(tokenizer)
 
     def restore(self, parts: Parts) -> None:
         model = build_model(model_config_adapter.validate_python(parts.config["model"])).to(pick_device())
         set_parameters(model, parts.tensors)
-        manner = Manner.model_validate(parts.config["manner"])
+        settings = AskSettings.model_validate(parts.config["ask"])
         engine = Engine(model.eval(), parts.tokenizer(), max_rows=MAX_ROWS)
-        self.asker = Asker(engine, self.task, manner)
+        self.asker = Asker(engine, self.task, settings)
 
 
 class _Rows(LabelledRows[LanguageModel, int]):

@@ -13,7 +13,7 @@ from torch import nn
 from malmoi.core.config import StrictModel
 from malmoi.core.errors import UserError
 from malmoi.core.nouns import Examples, FitReport, Json, Predictions, Say, Work
-from malmoi.engine.ask import MAX_ROWS, Asker, Manner
+from malmoi.engine.ask import MAX_ROWS, Asker, AskSettings
 from malmoi.engine.engine import Engine
 from malmoi.engine.loaded import open_model
 from malmoi.hub.folder import weights_hash
@@ -65,7 +65,7 @@ class Settled(StrictModel):
 
     model: str
     weights: str
-    manner: Manner
+    ask: AskSettings
     shots: int
     calibrate: bool = False
 
@@ -126,26 +126,26 @@ class Prompted(LanguageMethod):
         """Choose the shots; see whether calibration helps. Nothing is trained."""
         folder = Path(self.options.model).resolve()
         engine = Engine(*open_model(folder), max_rows=MAX_ROWS)
-        manner = Manner.as_it_is(self.task, train, engine, getattr(self.options, "max_new_tokens", None))
+        ask = AskSettings.as_it_is(self.task, train, engine, getattr(self.options, "max_new_tokens", None))
         settled = Settled(
-            model=str(folder), weights=weights_hash(folder), manner=manner, shots=self._num_shots(manner)
+            model=str(folder), weights=weights_hash(folder), ask=ask, shots=self._num_shots(ask)
         )
         self._settle(settled, engine, train)
         self.calibrate, tried = self._calibration(valid[:CALIBRATED_BY])
         self.settled = settled.model_copy(update={"calibrate": self.calibrate})
         return FitReport(tried | self._facts(valid or train, work.say))
 
-    def _num_shots(self, manner: Manner) -> int:
+    def _num_shots(self, ask: AskSettings) -> int:
         asked = self.options.shots
-        if manner.goes_on and asked:
+        if ask.goes_on and asked:
             raise UserError(f"{self.name}: a foundation model goes on with a text as it is; leave shots out")
-        return asked if asked is not None else 0 if manner.template or manner.goes_on else FOUNDATION_SHOTS
+        return asked if asked is not None else 0 if ask.template or ask.goes_on else FOUNDATION_SHOTS
 
     def _settle(self, settled: Settled, engine: Engine, examples: Examples) -> None:
         o = self.options
         self.settled, self.calibrate = settled, settled.calibrate
         self.shots = Shots(examples, settled.shots, o.choose, o.seed, self.task.key)
-        self.asker = Asker(engine, self.task, settled.manner, self.shots.pick)
+        self.asker = Asker(engine, self.task, settled.ask, self.shots.pick)
 
     def _calibration(self, valid: Examples) -> tuple[bool, Json]:
         """Whether to calibrate: as asked, else if more validation examples are right with it; how many."""
@@ -153,7 +153,7 @@ class Prompted(LanguageMethod):
             return bool(getattr(self.options, "calibrate", False)), {}
         inputs = [example.input for example in valid]
         targets = np.array([example.target for example in valid])
-        labels = np.array(self.settled.manner.labels)
+        labels = np.array(self.settled.ask.labels)
         scores_NL = self.asker.label_scores(inputs)
         plain, better = (
             float((labels[found_NL.argmax(1)] == targets).mean())
@@ -163,10 +163,10 @@ class Prompted(LanguageMethod):
 
     def _facts(self, examples: Examples, say: Say) -> Json:
         """What was found, for the report."""
-        settled, is_chat = self.settled, self.settled.manner.template is not None
+        settled, is_chat = self.settled, self.settled.ask.template is not None
         facts = {
             "model": settled.model, "chat": is_chat, "shots": settled.shots, "calibrated": settled.calibrate,
-            "reply_tokens": settled.manner.reply_tokens,
+            "reply_tokens": settled.ask.reply_tokens,
         }  # fmt: skip
         say(f"a {'chat' if is_chat else 'foundation'} model, asked with {counted(settled.shots, 'shot')}")
         if note := self.asker.note([example.input for example in examples[:COUNTED_OVER]]):

@@ -20,7 +20,7 @@ from malmoi.engine.request import FinishReason, Sampling, TokenEvent
 from malmoi.serve.catalogue import LanguageEntry
 from malmoi.serve.page.look import clickable, joined, note, panel
 from malmoi.serve.page.task_tabs import EACH, examples
-from malmoi.serve.worker import TOLD, Worker
+from malmoi.serve.worker import REPORTED, Worker
 from malmoi.tasks.chat import Chat
 from malmoi.text.chat import fit_turns
 
@@ -67,7 +67,7 @@ def chat_tab(entries: Mapping[str, LanguageEntry], worker: Worker, max_tokens: i
     if not entries:
         panel(note("No language model is served. Start the server with one: malmoi serve MODEL_DIR"))
         return
-    talk, told = Talk(entries, worker), [row[0] for row in examples(Chat())[::EACH]]
+    talk, samples = Talk(entries, worker), [row[0] for row in examples(Chat())[::EACH]]
     first = next((name for name, entry in entries.items() if entry.form), next(iter(entries)))
     model = gr.Dropdown(list(entries), value=first, label="Model", filterable=False, elem_id="chat-model")
     about = panel(note(talk.about(first)))
@@ -85,7 +85,7 @@ def chat_tab(entries: Mapping[str, LanguageEntry], worker: Worker, max_tokens: i
         stop = gr.Button("Stop", size="sm", interactive=False, min_width=90, elem_id="chat-stop")
         again = gr.Button("Regenerate", size="sm", min_width=90, elem_id="chat-again")
         clear = gr.Button("Clear", size="sm", min_width=90, elem_id="chat-clear")
-    clickable([[text] for text in (*EXAMPLES, *told)], [box])
+    clickable([[text] for text in (*EXAMPLES, *samples)], [box])
     settings = _settings(min(MOST_TOKENS, max_tokens))
     shown, asked = [box, conversation, status, stop, again], [conversation, model, *settings]
     box.submit(talk.say, [box, *asked], shown, **_EVENT)
@@ -208,12 +208,12 @@ class Talk:
             yield (turns, note("reading ..."), *_buttons(running=True)), False
             async with aclosing(self._worker.stream(entry.engine, ids, params)) as events:
                 async for reply in _replies(until(running.stop, events), dropped):
-                    told = [*turns, _turn("assistant", reply.text)]
+                    shown = [*turns, _turn("assistant", reply.text)]
                     buttons = _buttons(running=reply.finished is None)
-                    yield (told, note(reply.line()), *buttons), False
+                    yield (shown, note(reply.line()), *buttons), False
             if running.discarded:
                 yield ([], note(""), *_buttons()), False
-        except TOLD as error:
+        except REPORTED as error:
             yield (turns, note(str(error), kind="warn"), *_buttons()), True
         finally:
             if self._running.get(session) is running:

@@ -12,7 +12,7 @@ from malmoi.core.errors import UserError
 from malmoi.inside.attention import depth
 from malmoi.serve.catalogue import Entry, TaskEntry
 from malmoi.serve.page.look import clickable, named, note, panel
-from malmoi.serve.worker import TOLD, Worker
+from malmoi.serve.worker import REPORTED, Worker
 from malmoi.show.gallery import pictures_of
 from malmoi.show.picture import data_uri
 from malmoi.show.templates import piece
@@ -45,7 +45,7 @@ def inside_tab(catalogue: Mapping[str, Entry], worker: Worker) -> None:
             if len(text) > MOST_CHARACTERS:
                 raise UserError(f"{len(text):,} characters; give at most {MOST_CHARACTERS:,}")
             return await worker.call(drawn, catalogue[name], text, int(layer) or None, int(head) or None)
-        except TOLD as error:
+        except REPORTED as error:
             return note(str(error), kind="warn")
 
     def sliders(name: str) -> tuple[gr.Slider, gr.Slider]:

@@ -79,8 +79,8 @@ def _with_report(folder: Path, depth: int) -> Iterable[Path]:
 def compare_tab(runs: Sequence[Run], base: str) -> None:
     """Build the tab, within gr.Blocks. base: the path below which report n is sent as `base/n`."""
     if not runs:
-        mend = "Give a folder of runs: malmoi serve DIR --runs FOLDER. Make one: malmoi compare --help"
-        panel(note(f"No reports here. {mend}"))
+        fix = "Give a folder of runs: malmoi serve DIR --runs FOLDER. Make one: malmoi compare --help"
+        panel(note(f"No reports here. {fix}"))
         return
     panel(note("Which method is good enough, and what it costs: the comparisons of the runs folder."))
     chosen = gr.Dropdown(

@@ -15,10 +15,10 @@ from gradio.components import Component
 
 from malmoi.core.errors import UserError
 from malmoi.core.nouns import Answer, Entity, Question
-from malmoi.engine.ask import Asker, Manner
+from malmoi.engine.ask import Asker, AskSettings
 from malmoi.serve.catalogue import Entry, LanguageEntry, TaskEntry
 from malmoi.serve.page.look import clickable, joined, named, note, panel
-from malmoi.serve.worker import TOLD, Worker
+from malmoi.serve.worker import REPORTED, Worker
 from malmoi.tasks import TASKS, make_task
 from malmoi.tasks.base import Task
 from malmoi.tasks.kinds import CONTINUATION, LABEL, SPAN, TAGS, TEXT, Box, Kind, marked
@@ -88,8 +88,8 @@ def choices(catalogue: Mapping[str, Entry], task: Task[Any, Any]) -> dict[str, E
 
 def _task(task: Task[Any, Any], models: Mapping[str, Entry], worker: Worker, most_chars: int) -> None:
     if not models:
-        mend = f"Fit one (malmoi fit {task.name} --help) or serve a comparison's folder: malmoi serve DIR"
-        panel(note(f"No model for this task is served. {mend}"))
+        fix = f"Fit one (malmoi fit {task.name} --help) or serve a comparison's folder: malmoi serve DIR"
+        panel(note(f"No model for this task is served. {fix}"))
         return
     if task.about:
         panel(note(task.about))
@@ -170,7 +170,7 @@ class Bench:
             if (count := sum(len(text or "") for text in texts)) > self.most_chars:
                 raise UserError(f"{count:,} characters; give at most {self.most_chars:,}")
             outcome = await self._outcome(self.models[name], asked(self.task, [text or "" for text in texts]))
-        except TOLD as error:
+        except REPORTED as error:
             return note(f"{name}: {error}", kind="warn"), None
         took = f"{name} \u00b7 {_ms(outcome.seconds)}"
         if outcome.prediction is None:
@@ -192,7 +192,7 @@ class Bench:
 
     def _asker(self, entry: LanguageEntry) -> Asker:
         """As the method `prompted` asks where it has no examples."""
-        return Asker(entry.engine, self.task, Manner.as_it_is(self.task, (), entry.engine))
+        return Asker(entry.engine, self.task, AskSettings.as_it_is(self.task, (), entry.engine))
 
 
 def asked(task: Task[Any, Any], texts: Sequence[str]) -> Any:
