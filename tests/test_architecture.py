@@ -43,10 +43,7 @@ WIDE = {  # modules that import more of ours than MOST_IMPORTS, and how many
     "malmoi.methods.neural.pretrained": 17, "malmoi.methods.use": 15, "malmoi.serve.generation": 13,
     "malmoi.show.terminal": 14,
 }  # fmt: skip
-SAME_CLASSES = {  # public classes of one name
-    "Batch", "Choice", "Completion", "Material", "NextToken", "Recurrent", "Reply",
-    "Row", "Rows", "Source", "Talk", "Turns", "View",
-}  # fmt: skip
+SAME_CLASSES = {"Completion", "Material"}  # public classes of one name
 SAME_MODULES = {  # modules of one name
     "attention", "base", "bert", "cards", "chat", "config", "conversations", "engine", "examples", "folder",
     "metrics", "preferences", "settings", "units", "worker",

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from malmoi.compare.comparison import LABELS, OTHER, SHOWN, as_text, confusion, contrasts
 from malmoi.compare.settings import Material
-from malmoi.compare.verdict import Row, judge
+from malmoi.compare.verdict import MethodRow, judge
 from malmoi.core.nouns import Answer, Entity, Example, Question
 from malmoi.tasks import make_task
 
@@ -23,7 +23,7 @@ def compared(task_name: str, examples: list[Example], answers: dict[str, list]) 
     for name, predictions in answers.items():
         found = task.statistics(predictions, examples)
         metrics = {metric: statistic.metric() for metric, statistic in found.items()}
-        rows.append(Row(name, "traditional", "", found, metrics, {"cost_per_1000": 1.0}, predictions))
+        rows.append(MethodRow(name, "traditional", "", found, metrics, {"cost_per_1000": 1.0}, predictions))
     return contrasts(judge(rows, task.primary), material)
 
 

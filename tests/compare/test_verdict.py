@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from malmoi.compare.settings import parse_good_enough
 from malmoi.compare.verdict import (
     Floor,
-    Row,
+    MethodRow,
     Verdict,
     advice,
     count_of_costs,
@@ -35,15 +35,17 @@ NUM = 400
 
 def row(
     name: str, right: int, cost: float, *, metric: str = "accuracy", less: bool = False, last: bool = False
-) -> Row:
+) -> MethodRow:
     """A method that is right on the first (or last) `right` of NUM examples."""
     values_E = (np.arange(NUM) < right).astype(np.float64)[:: -1 if last else 1]
     found = mean(values_E, higher_is_better=not less)
-    return Row(name, "traditional", "", {metric: found}, {metric: found.metric()}, {"cost_per_1000": cost})
+    return MethodRow(
+        name, "traditional", "", {metric: found}, {metric: found.metric()}, {"cost_per_1000": cost}
+    )
 
 
-def failed(name: str) -> Row:
-    return Row(name, "transformer", "out of memory")
+def failed(name: str) -> MethodRow:
+    return MethodRow(name, "transformer", "out of memory")
 
 
 LEAD = "wins: accuracy 97.5% against"
@@ -83,7 +85,7 @@ BAG, LSTM, GPT = row("bag", 344, 0.1), row("lstm", 346, 40.0), row("gpt", 390, 9
         ([], None, None, "No method can be compared by accuracy"),
     ],
 )  # fmt: skip
-def test_cases(rows: list[Row], wanted: float | None, winner: str | None, words: str) -> None:
+def test_cases(rows: list[MethodRow], wanted: float | None, winner: str | None, words: str) -> None:
     verdict = judge(rows, "accuracy", wanted)
     assert (verdict.winner.name if verdict.winner else None) == winner
     assert words in advice(verdict, NUM)
@@ -112,7 +114,7 @@ def answered(share: float, metric: str = "accuracy", *, less: bool = False) -> F
     ],
 )  # fmt: skip
 def test_a_constant_is_not_recommended(
-    rows: list[Row], wanted: float | None, floor: float, winner: str | None, words: str
+    rows: list[MethodRow], wanted: float | None, floor: float, winner: str | None, words: str
 ) -> None:
     verdict = judge(rows, "accuracy", wanted, answered(floor))
     assert (verdict.winner.name if verdict.winner else None) == winner
@@ -186,7 +188,7 @@ def test_neighbours_and_the_best_are_tested() -> None:
     assert not verdict.against_next["lstm"].significant
 
 
-def beaten(one: Row, by: Row) -> bool:
+def beaten(one: MethodRow, by: MethodRow) -> bool:
     a, b = one.metrics["accuracy"].value, by.metrics["accuracy"].value
     return b >= a and by.cost <= one.cost and (b > a or by.cost < one.cost)
 

@@ -19,7 +19,7 @@ from malmoi.core.errors import UserError
 from malmoi.engine.engine import Engine
 from malmoi.engine.score import likelihoods, score, split_pair
 from malmoi.hub.folder import save_model
-from malmoi.inside.probe_files import Choice, Cloze, read_choices, read_cloze, read_pairs
+from malmoi.inside.probe_files import Cloze, MultipleChoice, read_choices, read_cloze, read_pairs
 from malmoi.inside.probes import chance, cloze, grammar_and_logic, minimal_pairs, multiple_choice, verdict
 from malmoi.models.ngram import KneserNey
 from malmoi.text.tokenizer import Tokenizer, train_tokenizer
@@ -98,9 +98,9 @@ def test_pairs_are_those_of_whole_sentences(tokenizer: Tokenizer) -> None:
 
 def test_multiple_choice(engine: Engine) -> None:
     items = [
-        Choice("The cat sleeps on the", ("mat.", "잔다 마당에서."), 0, "en"),
-        Choice("고양이는 ", ("mat.", "마당에서"), 1, "ko"),
-        Choice("The", ("cat", "sleeps"), 1, "en"),
+        MultipleChoice("The cat sleeps on the", ("mat.", "잔다 마당에서."), 0, "en"),
+        MultipleChoice("고양이는 ", ("mat.", "마당에서"), 1, "ko"),
+        MultipleChoice("The", ("cat", "sleeps"), 1, "en"),
     ]
     found = multiple_choice(engine, items)
     assert found["accuracy"].value == pytest.approx(2 / 3)

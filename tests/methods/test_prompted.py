@@ -18,7 +18,7 @@ from torch import Tensor
 
 from malmoi.core.errors import UserError
 from malmoi.core.nouns import Answer, Entity, Example, Message, Question, turns_error
-from malmoi.engine.ask import Asker, AskSettings, PlainText, Turns, calibrated, shortened, softmax, tidied
+from malmoi.engine.ask import Asker, AskSettings, ChatTurns, PlainText, calibrated, shortened, softmax, tidied
 from malmoi.engine.engine import Engine
 from malmoi.engine.request import Sampling
 from malmoi.engine.score import score
@@ -86,7 +86,7 @@ def test_a_foundation_model_reads_plain_text(text: str) -> None:
 
 
 def test_a_chat_model_reads_its_template() -> None:
-    turns = Turns(FORM)
+    turns = ChatTurns(FORM)
     assert turns.prompt_ids([Message("user", TEXTS[1])]) == FORM.prompt_ids([Message("user", TEXTS[1])])
     assert turns.end_ids == [BYTES.specials.turns["<|end|>"]]
 

@@ -10,20 +10,20 @@ import pytest
 from sklearn.feature_extraction.text import TfidfVectorizer
 
 from malmoi.methods.base import Parts
-from malmoi.methods.traditional.vectors import WORD, Vectors, View
+from malmoi.methods.traditional.vectors import WORD, NgramView, Vectors
 
 VIEWS = (
-    View("word", 1, 2),
-    View("word", 2, 3),
-    View("char_wb", 1, 5),
-    View("char_wb", 3, 4),
-    View("char", 2, 4),
+    NgramView("word", 1, 2),
+    NgramView("word", 2, 3),
+    NgramView("char_wb", 1, 5),
+    NgramView("char_wb", 3, 4),
+    NgramView("char", 2, 4),
 )
 WORDS = ("a", "I", "Über", "don't", "개가", "집에서", "1999!", " \n ", "\t\t", "😀", "ß", "İ")
 
 
 @pytest.mark.parametrize("view", VIEWS, ids=str)
-def test_rows_are_those_of_scikit_learn(view: View) -> None:
+def test_rows_are_those_of_scikit_learn(view: NgramView) -> None:
     rng = random.Random(0)
     texts = ["".join(rng.choices((*WORDS, " ", "  "), k=rng.randrange(1, 40))) for _ in range(40)]
     vectors = Vectors([view]).fit(texts[:30])

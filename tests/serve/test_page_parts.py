@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from malmoi.core.nouns import Answer, Entity, Message, Question
 from malmoi.methods.registry import make_method
 from malmoi.serve.catalogue import Catalogue, TaskEntry
-from malmoi.serve.page.chat_tab import Reply, Talk, until
+from malmoi.serve.page.chat_tab import ChatEvents, StreamedReply, until
 from malmoi.serve.page.look import note
 from malmoi.serve.page.reports import Run, find_runs, table_of
 from malmoi.serve.page.task_tabs import (
@@ -54,7 +54,7 @@ TAB: Any = SimpleNamespace(session_hash="tab")
 # --- chat
 
 
-def talk(act: Callable[[Talk], Any]) -> list[Any]:
+def talk(act: Callable[[ChatEvents], Any]) -> list[Any]:
     """All that the tab shows, one after the other, for a model that echoes."""
 
     async def all_shown() -> list[Any]:
@@ -62,7 +62,7 @@ def talk(act: Callable[[Talk], Any]) -> list[Any]:
         worker.start()
         entries = {"talker": scripted_entry("talker", Scripted(context=128), chats=True)}
         try:
-            return [shown async for shown in act(Talk(entries, worker))]
+            return [shown async for shown in act(ChatEvents(entries, worker))]
         finally:
             await worker.close(5)
 
@@ -116,7 +116,7 @@ def test_a_stopped_reply_leaves_the_engine_free(how: str) -> None:
         worker = Worker()
         worker.start()
         entry = scripted_entry("slow", Scripted(lambda _: "word " * 200, context=4096), chats=True)
-        talk = Talk({"slow": entry}, worker)
+        talk = ChatEvents({"slow": entry}, worker)
         try:
             shown = talk.say(TAB, "hi", [], "slow", "", 0.0, 1.0, 1000, None)
             seen = [await anext(shown), await anext(shown)]
@@ -155,8 +155,8 @@ def test_stop_does_not_wait_for_the_next_token() -> None:
 
 
 def test_a_line_of_a_reply_names_what_is_known() -> None:
-    assert Reply("a", 1, 0.02, 0.02).line() == "first token after 20 ms \u00b7 1 token"
-    whole = Reply("a", 11, 0.1, 1.1, 2, "length").line()
+    assert StreamedReply("a", 1, 0.02, 0.02).line() == "first token after 20 ms \u00b7 1 token"
+    whole = StreamedReply("a", 11, 0.1, 1.1, 2, "length").line()
     assert "10 tokens/s" in whole
     assert "2 oldest messages" in whole
     assert "cut" in whole

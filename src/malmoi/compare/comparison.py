@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from malmoi.compare.settings import ComparisonSettings, Material
-from malmoi.compare.verdict import PER, Row, Verdict, count_of_costs, saving, show, show_cost
+from malmoi.compare.verdict import PER, MethodRow, Verdict, count_of_costs, saving, show, show_cost
 from malmoi.core.nouns import Answer, Example, Metric
 from malmoi.methods.use import WINNER
 from malmoi.metrics.statistics import Floats
@@ -59,7 +59,7 @@ class Comparison:
     isolated: bool  # each method in processes of its own
 
     @property
-    def rows(self) -> list[Row]:
+    def rows(self) -> list[MethodRow]:
         """Every method, best first, the failed ones last."""
         return [*self.verdict.ranking, *self.verdict.left_out]
 
@@ -78,7 +78,7 @@ class Comparison:
         """How many predictions the shown costs are of."""
         return count_of_costs(row.cost for row in self.rows if row.costs)
 
-    def cost(self, row: Row) -> str:
+    def cost(self, row: MethodRow) -> str:
         """What `cost_count` predictions of a method cost."""
         return show_cost(row.cost, self.cost_count)
 
@@ -94,7 +94,7 @@ def contrasts(verdict: Verdict, material: Material) -> list[Contrast]:
     return [_contrast(a, b, a_E - b_E, material) for (a, a_E), (b, b_E) in pairwise(scored)]
 
 
-def _scores_E(row: Row, metric: str, material: Material) -> Floats:
+def _scores_E(row: MethodRow, metric: str, material: Material) -> Floats:
     """1 where right and 0 where wrong; for text each example's own value of the metric, more is better."""
     if not material.texts:
         right = [_is_right(*pair) for pair in zip(row.predictions, material.test, strict=True)]
@@ -110,7 +110,7 @@ def _is_right(prediction: Any, example: Example[Any, Any]) -> bool:
     return prediction in example.references
 
 
-def _contrast(a: Row, b: Row, gaps_E: Floats, material: Material) -> Contrast:
+def _contrast(a: MethodRow, b: MethodRow, gaps_E: Floats, material: Material) -> Contrast:
     counts = int((gaps_E > 0).sum()), int((gaps_E < 0).sum())
     orders = np.argsort(-gaps_E, kind="stable"), np.argsort(gaps_E, kind="stable")
     numbers = [order[: min(SHOWN, count)] for order, count in zip(orders, counts, strict=True)]
@@ -118,7 +118,7 @@ def _contrast(a: Row, b: Row, gaps_E: Floats, material: Material) -> Contrast:
     return Contrast((a.name, b.name), (first, second), counts)
 
 
-def _case(a: Row, b: Row, number: int, material: Material) -> Case:
+def _case(a: MethodRow, b: MethodRow, number: int, material: Material) -> Case:
     task, example = material.task, material.test[number]
     answers = (example.target, a.predictions[number], b.predictions[number])
     shown = (task.input_json(example.input), *(task.to_json(answer, example.input) for answer in answers))
@@ -176,13 +176,13 @@ def sentence(found: Comparison, teacher: str, student: str, *, by_people: bool) 
     return f"{text} {_costs(old, new, found.cost_unit, paid)}"
 
 
-def _with_interval(row: Row, metric: str) -> str:
+def _with_interval(row: MethodRow, metric: str) -> str:
     found = row.metrics[metric]
     ends = ", ".join(show(metric, found, end) for end in found.interval or ())
     return f"{show(metric, found)} [{ends}]"
 
 
-def kept(old: Row, new: Row, metric: str) -> str:
+def kept(old: MethodRow, new: MethodRow, metric: str) -> str:
     """The new row's quality in percent of the old one's, with its 95% interval (paired bootstrap)."""
     a, b = new.statistics[metric], old.statistics[metric]
     if not a.higher_is_better:
@@ -194,7 +194,7 @@ def kept(old: Row, new: Row, metric: str) -> str:
     return f"{a.value / b.value:.1%} [{low:.1%}, {high:.1%}]"
 
 
-def _costs(old: Row, new: Row, unit: str, paid_in: str) -> str:
+def _costs(old: MethodRow, new: MethodRow, unit: str, paid_in: str) -> str:
     a, b = new.costs, old.costs
     times = b["latency_p50_s"] / a["latency_p50_s"]
     speed = f"{figures(times, 2)}x faster" if times >= 1 else f"{figures(1 / times, 2)}x slower"

@@ -22,7 +22,16 @@ import torch
 
 from malmoi.compare.comparison import Comparison, confusions, contrasts
 from malmoi.compare.settings import ComparisonSettings, Material, load_material
-from malmoi.compare.verdict import MARGIN, SAME_COST, Row, Verdict, advice, best_possible, floor_of, judge
+from malmoi.compare.verdict import (
+    MARGIN,
+    SAME_COST,
+    MethodRow,
+    Verdict,
+    advice,
+    best_possible,
+    floor_of,
+    judge,
+)
 from malmoi.compare.worker import FIT, QUESTIONS, RECORD, RESULT, MethodJob, attempt, keep
 from malmoi.core.errors import UserError, nearest
 from malmoi.core.nouns import FitReport, Json, Metric, Say, silent
@@ -205,17 +214,17 @@ def _end(code: int, log: Path) -> str:
     return f"its process was killed ({name}{', most often for want of memory' if name == 'SIGKILL' else ''})"
 
 
-def _row(name: str, family: str, found: Json, material: Material, price_per_hour: float | None) -> Row:
+def _row(name: str, family: str, found: Json, material: Material, price_per_hour: float | None) -> MethodRow:
     """What is known of a method. One that is paid for its answers costs that, where the others cost money."""
     if "error" in found:
-        return Row(name, family, found["error"])
+        return MethodRow(name, family, found["error"])
     statistics, costs = _statistics(found, material), found["costs"]
     metrics = {metric: statistic.metric() for metric, statistic in statistics.items()}
     seconds, paid = 1000 / costs["predictions_per_s"], costs.get("price_per_1000")
     costs["cost_per_1000"] = paid if paid and price_per_hour else seconds * (price_per_hour or 3600) / 3600
     predictions = [material.task.from_json(value) for value in found["predictions"]]
     note = found["report"].get("note", "")
-    return Row(name, family, "", statistics, metrics, costs, predictions, note)
+    return MethodRow(name, family, "", statistics, metrics, costs, predictions, note)
 
 
 def _statistics(found: Json, material: Material) -> dict[str, Statistic]:
@@ -268,7 +277,7 @@ def _keep_winner(comparison: Comparison) -> None:
         keep_apart(comparison, winner, comparison.winner_folder)
 
 
-def keep_apart(comparison: Comparison, row: Row, folder: Path) -> None:
+def keep_apart(comparison: Comparison, row: MethodRow, folder: Path) -> None:
     """Copy the folder of one method, ready to use, with a card that tells what was measured."""
     settings, material = comparison.settings, comparison.material
     source = MethodJob(comparison.out, row.name).folder
@@ -309,5 +318,5 @@ def _results(comparison: Comparison, found: dict[str, Json]) -> Json:
     }  # fmt: skip
 
 
-def _measures(row: Row) -> Json:
+def _measures(row: MethodRow) -> Json:
     return {"family": row.family, "metrics": {name: asdict(metric) for name, metric in row.metrics.items()}}

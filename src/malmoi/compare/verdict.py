@@ -25,7 +25,7 @@ PER = {1_000: "1,000", 1_000_000: "1 million", 1_000_000_000: "1 billion"}  # pr
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class MethodRow:
     """One method: its metrics over the test examples and its costs, or why there are none (error).
 
     costs: unit in the key; `cost_per_1000` predictions is in money where a price is known, else in seconds.
@@ -63,19 +63,19 @@ class Verdict:
 
     metric: str
     wanted: float | None  # the value that is good enough
-    ranking: list[Row]  # best first
-    left_out: list[Row]  # failed, or without the metric
+    ranking: list[MethodRow]  # best first
+    left_out: list[MethodRow]  # failed, or without the metric
     against_best: dict[str, Difference]  # how much better the best is
     against_next: dict[str, Difference]  # how much better it is than the next in the ranking
     floor: Floor = NO_FLOOR
 
     @property
-    def best(self) -> Row | None:
+    def best(self) -> MethodRow | None:
         """First in the ranking."""
         return self.ranking[0] if self.ranking else None
 
     @property
-    def good_enough(self) -> list[Row]:
+    def good_enough(self) -> list[MethodRow]:
         """Those above the floor that reach what is wanted; without it, that are about as good as the best.
 
         That is: not significantly worse (5%), and not by more than MARGIN.
@@ -86,14 +86,14 @@ class Verdict:
         return [row for row, metric in metrics if gain(metric) >= gain(metric, self.wanted)]
 
     @property
-    def above_floor(self) -> list[Row]:
+    def above_floor(self) -> list[MethodRow]:
         """Those that beat the floor, best first; all of them where the metric has none."""
         least = self.floor.metrics.get(self.metric)
         if least is None:
             return self.ranking
         return [row for row in self.ranking if gain(row.metrics[self.metric]) > gain(least)]
 
-    def shortfall(self, row: Row) -> str:
+    def shortfall(self, row: MethodRow) -> str:
         """In what way a row is not as good as the best, in words; "" where it may be."""
         if row not in self.above_floor:
             return "not above the floor"
@@ -111,20 +111,20 @@ class Verdict:
         return MARGIN * (100 if self.metric in OF_100 else 1 if best.higher_is_better else abs(best.value))
 
     @property
-    def winner(self) -> Row | None:
+    def winner(self) -> MethodRow | None:
         """The cheapest that is good enough; the best one of equally cheap ones (SAME_COST)."""
         return best_of_cheapest(self.good_enough) if self.good_enough else None
 
     @property
-    def cheaper(self) -> Row | None:
+    def cheaper(self) -> MethodRow | None:
         """The cheapest that is good enough, where it costs less than the winner."""
         found = min(self.good_enough, key=lambda row: row.cost, default=None)
         return found if found and self.winner and found.cost < self.winner.cost else None
 
     @property
-    def front(self) -> list[Row]:
+    def front(self) -> list[MethodRow]:
         """Those that win where some quality above the floor is wanted, the cheapest first."""
-        found: list[Row] = []
+        found: list[MethodRow] = []
         for count in range(len(self.above_floor), 0, -1):
             row = best_of_cheapest(self.above_floor[:count])
             if not found or row is not found[-1]:
@@ -136,7 +136,7 @@ class Verdict:
         """The metric's name for people."""
         return self.metric.replace("_", " ")
 
-    def quality(self, row: Row) -> str:
+    def quality(self, row: MethodRow) -> str:
         """The row's value: `86.1%`."""
         return show(self.metric, row.metrics[self.metric])
 
@@ -158,12 +158,12 @@ class Verdict:
         least = self.floor.metrics.get(self.metric)
         return "" if least is None else f"{self.floor.words} ({show(self.metric, least)})"
 
-    def chance(self, row: Row) -> str:
+    def chance(self, row: MethodRow) -> str:
         """Whether the best's lead over this row may be chance, in words."""
         return f"difference {'' if self.against_best[row.name].significant else 'not '}significant"
 
 
-def best_of_cheapest(ranking: Sequence[Row]) -> Row:
+def best_of_cheapest(ranking: Sequence[MethodRow]) -> MethodRow:
     """The first of those whose cost is about the lowest (SAME_COST)."""
     most = SAME_COST * min(row.cost for row in ranking)
     return next(row for row in ranking if row.cost <= most)
@@ -204,13 +204,15 @@ def floor_of(task: Task[Any, Any], train: Sequence[Any], test: Sequence[Any]) ->
     return Floor(words, task.score([label] * len(test), test))
 
 
-def judge(rows: Sequence[Row], metric: str, wanted: float | None = None, floor: Floor = NO_FLOOR) -> Verdict:
+def judge(
+    rows: Sequence[MethodRow], metric: str, wanted: float | None = None, floor: Floor = NO_FLOOR
+) -> Verdict:
     """Rank by `metric`, the cheaper one first where equal, and test the differences (paired bootstrap)."""
     left_out = [row for row in rows if metric not in row.metrics]
     ranking = [row for row in rows if metric in row.metrics]
     ranking.sort(key=lambda row: (-gain(row.metrics[metric]), row.cost))
 
-    def lead(a: Row, b: Row) -> Difference:
+    def lead(a: MethodRow, b: MethodRow) -> Difference:
         return difference(a.statistics[metric], b.statistics[metric])
 
     best = {row.name: lead(ranking[0], row) for row in ranking[1:]}
@@ -246,7 +248,7 @@ def _chosen(verdict: Verdict) -> str:
     return text
 
 
-def _won(verdict: Verdict, best: Row, winner: Row | None) -> str:
+def _won(verdict: Verdict, best: MethodRow, winner: MethodRow | None) -> str:
     """Without a wanted value."""
     words, quality = verdict.words, verdict.quality
     if len(verdict.ranking) == 1:
@@ -262,7 +264,7 @@ def _won(verdict: Verdict, best: Row, winner: Row | None) -> str:
     return f"{best.name} wins: {lead}, {verdict.chance(other)}. {price}."
 
 
-def _enough(verdict: Verdict, best: Row, winner: Row | None) -> str:
+def _enough(verdict: Verdict, best: MethodRow, winner: MethodRow | None) -> str:
     wanted, number = verdict.goal, len(verdict.good_enough)
     lead = f"the best is {best.name} with {verdict.quality(best)}"
     if winner is None:
@@ -275,7 +277,7 @@ def _enough(verdict: Verdict, best: Row, winner: Row | None) -> str:
     return f"{text}. While {lead} ({verdict.chance(winner)}), {winner.name} is {saving(winner, best)}."
 
 
-def saving(cheap: Row, dear: Row) -> str:
+def saving(cheap: MethodRow, dear: MethodRow) -> str:
     """How much cheaper, to two digits."""
     times = dear.cost / cheap.cost
     return "about as cheap" if times < 1.05 else f"{figures(times, 2)}x cheaper"

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from malmoi.compare.comparison import Comparison
-from malmoi.compare.verdict import Row, show
+from malmoi.compare.verdict import MethodRow, show
 from malmoi.core.nouns import Message
 from malmoi.engine.engine import Engine
 from malmoi.engine.request import Sampling
@@ -101,7 +101,7 @@ def one_model_line(found: Comparison, method: str) -> OneModelLine | None:
     )  # fmt: skip
 
 
-def _quality(row: Row, metric: str, examples: Sequence[int]) -> str:
+def _quality(row: MethodRow, metric: str, examples: Sequence[int]) -> str:
     """A metric over some of the examples only."""
     if not examples:
         return ""

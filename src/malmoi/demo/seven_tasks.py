@@ -11,7 +11,7 @@ from rich.markup import escape
 from malmoi.compare.comparison import Comparison
 from malmoi.compare.runner import run_comparison
 from malmoi.compare.settings import ComparisonSettings
-from malmoi.compare.verdict import Row
+from malmoi.compare.verdict import MethodRow
 from malmoi.methods.registry import methods_for
 from malmoi.show.comparison_report import REPORT, write_comparison
 from malmoi.show.demo_report import TaskCell, TaskLine
@@ -103,5 +103,5 @@ def _cells(found: Comparison, family: str) -> Iterator[TaskCell]:
             yield TaskCell(row.name, "failed" if row.error else "n/a", "", False)
 
 
-def _speed(row: Row) -> str:
+def _speed(row: MethodRow) -> str:
     return f"{1000 * row.costs['latency_p50_s']:.2g} ms"

@@ -129,7 +129,7 @@ class Asker:
         self.scorer, self.tokenizer = scorer, tokenizer = engine.scorer, engine.tokenizer
         self.format: Format = (
             PlainText(tokenizer, settings.one_line) if settings.template is None
-            else Turns(ChatFormat(tokenizer, settings.template))
+            else ChatTurns(ChatFormat(tokenizer, settings.template))
         )  # fmt: skip
         self.most = (scorer.context or sys.maxsize) - settings.reply_tokens  # tokens of a prompt
         self.task = task.with_labels(settings.labels)
@@ -315,7 +315,7 @@ class Format(Protocol):
         ...
 
 
-class Turns:
+class ChatTurns:
     """Of a chat model, by its template."""
 
     stop = ()

@@ -15,7 +15,7 @@ from torch import Tensor
 from malmoi.engine.sampling import check_finite
 
 
-class Rows(Protocol):
+class BeamRows(Protocol):
     """The part of a `State` that beams need."""
 
     def select(self, rows: Sequence[int]) -> Self:
@@ -49,7 +49,7 @@ class _Row:
 
 @torch.inference_mode()
 def beam_search(
-    scorer: Stepper, state: Rows, first_id: int, end_id: int, beams: int, max_tokens: Sequence[int],
+    scorer: Stepper, state: BeamRows, first_id: int, end_id: int, beams: int, max_tokens: Sequence[int],
     length_penalty: float = 0.6, forbid: Sequence[int] = (), no_repeat: int = 0,
 ) -> list[list[int]]:  # fmt: skip
     """The best continuation of each row of `state`, which has read everything but `first_id`.

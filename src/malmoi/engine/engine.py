@@ -15,7 +15,7 @@ from itertools import chain
 
 from malmoi.core.errors import UserError
 from malmoi.engine.prefixes import Prefixes
-from malmoi.engine.queue import Turns
+from malmoi.engine.queue import RoundRobin
 from malmoi.engine.request import Completion, Request, Sampling, TokenEvent
 from malmoi.engine.step import Batch, Reader
 from malmoi.models.state import Scorer
@@ -49,7 +49,7 @@ class Engine:
         self.reader = Reader(scorer, max_rows, deterministic)
         self._prefixes = Prefixes(0 if deterministic else prefix_bytes)
         self._batch = Batch(self.reader, tokenizer, self._prefixes)
-        self._waiting: Turns[Request] = Turns()
+        self._waiting: RoundRobin[Request] = RoundRobin()
         self._inboxes: dict[int, deque[TokenEvent]] = {}  # of the requests of `stream` and `generate`
         self._submitted = 0
 

@@ -9,7 +9,7 @@ from typing import Generic, TypeVar
 T = TypeVar("T")
 
 
-class Turns(Generic[T]):
+class RoundRobin(Generic[T]):
     """Groups of items in the order of their turns. Each takes one item, then its group comes last."""
 
     def __init__(self) -> None:

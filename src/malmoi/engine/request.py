@@ -239,7 +239,7 @@ class Request:
 
 
 @dataclass(slots=True)
-class Row:
+class SampleRow:
     """One running sample: row b of the batch."""
 
     request: int

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from malmoi.engine.constraints import Constrainer, constrained
 from malmoi.engine.prefixes import LEAST_TOKENS, Found, Prefixes
-from malmoi.engine.request import FinishReason, Request, Row, TokenEvent, TopLogprobs
+from malmoi.engine.request import FinishReason, Request, SampleRow, TokenEvent, TopLogprobs
 from malmoi.engine.sampling import check_finite, sample, top_logprobs
 from malmoi.models.state import Scorer, State
 from malmoi.text.tokenizer import Tokenizer
@@ -38,7 +38,7 @@ class Tile:
     apart: it is not joined with others any more, for it failed together with them.
     """
 
-    rows: list[Row]
+    rows: list[SampleRow]
     state: State | None
     apart: bool = False
 
@@ -76,10 +76,10 @@ class Batch:
     """The running samples of an engine. Only `forward` and `sample` touch a state; the rest is safe."""
 
     def __init__(self, reader: Reader, tokenizer: Tokenizer, prefixes: Prefixes) -> None:
-        self.rows: dict[tuple[int, int], Row] = {}  # (request, index) -> a sample that has not ended
+        self.rows: dict[tuple[int, int], SampleRow] = {}  # (request, index) -> a sample that has not ended
         self._reader, self._tokenizer, self._prefixes = reader, tokenizer, prefixes
         self._ends = tokenizer.specials.ends
-        self._new: list[list[Row]] = []  # of each request whose prompt is not read yet
+        self._new: list[list[SampleRow]] = []  # of each request whose prompt is not read yet
         self._tiles: list[Tile] = []
         self._events: list[TokenEvent] = []
 
@@ -152,13 +152,13 @@ class Batch:
 
     # --- samples come and go
 
-    def _new_rows(self, request: Request) -> list[Row]:
+    def _new_rows(self, request: Request) -> list[SampleRow]:
         """The request's n samples, each with a random stream that only its seed and index decide."""
         params = request.params
         entropy = np.random.SeedSequence(params.seed).entropy
         seeds = [np.random.SeedSequence(entropy, spawn_key=(i,)) for i in range(params.n)]
         rows = [
-            Row(
+            SampleRow(
                 request.number, i, params, list(request.ids), len(request.ids),
                 np.random.Generator(np.random.Philox(seed)), self._decoder(request.ids),
             )
@@ -184,7 +184,7 @@ class Batch:
             if event.finished:
                 del self.rows[event.request, event.index]
 
-    def _end(self, rows: Sequence[Row], reason: FinishReason, error: Exception | None = None) -> None:
+    def _end(self, rows: Sequence[SampleRow], reason: FinishReason, error: Exception | None = None) -> None:
         for row in rows:
             self._emit(row.ended(reason, error))
 
@@ -237,7 +237,7 @@ class Batch:
             alone.apart = True
         return parts
 
-    def _read(self, samples: Sequence[list[Row]], found: Sequence[Found]) -> list[Part]:
+    def _read(self, samples: Sequence[list[SampleRow]], found: Sequence[Found]) -> list[Part]:
         """The rows of these requests, and what follows them."""
         if len(samples) > 1 or found[0].state is not None:
             try:
@@ -246,7 +246,7 @@ class Batch:
                 _log.warning("%d prompts could not be read together", len(samples), exc_info=True)
         return self._read_alone(samples)  # not in the handler, which holds on to what was allocated
 
-    def _read_alone(self, samples: Sequence[list[Row]]) -> list[Part]:
+    def _read_alone(self, samples: Sequence[list[SampleRow]]) -> list[Part]:
         """Each from its first token; what fails so has failed."""
         parts: list[Part] = []
         for rows in samples:
@@ -256,7 +256,7 @@ class Batch:
                 self._end(rows, "failed", error)
         return parts
 
-    def _read_together(self, samples: Sequence[list[Row]], found: Sequence[Found]) -> list[Part]:
+    def _read_together(self, samples: Sequence[list[SampleRow]], found: Sequence[Found]) -> list[Part]:
         """Read what each element's rows have in common once, and give every row a state."""
         room = max(min(rows[0].params.max_tokens, RESERVED_TOKENS) for rows in samples)
         logits_RV, state = self._reader.read_prompts([rows[0].ids for rows in samples], room, found)
@@ -308,7 +308,7 @@ class Batch:
                 self._remember(row.ids[: int(tile.state.lengths_B[b])], tile.state, b)
 
     def _choose(
-        self, rows: Sequence[Row], logits_BV: Tensor, uniforms: Sequence[float]
+        self, rows: Sequence[SampleRow], logits_BV: Tensor, uniforms: Sequence[float]
     ) -> list[Choice | Exception]:
         """What each row takes, or why it cannot."""
         try:
@@ -319,7 +319,7 @@ class Batch:
         alone = [self._choose([row], logits_BV[b : b + 1], uniforms[b : b + 1]) for b, row in enumerate(rows)]
         return list(chain(*alone))
 
-    def _event(self, row: Row, choice: Choice | Exception) -> TokenEvent:
+    def _event(self, row: SampleRow, choice: Choice | Exception) -> TokenEvent:
         try:
             if isinstance(choice, Exception):
                 raise choice
@@ -329,7 +329,7 @@ class Batch:
         except Exception as error:
             return row.ended("failed", error)
 
-    def _reason(self, row: Row, id: int) -> FinishReason | None:
+    def _reason(self, row: SampleRow, id: int) -> FinishReason | None:
         """Why nothing can follow this token, or None."""
         if id in self._ends:
             return "stop"
@@ -338,7 +338,7 @@ class Batch:
 
 
 def choose(
-    rows: Sequence[Row], logits_BV: Tensor, uniforms: Sequence[float], vocab_size: int
+    rows: Sequence[SampleRow], logits_BV: Tensor, uniforms: Sequence[float], vocab_size: int
 ) -> list[Choice]:
     """What each row takes. Raises UserError where a row's logits are not finite."""
     params = [row.params for row in rows]

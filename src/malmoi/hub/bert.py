@@ -61,7 +61,7 @@ class EncoderFolder:
 
 
 @dataclass(frozen=True, slots=True)
-class Family:
+class EncoderFamily:
     """How one family names things.
 
     sizes: its config's name of each size; layers: where its blocks are; names: ours -> theirs in a block.
@@ -116,9 +116,9 @@ _BERT_NAMES = {
     "down": ("output.dense",),
     "norm": ("output.LayerNorm",),
 }
-_BERT = Family(_BERT_SIZES, "encoder.layer", _BERT_NAMES)
-_ROBERTA = Family(_BERT_SIZES, "encoder.layer", _BERT_NAMES, between=2, positions_after_pad=True)
-_DISTILBERT = Family(
+_BERT = EncoderFamily(_BERT_SIZES, "encoder.layer", _BERT_NAMES)
+_ROBERTA = EncoderFamily(_BERT_SIZES, "encoder.layer", _BERT_NAMES, between=2, positions_after_pad=True)
+_DISTILBERT = EncoderFamily(
     {"layers": "n_layers", "width": "dim", "heads": "n_heads", "ff_width": "hidden_dim"},
     "transformer.layer",
     {
@@ -130,7 +130,7 @@ _DISTILBERT = Family(
         "norm": ("output_layer_norm",),
     },
 )
-ENCODERS: dict[str, Family] = {
+ENCODERS: dict[str, EncoderFamily] = {
     "bert": _BERT, "distilbert": _DISTILBERT, "roberta": _ROBERTA, "xlm-roberta": _ROBERTA,
 }  # fmt: skip
 
@@ -151,7 +151,7 @@ def load_bert(folder: Path, *, dropout: float = 0.0) -> BertEncoder:
     return _load(folder, dropout)[1]
 
 
-def _load(folder: Path, dropout: float) -> tuple[Family, BertEncoder]:
+def _load(folder: Path, dropout: float) -> tuple[EncoderFamily, BertEncoder]:
     files.check_readable(folder)
     if not (folder / CONFIG).is_file():
         raise UserError(f"{folder} has no {CONFIG}; give the folder of a BERT, RoBERTa or DistilBERT encoder")
@@ -183,7 +183,7 @@ def _load(folder: Path, dropout: float) -> tuple[Family, BertEncoder]:
 
 
 def _weights(
-    folder: Path, family: Family, encoder: BertEncoder, found: Json, checkpoint: Checkpoint
+    folder: Path, family: EncoderFamily, encoder: BertEncoder, found: Json, checkpoint: Checkpoint
 ) -> dict[str, Tensor]:
     """All of the encoder's tensors by our names."""
     prefix = next(

@@ -37,7 +37,7 @@ class Outside(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Family:
+class GGUFFamily:
     """What llama.cpp has for one `model_type`."""
 
     arch: gguf.MODEL_ARCH
@@ -53,19 +53,19 @@ class Family:
 _GELU = "gelu_pytorch_tanh"
 _ARCH = gguf.MODEL_ARCH
 FAMILIES = {
-    "llama": Family(_ARCH.LLAMA, biased=True, paired=True),
-    "mistral": Family(_ARCH.LLAMA, biased=True, paired=True),
-    "smollm3": Family(_ARCH.SMOLLM3, paired=True),
-    "qwen2": Family(_ARCH.QWEN2, whole_heads=True),
-    "qwen3": Family(_ARCH.QWEN3),
-    "gemma": Family(_ARCH.GEMMA, _GELU, tied=True, norm_plus_one=True),
-    "gemma2": Family(_ARCH.GEMMA2, _GELU, tied=True, norm_plus_one=True, windowed=True),
-    "gemma3_text": Family(_ARCH.GEMMA3, _GELU, norm_plus_one=True, windowed=True),
-    "gpt2": Family(_ARCH.GPT2, "gelu_new", biased=True),
+    "llama": GGUFFamily(_ARCH.LLAMA, biased=True, paired=True),
+    "mistral": GGUFFamily(_ARCH.LLAMA, biased=True, paired=True),
+    "smollm3": GGUFFamily(_ARCH.SMOLLM3, paired=True),
+    "qwen2": GGUFFamily(_ARCH.QWEN2, whole_heads=True),
+    "qwen3": GGUFFamily(_ARCH.QWEN3),
+    "gemma": GGUFFamily(_ARCH.GEMMA, _GELU, tied=True, norm_plus_one=True),
+    "gemma2": GGUFFamily(_ARCH.GEMMA2, _GELU, tied=True, norm_plus_one=True, windowed=True),
+    "gemma3_text": GGUFFamily(_ARCH.GEMMA3, _GELU, norm_plus_one=True, windowed=True),
+    "gpt2": GGUFFamily(_ARCH.GPT2, "gelu_new", biased=True),
 }
 
 
-def family_of(config: Json) -> Family:
+def family_of(config: Json) -> GGUFFamily:
     """Raises UserError for an architecture that cannot be written."""
     found = FAMILIES.get(str(config.get("model_type")))
     if found is None:
@@ -102,7 +102,7 @@ def _rope_refusals(config: Json) -> list[str]:
     return found
 
 
-def _gemma_refusals(config: Json, family: Family) -> list[str]:
+def _gemma_refusals(config: Json, family: GGUFFamily) -> list[str]:
     if not family.windowed:
         return []
     size = config["head_dim"]
@@ -177,7 +177,7 @@ def tensors(model: Outside) -> Iterator[tuple[str, Tensor]]:
         yield "rope_freqs.weight", torch.tensor(factors)
 
 
-def _turned(name: str, tensor: Tensor, config: Json, family: Family) -> Tensor:
+def _turned(name: str, tensor: Tensor, config: Json, family: GGUFFamily) -> Tensor:
     if config["model_type"] == "gpt2" and ".c_" in name and tensor.ndim == 2:
         return tensor.T.contiguous()
     if family.paired and ".q_proj." in name:
@@ -227,7 +227,7 @@ def largest_difference(path: Path, model: Outside) -> tuple[int, float]:
 # ---- numbers
 
 
-def _add_numbers(writer: gguf.GGUFWriter, config: Json, family: Family) -> None:
+def _add_numbers(writer: gguf.GGUFWriter, config: Json, family: GGUFFamily) -> None:
     heads = _number(config, "num_attention_heads", "n_head")
     width = _number(config, "hidden_size", "n_embd")
     writer.add_vocab_size(config["vocab_size"])

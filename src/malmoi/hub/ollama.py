@@ -24,7 +24,7 @@ _SHAPES: tuple[tuple[Role, ...], ...] = (
 )  # fmt: skip
 
 
-class Turns(NamedTuple):
+class TurnMarkers(NamedTuple):
     """A chat format that puts the same text around every turn of a role."""
 
     head: str  # before everything, where there is no system turn
@@ -58,7 +58,7 @@ class Turns(NamedTuple):
         return "".join(parts)
 
 
-def turns_of(form: ChatFormat) -> Turns | None:
+def turns_of(form: ChatFormat) -> TurnMarkers | None:
     """The format as text around turns, or None where it is more than that (a date, a turn left out)."""
     if "strftime_now" in form.template:
         return None
@@ -86,7 +86,7 @@ def modelfile(file: str, tokenizer: Tokenizer, ends: Sequence[int], context: int
     return "\n".join([*lines, f"PARAMETER num_ctx {context}", ""]), note
 
 
-def _learned(form: ChatFormat) -> Turns:
+def _learned(form: ChatFormat) -> TurnMarkers:
     """What stands between the turns of a long conversation. Raises ValueError where a turn is not there.
 
     Where one turn ends and the next begins is not distinguished further than the rendering needs.
@@ -96,7 +96,7 @@ def _learned(form: ChatFormat) -> Turns:
     after_user = _shared(reply, end)
     before_user = _shared(again[::-1], begin[::-1])[::-1]
     after_system = first_user.removesuffix(before_user) if first_user.endswith(before_user) else ""
-    return Turns(
+    return TurnMarkers(
         begin.removesuffix(before_user),
         {"system": start, "user": before_user, "assistant": reply.removeprefix(after_user)},
         {"system": after_system, "user": after_user, "assistant": again.removesuffix(before_user)},

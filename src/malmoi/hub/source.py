@@ -34,7 +34,7 @@ _POOLING = "1_Pooling/config.json"  # of sentence encoders
 _HUB_ID = re.compile(r"(?P<name>[\w.-]+/[\w.-]+)(@(?P<revision>[\w./-]+))?")
 
 
-class Source(NamedTuple):
+class ModelOrigin(NamedTuple):
     """Where a model came from: its files, what it is called, and its revision on the hub, if any."""
 
     folder: Path
@@ -69,7 +69,7 @@ def import_model(source: str, out: Path, say: Callable[[str], None] = print) -> 
     say(f"{found.name}{' at ' + found.revision if found.revision else ''} is in {out}: {what}")
 
 
-def find_source(source: str) -> Source:
+def find_source(source: str) -> ModelOrigin:
     """A model folder, or `owner/name[@revision]`, which is fetched from the hub.
 
     Raises UserError where there is no such folder, and the hub cannot be reached or does not give it.
@@ -78,7 +78,7 @@ def find_source(source: str) -> Source:
     if Path(source).exists():
         if not Path(source).is_dir():
             raise UserError(f"{source} is a file; give the folder of a model")
-        return Source(Path(source), str(Path(source).resolve()))
+        return ModelOrigin(Path(source), str(Path(source).resolve()))
     named = _HUB_ID.fullmatch(source)
     if named is None or source.startswith("."):
         raise UserError(
@@ -87,7 +87,7 @@ def find_source(source: str) -> Source:
     return _fetch(named["name"], named["revision"])
 
 
-def _fetch(name: str, revision: str | None) -> Source:
+def _fetch(name: str, revision: str | None) -> ModelOrigin:
     try:
         import huggingface_hub as hub
         from huggingface_hub import errors
@@ -121,7 +121,7 @@ def _fetch(name: str, revision: str | None) -> Source:
             f"{where} has no safetensors on the hub, and only these are read; convert it elsewhere: "
             "in transformers, from_pretrained and then save_pretrained"
         )
-    return Source(folder, name, folder.name)
+    return ModelOrigin(folder, name, folder.name)
 
 
 def _copy(source: Path, folder: Path) -> list[str]:

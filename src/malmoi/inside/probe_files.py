@@ -24,7 +24,7 @@ GROUPS = ("group", "UID", "phenomenon", "linguistics_term", "subject", "category
 
 
 @dataclass(frozen=True, slots=True)
-class Choice:
+class MultipleChoice:
     """A prompt and its possible continuations; `choices[answer]` is right."""
 
     prompt: str
@@ -50,7 +50,7 @@ def read_pairs(path: Path) -> list[MinimalPair]:
     return _read(path, _pair)
 
 
-def read_choices(path: Path) -> list[Choice]:
+def read_choices(path: Path) -> list[MultipleChoice]:
     """{"question" or "context", "choices", "answer"} rows.
 
     choices: a list, or {"text": [...], "label": [...]}. answer: the number of the right one (from 0), its
@@ -89,7 +89,7 @@ def _pair(row: Mapping[str, Any]) -> MinimalPair:
     return MinimalPair(good, bad, _group(row))
 
 
-def _choice(row: Mapping[str, Any]) -> Choice:
+def _choice(row: Mapping[str, Any]) -> MultipleChoice:
     given = _first(row, ("choices", "endings", "options"))
     texts = given.get("text") if isinstance(given, dict) else given
     labels = given.get("label") if isinstance(given, dict) else None
@@ -98,7 +98,7 @@ def _choice(row: Mapping[str, Any]) -> Choice:
     if len(choices) < 2 or not all(isinstance(text, str) and text.strip() for text in choices):
         raise Wrong('"choices" must be a list of two or more texts')
     answer = _answer(_first(row, ANSWERS), choices, labels)
-    return Choice(_text(row, PROMPTS), choices, answer, _group(row))
+    return MultipleChoice(_text(row, PROMPTS), choices, answer, _group(row))
 
 
 def _answer(value: Any, choices: Sequence[str], labels: Sequence[Any]) -> int:

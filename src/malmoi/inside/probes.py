@@ -19,7 +19,7 @@ from malmoi.core.nouns import Metric
 from malmoi.engine.engine import Engine
 from malmoi.engine.loaded import Loaded
 from malmoi.engine.score import Pair, likelihoods, score_choices, split_pair
-from malmoi.inside.probe_files import Choice, Cloze, read_choices, read_cloze, read_pairs
+from malmoi.inside.probe_files import Cloze, MultipleChoice, read_choices, read_cloze, read_pairs
 from malmoi.metrics.statistics import Floats, mean, word_perplexity
 from malmoi.util import files
 from malmoi.util.version import VERSION
@@ -52,7 +52,7 @@ def prefers_good(engine: Engine, pairs: Sequence[MinimalPair]) -> Floats:
     return np.array([good > bad for good, bad in scores], dtype=np.float64)
 
 
-def multiple_choice(engine: Engine, items: Sequence[Choice]) -> dict[str, Metric]:
+def multiple_choice(engine: Engine, items: Sequence[MultipleChoice]) -> dict[str, Metric]:
     """The share of items whose right choice is the likeliest after the prompt.
 
     "accuracy" goes by summed log-probability, "accuracy_norm" by that for each character, as in lm_eval's
@@ -113,7 +113,7 @@ def _check_length(length: int, context: int | None) -> None:
         )
 
 
-def _right(scores: Sequence[Sequence[float]], items: Sequence[Choice]) -> Floats:
+def _right(scores: Sequence[Sequence[float]], items: Sequence[MultipleChoice]) -> Floats:
     """right_E: whether the best score is the answer's (the first of equal ones)."""
     pairs = zip(scores, items, strict=True)
     return np.array([int(np.argmax(of)) == item.answer for of, item in pairs], dtype=np.float64)

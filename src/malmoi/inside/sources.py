@@ -41,7 +41,7 @@ class ReadText:
 
 
 @dataclass(frozen=True, slots=True)
-class NextToken:
+class NextTokenModel:
     """What predicts the next token of `text`: a GPT, a recurrent language model, an n-gram model."""
 
     model: Scorer
@@ -76,7 +76,7 @@ class BagOfWords:
     strongest: tuple[tuple[str, Floats], ...] = ()
 
 
-Source = ReadText | NextToken | Network | BagOfWords
+Source = ReadText | NextTokenModel | Network | BagOfWords
 
 
 @runtime_checkable

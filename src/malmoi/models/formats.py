@@ -23,7 +23,7 @@ DTYPES = {  # what a model computes with and holds
 QUANTIZED = {"int8": "malmoi.models.int8:INT8"}  # in fewer bits than it computes with
 
 
-class Rows(NamedTuple):
+class PackedRows(NamedTuple):
     """A packed matrix: its numbers, and what multiplies each row of them, if anything does."""
 
     numbers_NW: Tensor
@@ -44,19 +44,19 @@ class WeightFormat(Protocol):
     cache_dtype: torch.dtype | None
     error: float
 
-    def rows(self, matrix_NW: Tensor) -> Rows:
+    def rows(self, matrix_NW: Tensor) -> PackedRows:
         """Pack a matrix."""
         ...
 
-    def linear(self, linear: nn.Linear, rows: Rows) -> nn.Module:
+    def linear(self, linear: nn.Linear, rows: PackedRows) -> nn.Module:
         """What multiplies by packed rows without our kernels."""
         ...
 
-    def linear_for_many(self, linear: nn.Linear, rows: Rows) -> nn.Module | None:
+    def linear_for_many(self, linear: nn.Linear, rows: PackedRows) -> nn.Module | None:
         """What multiplies faster than our kernels where there are many rows and AMX; None: nothing."""
         ...
 
-    def embedding(self, embedding: nn.Embedding, rows: Rows) -> nn.Module:
+    def embedding(self, embedding: nn.Embedding, rows: PackedRows) -> nn.Module:
         """What looks up packed rows."""
         ...
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from malmoi.models.blocks import constant
-from malmoi.models.formats import Rows
+from malmoi.models.formats import PackedRows
 from malmoi.models.native.library import kernels
 from malmoi.util.hardware import cpu_flags
 
@@ -25,18 +25,18 @@ class Int8:
     cache_dtype = torch.bfloat16  # what attention adds up has more digits than what 8 bits leave of it
     error = 0.03
 
-    def rows(self, matrix_NW: Tensor) -> Rows:
+    def rows(self, matrix_NW: Tensor) -> PackedRows:
         """The nearest multiples of a row's largest magnitude / `most()`."""
         matrix_NW = matrix_NW.detach().float()
         scales_N = matrix_NW.abs().amax(1).clamp(min=1e-30) / most()
-        return Rows((matrix_NW / scales_N[:, None]).round().to(torch.int8), scales_N)
+        return PackedRows((matrix_NW / scales_N[:, None]).round().to(torch.int8), scales_N)
 
-    def linear(self, linear: nn.Linear, rows: Rows) -> nn.Module:
+    def linear(self, linear: nn.Linear, rows: PackedRows) -> nn.Module:
         return Int8Linear(rows, linear.bias)
 
     linear_for_many = linear
 
-    def embedding(self, embedding: nn.Embedding, rows: Rows) -> nn.Module:
+    def embedding(self, embedding: nn.Embedding, rows: PackedRows) -> nn.Module:
         del embedding
         return Int8Embedding(rows)
 
@@ -47,7 +47,7 @@ INT8 = Int8()
 class _Int8Module(nn.Module):
     """Holds rows in 8 bits."""
 
-    def __init__(self, rows: Rows) -> None:
+    def __init__(self, rows: PackedRows) -> None:
         super().__init__()
         assert rows.scales_N is not None
         self.rows, self._scales_N1 = rows, rows.scales_N[:, None]
@@ -65,7 +65,7 @@ class Int8Linear(_Int8Module):
     result is the same whatever stands beside it in a batch.
     """
 
-    def __init__(self, rows: Rows, bias_O: Tensor | None) -> None:
+    def __init__(self, rows: PackedRows, bias_O: Tensor | None) -> None:
         super().__init__(rows)
         self._bias_O = None if bias_O is None else bias_O.detach().float()
         self._scales_O = self._scales_N1[:, 0] / 127  # of both sides

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from malmoi.core.errors import UserError
-from malmoi.models.formats import DTYPES, QUANTIZED, Rows, WeightFormat, find_format
+from malmoi.models.formats import DTYPES, QUANTIZED, PackedRows, WeightFormat, find_format
 from malmoi.models.native.decoder import FusedDecoder, can_fuse
 from malmoi.models.native.library import kernels
 from malmoi.models.native.linear import KINDS, NativeEmbedding, NativeLinear, Panels
@@ -56,19 +56,19 @@ class Plain:
     def packed(self) -> torch.dtype:
         return self.dtype
 
-    def rows(self, matrix_NW: Tensor) -> Rows:
-        return Rows(matrix_NW.detach())
+    def rows(self, matrix_NW: Tensor) -> PackedRows:
+        return PackedRows(matrix_NW.detach())
 
-    def linear(self, linear: nn.Linear, rows: Rows) -> nn.Module:
+    def linear(self, linear: nn.Linear, rows: PackedRows) -> nn.Module:
         del rows
         pays = linear.weight.numel() >= _LEAST_NUMBERS.get(self.dtype, torch.inf)
         return PackedLinear(linear) if pays and onednn_packs(self.dtype) else linear
 
-    def linear_for_many(self, linear: nn.Linear, rows: Rows) -> nn.Module | None:
+    def linear_for_many(self, linear: nn.Linear, rows: PackedRows) -> nn.Module | None:
         del rows
         return PackedLinear(linear) if self.dtype == torch.bfloat16 and onednn_packs(self.dtype) else None
 
-    def embedding(self, embedding: nn.Embedding, rows: Rows) -> nn.Module:
+    def embedding(self, embedding: nn.Embedding, rows: PackedRows) -> nn.Module:
         del rows
         return embedding
 
@@ -120,7 +120,7 @@ class _Packer:
     def __init__(self, format: WeightFormat, library: ctypes.CDLL | None, model: nn.Module) -> None:
         self._format, self._library = format, library
         self._multiplied = {id(module.weight) for module in model.modules() if type(module) is nn.Linear}
-        self._rows: dict[int, Rows] = {}
+        self._rows: dict[int, PackedRows] = {}
         self._panels: dict[int, Panels] = {}
 
     def __call__(self, module: nn.Module) -> nn.Module:
@@ -136,7 +136,7 @@ class _Packer:
             return self._format.embedding(module, self._packed(module.weight))
         return module
 
-    def _packed(self, weight: Tensor) -> Rows:
+    def _packed(self, weight: Tensor) -> PackedRows:
         if self._format.packed == weight.dtype:  # not kept: memory would hold the model twice
             return self._format.rows(weight)
         if (rows := self._rows.get(id(weight))) is None:

@@ -24,7 +24,7 @@ from typing import Any, TypeVar
 
 from malmoi.core.errors import UserError
 from malmoi.engine.engine import Engine
-from malmoi.engine.queue import Turns
+from malmoi.engine.queue import RoundRobin
 from malmoi.engine.request import Sampling, TokenEvent
 
 T = TypeVar("T")
@@ -200,7 +200,7 @@ class Worker:
         self.observe: Observe | None = None
         self._inbox: SimpleQueue[Callable[[], None]] = SimpleQueue()
         self._asked: dict[Engine, dict[int, _Prompt]] = {}  # by the engine's number of a request
-        self._calls: Turns[tuple[_Group, Callable[[], Any]]] = Turns()
+        self._calls: RoundRobin[tuple[_Group, Callable[[], Any]]] = RoundRobin()
         self._open: dict[Engine | None, set[int]] = {}  # groups that have not ended; None: of calls
         self._groups = 0
         self._stopping = self._ended = False

@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from malmoi.compare.comparison import Comparison
-from malmoi.compare.verdict import PER, SAME_COST, Row, show
+from malmoi.compare.verdict import PER, SAME_COST, MethodRow, show
 from malmoi.show.charts import Look, Points, measured_curves, quality_against_cost
 from malmoi.show.palette import COLOURS, GREEN, HOT, MARKERS, veil
 from malmoi.show.templates import render
@@ -131,13 +131,13 @@ def _shots(comparison: Comparison) -> Iterator[RenderableType]:
     yield table
 
 
-def _chance(row: Row, comparison: Comparison) -> str:
+def _chance(row: MethodRow, comparison: Comparison) -> str:
     """Whether it may be as good as the best."""
     verdict = comparison.verdict
     return verdict.shortfall(row) or ("" if row is verdict.best else "maybe as good")
 
 
-def _cells(row: Row, comparison: Comparison) -> list[str]:
+def _cells(row: MethodRow, comparison: Comparison) -> list[str]:
     verdict, costs = comparison.verdict, row.costs
     if verdict.metric not in row.metrics:
         return ["", f"failed: {row.error}" if row.error else f"has no {verdict.words}"]

@@ -13,7 +13,7 @@ from malmoi.core.tensors import TokenBatch
 from malmoi.engine.loaded import Loaded
 from malmoi.inside.attention import Attended, Carried, record
 from malmoi.inside.gates import trace
-from malmoi.inside.sources import BagOfWords, Inspectable, Network, NextToken, ReadText, Source
+from malmoi.inside.sources import BagOfWords, Inspectable, Network, NextTokenModel, ReadText, Source
 from malmoi.inside.tokens import matrix_of, predictions
 from malmoi.models.language import LanguageModel
 from malmoi.models.ngram import KneserNey
@@ -55,7 +55,7 @@ def pictures_of(
     check_tokens(text.split())
     if isinstance(model, Loaded):
         tokenizer = model.tokenizer
-        sources: Sequence[Source] = (ReadText(text, tokenizer), NextToken(model.model, tokenizer, text))
+        sources: Sequence[Source] = (ReadText(text, tokenizer), NextTokenModel(model.model, tokenizer, text))
     else:
         sources = model.insides(text)
     with drawing():
@@ -84,7 +84,7 @@ class _Artist:
         yield draw_words(source)
 
     @draw.register
-    def _(self, source: NextToken) -> Iterator[Picture]:
+    def _(self, source: NextTokenModel) -> Iterator[Picture]:
         model, tokenizer = source.model, source.tokenizer
         ids = tokenizer.encode(source.text)
         check_tokens(ids)

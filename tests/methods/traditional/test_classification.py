@@ -16,7 +16,7 @@ from malmoi.core.nouns import Example
 from malmoi.methods.base import Parts
 from malmoi.methods.registry import make_method
 from malmoi.methods.traditional.text_classifiers import PRIOR_WORDS, Lexicon, TfIdf, log_odds
-from malmoi.methods.traditional.vectors import Vectors, View
+from malmoi.methods.traditional.vectors import NgramView, Vectors
 from malmoi.tasks import make_task
 from tests.methods.tiny import fitted_to
 
@@ -115,7 +115,7 @@ def test_some_strength_must_be_tried(task) -> None:
 
 
 def test_vectors_survive_their_parts_and_are_bounded() -> None:
-    vectors, parts = Vectors([View("word", 1, 2), View("char", 1, 3)], 30).fit(GOOD + BAD), Parts()
+    vectors, parts = Vectors([NgramView("word", 1, 2), NgramView("char", 1, 3)], 30).fit(GOOD + BAD), Parts()
     vectors.save(parts)
     rows = vectors.rows([*BAD, "새 문장 new"])
     assert (Vectors.restore(parts).rows([*BAD, "새 문장 new"]) != rows).nnz == 0
@@ -127,4 +127,4 @@ def test_vectors_survive_their_parts_and_are_bounded() -> None:
 
 def test_texts_without_words_are_refused() -> None:
     with pytest.raises(UserError, match="words"):
-        Vectors([View("word", 1, 1)]).fit(["", " "])
+        Vectors([NgramView("word", 1, 1)]).fit(["", " "])

@@ -115,7 +115,7 @@ class EndpointOptions(StrictModel):
 
 
 @dataclass(frozen=True, slots=True)
-class Reply:
+class RemoteReply:
     """What the model answered: "" for a refusal. seconds: from the question on, with all attempts.
 
     Where a server tells no tokens, they are counted as the bytes, which are at least as many.
@@ -147,11 +147,11 @@ class Endpoint:
         self.options, self.max_new_tokens = options, max_new_tokens
         self.reply_limit = options.reply_limit(max_new_tokens)
         self.cache = Path(options.cache).expanduser() if options.cache else cache_folder("remote")
-        self._outcomes: dict[str, Reply | Failure] = {}  # by key, of this and earlier calls
+        self._outcomes: dict[str, RemoteReply | Failure] = {}  # by key, of this and earlier calls
         self._sent = self._cached = self._failed_in_a_row = 0
         self._spent = self._reserved = 0.0
 
-    def ask(self, conversations: Sequence[Sequence[Message]]) -> list[Reply | Failure]:
+    def ask(self, conversations: Sequence[Sequence[Message]]) -> list[RemoteReply | Failure]:
         """The outcome of each, in order; equal conversations are asked once.
 
         Raises UserError where the key or the model is refused, where spend_limit is reached, where every
@@ -179,10 +179,10 @@ class Endpoint:
 
     def _known(self, key: str) -> bool:
         """Whether there is a reply already, here or in the cache."""
-        if isinstance(self._outcomes.get(key), Reply):
+        if isinstance(self._outcomes.get(key), RemoteReply):
             return True
         try:
-            reply = Reply(**json.loads(self._file(key).read_text(encoding="utf-8")))
+            reply = RemoteReply(**json.loads(self._file(key).read_text(encoding="utf-8")))
         except (OSError, ValueError, TypeError):  # none, or a damaged one
             return False
         self._outcomes[key] = reply
@@ -241,7 +241,7 @@ class Endpoint:
             f"{num_left:,} are left; the answers are kept, so a higher limit goes on from here"
         )
 
-    async def _ask(self, client: AsyncOpenAI, body: dict[str, Any]) -> Reply | Failure:
+    async def _ask(self, client: AsyncOpenAI, body: dict[str, Any]) -> RemoteReply | Failure:
         """One question with all its attempts, in bounded time. UserError for a refused key or model."""
         import openai
 
@@ -279,20 +279,22 @@ class Endpoint:
             await asyncio.sleep(min(8.0, 0.25 * 2**attempt))
         raise AssertionError("unreachable")
 
-    def _reply(self, found: dict[str, Any], body: dict[str, Any], seconds: float) -> Reply:
+    def _reply(self, found: dict[str, Any], body: dict[str, Any], seconds: float) -> RemoteReply:
         choice, usage = found["choices"][0], found.get("usage")
         text = choice["message"].get("content") or ""
         count = usage.get if isinstance(usage, dict) else lambda _: None
         tokens = count("prompt_tokens"), count("completion_tokens")
         tokens_in = tokens[0] if isinstance(tokens[0], int) else _most_tokens(body)
         tokens_out = tokens[1] if isinstance(tokens[1], int) else len(text.encode())
-        return Reply(self._hidden(text), str(choice.get("finish_reason")), tokens_in, tokens_out, seconds)
+        return RemoteReply(
+            self._hidden(text), str(choice.get("finish_reason")), tokens_in, tokens_out, seconds
+        )
 
-    def _keep(self, key: str, outcome: Reply | Failure) -> None:
+    def _keep(self, key: str, outcome: RemoteReply | Failure) -> None:
         """Remember an outcome. Raises UserError where the endpoint seems to be dead."""
         self._outcomes[key] = outcome
         self._sent += 1
-        if isinstance(outcome, Reply):
+        if isinstance(outcome, RemoteReply):
             self._failed_in_a_row = 0
             self._spent += self.options.price(outcome.tokens_in, outcome.tokens_out)
             write_json(self._file(key), asdict(outcome))
@@ -304,7 +306,7 @@ class Endpoint:
                     f"{outcome.reason}; the answers before are kept, run it again when the server works"
                 )
 
-    def _raise_when_all_failed(self, asked: Sequence[Reply | Failure]) -> None:
+    def _raise_when_all_failed(self, asked: Sequence[RemoteReply | Failure]) -> None:
         """One question may be at fault itself, so that alone is no reason, unless the endpoint is."""
         failures = [one for one in self._outcomes.values() if isinstance(one, Failure)]
         if len(failures) == len(self._outcomes) and (len(asked) > 1 or failures[-1].lasting):
@@ -340,7 +342,7 @@ class Endpoint:
             found |= {"spent": self._spent, "currency": self.options.currency}
         return found | ({"note": note} if (note := self._note(replies)) else {})
 
-    def _note(self, replies: Sequence[Reply]) -> str:
+    def _note(self, replies: Sequence[RemoteReply]) -> str:
         failures = [one for one in self._outcomes.values() if isinstance(one, Failure)]
         num_empty = sum(not one.text.strip() for one in replies)
         num_cut = sum(one.finish == "length" for one in replies)
@@ -367,8 +369,8 @@ class Endpoint:
             found["price_per_1000"] = 1000 * price / len(replies)
         return found
 
-    def _replies(self) -> list[Reply]:
-        return [one for one in self._outcomes.values() if isinstance(one, Reply)]
+    def _replies(self) -> list[RemoteReply]:
+        return [one for one in self._outcomes.values() if isinstance(one, RemoteReply)]
 
 
 def _api_key(variable: str) -> str:

@@ -17,7 +17,7 @@ from malmoi.engine.ask import MAX_ROWS, Asker, AskSettings
 from malmoi.engine.engine import Engine
 from malmoi.engine.loaded import open_model
 from malmoi.hub.folder import weights_hash
-from malmoi.inside.sources import NextToken, ReadText, Source
+from malmoi.inside.sources import NextTokenModel, ReadText, Source
 from malmoi.methods.base import Method, Parts
 from malmoi.methods.llm.shots import How, Shots, read_shots, shots_files
 from malmoi.tasks.base import Task
@@ -102,7 +102,7 @@ class LanguageMethod(Method):
 
     def insides(self, value: Any) -> tuple[Source, ...]:
         text = ReadText.of(value, self.asker.tokenizer)
-        return text, NextToken(self.asker.scorer, self.asker.tokenizer, text.text)
+        return text, NextTokenModel(self.asker.scorer, self.asker.tokenizer, text.text)
 
     @property
     def network(self) -> nn.Module | None:

@@ -10,7 +10,7 @@ from pydantic import NonNegativeInt
 from malmoi.core.nouns import Examples, FitReport, Predictions, Work
 from malmoi.engine.ask import known_labels
 from malmoi.methods.base import Method, Parts
-from malmoi.methods.llm.endpoint import Endpoint, EndpointOptions, Failure, Reply
+from malmoi.methods.llm.endpoint import Endpoint, EndpointOptions, Failure, RemoteReply
 from malmoi.methods.llm.shots import How, Shots, read_shots, shots_files
 from malmoi.tasks.kinds import EVERY_KIND
 
@@ -54,7 +54,7 @@ class Remote(Method):
         facts = self._endpoint.report()
         return Predictions(found, facts.get("note", ""), facts)
 
-    def _read(self, reply: Reply | Failure, value: Any) -> Any | None:
+    def _read(self, reply: RemoteReply | Failure, value: Any) -> Any | None:
         if isinstance(reply, Failure) or not reply.text.strip():
             return None
         found = self.task.parse(reply.text, value)

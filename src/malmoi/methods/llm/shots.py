@@ -16,7 +16,7 @@ import numpy as np
 from malmoi.core.errors import UserError
 from malmoi.core.nouns import Example
 from malmoi.data.readers import document_hash
-from malmoi.methods.traditional.vectors import Vectors, View
+from malmoi.methods.traditional.vectors import NgramView, Vectors
 from malmoi.tasks.base import Task
 from malmoi.tasks.kinds import entity_labels
 
@@ -25,7 +25,7 @@ Y = TypeVar("Y")
 How = Literal["random", "similar"]
 
 SHOTS_FILE = "shots.jsonl"
-LETTERS = (View("char_wb", 2, 4),)
+LETTERS = (NgramView("char_wb", 2, 4),)
 MOST_COMPARED = 20_000  # candidates for similarity, drawn by the seed
 
 

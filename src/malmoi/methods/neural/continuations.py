@@ -17,7 +17,7 @@ from malmoi.core.tensors import IGNORE, Loss, TokenBatch
 from malmoi.engine.engine import Engine
 from malmoi.engine.request import Sampling
 from malmoi.engine.score import score_in_parts
-from malmoi.inside.sources import NextToken, ReadText, Source
+from malmoi.inside.sources import NextTokenModel, ReadText, Source
 from malmoi.learn.losses import next_token_loss
 from malmoi.methods.base import Parts
 from malmoi.methods.neural.form import Backbone, Form, NeuralOptions, padded
@@ -116,7 +116,7 @@ class ContinuationForm(Form[list[int], LanguageModel]):
         return Engine(model.eval(), self.tokenizer, max_rows=32)
 
     def insides(self, model: LanguageModel, value: str) -> tuple[Source, ...]:
-        return ReadText(value, self.tokenizer), NextToken(model, self.tokenizer, value)
+        return ReadText(value, self.tokenizer), NextTokenModel(model, self.tokenizer, value)
 
     def parts(self) -> Parts:
         return Parts().with_tokenizer(self.tokenizer)

@@ -152,26 +152,26 @@ class Neural(Method):
         self.model.eval()
 
 
-class Recurrent(Neural):
+class RecurrentMethod(Neural):
     """Networks that read one position after the other, and so have no heads."""
 
     family = "recurrent"
     settled: ClassVar[Json] = {"heads": 1}
 
 
-class RNN(Recurrent):
+class RNN(RecurrentMethod):
     """Elman networks (Elman 1990)."""
 
     name = backbone = "rnn"
 
 
-class GRU(Recurrent):
+class GRU(RecurrentMethod):
     """Gated recurrent units (Cho et al. 2014)."""
 
     name = backbone = "gru"
 
 
-class LSTM(Recurrent):
+class LSTM(RecurrentMethod):
     """Long short-term memory (Hochreiter & Schmidhuber 1997)."""
 
     name = backbone = "lstm"

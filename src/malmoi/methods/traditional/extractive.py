@@ -14,7 +14,7 @@ from malmoi.core.config import StrictModel
 from malmoi.core.nouns import Examples, FitReport, Predictions, Work
 from malmoi.methods.base import Method, Parts
 from malmoi.methods.traditional.choice import quality
-from malmoi.methods.traditional.vectors import LIBRARIES, Vectors, View
+from malmoi.methods.traditional.vectors import LIBRARIES, NgramView, Vectors
 from malmoi.tasks.kinds import TEXT
 from malmoi.text.units import sentences
 
@@ -83,7 +83,7 @@ class TextRank(Lead):
     libraries = LIBRARIES
 
     def _prepare(self, documents: Sequence[str]) -> None:
-        self._vectors = Vectors([View("word", 1, 1), View("char_wb", 2, 3)]).fit(documents)
+        self._vectors = Vectors([NgramView("word", 1, 1), NgramView("char_wb", 2, 3)]).fit(documents)
 
     def _order(self, pieces: Sequence[str]) -> list[int]:
         if not pieces:

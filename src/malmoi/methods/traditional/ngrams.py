@@ -13,7 +13,7 @@ from malmoi.core.nouns import Examples, FitReport, Predictions, Work
 from malmoi.engine.engine import Engine
 from malmoi.engine.request import Sampling
 from malmoi.engine.score import score
-from malmoi.inside.sources import NextToken, ReadText, Source
+from malmoi.inside.sources import NextTokenModel, ReadText, Source
 from malmoi.methods.base import Method, Parts
 from malmoi.models.ngram import KneserNey
 from malmoi.tasks.kinds import CONTINUATION
@@ -61,7 +61,7 @@ class NGram(Method):
 
     def insides(self, value: str) -> tuple[Source, ...]:
         """See `Method.insides`."""
-        return ReadText(value, self._tokenizer), NextToken(self._model, self._tokenizer, value)
+        return ReadText(value, self._tokenizer), NextTokenModel(self._model, self._tokenizer, value)
 
     def parts(self) -> Parts:
         """See `Method.parts`."""

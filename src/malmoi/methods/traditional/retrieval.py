@@ -21,14 +21,14 @@ from malmoi.core.errors import UserError
 from malmoi.core.nouns import Examples, FitReport, Json, Message, Predictions, Work
 from malmoi.methods.base import Method, Parts
 from malmoi.methods.traditional.choice import best_setting, quality
-from malmoi.methods.traditional.vectors import LIBRARIES, Vectors, View
+from malmoi.methods.traditional.vectors import LIBRARIES, NgramView, Vectors
 from malmoi.tasks.base import Task
 from malmoi.tasks.kinds import TEXT
 
 CHUNK_INPUTS = 32
 CHOICE_INPUTS = 300
 MAX_FEATURES = 200_000  # of a view
-VIEWS = ((View("word", 1, 2), View("char_wb", 1, 4)), (View("char_wb", 1, 4),))
+VIEWS = ((NgramView("word", 1, 2), NgramView("char_wb", 1, 4)), (NgramView("char_wb", 1, 4),))
 DISCOUNTS = (0.3, 0.0, 0.6)
 NEIGHBOURS = (1, 64)
 TENSORS = ("indptr", "indices", "data")
@@ -37,7 +37,7 @@ Heard = Sequence[str]  # the texts of one input, the latest first
 
 
 class _Setting(NamedTuple):
-    views: tuple[View, ...]
+    views: tuple[NgramView, ...]
     discount: float
     neighbours: int
 
@@ -85,7 +85,7 @@ class Retrieval(Method):
         remembered = self._heard([example.input for example in kept])
 
         @cache
-        def vectors(views: tuple[View, ...]) -> Vectors:
+        def vectors(views: tuple[NgramView, ...]) -> Vectors:
             return Vectors(views, MAX_FEATURES).fit([latest for latest, *_ in remembered])
 
         def remember(setting: _Setting) -> None:

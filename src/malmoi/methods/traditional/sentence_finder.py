@@ -18,7 +18,7 @@ from malmoi.core.config import StrictModel
 from malmoi.core.errors import UserError
 from malmoi.core.nouns import Answer, Examples, FitReport, Predictions, Question, Work
 from malmoi.methods.base import Method, Parts
-from malmoi.methods.traditional.vectors import LIBRARIES, Vectors, View
+from malmoi.methods.traditional.vectors import LIBRARIES, NgramView, Vectors
 from malmoi.tasks.kinds import SPAN
 from malmoi.text.units import sentences
 
@@ -130,7 +130,7 @@ class SentenceSpan(Method):
         del valid, work
         texts = sorted({example.input.context for example in train})
         texts = [text[start:end] for text in texts for start, end in sentences(text)]
-        self._vectors = Vectors([View("word", 1, 1), View("char_wb", 2, 4)], 30_000).fit(texts)
+        self._vectors = Vectors([NgramView("word", 1, 1), NgramView("char_wb", 2, 4)], 30_000).fit(texts)
         rows, right = self._training(train)
         if not any(right):
             raise UserError("no training answer is a few words of its context; check answers and contexts")

@@ -26,7 +26,7 @@ from malmoi.data.encodings import decoded
 from malmoi.inside.sources import BagOfWords, ReadText, Source
 from malmoi.methods.base import Method, Parts
 from malmoi.methods.traditional.choice import best_setting, quality, softmax_layer
-from malmoi.methods.traditional.vectors import LIBRARIES, WORD, Vectors, View
+from malmoi.methods.traditional.vectors import LIBRARIES, WORD, NgramView, Vectors
 from malmoi.metrics.statistics import Floats
 from malmoi.tasks.checks import two_or_more
 from malmoi.tasks.kinds import LABEL
@@ -196,12 +196,12 @@ def log_odds(counts_LW: Floats) -> Floats:
     return np.where(odds_LW / deviation_LW >= SIGNIFICANT, odds_LW, 0.0)
 
 
-VIEWS = ((View("word", 1, 2), View("char_wb", 1, 5)), (View("char", 1, 5),))
+VIEWS = ((NgramView("word", 1, 2), NgramView("char_wb", 1, 5)), (NgramView("char", 1, 5),))
 CHOICE_TEXTS = 10_000  # of training, while constants are chosen
 
 
 class _Setting(NamedTuple):
-    views: tuple[View, ...]
+    views: tuple[NgramView, ...]
     c: float
     balanced: bool
     ratios: bool
@@ -211,14 +211,14 @@ class _Cut(NamedTuple):
     """Examples to learn from: their labels, and their rows by views, which are made once."""
 
     targets: list[str]
-    rows: Callable[[tuple[View, ...]], tuple[Vectors, Any]]
+    rows: Callable[[tuple[NgramView, ...]], tuple[Vectors, Any]]
 
 
 def _cut(examples: Examples, max_features: int) -> _Cut:
     texts = [example.input for example in examples]
 
     @cache
-    def rows(views: tuple[View, ...]) -> tuple[Vectors, Any]:
+    def rows(views: tuple[NgramView, ...]) -> tuple[Vectors, Any]:
         vectors = Vectors(views, max_features).fit(texts)
         return vectors, vectors.rows(texts)
 

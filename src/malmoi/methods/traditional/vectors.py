@@ -22,7 +22,7 @@ LIBRARIES = ("sklearn.feature_extraction.text", "sklearn.linear_model")  # of wh
 SMALL = 500  # with fewer texts, n-grams seen once count too
 
 
-class View(NamedTuple):
+class NgramView(NamedTuple):
     """One way to cut a text: n-grams of low..high words, or characters inside words ("char_wb") or across."""
 
     analyzer: Literal["word", "char", "char_wb"]
@@ -41,8 +41,8 @@ class Vectors:
     max_features: the most n-grams of each view. Make one with `fit` or `restore`.
     """
 
-    def __init__(self, views: Sequence[View], max_features: int = 100_000) -> None:
-        self.views, self.max_features = [View(*view) for view in views], max_features
+    def __init__(self, views: Sequence[NgramView], max_features: int = 100_000) -> None:
+        self.views, self.max_features = [NgramView(*view) for view in views], max_features
         self._vocabularies: list[dict[str, int]] = []
         self._idfs: list[NDArray[np.float32]] = []
 
@@ -102,7 +102,7 @@ class Vectors:
 
 
 def _rows(
-    texts: Sequence[str], view: View, vocabulary: dict[str, int], idf_F: NDArray[np.float32]
+    texts: Sequence[str], view: NgramView, vocabulary: dict[str, int], idf_F: NDArray[np.float32]
 ) -> sparse.csr_array:
     """rows_NF of one view."""
     known = ([vocabulary[term] for term in ngrams(text, view) if term in vocabulary] for text in texts)
@@ -118,7 +118,7 @@ def _rows(
     return sparse.csr_array((values, places, starts), shape=(len(texts), len(vocabulary)))
 
 
-def ngrams(text: str, view: View) -> Iterator[str]:
+def ngrams(text: str, view: NgramView) -> Iterator[str]:
     """The n-grams that `view` cuts a text into, as scikit-learn's analyzers of these names."""
     text = text.lower()
     if view.analyzer == "word":

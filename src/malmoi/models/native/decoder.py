@@ -109,7 +109,7 @@ class FusedDecoder:
         assert keys.dtype in (torch.float32, torch.bfloat16)
         assert keys.stride() == values.stride()
         assert keys[0, 0, 0].is_contiguous()
-        batch = library.Batch(
+        batch = library.KernelBatch(
             rows=len(piece.counts_B),
             num_tokens=len(ids_N),
             num_wanted=len(piece.wanted),

@@ -62,7 +62,7 @@ class Decoder(ctypes.Structure):
     )  # fmt: skip
 
 
-class Batch(ctypes.Structure):
+class KernelBatch(ctypes.Structure):
     """New tokens and the cache that they continue. See `kernels.cpp`."""
 
     _fields_ = (
@@ -125,6 +125,6 @@ def build(compiler: str, folder: Path, target: Sequence[str] = ()) -> ctypes.CDL
     library = ctypes.CDLL(str(path))
     library.malmoi_wide.restype = library.malmoi_most.restype = c_int64
     library.malmoi_linear.argtypes = (POINTER(Matrix), c_void_p, c_int64, c_void_p, c_int64)
-    library.malmoi_forward.argtypes = (POINTER(Decoder), POINTER(Batch))
+    library.malmoi_forward.argtypes = (POINTER(Decoder), POINTER(KernelBatch))
     library.malmoi_linear.restype = library.malmoi_forward.restype = None
     return library

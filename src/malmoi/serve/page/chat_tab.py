@@ -36,7 +36,7 @@ Shown = tuple[Any, ...]  # the box, the conversation, the line below it, the but
 
 
 @dataclass(frozen=True, slots=True)
-class Reply:
+class StreamedReply:
     """A reply so far. Seconds are from the moment of asking."""
 
     text: str = ""
@@ -67,7 +67,7 @@ def chat_tab(entries: Mapping[str, LanguageEntry], worker: Worker, max_tokens: i
     if not entries:
         panel(note("No language model is served. Start the server with one: malmoi serve MODEL_DIR"))
         return
-    talk, samples = Talk(entries, worker), [row[0] for row in examples(Chat())[::EACH]]
+    talk, samples = ChatEvents(entries, worker), [row[0] for row in examples(Chat())[::EACH]]
     first = next((name for name, entry in entries.items() if entry.form), next(iter(entries)))
     model = gr.Dropdown(list(entries), value=first, label="Model", filterable=False, elem_id="chat-model")
     about = panel(note(talk.about(first)))
@@ -126,7 +126,7 @@ class _Running:
     discarded: bool = False
 
 
-class Talk:
+class ChatEvents:
     """What the tab's buttons do. A browser's page has one reply at a time, named by the page's session."""
 
     def __init__(self, entries: Mapping[str, LanguageEntry], worker: Worker) -> None:
@@ -245,13 +245,13 @@ async def until(stop: asyncio.Event, events: AsyncIterator[T]) -> AsyncIterator[
             step.cancel()
 
 
-async def _replies(events: AsyncIterator[TokenEvent], dropped: int) -> AsyncIterator[Reply]:
+async def _replies(events: AsyncIterator[TokenEvent], dropped: int) -> AsyncIterator[StreamedReply]:
     """The reply so far, now and then, and whole at last."""
     start, shown_s = perf_counter(), 0.0
-    reply = Reply(dropped=dropped)
+    reply = StreamedReply(dropped=dropped)
     async for event in events:
         now_s = perf_counter() - start
-        reply = Reply(
+        reply = StreamedReply(
             reply.text + event.text, reply.num_tokens + (event.id is not None), reply.first_s or now_s,
             now_s, dropped, event.finished,
         )  # fmt: skip

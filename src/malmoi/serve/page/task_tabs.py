@@ -40,7 +40,7 @@ class Outcome:
 
 
 @dataclass(frozen=True, slots=True)
-class View:
+class Shown:
     """How a prediction is shown: a widget with a label, and its value."""
 
     widget: Callable[[str], Component]
@@ -245,15 +245,15 @@ def _text(label: str) -> Component:
 
 
 _ENTITIES = {"PER": "blue", "LOC": "green", "ORG": "orange", "DATE": "purple", "MISC": "red"}
-VIEWS: dict[Kind, View] = {
-    LABEL: View(
+VIEWS: dict[Kind, Shown] = {
+    LABEL: Shown(
         lambda label: gr.Label(label=label, num_top_classes=8),
         lambda it: dict(it.probabilities) if it.probabilities else it.prediction,
     ),
-    TAGS: View(_highlighted(_ENTITIES), lambda it: marked(it.value, it.prediction)),
-    SPAN: View(_highlighted({"answer": "green", "not in the text": "red"}), answer_value),
-    TEXT: View(_text, lambda it: it.prediction),
-    CONTINUATION: View(
+    TAGS: Shown(_highlighted(_ENTITIES), lambda it: marked(it.value, it.prediction)),
+    SPAN: Shown(_highlighted({"answer": "green", "not in the text": "red"}), answer_value),
+    TEXT: Shown(_text, lambda it: it.prediction),
+    CONTINUATION: Shown(
         _highlighted({"added": "blue"}, inline=False), lambda it: [(it.value, None), (it.prediction, "added")]
     ),
 }
