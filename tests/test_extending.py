@@ -16,8 +16,13 @@ from malmoi.compare.runner import run_comparison
 from malmoi.compare.settings import ComparisonSettings
 from malmoi.core.errors import UserError
 from malmoi.core.nouns import Example
+from malmoi.engine import Engine
+from malmoi.engine.loaded import Loaded
+from malmoi.engine.score import score
 from malmoi.learn.mixture import Source, make_mixture
 from malmoi.methods.registry import METHODS, make_method, methods_for
+from malmoi.models.cells import cell_named
+from malmoi.models.config import CELLS
 from malmoi.serve.catalogue import open_catalogue
 from malmoi.serve.page.task_tabs import NONE, Bench, choices
 from malmoi.serve.settings import ServeSettings
@@ -25,9 +30,10 @@ from malmoi.serve.web import build
 from malmoi.show.comparison_report import write_comparison
 from malmoi.tasks import TASKS, make_task
 from malmoi.tasks.base import Task
+from tests.contracts import test_cells as cells
 from tests.contracts import test_methods as contract
 from tests.engine.scripted import FORM
-from tests.methods.tiny import fitted_to
+from tests.methods.tiny import fitted_to, world
 from tests.serve.running import running
 
 PAGE = (Path(__file__).parents[1] / "docs" / "extending.md").read_text(encoding="utf-8")
@@ -53,6 +59,8 @@ def code(name: str) -> type[Any]:
 def registered(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(TASKS, "urgency", code("Urgency"))
     monkeypatch.setitem(METHODS, "majority", code("Majority"))
+    monkeypatch.setitem(CELLS, "mgu", code("MGU"))
+    monkeypatch.setitem(METHODS, "mgu", METHODS["lstm"])  # as the table does for every line of CELLS
 
 
 @pytest.fixture
@@ -182,6 +190,49 @@ def test_the_task_keeps_the_contract(task: Task[Any, Any], messages: Path) -> No
     assert (perfect["accuracy"].value, perfect["levels_off"].value) == (1, 0)
     assert task.score([None], [Example("Help!", "now")])["levels_off"].value == 2
     assert task.score(["later"], [Example("Help!", "today")])["levels_off"].value == 1
+
+
+def test_the_cell_keeps_the_contract() -> None:
+    cell = cell_named("mgu")
+    cells.check_layers(cell)
+    cells.check_padding(cell)
+    cells.check_step(cell)
+
+
+def test_the_cell_is_a_language_model(run: Run, tmp_path: Path) -> None:
+    text, folder = tmp_path / "text.txt", tmp_path / "mgu"
+    text.write_text("\n\n".join(SAID["now"] * 40), encoding="utf-8")
+    shape = (
+        "model.family=mgu",
+        "model.width=16",
+        "tokenizer.vocab_size=300",
+        "train.steps=3",
+        "train.batch=2",
+    )
+    settings = [part for one in shape for part in ("--set", one)]
+    run("pretrain", "lstm-nano", "--data", text, "--out", folder, *settings)
+    assert run("complete", folder, "The barn", "--max-tokens", 4).startswith("The barn")
+    run("inside", folder, "The barn is on fire.", "--out", tmp_path / "pictures")
+    assert "What an MGU remembers" in (tmp_path / "pictures" / "index.html").read_text(encoding="utf-8")
+    loaded = Loaded(folder)
+    engine = Engine(
+        loaded.model, loaded.tokenizer
+    )  # what is written one token at a time is what is read at once
+    ids = loaded.tokenizer.encode("The barn is on fire, come at once!")
+    whole = score(engine, [[loaded.tokenizer.start]], [ids])[0]
+    parts = [
+        score(engine, [[loaded.tokenizer.start, *ids[:at]]], [ids[at : at + 1]])[0] for at in range(len(ids))
+    ]
+    assert whole == pytest.approx(sum(parts), abs=1e-3)
+
+
+@pytest.mark.parametrize("task", ["classification", "ner", "translation"])
+def test_the_cell_is_a_method(task: str) -> None:
+    made, examples = world(task)
+    method = make_method("mgu", made, {"epochs": 0.1, "width": 16, "batch": 4, "vocab_size": 300})
+    fitted_to(method, examples[:24], examples[24:36])
+    assert method.family == "recurrent"
+    assert len(method.predict([one.input for one in examples[:3]]).values) == 3
 
 
 def test_mistakes_are_reported(task: Task[Any, Any], tmp_path: Path) -> None:

@@ -9,8 +9,9 @@ from torch import nn
 from malmoi.core.tensors import TokenBatch
 from malmoi.inside.attention import record
 from malmoi.inside.gates import trace
+from malmoi.models.cells import cell_named
+from malmoi.models.config import CELLS
 from malmoi.models.encoder import Encoder, EncoderConfig
-from malmoi.models.recurrent import CELLS
 from tests.models.variants import RECURRENTS, VOCAB, make_model
 
 GATES = {
@@ -24,7 +25,7 @@ GATES = {
 @pytest.mark.parametrize("family", CELLS)
 def test_hidden_states_equal_torchs(family: str, begun: bool) -> None:
     torch.manual_seed(0)
-    cells = CELLS[family](12, 10, 3, batch_first=True)
+    cells = cell_named(family).stack(12, 10, 3)
     x_BTX = torch.randn(1, 8, 12)
     state = torch.randn(3, 1, 10) if begun else None
     if begun and family == "lstm":

@@ -40,7 +40,7 @@ def test_crossing_of_n_and_n_squared() -> None:
     squared, straight = [n**2 / 300 for n in LENGTHS], [float(n) for n in LENGTHS]
     assert scaling.crossing(LENGTHS, squared, straight) == scaling.Crossing(pytest.approx(300))
     found = scaling.crossing(LENGTHS, [n**2 / 4000 for n in LENGTHS], straight)
-    assert found == scaling.Crossing(pytest.approx(4000), foretold=True)
+    assert found == scaling.Crossing(pytest.approx(4000), predicted=True)
     assert scaling.crossing(LENGTHS, [n**2 / 1e6 for n in LENGTHS], straight) is None
     assert scaling.crossing(LENGTHS, squared, [value / 1e9 for value in straight]) == scaling.Crossing(0)
     assert scaling.crossing(LENGTHS, straight, squared) is None

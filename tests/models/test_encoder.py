@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 from torch import Tensor, nn
 
-from malmoi.models import recurrent
+from malmoi.models import cells
 from malmoi.models.encoder import Encoder, EncoderConfig
 
 Family = Literal["transformer", "lstm", "gru", "rnn"]
@@ -78,7 +78,7 @@ def test_every_position_sees_both_sides_and_gradients_are_finite(family: Family)
 @pytest.mark.parametrize(("family", "module"), [("lstm", nn.LSTM), ("gru", nn.GRU), ("rnn", nn.RNN)])
 def test_recurrent_layers_equal_torch_bidirectional_ones(family: Family, module: type[nn.RNNBase]) -> None:
     encoder = make(family)
-    cells = module(16, 8, 2, batch_first=True, bidirectional=True)
+    layers = module(16, 8, 2, batch_first=True, bidirectional=True)
     names = {"forwards": "", "backwards": "_reverse"}
     weights = {
         f"{name.removesuffix('_l0')}_l{layer}{suffix}": parameter
@@ -86,11 +86,11 @@ def test_recurrent_layers_equal_torch_bidirectional_ones(family: Family, module:
         for layer, direction in enumerate(getattr(encoder.layers, side))
         for name, parameter in direction.named_parameters()
     }
-    cells.load_state_dict(weights)
+    layers.load_state_dict(weights)
     lengths = [7, 3, 1]
     ids_BT, x_BTD = ids(3, 7), encoder(ids(3, 7), masked(lengths))
     for b, n in enumerate(lengths):
-        expected_1TD, after = cells(encoder.embed(ids_BT[b : b + 1, :n]))
+        expected_1TD, after = layers(encoder.embed(ids_BT[b : b + 1, :n]))
         torch.testing.assert_close(x_BTD[b : b + 1, :n], expected_1TD)
         hidden = after[0] if isinstance(after, tuple) else after
         torch.testing.assert_close(encoder.ends(x_BTD, masked(lengths))[b], hidden[-2:, 0].flatten())
@@ -135,17 +135,17 @@ def test_bf16_is_near_fp32(family: Family) -> None:
 
 
 def test_without_an_lstm_in_bf16_it_is_that_of_fp32(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(recurrent, "has_bf16_lstm", lambda: False)
+    monkeypatch.setattr(cells, "has_bf16_lstm", lambda: False)
     encoder, mask_BT = make("lstm"), masked([9, 1, 4])
     expected_BTD = encoder(ids(3, 9), mask_BT)
     with torch.autocast("cpu", torch.bfloat16):
         found_BTD = encoder(ids(3, 9), mask_BT)
     assert torch.equal(found_BTD, expected_BTD)
-    assert recurrent.computed_in(encoder, "bf16") == (
+    assert cells.computed_in(encoder, "bf16") == (
         "bf16 (LSTM layers in fp32: this processor has none in bf16)"
     )
-    assert recurrent.computed_in(encoder, "fp32") == "fp32"
-    assert recurrent.computed_in(make("gru"), "bf16") == "bf16"
+    assert cells.computed_in(encoder, "fp32") == "fp32"
+    assert cells.computed_in(make("gru"), "bf16") == "bf16"
 
 
 def test_characters_tell_unknown_words_apart() -> None:

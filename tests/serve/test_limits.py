@@ -15,7 +15,7 @@ from typing import Any, cast
 import httpx
 import pytest
 
-from malmoi.core.nouns import Message
+from malmoi.core.nouns import Message, Predictions
 from malmoi.serve.api import INPUTS_A_CALL
 from malmoi.serve.catalogue import Catalogue, TaskEntry
 from malmoi.serve.guard import as_json
@@ -47,9 +47,9 @@ class Shouting:
     def __init__(self, log: list[Any]) -> None:
         self.log = log
 
-    def predict(self, inputs: Sequence[str]) -> list[str]:
+    def predict(self, inputs: Sequence[str]) -> Predictions:
         self.log.append(list(inputs))
-        return [text.upper() for text in inputs]
+        return Predictions([text.upper() for text in inputs])
 
     def probabilities(self, inputs: Sequence[str]) -> None:
         del inputs

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from malmoi.models.attention import Attention, CrossAttention, Memory, Sight, attend_all
+from malmoi.models.cells import RecurrentLayers
 from malmoi.models.seq2seq import RecurrentDecoder, Seq2Seq
 
 Kind = Literal["self", "cross"]
@@ -34,7 +35,7 @@ class Carried:
     """One call of recurrent layers: what went in. part: "encoder, forwards", "decoder", ..."""
 
     part: str
-    cells: nn.RNNBase
+    cells: RecurrentLayers
     x_TD: Tensor
     state: Any  # as torch takes it, of one row; None: zeros
 
@@ -101,11 +102,11 @@ def _seer(part: str, module: nn.Module, found: Recording) -> Callable[..., None]
     def cross(own: CrossAttention, args: Any, _: Tensor) -> None:
         found.attended.append(Attended(part, "cross", cross_weights(own, *args)[0]))
 
-    def carry(own: nn.RNNBase, args: Any, _: Any) -> None:
+    def carry(own: RecurrentLayers, args: Any, _: Any) -> None:
         state = args[1] if len(args) > 1 else None
         found.carried.append(Carried(part, own, args[0][0], state))
 
-    seers = ((Attention, attend), (CrossAttention, cross), (nn.RNNBase, carry))
+    seers = ((Attention, attend), (CrossAttention, cross), (RecurrentLayers, carry))
     return next((see for kind, see in seers if isinstance(module, kind)), None)
 
 

@@ -17,6 +17,7 @@ from torch.optim import AdamW, Optimizer
 
 from malmoi.models.attention import Attention, CrossAttention
 from malmoi.models.blocks import SwiGLU
+from malmoi.models.cells import RecurrentLayers
 from malmoi.models.heads import CRF
 from malmoi.models.lora import LoRALinear
 
@@ -132,7 +133,7 @@ def _inner_matrices(model: nn.Module) -> dict[Tensor, tuple[int, ...]]:
             found[module.kv.weight] = (len(module.kv.weight) // 2,) * 2
         elif isinstance(module, SwiGLU):
             found[module.gate_up.weight] = (len(module.gate_up.weight) // 2,) * 2
-        elif isinstance(module, nn.RNNBase):
+        elif isinstance(module, RecurrentLayers):
             for name, parameter in module.named_parameters():
                 if name.startswith("weight"):
                     found[parameter] = (module.hidden_size,) * (len(parameter) // module.hidden_size)

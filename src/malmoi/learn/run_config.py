@@ -386,7 +386,7 @@ def checked(adapter: TypeAdapter[Any], value: Json, place: str, root: type[BaseM
         first = error.errors()[0]
         path = [str(part) for part in first["loc"]]
         if place:
-            member = path[:1] == [str(value.get("family"))]  # the name of a union's member leads the path
+            member = path[:1] in (["transformer"], ["recurrent"])  # the union's member leads the path
             path = [place, *path[member:]]
         where = ".".join(path) or place
         if first["type"] == "extra_forbidden":

@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from malmoi.core.config import StrictModel
 from malmoi.core.errors import UserError, nearest
 from malmoi.methods.base import Method
+from malmoi.models.config import CELLS
 from malmoi.tasks.base import Task
 
 # Classes, or where they are: one is loaded when it is asked for, as most of them bring PyTorch.
@@ -25,9 +26,7 @@ METHODS: dict[str, str | type[Method]] = {  # the simplest first
     "textrank": "malmoi.methods.traditional.extractive:TextRank",
     "sentence": "malmoi.methods.traditional.sentence_finder:SentenceSpan",
     "retrieval": "malmoi.methods.traditional.retrieval:Retrieval",
-    "rnn": "malmoi.methods.neural.method:RNN",
-    "gru": "malmoi.methods.neural.method:GRU",
-    "lstm": "malmoi.methods.neural.method:LSTM",
+    **dict.fromkeys(CELLS, "malmoi.methods.neural.method:RecurrentMethod"),
     "transformer": "malmoi.methods.neural.method:TransformerMethod",
     "pretrained": "malmoi.methods.neural.pretrained:Pretrained",
     "prompted": "malmoi.methods.llm.prompted:Prompted",
@@ -36,17 +35,18 @@ METHODS: dict[str, str | type[Method]] = {  # the simplest first
 }
 # Left out of "all": an LSTM stands for the recurrent family, a pre-trained encoder must be named, and nothing
 # leaves this machine unasked.
-ON_REQUEST = {"rnn", "gru", "pretrained", "remote"}
+ON_REQUEST = {*CELLS, "pretrained", "remote"} - {"lstm"}
 _VARIANT = re.compile(r"[\w-]+")
 
 
 def method_class(name: str) -> type[Method] | None:
     """The class behind a name; "prompted:one" is a variant of "prompted", with options of its own."""
-    found = METHODS.get(name.partition(":")[0])
+    base = name.partition(":")[0]
+    found = METHODS.get(base)
     if not isinstance(found, str):
         return found
     module, _, name = found.partition(":")
-    return getattr(import_module(module), name)
+    return getattr(import_module(module), name).named(base)
 
 
 def settled_options(name: str, options: Mapping[str, Any]) -> dict[str, Any]:

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import cycle, islice
-from typing import Annotated, Literal, NamedTuple, Self
+from typing import Annotated, Any, Literal, NamedTuple, Self
 
-from pydantic import Field, TypeAdapter, model_validator
+from pydantic import AfterValidator, Discriminator, Field, Tag, TypeAdapter, model_validator
 
 from malmoi.core.config import StrictModel
+from malmoi.core.errors import nearest
 
+# Recurrent cells by name, simplest first: classes, or where they are, as they bring PyTorch.
+CELLS: dict[str, Any] = {
+    "rnn": "malmoi.models.cells:RNN",
+    "gru": "malmoi.models.cells:GRU",
+    "lstm": "malmoi.models.cells:LSTM",
+}
 # No model is larger: a damaged config is refused before memory or time is spent on it.
 MOST_VOCAB, MOST_LAYERS, MOST_SIZE = 1 << 24, 10_000, (1 << 31) - 1
 
@@ -193,10 +200,20 @@ def _repeated(pattern: Sequence[bool], length: int) -> tuple[bool, ...]:
     return tuple(islice(cycle(pattern), length))
 
 
-class RecurrentConfig(StrictModel):
-    """A recurrent language model: embedding, a stack of RNN, LSTM or GRU layers, output."""
+def _known_cell(name: str) -> str:
+    if name not in CELLS:
+        raise ValueError(f"no family {name!r}; {nearest(name, ('transformer', *CELLS))}")
+    return name
 
-    family: Literal["rnn", "lstm", "gru"]
+
+def _known_family(name: str) -> str:
+    return name if name == "transformer" else _known_cell(name)
+
+
+class RecurrentConfig(StrictModel):
+    """A recurrent language model: embedding, a stack of layers of one cell (see `CELLS`), output."""
+
+    family: Annotated[str, AfterValidator(_known_cell)]
     vocab_size: VocabSize
     layers: Layers
     width: Size
@@ -212,7 +229,7 @@ class RecurrentConfig(StrictModel):
 class ReaderConfig(StrictModel):
     """What encoders and encoder-decoders share. heads: of a Transformer; recurrent networks have none."""
 
-    family: Literal["transformer", "lstm", "gru", "rnn"]
+    family: Annotated[str, AfterValidator(_known_family)]
     vocab_size: VocabSize
     layers: Layers = 2
     width: Size = 128
@@ -237,5 +254,13 @@ class ReaderConfig(StrictModel):
         )  # fmt: skip
 
 
-ModelConfig = Annotated[TransformerConfig | RecurrentConfig, Field(discriminator="family")]
+def _kind(config: Any) -> str:
+    family = config.get("family") if isinstance(config, Mapping) else getattr(config, "family", None)
+    return "transformer" if family == "transformer" else "recurrent"
+
+
+ModelConfig = Annotated[
+    Annotated[TransformerConfig, Tag("transformer")] | Annotated[RecurrentConfig, Tag("recurrent")],
+    Discriminator(_kind),
+]
 model_config_adapter: TypeAdapter[TransformerConfig | RecurrentConfig] = TypeAdapter(ModelConfig)

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from malmoi.models.attention import Sight
 from malmoi.models.blocks import make_norm
+from malmoi.models.cells import cell_named
 from malmoi.models.config import ReaderConfig
-from malmoi.models.recurrent import CELLS, open_forget_gates
 from malmoi.models.rope import Rotary
 from malmoi.models.transformer import Block, initialise
 
@@ -127,15 +127,10 @@ class CellStack(nn.Module):
 
     def __init__(self, config: ReaderConfig) -> None:
         super().__init__()
-        self.forwards = nn.ModuleList(self._direction(config) for _ in range(config.layers))
-        self.backwards = nn.ModuleList(self._direction(config) for _ in range(config.layers))
+        cell, (width, half) = cell_named(config.family), (config.width, config.width // 2)
+        self.forwards = nn.ModuleList(cell.stack(width, half) for _ in range(config.layers))
+        self.backwards = nn.ModuleList(cell.stack(width, half) for _ in range(config.layers))
         self.dropout = nn.Dropout(config.dropout) if config.dropout else nn.Identity()
-
-    @staticmethod
-    def _direction(config: ReaderConfig) -> nn.RNNBase:
-        cells = CELLS[config.family](config.width, config.width // 2, batch_first=True)
-        open_forget_gates(cells)
-        return cells
 
     def forward(self, x_BTD: Tensor, mask_BT: Tensor) -> Tensor:
         turned_N = turned_round(mask_BT)

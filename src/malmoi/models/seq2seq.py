@@ -142,7 +142,7 @@ class RecurrentDecoder(Recurrent):
                 dropout=config.dropout,
             )
         )  # fmt: skip
-        self.num_parts = 2 if config.family == "lstm" else 1
+        self.num_parts = self.cell.num_parts
         self.bridge = nn.Linear(config.width, self.num_parts * config.layers * config.width)
         self.query = nn.Linear(config.width, config.width, bias=False)
         self.mix = nn.Linear(2 * config.width, config.width, bias=False)

@@ -123,7 +123,7 @@ def _token_square(rows_TS: np.ndarray, rows: Sequence[str], columns: Sequence[st
     return figure
 
 
-def draw_gates(trace: Trace, tokens: Sequence[str], kind: str, part: str, layer: int, note: str) -> Picture:
+def draw_gates(trace: Trace, tokens: Sequence[str], part: str, layer: int, note: str) -> Picture:
     """What a recurrent layer saves, loads and forgets at each token."""
     has_gates = bool(trace.gates)
     figure = new_figure(max(6.5, 2.4 + 0.26 * len(tokens)), 7.2 if has_gates else 5.2)
@@ -152,30 +152,13 @@ def draw_gates(trace: Trace, tokens: Sequence[str], kind: str, part: str, layer:
     label_tokens(axes[-1], tokens)
     for one in axes:
         bare(one).tick_params(length=0)
-    name = {"LSTM": "an LSTM", "GRU": "a GRU"}.get(kind, "an RNN")
-    title = f"What {name} remembers" + (f" ({part})" if part else "")
-    return Picture(_name("gates", part), title, _meaning(kind, layer) + note, figure)
-
-
-def _meaning(kind: str, layer: int) -> str:
-    seen = (
-        f"Layer {layer + 1}; time runs to the right. The coloured field is {{}}, one line a number: green "
-        "above zero, red below; below it, how long that vector is. A stripe that goes on is something "
-        "remembered. "
+    title = f"What {trace.cell.title} remembers" + (f" ({part})" if part else "")
+    meaning = (
+        f"Layer {layer + 1}; time runs to the right. The coloured field is {trace.cell.memory}, one line a "
+        "number: green above zero, red below; below it, how long that vector is. A stripe that goes on is "
+        f"something remembered. {trace.cell.explained}"
     )
-    if kind == "LSTM":
-        return seen.format("the cell") + (
-            "The lines are the gates, from 0 (shut) to 1 (open): the forget gate keeps the old cell where "
-            "it is open and forgets where it shuts, the input gate saves the new token, the output gate "
-            "loads the cell into what the next layer sees."
-        )
-    if kind == "GRU":
-        return seen.format("the state") + (
-            "The lines are the gates, from 0 (shut) to 1 (open): an open update gate keeps the old state, "
-            "a shut one writes the new; the reset gate says how much of the old state is loaded to make "
-            "the new one."
-        )
-    return seen.format("the state") + "An RNN has no gates: every token rewrites all of its state."
+    return Picture(_name("gates", part), title, meaning + note, figure)
 
 
 def _name(name: str, part: str) -> str:

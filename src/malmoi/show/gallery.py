@@ -145,7 +145,7 @@ class _Artist:
         if part.endswith("backwards"):
             found = found.turned()
         note = _left_out(len(tokens), MOST_TOKENS)
-        return draw_gates(found.first(MOST_TOKENS), tokens[:MOST_TOKENS], call.cells.mode, part, layer, note)
+        return draw_gates(found.first(MOST_TOKENS), tokens[:MOST_TOKENS], part, layer, note)
 
 
 def _embeddings(embed: nn.Module, tokenizer: Tokenizer, ids: Sequence[int]) -> Iterator[Picture]:

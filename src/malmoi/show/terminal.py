@@ -38,7 +38,7 @@ _LEVEL_COLOURS = {"error": "red", "warning": "yellow", "note": "cyan"}
 
 def announce(run: Job[Any], words: Words = str) -> None:
     """What is learned, from what, with how much time and memory, before the work starts."""
-    from malmoi.models.recurrent import computed_in
+    from malmoi.models.cells import computed_in
 
     loop, trial, spec = run.loop, run.trial, run.trial.spec
     mfu = trial.utilisation(run.model, loop.context, trial.tokens_per_s)

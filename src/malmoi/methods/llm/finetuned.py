@@ -29,10 +29,10 @@ from malmoi.methods.base import Parts
 from malmoi.methods.llm.prompted import LanguageMethod, ModelPath
 from malmoi.methods.neural.continuations import text_rows
 from malmoi.models.build import build_model
+from malmoi.models.cells import computed_in
 from malmoi.models.config import model_config_adapter
 from malmoi.models.language import LanguageModel
 from malmoi.models.lora import LoRASpec, add_lora, merge_lora
-from malmoi.models.recurrent import computed_in
 from malmoi.text.chat import ChatFormat, ChatRow, new_markers
 from malmoi.util.hardware import pick_device, training_dtype
 from malmoi.util.units import counted

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
-from typing import Annotated, Any, ClassVar, Generic, Literal, Self, TypeVar
+from typing import Annotated, Any, ClassVar, Generic, Self, TypeVar
 
 import numpy as np
 import torch
@@ -26,7 +26,7 @@ from malmoi.models.encoder import EncoderConfig
 from malmoi.models.heads import MaskedLanguageModel
 from malmoi.tasks.base import Task
 
-Backbone = Literal["rnn", "gru", "lstm", "transformer"]
+Backbone = str  # "transformer", or the name of a recurrent cell
 Share = Annotated[float, Field(ge=0, lt=1)]
 
 Row = TypeVar("Row")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import cache
 from itertools import accumulate
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -27,8 +28,8 @@ from malmoi.methods.neural.labels import LabelForm
 from malmoi.methods.neural.spans import SpanForm
 from malmoi.methods.neural.tags import TagForm
 from malmoi.methods.neural.texts import TextForm
+from malmoi.models.cells import cell_named, computed_in
 from malmoi.models.heads import MaskedLanguageModel
-from malmoi.models.recurrent import computed_in
 from malmoi.tasks.base import Task
 from malmoi.tasks.kinds import CONTINUATION, LABEL, SPAN, TAGS, TEXT, Kind
 from malmoi.util.hardware import pick_device, training_dtype
@@ -153,28 +154,21 @@ class Neural(Method):
 
 
 class RecurrentMethod(Neural):
-    """Networks that read one position after the other, and so have no heads."""
+    """Networks that read one position after the other, and so have no heads; one method for each cell."""
 
     family = "recurrent"
     settled: ClassVar[Json] = {"heads": 1}
 
-
-class RNN(RecurrentMethod):
-    """Elman networks (Elman 1990)."""
-
-    name = backbone = "rnn"
+    @classmethod
+    def named(cls, name: str) -> type[Method]:
+        return _of_cell(name)
 
 
-class GRU(RecurrentMethod):
-    """Gated recurrent units (Cho et al. 2014)."""
-
-    name = backbone = "gru"
-
-
-class LSTM(RecurrentMethod):
-    """Long short-term memory (Hochreiter & Schmidhuber 1997)."""
-
-    name = backbone = "lstm"
+@cache
+def _of_cell(name: str) -> type[RecurrentMethod]:
+    return type(
+        name, (RecurrentMethod,), {"name": name, "backbone": name, "__doc__": cell_named(name).__doc__}
+    )
 
 
 class TransformerMethod(Neural):
