@@ -17,7 +17,6 @@ from malmoi.compare.distill import DistillSettings, distill
 from malmoi.compare.runner import run_comparison
 from malmoi.compare.settings import ComparisonSettings
 from malmoi.core.errors import UserError
-from malmoi.core.nouns import Budget
 from malmoi.learn.counting import count_ngrams
 from malmoi.learn.job import prepare
 from malmoi.learn.objectives import TRAININGS
@@ -132,7 +131,15 @@ def test_every_command_that_writes_a_folder_asks_first(chat: Path, corpus: Path,
         lambda: prepare(TRAININGS["finetune"], tuning, out, resume=True, say=pytest.fail),
         lambda: prepare(TRAININGS["align"], align, out, resume=True, say=pytest.fail),
         lambda: fit_method(
-            task, "tfidf", reviews, None, out, options={}, budget=Budget(), allow_skips=False, say=pytest.fail
+            task,
+            "tfidf",
+            reviews,
+            None,
+            out,
+            options={},
+            budget_seconds=None,
+            allow_skips=False,
+            say=pytest.fail,
         ),
         lambda: run_comparison(settings, out, isolated=False),
         lambda: distill(asked, out, isolated=False),
@@ -149,7 +156,7 @@ def test_a_lock_that_a_dead_process_left_is_in_nobodys_way(tmp_path: Path) -> No
     out.mkdir()
     (out / LOCK).write_text('{"process": 1, "host": "elsewhere", "since": "then"}')
     fit_method(
-        make_task("classification"), "tfidf", reviews, None, out, options={}, budget=Budget(),
+        make_task("classification"), "tfidf", reviews, None, out, options={}, budget_seconds=None,
         allow_skips=False, say=lambda _: None,
     )  # fmt: skip
     assert LOCK not in {path.name for path in out.iterdir()}

@@ -19,7 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from malmoi.cli.chatting import COMMANDS, Talk, meter, parse_command, read_message
+from malmoi.cli.chatting import COMMANDS, ChatLoop, meter, parse_command, read_message
 from malmoi.core.errors import UserError
 from malmoi.engine.session import ChatSession
 from malmoi.hub.folder import save_model
@@ -117,7 +117,7 @@ class Told:
     def __init__(self, scorer: Scripted, *, terminal: bool = False) -> None:
         self.session = ChatSession(engine(scorer), FORM)
         self.stderr = io.StringIO()
-        self.talk = Talk(self.session, Console(file=self.stderr, soft_wrap=True), terminal=terminal)
+        self.talk = ChatLoop(self.session, Console(file=self.stderr, soft_wrap=True), terminal=terminal)
 
     def run(self, *found: str | type[BaseException]) -> str:
         """The notes that these lines lead to."""

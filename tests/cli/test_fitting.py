@@ -289,6 +289,18 @@ def test_what_was_fitted_is_kept_though_measuring_it_fails(
     assert run("evaluate", tmp_path / "m", "--data", train)[0] == 0
 
 
+def test_ctrl_c_says_how_to_go_on(
+    run: Run, write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("malmoi.methods.use.evaluate", interrupted)
+    code, said, errors = fit(run, "classification", "tfidf", write("t.jsonl", GEESE), tmp_path / "m")
+    assert (code, errors) == (130, "")
+    assert said.endswith("stopped; the same command goes on from where it was\n")
+
+
 def test_what_is_unseen_or_in_both_parts_is_reported(run: Run, write: Write, tmp_path: Path) -> None:
     train = write("train.jsonl", GEESE)
     valid = write("valid.jsonl", [{"text": "new", "label": "soso"}, {"text": "newer", "label": "soso"}])

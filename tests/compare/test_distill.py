@@ -13,7 +13,7 @@ import pytest
 from typer.testing import CliRunner
 
 from malmoi.cli.words import app
-from malmoi.compare.distill import Distilled, DistillSettings, distill, read_inputs
+from malmoi.compare.distill import Distilled, DistillSettings, distill
 from malmoi.core.errors import UserError
 from malmoi.methods.folder import load_method, save_method
 from malmoi.methods.registry import make_method
@@ -380,21 +380,6 @@ def test_other_folders_are_left_alone(reviews: Path) -> None:
             DistillSettings(task="classification", teacher=name, student="lexicon",
                             unlabelled=reviews / "raw.jsonl"), reviews, isolated=False
         )  # fmt: skip
-
-
-def test_inputs_are_lines_or_rows(tmp_path: Path) -> None:
-    task, folder = make_task("classification"), tmp_path / "raw"
-    folder.mkdir()
-    (folder / "a.txt").write_text("첫째 줄\n\nsecond\n첫째 줄\n", encoding="utf-8")
-    (folder / "b.csv").write_text("review,label\nthird,x\n", encoding="utf-8")
-    write(folder / "c.jsonl", [{"text": "넷째"}])
-    assert read_inputs(task, folder) == ["첫째 줄", "second", "third", "넷째"]
-    write(folder / "c.jsonl", [{"number": 4}, {"text": 5}])
-    with pytest.raises(UserError, match=r"2 wrong rows; the first, .*c.jsonl:1: .*`allow_skips`"):
-        read_inputs(task, folder)
-    said: list[str] = []
-    assert len(read_inputs(task, folder, allow_skips=True, say=said.append)) == 3
-    assert "2 rows left out" in said[0]
 
 
 def test_the_winner_of_a_comparison_teaches(reviews: Path, tmp_path: Path) -> None:

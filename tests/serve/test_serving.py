@@ -16,10 +16,10 @@ import httpx
 import pytest
 from typer.testing import CliRunner
 
-from malmoi.cli import serving
 from malmoi.cli.words import app
 from malmoi.core.errors import UserError
 from malmoi.serve.catalogue import LanguageEntry, TaskEntry, open_catalogue
+from malmoi.serve.server import _example
 from malmoi.serve.settings import ServeSettings
 from malmoi.tasks import TASKS
 from malmoi.util.files import write_json
@@ -63,7 +63,7 @@ def test_every_task_predicts_over_http(tmp_path: Path) -> None:
         assert {one["id"] for one in server.get("/v1/tasks").json()["data"]} == set(TASKS)
         for task, (_, kind) in QUICK.items():
             made, examples = world(task)
-            shown = "".join(serving._example(server.url, {task: catalogue[task]}, with_key=False))
+            shown = "".join(_example(server.url, {task: catalogue[task]}, with_key=False))
             body = json.loads(shown[shown.index("-d '") + 4 : -1])
             assert server.post(f"/v1/tasks/{task}", body).status_code == 200, shown
             inputs = [made.input_json(one.input) for one in examples[:3]]
@@ -134,7 +134,7 @@ def test_the_command_serves_until_it_is_asked_to_stop(
 def test_the_command_says_what_a_page_needs_to_those_who_want_one(
     folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch, wanted: bool
 ) -> None:
-    monkeypatch.setattr(serving, "find_spec", lambda _: None)
+    monkeypatch.setattr("malmoi.cli.serving.find_spec", lambda _: None)
     monkeypatch.setattr("malmoi.serve.server.Server.run", lambda *_, **__: None)
     options = ["--port", "0", *([] if wanted else ["--no-page"])]
     found = CliRunner().invoke(app, ["serve", str(folders["topics"]), *options])

@@ -1,4 +1,4 @@
-"""The command line's verb for talking with a model, and its loop: messages, commands, replies as they come.
+"""The verbs that let a language model write: complete, and chat with its loop of messages and commands.
 
 Replies go to standard output, all else to standard error, so that a pipe gets nothing but replies.
 """
@@ -9,21 +9,28 @@ import os.path
 import sys
 from collections.abc import Callable, Generator, Iterable
 from contextlib import closing, suppress
+from itertools import count
+from math import exp
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from typer import Argument, Option
 
 import malmoi
 from malmoi.cli.words import with_flags
 from malmoi.core.errors import UserError, nearest
 from malmoi.data.encodings import decoded
+from malmoi.util.streams import standard_input
 from malmoi.util.units import counted
 
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from malmoi.engine.loaded import Loaded
+    from malmoi.engine.request import Completion
     from malmoi.engine.session import ChatSession, Turn
+    from malmoi.text.tokenizer import Tokenizer
 
 PROMPT, MORE = "> ", ". "
 COMMANDS = {  # what may stand behind each ([]: or nothing), and what it does
@@ -40,39 +47,34 @@ Read = Callable[[str], str | None]  # a prompt -> the next line, or None at the 
 
 
 def chat(
-    folder: Annotated[Path, typer.Argument(help="An instruction-tuned model's folder.")],
-    system: Annotated[str, typer.Option(help="What the model is told before all turns.")] = "",
-    temperature: Annotated[float, typer.Option(help="0 always takes the likeliest token.")] = 0.7,
-    top_p: Annotated[float, typer.Option(help="Only of the likeliest tokens with this share.")] = 1.0,
+    folder: Annotated[Path, Argument(help="An instruction-tuned model's folder.")],
+    system: Annotated[str, Option(help="What the model is told before all turns.")] = "",
+    temperature: Annotated[float, Option(help="0 always takes the likeliest token.")] = 0.7,
+    top_p: Annotated[float, Option(help="Only of the likeliest tokens with this share.")] = 1.0,
     max_tokens: Annotated[
-        int | None, typer.Option(help="Of one reply; if not given, as many as the context has room for.")
+        int | None, Option(help="Of one reply; if not given, as many as the context has room for.")
     ] = None,
     context: Annotated[
-        int | None, typer.Option(help="Tokens of the conversation that the model sees; else all it can.")
+        int | None, Option(help="Tokens of the conversation that the model sees; else all it can.")
     ] = None,
-    seed: Annotated[
-        int | None, typer.Option(help="The same seed and messages give the same replies.")
-    ] = None,
-    once: Annotated[str | None, typer.Option(help="Reply to this message only, and end.")] = None,
+    seed: Annotated[int | None, Option(help="The same seed and messages give the same replies.")] = None,
+    once: Annotated[str | None, Option(help="Reply to this message only, and end.")] = None,
 ) -> None:
     """Talk with a tuned model: in the terminal, or with one message on each line of standard input."""
     from rich.console import Console
 
     from malmoi.engine.engine import Engine
-    from malmoi.engine.loaded import Loaded
     from malmoi.engine.session import ChatSession
     from malmoi.text.chat import ChatFormat
 
-    model = malmoi.load(folder)
-    if not isinstance(model, Loaded):
-        raise UserError(f"{folder} does {model.task.name}; use: malmoi predict {folder} ...")
+    model = _language_model(folder)
     session = ChatSession(
         Engine(model.model, model.tokenizer), ChatFormat.of(model.tokenizer), system=system, context=context,
         max_tokens=max_tokens, temperature=temperature, top_p=top_p, seed=seed,
     )  # fmt: skip
     terminal = bool(sys.stdin and sys.stdin.isatty()) and sys.stdout.isatty()
     notes = Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)
-    talk = Talk(session, notes, terminal=terminal)
+    talk = ChatLoop(session, notes, terminal=terminal)
     if once is not None:
         talk.stream(session.say(once))
         return
@@ -83,7 +85,7 @@ def chat(
         raise typer.Exit(1)
 
 
-class Talk:
+class ChatLoop:
     """Reads messages and commands until the end. failures: how many of them were refused.
 
     terminal: a person is there, so Ctrl-C ends a reply and not all, and control characters are left out.
@@ -95,7 +97,8 @@ class Talk:
     def run(self, read: Read) -> None:
         """Until /quit, the end of the input, or Ctrl-C twice at the prompt."""
         if self.terminal:
-            self._note(f"a context of {self._limit()}; /help lists the commands, Ctrl-D ends")
+            limit = f"{self.session.context} tokens" if self.session.context else "any length"
+            self._note(f"a context of {limit}; /help lists the commands, Ctrl-D ends")
         asked = False
         while True:
             try:
@@ -146,7 +149,9 @@ class Talk:
         session = self.session
         match name:
             case "/help":
-                self._help()
+                forms = {f"{name} {argument}".rstrip(): does for name, (argument, does) in COMMANDS.items()}
+                self._note("\n".join(f"{form:16} {does}" for form, does in forms.items()))
+                self._note("A \\ at the end of a line: the message goes on. A space before / : no command.")
             case "/reset":
                 session.reset()
                 self._note("the conversation is forgotten")
@@ -157,20 +162,12 @@ class Talk:
                 session.load(os.path.expanduser(argument))
                 self._note(f"loaded {counted(len(session.messages), 'turn')} {self._meter()}")
             case "/system":
-                self._system(argument)
+                if argument:
+                    session.system = "" if argument == "-" else argument
+                self._note(f"system: {session.system}" if session.system else "no system prompt")
             case "/regenerate":
                 self._reply(session.regenerate())
         return name != "/quit"
-
-    def _help(self) -> None:
-        rows = [(f"{name} {argument}".rstrip(), does) for name, (argument, does) in COMMANDS.items()]
-        self._note("\n".join(f"{form:16} {does}" for form, does in rows))
-        self._note("A \\ at the end of a line: the message goes on. A space before / : no command.")
-
-    def _system(self, text: str) -> None:
-        if text:
-            self.session.system = "" if text == "-" else text
-        self._note(f"system: {self.session.system}" if self.session.system else "no system prompt")
 
     def _reply(self, pieces: Generator[str]) -> None:
         self.stream(pieces)
@@ -180,11 +177,7 @@ class Talk:
         self._note(f"{self._meter()} {speed:,.0f} tokens/s{_ending(turn)}")
 
     def _meter(self) -> str:
-        used, limit = self.session.context_used
-        return meter(used, limit)
-
-    def _limit(self) -> str:
-        return f"{self.session.context} tokens" if self.session.context else "any length"
+        return meter(*self.session.context_used)
 
     def _note(self, text: str, style: str = "dim") -> None:
         self.notes.print(text, style=style, markup=False)
@@ -253,16 +246,59 @@ def _from_terminal() -> Read:
 
 
 def _from_lines(stream: Iterable[bytes]) -> Read:
-    """The lines of a pipe or file."""
-    lines = enumerate(stream, start=1)
-
-    def read(prompt: str) -> str | None:
-        del prompt
-        for number, line in lines:
-            return decoded(line, f"line {number}").rstrip("\r\n")
-        return None
-
-    return read
+    """The lines of a pipe or file; after one that is no text the next can be read."""
+    lines = map(lambda number, line: decoded(line, f"line {number}").rstrip("\r\n"), count(1), stream)
+    return lambda _: next(lines, None)
 
 
-VERBS = (chat,)
+def complete(
+    folder: Annotated[Path, Argument(help="A trained model's folder.")],
+    text: Annotated[str, Argument(help="The text to go on from; - reads it from standard input.")],
+    max_tokens: int = 128,
+    temperature: Annotated[float, Option(help="0 always takes the likeliest token.")] = 0.8,
+    top_k: int = 0,
+    top_p: float = 1.0,
+    min_p: float = 0.0,
+    repetition_penalty: float = 1.0,
+    seed: int | None = None,
+    stop: Annotated[list[str] | None, Option(help="End before this string; may be repeated.")] = None,
+    n: Annotated[int, Option("-n", help="How many completions.")] = 1,
+    logprobs: Annotated[int, Option(help="Show each token's probability and this many others.")] = 0,
+) -> None:
+    """Complete a text with a trained model."""
+    options = {
+        "max_tokens": max_tokens, "temperature": temperature, "top_k": top_k, "top_p": top_p, "min_p": min_p,
+        "repetition_penalty": repetition_penalty, "seed": seed, "stop": tuple(stop or ()), "n": n,
+        "logprobs": logprobs,
+    }  # fmt: skip
+    prompt = decoded(standard_input(), "standard input", "utf-8") if text == "-" else text
+    model = _language_model(folder)
+    if n == 1 and not logprobs:
+        events = model.stream(prompt, **options)
+        first = next(events)  # a mistake in the options comes before the prompt is shown
+        typer.echo(prompt + first.text, nl=False)
+        for event in events:
+            typer.echo(event.text, nl=False)
+        typer.echo()
+        return
+    for number, found in enumerate(model.complete(prompt, **options), start=1):
+        typer.echo((f"--- {number}\n" if n > 1 else "") + prompt + found.text)
+        if logprobs:
+            _echo_logprobs(found, model.tokenizer)
+
+
+def _language_model(folder: Path) -> Loaded:
+    """Raises UserError for a fitted method."""
+    from malmoi.engine.loaded import Loaded
+
+    model = malmoi.load(folder)
+    if not isinstance(model, Loaded):
+        raise UserError(f"{folder} does {model.task.name}; use: malmoi predict {folder} ...")
+    return model
+
+
+def _echo_logprobs(found: Completion, tokenizer: Tokenizer) -> None:
+    """Each token with its probability and the best alternatives."""
+    for id, logprob, top in zip(found.ids, found.logprobs, found.top_logprobs, strict=True):
+        others = "  ".join(f"{tokenizer.token_text(other)!r} {exp(value):.1%}" for other, value in top)
+        typer.echo(f"{tokenizer.token_text(id)!r:16} {exp(logprob):7.1%}   {others}")

@@ -1,38 +1,38 @@
-"""The command line's verbs that exchange models with other programs. Verbs only."""
+"""The verbs that exchange models with other programs."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Annotated, Literal
 
-import typer
+from typer import Argument, Option
 
+from malmoi.cli.options import NewFolder
 from malmoi.cli.words import say
 
 
 def export(
-    folder: Annotated[Path, typer.Argument(help="The folder of a language model or an adapter.")],
+    folder: Annotated[Path, Argument(help="The folder of a language model or an adapter.")],
     to: Annotated[
-        Literal["hf", "gguf"], typer.Option(help="For transformers and vLLM, or for llama.cpp and Ollama.")
+        Literal["hf", "gguf"], Option(help="For transformers and vLLM, or for llama.cpp and Ollama.")
     ],
-    out: Annotated[Path, typer.Option(help="The folder to make, or for gguf a file NAME.gguf.")],
+    out: Annotated[Path, Option(help="The folder to make, or for gguf a file NAME.gguf.")],
     dtype: Annotated[
         Literal["f32", "f16", "bf16", "q8_0"] | None,
-        typer.Option(help="The weights' type (q8_0: gguf only); as they are stored unless given."),
+        Option(help="The weights' type (q8_0: gguf only); as they are stored unless given."),
     ] = None,
 ) -> None:
     """Write a model for other programs, and check that it does there what it does here."""
     from malmoi.hub.export import export as write
 
-    for line in write(folder, to, out, dtype):
-        typer.echo(line)
+    say(*write(folder, to, out, dtype))
 
 
 def import_(
     source: Annotated[
-        str, typer.Argument(help="A model's folder, or on the hub owner/name or owner/name@revision.")
+        str, Argument(help="A model's folder, or on the hub owner/name or owner/name@revision.")
     ],
-    out: Annotated[Path, typer.Option(help="The folder to make.")],
+    out: NewFolder,
 ) -> None:
     """Make a folder of your own of a model that others trained, and check that it can be used here."""
     from malmoi.hub.source import import_model
@@ -41,4 +41,3 @@ def import_(
 
 
 import_.__name__ = "import"  # the verb; the word itself is Python's
-VERBS = (export, import_)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 
 import typer
@@ -14,9 +16,21 @@ app = typer.Typer(
 )  # every verb registers there
 
 
-def say(line: str) -> None:
-    """Print a line of the library, with our flags in it."""
-    typer.echo(with_flags(line))
+def say(*lines: str) -> None:
+    """Print lines of the library, with our flags in them."""
+    for line in lines:
+        typer.echo(with_flags(line))
+
+
+@contextmanager
+def stoppable(go_on: str, *, heard: bool = True) -> Iterator[None]:
+    """Ctrl-C ends the command with code 130 and, where it is to be heard, a line that says how to go on."""
+    try:
+        yield
+    except KeyboardInterrupt as stop:
+        if heard:
+            typer.echo(f"stopped{stop}; {go_on}")
+        raise typer.Exit(130) from None
 
 
 def with_flags(line: str) -> str:

@@ -10,7 +10,7 @@ import hashlib
 import json
 import shutil
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -19,18 +19,18 @@ from pydantic import Field, PositiveFloat
 
 from malmoi.compare.comparison import Comparison, sentence
 from malmoi.compare.runner import keep_apart, run_comparison
-from malmoi.compare.settings import ComparisonSettings
+from malmoi.compare.settings import ComparisonSettings, check_currency
 from malmoi.core.config import StrictModel
 from malmoi.core.errors import UserError
-from malmoi.core.nouns import BadRow, Example, Examples, Finding, FitReport, Json, Report, Say, silent
-from malmoi.data.labelled import RECORD_EXTENSIONS, SKIPPED, read_lines, read_records
-from malmoi.data.readers import Record, extension, find_files
+from malmoi.core.nouns import BadRow, Example, Examples, FitReport, Json, Say, silent
+from malmoi.data.readers import Record
 from malmoi.methods.base import Method
 from malmoi.methods.folder import is_method, load_method, load_report
 from malmoi.methods.registry import make_method, settled_options
 from malmoi.methods.use import COMPARISON, load, method_folder
 from malmoi.tasks import make_task
 from malmoi.tasks.base import Task
+from malmoi.tasks.inputs import read_inputs
 from malmoi.util.files import CONFIG, MANIFEST, is_free, parse_json, read_json, sha256, write_json, write_text
 from malmoi.util.locks import hold
 from malmoi.util.units import counted
@@ -41,7 +41,6 @@ RECORD, ANSWERS, LABELLED, TRAIN, TEST = (
 REPORT, STUDENT = "comparison", "student"  # folders
 CHUNK = 64  # inputs labelled between two writes
 SAY_EVERY_S = 10.0
-INPUT_EXTENSIONS = (".txt", *RECORD_EXTENSIONS)
 
 
 class DistillSettings(StrictModel):
@@ -93,6 +92,17 @@ class _Material:
     notes: list[str]
 
 
+def parse_options(settings: Mapping[str, Any]) -> dict[str, Json]:
+    """The options of "teacher" and of "student", of teacher.OPTION and student.OPTION. Raises UserError."""
+    found: dict[str, Json] = {"teacher": {}, "student": {}}
+    for name, value in settings.items():
+        who, _, option = name.partition(".")
+        if who not in found or not option:
+            raise UserError(f"`set` {name} is not teacher.OPTION=VALUE or student.OPTION=VALUE")
+        found[who][option] = value
+    return found
+
+
 def distill(settings: DistillSettings, out: Path, say: Say = silent, isolated: bool = True) -> Distilled:
     """Label, learn, compare; everything goes into `out`, and it goes on where it stopped.
 
@@ -104,6 +114,7 @@ def distill(settings: DistillSettings, out: Path, say: Say = silent, isolated: b
 
 
 def _distill(settings: DistillSettings, out: Path, say: Say, isolated: bool) -> Distilled:
+    check_currency(settings.currency, settings.price_per_hour)
     task = make_task(settings.task, settings.fields)
     make_method(settings.student, task, settings.student_options)
     material = _gather(task, settings, say)
@@ -149,42 +160,6 @@ def _gather(task: Task[Any, Any], settings: DistillSettings, say: Say) -> _Mater
     if dropped := len(inputs) - len(new):
         notes.append(f"labelled by people already: {counted(dropped, 'input')}")
     return _Material(new, people, test, notes)
-
-
-def read_inputs(
-    task: Task[Any, Any], path: Path, *, allow_skips: bool = False, say: Say = silent
-) -> list[Any]:
-    """The different inputs of a file or folder: a text on each line of .txt, or rows (labels are not read).
-
-    Raises UserError where there are none, or more than 1% of the rows are wrong (unless allow_skips).
-    """
-    errors: list[Finding] = []
-    found: dict[str, Any] = {}
-    for file in find_files(path, INPUT_EXTENSIONS):
-        for value, where in _values(file, errors.append):
-            try:
-                one = task.input_from(value)
-            except UserError as error:
-                errors.append(Finding("error", where, str(error)))
-                continue
-            if task.key(one).strip():
-                found.setdefault(task.key(one), one)
-    first = f"{errors[0].where}: {errors[0].message}" if errors else "it is empty"
-    if not found:
-        raise UserError(f"{path} holds no input for {task.name}; {first}")
-    if errors and len(errors) > SKIPPED * (len(found) + len(errors)) and not allow_skips:
-        raise UserError(
-            f"{path}: {counted(len(errors), 'wrong row')}; the first, {first}; `allow_skips` goes on"
-        )
-    if errors:
-        say(f"{path}: {counted(len(errors), 'row')} left out; the first, {first}")
-    return list(found.values())
-
-
-def _values(file: Path, report: Report) -> Iterable[tuple[Any, str]]:
-    if extension(file) == ".txt":
-        return ((line, f"{file}:{number}") for number, line in enumerate(read_lines(file, report), 1))
-    return ((record.values, record.where) for record in read_records(file, report))
 
 
 def _teacher(
@@ -313,11 +288,9 @@ def _rows(
     task: Task[Any, Any], inputs: Sequence[Any], answers: Sequence[Json], keep_above: float | None
 ) -> tuple[list[Json], list[str]]:
     """The rows that a student can learn from, and what became of the others. Raises UserError for none."""
-    sure = [answer for answer in answers if keep_above is None or answer["sure"] > keep_above]
-    rows = [
-        row for value, answer in zip(inputs, answers, strict=True)
-        if (keep_above is None or answer["sure"] > keep_above) and (row := _row(task, value, answer))
-    ]  # fmt: skip
+    pairs = zip(inputs, answers, strict=True)
+    sure = [pair for pair in pairs if keep_above is None or pair[1]["sure"] > keep_above]
+    rows = [row for value, answer in sure if (row := _row(task, value, answer))]
     notes = [f"labelled by the teacher: {len(rows):,} of {len(answers):,} inputs"]
     if unsure := len(answers) - len(sure):
         notes.append(

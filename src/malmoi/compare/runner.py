@@ -21,7 +21,7 @@ from pathlib import Path
 import torch
 
 from malmoi.compare.comparison import Comparison, confusions, contrasts
-from malmoi.compare.settings import ComparisonSettings, Material, load_material
+from malmoi.compare.settings import ComparisonSettings, Material, check_currency, load_material
 from malmoi.compare.verdict import (
     MARGIN,
     SAME_COST,
@@ -70,12 +70,9 @@ def run_comparison(
 
 
 def _run(
-    settings: ComparisonSettings,
-    out: Path,
-    say: Say,
-    isolated: bool,
+    settings: ComparisonSettings, out: Path, say: Say, isolated: bool,
     fitted: Mapping[str, tuple[Method, FitReport]],
-) -> Comparison:
+) -> Comparison:  # fmt: skip
     material = load_material(settings)
     if not fitted:
         refuse_too_few_labels(material.parts["train"], material.task.kind)
@@ -130,6 +127,7 @@ def _check_metric(name: str, wanted: float | None, material: Material) -> None:
 
 def _check_currencies(methods: Mapping[str, Method], settings: ComparisonSettings) -> None:
     """What is paid for answers must be in the money that this machine is paid in, where that has a price."""
+    check_currency(settings.currency, settings.price_per_hour)
     for name, method in methods.items():
         paid_in = getattr(method.options, "currency", settings.currency)
         if settings.price_per_hour and paid_in != settings.currency:

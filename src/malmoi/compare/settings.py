@@ -44,6 +44,12 @@ class ComparisonSettings(StrictModel):
     allow_skips: bool = False  # go on where more than 1% of the rows are wrong
 
 
+def check_currency(currency: str, price_per_hour: float | None) -> None:
+    """Raises UserError for a currency without a price."""
+    if currency and not price_per_hour:
+        raise UserError(f"`currency` {currency} needs `price_per_hour`")
+
+
 def parse_good_enough(text: str) -> tuple[str, float]:
     """`accuracy=0.85` or `accuracy=85%` as a pair; `chrf=50%` is 50. Raises UserError."""
     name, _, number = (part.strip() for part in text.partition("="))

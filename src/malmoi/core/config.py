@@ -43,6 +43,23 @@ def apply_setting(value: Json, setting: str) -> None:
         raise UserError(what, where=f"`set` {path}") from None
 
 
+def pairs(settings: list[str] | None, option: str, *, typed: bool = False) -> dict[str, Any]:
+    """a=b as {a: b}; typed: b is read as YAML, so that numbers are numbers, else commas part several.
+
+    option: what gave them, for the UserError where they are wrong.
+    """
+    found: dict[str, Any] = {}
+    for setting in (part for one in settings or () for part in ([one] if typed else one.split(","))):
+        name, equals, value = setting.partition("=")
+        if not equals or not name:
+            raise UserError(f"`{option}` {setting!r} is not of the form a=b")
+        try:
+            found[name.strip()] = yaml.safe_load(value) if typed else value.strip()
+        except yaml.YAMLError:
+            raise UserError(f"`{option}` {name}: {value!r} is not a YAML value") from None
+    return found
+
+
 def flat(value: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     """{"a": {"b": 1}} -> {"a.b": 1}."""
     found: dict[str, Any] = {}

@@ -154,19 +154,23 @@ class Probed:
 
 
 def probe(
-    folder: Path, given: dict[str, Path | None], *, world: int | None = None, device: str = "cpu"
-) -> list[Probed]:
-    """Ask a model what is given: "pairs", "choices", "cloze" are files; world: how many pairs of each score.
+    folder: Path, given: dict[str, Path | None], *, world: bool = False, count: int | None = None,
+    device: str = "cpu",
+) -> list[Probed]:  # fmt: skip
+    """Ask a model what is given: "pairs", "choices", "cloze" are files; world: the sample world, `count`
+    pairs (None: 200) for each score.
 
     Raises UserError where nothing is asked, and for a folder or a file that cannot be used.
     """
     wanted = {kind: path for kind, path in given.items() if path is not None}
-    if not wanted and world is None:
+    if count and not world:
+        raise UserError(f"`count` {count} needs `world`")
+    if not wanted and not world:
         raise UserError("nothing to ask; give `pairs`, `choices` or `cloze` FILE, or `world`")
     asked = {kind: _KINDS[kind][0](path) for kind, path in wanted.items()}  # before the model is loaded
     loaded = Loaded(folder, device=device)
     engine = Engine(loaded.model, loaded.tokenizer, max_rows=32)
-    return list(_probed(engine, wanted, asked, world))
+    return list(_probed(engine, wanted, asked, (count or 200) if world else None))
 
 
 def _probed(

@@ -31,7 +31,7 @@ Part = TypeVar("Part")
 
 
 class Stopped(KeyboardInterrupt):
-    """Training was interrupted, and a checkpoint of its last step is saved."""
+    """Training was interrupted; its text says at which step a checkpoint is saved."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -225,7 +225,7 @@ def run_loop(loop: Loop[Any, Any], report: Callable[[StepReport], None]) -> None
             if group.any(bool(interrupted)) and not loop.finished:
                 loop.save()
                 group.leave()
-                raise Stopped
+                raise Stopped(f" and saved at step {loop.step}")
 
 
 @contextmanager

@@ -95,7 +95,8 @@ def method_folder(folder: Path) -> Path:
 
 def fit_method(
     task: Task[Any, Any], name: str, train: Path, valid: Path | None, out: Path, *,
-    options: Mapping[str, Any], budget: Budget, allow_skips: bool, say: Say, licence: str | None = None,
+    options: Mapping[str, Any], budget_seconds: float | None, allow_skips: bool, say: Say,
+    licence: str | None = None,
 ) -> Fitted:  # fmt: skip
     """Fit a method to files, save it as `out` and measure it.
 
@@ -104,41 +105,35 @@ def fit_method(
     where `out` holds something or another process writes it.
     """
     first = int(os.environ.get("RANK", "0")) == 0  # of the processes, where `torchrun` has started several
+    say = say if first else silent
     with hold(out) if first else nullcontext():
         if not is_free(out):
             raise UserError(f"{out} exists; choose another `out`")
-        return _fit(task, name, train, valid, out, options, budget, allow_skips, say, licence, first)
-
-
-def _fit(
-    task: Task[Any, Any], name: str, train: Path, valid: Path | None, out: Path, options: Mapping[str, Any],
-    budget: Budget, allow_skips: bool, say: Say, licence: str | None, first: bool,
-) -> Fitted:  # fmt: skip
-    say = say if first else silent
-    method = make_method(name, task, options)
-    parts = load(task, {"train": train, "valid": valid}, allow_skips=allow_skips, say=say)
-    splits = task.split(parts["train"], parts.get("valid"))
-    refuse_too_few_labels(splits.train, task.kind)
-    for note in splits.notes:
-        say(note)
-    method.load_libraries()
-    start_s = time.perf_counter()
-    unfinished = out.with_name(f"{out.name}.unfinished")
-    report = method.fit(splits.train, splits.valid, Work(budget, say, unfinished))
-    seconds = time.perf_counter() - start_s
-    say(f"fitted to {counted(len(splits.train), 'example')} in {human_seconds(seconds)}")
-    if first:
-        save_method(out, method, with_labels(report, method, splits.train))  # before anything else can fail
-        shutil.rmtree(unfinished, ignore_errors=True)
-    metrics = evaluate(method, splits.test)
-    note = splits.notes[0] if splits.notes else ""
-    card = method_card(
-        method, metrics, splits.train, measured_on=counted(len(splits.test), "other example"), folder=out,
-        data=task_files((train, valid), licence), seconds=seconds, notes=splits.notes,
-    )  # fmt: skip
-    if first:
-        write_card(out, card.render())
-    return Fitted(method, metrics, len(splits.test), note)
+        method = make_method(name, task, options)
+        parts = load(task, {"train": train, "valid": valid}, allow_skips=allow_skips, say=say)
+        splits = task.split(parts["train"], parts.get("valid"))
+        refuse_too_few_labels(splits.train, task.kind)
+        for note in splits.notes:
+            say(note)
+        method.load_libraries()
+        start_s = time.perf_counter()
+        unfinished = out.with_name(f"{out.name}.unfinished")
+        report = method.fit(splits.train, splits.valid, Work(Budget(budget_seconds), say, unfinished))
+        seconds = time.perf_counter() - start_s
+        say(f"fitted to {counted(len(splits.train), 'example')} in {human_seconds(seconds)}")
+        if first:
+            # before anything else can fail
+            save_method(out, method, with_labels(report, method, splits.train))
+            shutil.rmtree(unfinished, ignore_errors=True)
+        metrics = evaluate(method, splits.test)
+        note = splits.notes[0] if splits.notes else ""
+        card = method_card(
+            method, metrics, splits.train, measured_on=counted(len(splits.test), "other example"), folder=out,
+            data=task_files((train, valid), licence), seconds=seconds, notes=splits.notes,
+        )  # fmt: skip
+        if first:
+            write_card(out, card.render())
+        return Fitted(method, metrics, len(splits.test), note)
 
 
 def with_labels(report: FitReport, method: Method, train: Examples) -> FitReport:

@@ -87,6 +87,16 @@ def quantization_loss(entry: LanguageEntry) -> tuple[float, float]:
     return bits_per_byte(exact, texts), bits_per_byte(entry.engine, texts)
 
 
+def quantization_lines(catalogue: Catalogue) -> list[str]:
+    """What 8 bits cost each language model; counts stay as they are."""
+    losses = {one.name: quantization_loss(one) for one in languages(catalogue) if not is_ngram(one.folder)}
+    return [
+        f"{name} in 8 bits: {before:.4f} bits per byte become {after:.4f} ({after / before - 1:+.2%}) "
+        "on the sample world's text"
+        for name, (before, after) in losses.items()
+    ]
+
+
 def _models_in(folder: Path, deeper: int = 2) -> list[Path]:
     """The folder itself where it is a model, a method or a comparison; else those inside it, if any."""
     if (folder / CONFIG).exists() or is_adapter(folder) or (folder / COMPARISON).exists():

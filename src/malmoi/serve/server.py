@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import socket
 from types import FrameType
 
@@ -10,6 +11,8 @@ import uvicorn
 from fastapi import FastAPI
 
 from malmoi.core.errors import UserError
+from malmoi.models.native.library import why_not
+from malmoi.serve.catalogue import Catalogue, LanguageEntry, TaskEntry, languages
 from malmoi.serve.settings import ServeSettings
 from malmoi.serve.worker import POLL_S, Worker
 
@@ -84,3 +87,34 @@ def bind(host: str, port: int) -> socket.socket:
             f"{host}:{port} cannot be opened ({error.strerror}); choose another `port` or `host`"
         ) from None
     return found
+
+
+def opening_lines(url: str, catalogue: Catalogue, with_key: bool, page: bool) -> list[str]:
+    """What the terminal shows once the server is there."""
+    width = max(map(len, catalogue))
+    lines = [f"malmoi serves at {url}" + ("  (open it in a browser)" if page else "")]
+    if languages(catalogue) and (reason := why_not()):  # asking compiles them
+        lines.append(f"language models answer more slowly, without malmoi's own kernels: {reason}")
+    for entry in catalogue.values():
+        does = (
+            f"task {entry.task.name}, by {entry.method.method.name}" if isinstance(entry, TaskEntry)
+            else "chat and completion" if entry.form else "completion"
+        )  # fmt: skip
+        lines.append(f"  {entry.name:{width}}  {does}")
+    return [*lines, f"base URL for OpenAI clients: {url}/v1", "try:", *_example(url, catalogue, with_key)]
+
+
+def _example(url: str, catalogue: Catalogue, with_key: bool) -> list[str]:
+    """A curl command for the first model that chats, else for the first one."""
+    entry = next((one for one in languages(catalogue) if one.form), next(iter(catalogue.values())))
+    if not isinstance(entry, LanguageEntry):
+        path = f"/v1/tasks/{entry.task.name}"
+        body = {"model": entry.name, "input": entry.task.kind.example}
+    elif entry.form:
+        path = "/v1/chat/completions"
+        body = {"model": entry.name, "messages": [{"role": "user", "content": "안녕하세요?"}]}
+    else:
+        path, body = "/v1/completions", {"model": entry.name, "prompt": "옛날에", "max_tokens": 32}
+    key = " -H 'Authorization: Bearer YOUR_KEY'" if with_key else ""
+    data = json.dumps(body, ensure_ascii=False)
+    return [f"  curl {url}{path} -H 'Content-Type: application/json'{key} \\", f"    -d '{data}'"]

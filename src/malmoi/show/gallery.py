@@ -35,10 +35,10 @@ from malmoi.show.draw_tokens import (
     draw_tokens,
     draw_words,
 )
-from malmoi.show.picture import Picture, drawing
+from malmoi.show.picture import Picture, drawing, write_pictures
 from malmoi.text.tokenizer import Tokenizer
 
-__all__ = ["Picture", "pictures_of"]
+__all__ = ["Picture", "pictures_of", "write_pictures"]
 
 MOST_TOKENS = 40  # of a row; more cannot be read
 SHOWN_NEIGHBOURS = 4  # tokens
