@@ -32,7 +32,7 @@ MODULES = {
     for path in SOURCES
 }
 # What the library still has of what it should not have. These lists and numbers may only shrink.
-MOST_LINES, MOST_MODULES, MOST_IMPORTS = 24_700, 227, 12
+MOST_LINES, MOST_MODULES, MOST_IMPORTS = 24_695, 227, 12
 WIDE = {  # modules that import more of ours than MOST_IMPORTS, and how many
     "malmoi.compare.distill": 17, "malmoi.compare.runner": 17,
     "malmoi.demo.one_model": 14, "malmoi.demo.story": 33,
@@ -41,7 +41,7 @@ WIDE = {  # modules that import more of ours than MOST_IMPORTS, and how many
     "malmoi.methods.llm.finetuned": 23, "malmoi.methods.llm.prompted": 13,
     "malmoi.methods.neural.continuations": 15, "malmoi.methods.neural.method": 21,
     "malmoi.methods.neural.pretrained": 17, "malmoi.methods.use": 15, "malmoi.serve.generation": 13,
-    "malmoi.show.terminal": 14,
+    "malmoi.show.terminal": 13,
 }  # fmt: skip
 SAME_CLASSES = {"Completion", "Material"}  # public classes of one name
 SAME_MODULES = {  # modules of one name

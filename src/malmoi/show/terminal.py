@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from malmoi.learn.loop import StepReport
     from malmoi.learn.mixture import Mixture
     from malmoi.methods.base import Method
-    from malmoi.text.chat import ChatRow
     from malmoi.text.tokenizer_comparison import TokenizerRow
 
 Words = Callable[[str], str]  # how a line of the library reads here: options as flags
@@ -50,10 +49,7 @@ def announce(run: Job[Any], words: Words = str) -> None:
     }
     for name, value in rows.items():
         console.print(f"[bold]{name:10}[/] {escape(words(value))}")
-    _tell_left_out(run.training.findings, words)
-
-
-def _tell_left_out(findings: Sequence[Finding], words: Words) -> None:
+    findings = run.training.findings
     for found in findings[:5]:
         console.print(f"[yellow]left out[/] {escape(found.where)}: {escape(words(found.message))}")
     if (more := len(findings) - 5) > 0:
@@ -68,19 +64,12 @@ def show_rows(rows: Sequence[Sequence[tuple[str, bool]]], mixture: Mixture) -> N
             text.append(piece.replace("\n", "\u23ce\n"), "bold green" if trained else "dim")
         console.print(text)
         console.print()
-    learned, seen = (sum(map(count, mixture.train)) for count in (_num_trained, _num_ids))
+    learned = sum(sum(row.trained) for row in mixture.train)
+    seen = sum(len(row.ids) for row in mixture.train)
     console.print(
         f"{counted(len(mixture.train), 'conversation')} of {human_count(seen)} tokens, of which "
         f"{human_count(learned)} (green) are learned; {len(mixture.findings):,} left out"
     )
-
-
-def _num_trained(row: ChatRow) -> int:
-    return sum(row.trained)
-
-
-def _num_ids(row: ChatRow) -> int:
-    return len(row.ids)
 
 
 class Watch:
