@@ -307,7 +307,7 @@ def test_a_language_model_is_asked_without_any_example(tmp_path: Path) -> None:
     unlabelled(tmp_path, "classification", 14)
     found = run(tmp_path, "classification", "lexicon", teacher=model, labels=("bad", "good"), keep_above=0.5)
     record = json.loads((tmp_path / "out" / "distill.json").read_text(encoding="utf-8"))
-    assert record["teacher"]["origin"]["manner"]["labels"] == ["bad", "good"]
+    assert record["teacher"]["origin"]["ask"]["labels"] == ["bad", "good"]
     assert record["teacher"]["options"]["shots"] == 0
     assert {row.name for row in found.comparison.rows} == {"prompted:teacher", "lexicon"}
     assert found.num_labelled == 14

@@ -16,8 +16,8 @@ import httpx
 import pytest
 
 from malmoi.core.nouns import Message, Predictions
-from malmoi.serve.api import INPUTS_A_CALL
 from malmoi.serve.catalogue import Catalogue, TaskEntry
+from malmoi.serve.endpoints import INPUTS_A_CALL
 from malmoi.serve.guard import as_json
 from malmoi.serve.protocol import (
     MOST_BIASES,

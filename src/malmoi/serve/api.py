@@ -1,13 +1,11 @@
-"""The routes: OpenAI's endpoints, tasks, tokens, health and metrics. The page is `malmoi.serve.web`."""
+"""The app: the endpoints behind the guard, errors as JSON, counts. The page is `malmoi.serve.web`."""
 
 from __future__ import annotations
 
-import asyncio
-import json
 import re
 from collections.abc import Awaitable, Callable, Sequence
-from itertools import chain
-from typing import Any, TypeVar
+from functools import partial
+from typing import Literal
 
 from fastapi import FastAPI, Request
 from starlette.exceptions import HTTPException
@@ -16,40 +14,28 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.types import Scope
 
-from malmoi.core.errors import nearest
-from malmoi.serve.catalogue import Catalogue, Entry, LanguageEntry, TaskEntry, languages, tasks
-from malmoi.serve.generation import (
-    ClientGone,
-    Generator,
-    as_api_error,
-    check_characters,
-    conversation_ids,
-    in_time,
-    plan_chat,
-    plan_completion,
-    until_gone,
-)
-from malmoi.serve.guard import ErrorResponse, Guard, Report, as_json
-from malmoi.serve.metrics import CONTENT_TYPE, ServeMetrics
-from malmoi.serve.protocol import (
-    Body,
-    ChatBody,
-    CompletionBody,
-    DetokenizeBody,
-    TaskBody,
-    TokenizeBody,
-    parsed,
-)
+from malmoi.serve import endpoints
+from malmoi.serve.catalogue import Catalogue, languages
+from malmoi.serve.endpoints import WARNING, Handler, Serving
+from malmoi.serve.generation import ClientGone, Generator, as_api_error
+from malmoi.serve.guard import ErrorResponse, Guard, Report
+from malmoi.serve.metrics import ServeMetrics
 from malmoi.serve.settings import ApiError, ServeSettings
 from malmoi.serve.worker import REPORTED, Worker
-from malmoi.tasks import TASKS
 from malmoi.util.version import VERSION
 
-WARNING = "x-malmoi-warning"
-INPUTS_A_CALL = 8  # of a task: others' tokens come in between
-_PLAIN = re.compile(r"[\w.-]+", re.ASCII)  # a field's name that a header can hold as it is
-B = TypeVar("B", bound=Body)
-Handler = Callable[[Request], Awaitable[Response]]
+ENDPOINTS: dict[str, tuple[Literal["GET", "POST"], Handler]] = {
+    "/v1/models": ("GET", endpoints.list_models),
+    "/v1/models/{name:path}": ("GET", endpoints.describe_model),
+    "/v1/chat/completions": ("POST", endpoints.chat),
+    "/v1/completions": ("POST", endpoints.complete),
+    "/v1/tasks": ("GET", endpoints.list_tasks),
+    "/v1/tasks/{task}": ("POST", endpoints.predict),
+    "/tokenize": ("POST", endpoints.tokenize),
+    "/detokenize": ("POST", endpoints.detokenize),
+    "/health": ("GET", endpoints.health),
+    "/metrics": ("GET", endpoints.show_metrics),
+}
 _ERRORS = (ApiError, *REPORTED, HTTPException, ClientDisconnect, ClientGone, Exception)
 
 
@@ -58,26 +44,14 @@ def create_app(catalogue: Catalogue, worker: Worker, settings: ServeSettings) ->
     app = FastAPI(title="malmoi", version=VERSION, docs_url=None, redoc_url=None, openapi_url=None)
     metrics = ServeMetrics({entry.engine: entry.name for entry in languages(catalogue)})
     app.state.metrics, worker.observe = metrics, metrics.observe
-    routes = _Routes(catalogue, worker, settings, metrics)
-    paths: dict[str, tuple[str, Handler]] = {
-        "/v1/models": ("GET", routes.models),
-        "/v1/models/{name:path}": ("GET", routes.model),
-        "/v1/chat/completions": ("POST", routes.chat),
-        "/v1/completions": ("POST", routes.completions),
-        "/v1/tasks": ("GET", routes.tasks),
-        "/v1/tasks/{task}": ("POST", routes.task),
-        "/tokenize": ("POST", routes.tokenize),
-        "/detokenize": ("POST", routes.detokenize),
-        "/health": ("GET", routes.health),
-        "/metrics": ("GET", routes.exposition),
-    }
-    for path, (method, handler) in paths.items():
-        app.add_route(path, handler, methods=[method])
+    serving = Serving(catalogue, worker, settings, metrics, Generator(worker, metrics, settings))
+    for path, (method, handler) in ENDPOINTS.items():
+        app.add_route(path, partial(handler, serving), methods=[method])
     for kind in _ERRORS:
         app.add_exception_handler(kind, _on_error(metrics))
     app.add_middleware(
         Guard, settings=settings, stopping=lambda: worker.stopping,
-        report=_reporter(metrics, list(paths)),
+        report=_reporter(metrics, list(ENDPOINTS)),
         refused=lambda error: metrics.errors.labels(error.kind).inc(),
     )  # fmt: skip
     if settings.cors_origins:
@@ -86,236 +60,6 @@ def create_app(catalogue: Catalogue, worker: Worker, settings: ServeSettings) ->
             allow_headers=["Authorization", "Content-Type"], expose_headers=[WARNING],
         )  # fmt: skip
     return app
-
-
-class _Routes:
-    """What each path does."""
-
-    def __init__(
-        self, catalogue: Catalogue, worker: Worker, settings: ServeSettings, metrics: ServeMetrics
-    ) -> None:
-        self.catalogue, self.worker, self.settings, self.metrics = catalogue, worker, settings, metrics
-        self.generator = Generator(worker, metrics, settings)
-
-    async def models(self, request: Request) -> Response:
-        """OpenAI's list, with what each model does."""
-        del request
-        return _json({"object": "list", "data": [_described(entry) for entry in self.catalogue.values()]})
-
-    async def model(self, request: Request) -> Response:
-        """One of the list."""
-        name = request.path_params["name"]
-        if name not in self.catalogue:
-            raise _unknown_model(name, self.catalogue)
-        return _json(_described(self.catalogue[name]))
-
-    async def chat(self, request: Request) -> Response:
-        """The reply to a conversation."""
-        body, headers = await _read(ChatBody, request)
-        entry = self._language(body.model)
-        plan = await asyncio.to_thread(plan_chat, entry, body, self.settings)
-        return await self.generator.chat(request, plan, body, headers)
-
-    async def completions(self, request: Request) -> Response:
-        """How texts go on."""
-        body, headers = await _read(CompletionBody, request)
-        entry = self._language(body.model)
-        plan = await asyncio.to_thread(plan_completion, entry, body, self.settings)
-        return await self.generator.completion(request, plan, body, headers)
-
-    async def tasks(self, request: Request) -> Response:
-        """Which tasks there are, and the models for each."""
-        del request
-        found: dict[str, list[str]] = {}
-        for entry in tasks(self.catalogue):
-            found.setdefault(entry.task.name, []).append(entry.name)
-        data = [
-            {"id": name, "object": "task", "kind": TASKS[name].kind.name, "models": models}
-            for name, models in found.items()
-        ]
-        return _json({"object": "list", "data": data})
-
-    async def task(self, request: Request) -> Response:
-        """Predictions for one input or many."""
-        body, headers = await _read(TaskBody, request)
-        entry = self._task(request.path_params["task"], body.model)
-        parts = await asyncio.to_thread(_parts, entry, body, self.settings)
-        async with in_time(asyncio.get_running_loop().time() + self.settings.request_timeout_s):
-            found = await until_gone(request, self.worker.calls(_predict, parts))
-        return _json(
-            {
-                "object": "task.predictions", "task": entry.task.name, "model": entry.name,
-                "method": entry.method.method.name,
-                "predictions": [one | {"index": at} for at, one in enumerate(chain(*found))],
-            },
-            headers,
-        )  # fmt: skip
-
-    async def tokenize(self, request: Request) -> Response:
-        """The ids that a prompt or a conversation becomes."""
-        body, headers = await _read(TokenizeBody, request)
-        entry = self._language(body.model)
-        return _json(await asyncio.to_thread(_tokens, entry, body, self.settings), headers)
-
-    async def detokenize(self, request: Request) -> Response:
-        """The text of ids; specials are left out."""
-        body, headers = await _read(DetokenizeBody, request)
-        tokenizer = self._language(body.model).engine.tokenizer
-        if max(body.tokens, default=0) >= tokenizer.vocab_size:
-            message = f"there is an id outside 0..{tokenizer.vocab_size - 1}; use the model's own tokenizer"
-            raise ApiError(400, message, param="tokens")
-        return _json({"prompt": await asyncio.to_thread(tokenizer.decode, body.tokens)}, headers)
-
-    async def health(self, request: Request) -> Response:
-        """200 while the server takes requests, 503 once it stops."""
-        del request
-        stopping = self.worker.stopping
-        return _json({"status": "stopping" if stopping else "ok"}, status=503 if stopping else 200)
-
-    async def exposition(self, request: Request) -> Response:
-        """Prometheus' text."""
-        del request
-        for entry in languages(self.catalogue):
-            self.metrics.waiting.labels(entry.name).set(self.worker.waiting(entry.engine))
-        return Response(self.metrics.exposition(), media_type=CONTENT_TYPE)
-
-    def _language(self, name: str | None) -> LanguageEntry:
-        """By name; the only one may be left unnamed."""
-        found = languages(self.catalogue)
-        if name is None and len(found) == 1:
-            return found[0]
-        if name is None:
-            known = ", ".join(entry.name for entry in found) or "none here completes text"
-            raise ApiError(400, f"say which model; known: {known}", param="model")
-        entry = self.catalogue.get(name)
-        if entry is None:
-            raise _unknown_model(name, [entry.name for entry in found])
-        if isinstance(entry, TaskEntry):
-            message = f"{name} does {entry.task.name}; use /v1/tasks/{entry.task.name}"
-            raise ApiError(400, message, param="model")
-        return entry
-
-    def _task(self, task: str, name: str | None) -> TaskEntry:
-        """By name, or the first model of the task."""
-        found = [entry for entry in tasks(self.catalogue) if entry.task.name == task]
-        if not found:
-            names = {entry.task.name for entry in tasks(self.catalogue)}
-            task = task[:100]
-            fix = nearest(task, names) if names else "serve a fitted method's folder, too"
-            raise ApiError(404, f"no model for task {task!r}; {fix}", code="task_not_found")
-        if name is None:
-            return found[0]
-        entry = next((entry for entry in found if entry.name == name), None)
-        if entry is None:
-            raise _unknown_model(name, [entry.name for entry in found])
-        return entry
-
-
-def _described(entry: Entry) -> dict[str, Any]:
-    found: dict[str, Any] = {
-        "id": entry.name, "object": "model", "created": entry.created, "owned_by": "malmoi"
-    }  # fmt: skip
-    if isinstance(entry, TaskEntry):
-        return found | {"task": entry.task.name, "method": entry.method.method.name}
-    return found | {"chat": entry.form is not None, "max_model_len": entry.engine.scorer.context}
-
-
-def _unknown_model(name: str, known: Sequence[str] | Catalogue) -> ApiError:
-    name = name[:100]
-    fix = nearest(name, known) if known else "none is there"
-    return ApiError(404, f"unknown model {name!r}; {fix}", param="model", code="model_not_found")
-
-
-async def _read(kind: type[B], request: Request) -> tuple[B, dict[str, str]]:
-    """A request's body, and a header that names what of it has no effect. Raises ApiError."""
-    return await asyncio.to_thread(_checked, kind, await request.body())
-
-
-def _checked(kind: type[B], content: bytes) -> tuple[B, dict[str, str]]:
-    body = parsed(kind, content)
-    return body, _warning(body.ignored())
-
-
-def _parts(entry: TaskEntry, body: TaskBody, settings: ServeSettings) -> list[tuple[TaskEntry, list[Any]]]:
-    """The inputs by calls: as many and as long as leave no call to take much longer than one input may."""
-    parts: list[tuple[TaskEntry, list[Any]]] = []
-    left = 0
-    for at, value in enumerate(body.values(settings.max_prompts)):
-        count = _characters(value)
-        if count > settings.max_input_chars:
-            message = f"{count:,} characters; an input has at most {settings.max_input_chars:,}, shorten it"
-            raise ApiError(400, message, param=f"inputs.{at}")
-        if not parts or count > left or len(parts[-1][1]) == INPUTS_A_CALL:
-            parts.append((entry, []))
-            left = settings.max_input_chars
-        parts[-1][1].append(_input(entry, at, value))
-        left -= count
-    return parts
-
-
-def _characters(value: Any) -> int:
-    """Of all texts in a JSON value."""
-    match value:
-        case str():
-            return len(value)
-        case dict():
-            return sum(len(name) + _characters(one) for name, one in value.items())
-        case list():
-            return sum(map(_characters, value))
-        case _:
-            return 0
-
-
-def _input(entry: TaskEntry, at: int, value: Any) -> Any:
-    try:
-        return entry.task.input_from(value)
-    except ValueError as error:  # UserError, BadRow
-        raise ApiError(400, str(error), param=f"inputs.{at}") from None
-
-
-def _predict(entry: TaskEntry, inputs: Sequence[Any]) -> list[dict[str, Any]]:
-    """Runs on the worker's thread."""
-    method = entry.method.method
-    answers = method.predict(inputs).values
-    shares = method.probabilities(inputs)
-    found = [
-        {"prediction": entry.task.to_json(answer, value)}
-        for answer, value in zip(answers, inputs, strict=True)
-    ]
-    if shares is None:
-        return found
-    return [one | {"probabilities": of_one} for one, of_one in zip(found, shares, strict=True)]
-
-
-def _tokens(entry: LanguageEntry, body: TokenizeBody, settings: ServeSettings) -> dict[str, Any]:
-    ids, tokenizer = _ids(entry, body, settings), entry.engine.tokenizer
-    return {
-        "count": len(ids), "max_model_len": entry.engine.scorer.context, "tokens": ids,
-        "token_strs": [tokenizer.token_text(id) for id in ids],
-    }  # fmt: skip
-
-
-def _ids(entry: LanguageEntry, body: TokenizeBody, settings: ServeSettings) -> list[int]:
-    if (body.prompt is None) == (body.messages is None):
-        raise ApiError(400, 'give either "prompt" or "messages"', param="prompt")
-    if body.prompt is not None:
-        check_characters([body.prompt], "prompt", settings)
-        ids = entry.engine.tokenizer.encode(body.prompt)
-        return entry.engine.encode_prompt(body.prompt) if ids and body.add_special_tokens else ids
-    if entry.form is None:
-        raise ApiError(400, f"{entry.name} has no chat template; give a prompt", param="messages")
-    return conversation_ids(entry.form, ChatBody(messages=body.messages or []), settings)
-
-
-def _json(value: Any, headers: dict[str, str] | None = None, status: int = 200) -> Response:
-    return Response(as_json(value), status, headers, "application/json")
-
-
-def _warning(ignored: Sequence[str]) -> dict[str, str]:
-    """A header that names what has no effect. Any name can be given: an empty one would end the header in a
-    blank, which HTTP forbids."""
-    named = (name if _PLAIN.fullmatch(name) else json.dumps(name[:100]) for name in ignored[:100])
-    return {WARNING: f"ignored: {', '.join(named)[:500]}".rstrip()} if ignored else {}
 
 
 # --- errors and counts
