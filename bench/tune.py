@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from malmoi.data.packing import Packed
+from malmoi.data.batches import Packed
 from malmoi.data.shards import TokenFile
 from malmoi.learn.loop import Loop
 from malmoi.learn.objectives.conversations import Conversations

@@ -32,7 +32,7 @@ MODULES = {
     for path in SOURCES
 }
 # What the library still has of what it should not have. These lists and numbers may only shrink.
-MOST_LINES, MOST_MODULES, MOST_IMPORTS = 24_715, 228, 12
+MOST_LINES, MOST_MODULES, MOST_IMPORTS = 24_585, 228, 12
 WIDE = {  # modules that import more of ours than MOST_IMPORTS, and how many
     "malmoi.compare.distill": 17, "malmoi.compare.runner": 17,
     "malmoi.demo.one_model": 14, "malmoi.demo.story": 33,
@@ -45,8 +45,8 @@ WIDE = {  # modules that import more of ours than MOST_IMPORTS, and how many
 }  # fmt: skip
 SAME_CLASSES = {"Completion", "Material"}  # public classes of one name
 SAME_MODULES = {  # modules of one name
-    "attention", "base", "bert", "chat", "config", "conversations", "engine", "folder",
-    "metrics", "preferences", "settings", "units", "worker",
+    "attention", "base", "bert", "chat", "config", "conversations", "engine", "folder", "metrics",
+    "settings", "units", "worker",
 }  # fmt: skip
 
 

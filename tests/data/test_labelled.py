@@ -105,7 +105,7 @@ def test_an_id_that_comes_again_is_reported(tmp_path: Path) -> None:
     findings: list[Finding] = []
     assert len(list(read_records(path, findings.append))) == len(lines)
     assert findings == [Finding("warning", f"{path}:3", f"the id 'a' stands at {path}:1 already")]
-    assert len(list(read_records(path, findings.append, tell_ids=False))) == len(lines)
+    assert len(list(read_records(path, findings.append, report_ids=False))) == len(lines)
     assert len(findings) == 1
 
 

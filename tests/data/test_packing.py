@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from malmoi.core.tensors import IGNORE, TokenBatch
-from malmoi.data.packing import Packed
+from malmoi.data.batches import Packed
 from malmoi.learn.losses import next_token_loss
 from malmoi.models.build import build_model
 from malmoi.models.config import RecurrentConfig, TransformerConfig

@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from malmoi.core.nouns import Finding, Message, turns_error
-from malmoi.data.preferences import Preference, read_preferences
+from malmoi.data.conversations import Preference, read_preferences
 
 ASKED = Message("user", "뭐 해?")
 GOOD, BAD = Message("assistant", "책을 읽어요."), Message("assistant", "몰라요.")

@@ -16,7 +16,7 @@ from pyarrow import parquet
 from malmoi.core.errors import UserError
 from malmoi.core.nouns import silent
 from malmoi.data import readers
-from malmoi.data.readers import Row, encoding_of, find_files, open_corpus, read_documents, read_rows
+from malmoi.data.readers import DocumentRow, encoding_of, find_files, open_corpus, read_documents, read_rows
 
 TEXTS = [
     "The boat left.\nNobody waved.",
@@ -223,7 +223,7 @@ def test_reading_can_go_past_bad_rows(tmp_path: Path) -> None:
         ("error", "b.csv:2"),
         ("error", "c.txt:1"),
     ]
-    assert rows[1] == Row("b", f"{tmp_path / 'a.jsonl'}:4")
+    assert rows[1] == DocumentRow("b", f"{tmp_path / 'a.jsonl'}:4")
 
 
 @pytest.mark.parametrize(

@@ -126,7 +126,7 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("card") / "town"
     folder.mkdir()
     for number, document in enumerate(documents(24)):
-        (folder / f"{number}.txt").write_text(document.retold(), encoding="utf-8")
+        (folder / f"{number}.txt").write_text(document.with_views(), encoding="utf-8")
     (folder / "LICENSE").write_text(CC_BY)
     return folder
 

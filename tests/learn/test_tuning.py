@@ -14,8 +14,7 @@ from malmoi.learn.mixture import Mixture, Source, make_mixture
 from malmoi.tasks import TASKS, make_task, write_samples
 from malmoi.text.chat import ChatFormat
 from malmoi.text.tokenizer import train_tokenizer
-from malmoi.world import documents
-from malmoi.world.document import Language
+from malmoi.world import Language, documents
 
 
 @pytest.fixture(scope="module")

@@ -25,7 +25,13 @@ def sample(language: Language, split: Split = "train", count: int = 500) -> list
 
 def texts(document: Document) -> Iterator[str]:
     """Everything that a document says, in both languages."""
-    yield from (document.text, document.translation, document.headline, document.summary, document.retold())
+    yield from (
+        document.text,
+        document.translation,
+        document.headline,
+        document.summary,
+        document.with_views(),
+    )
     for question in document.questions:
         yield from (question.input, question.target.text)
     yield from (turn.content for turn in document.dialogue)
@@ -38,8 +44,8 @@ def test_documents_are_the_same_every_time_and_whatever_their_number() -> None:
     assert [document.language for document in first[:4]] == ["en", "ko", "en", "ko"]
     assert first[0] == next(documents(1, seed=3, language="en"))
     assert first[0] != next(documents(1, seed=4))
-    assert [document.retold() for document in first] == [
-        document.retold() for document in documents(30, seed=3)
+    assert [document.with_views() for document in first] == [
+        document.with_views() for document in documents(30, seed=3)
     ]
 
 
@@ -56,7 +62,7 @@ def test_every_kind_is_shown_and_has_every_label() -> None:
             assert all([document.headline, document.summary, document.translation])
             assert len(document.questions) >= 2
             assert [turn.role for turn in document.dialogue] in (exchange, exchange * 2, exchange * 3)
-            assert document.text in document.retold()
+            assert document.text in document.with_views()
 
 
 @pytest.mark.parametrize("split", ["train", "valid", "test"])

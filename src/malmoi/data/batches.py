@@ -1,13 +1,13 @@
-"""Token files to batches, packed without padding. The order is a function of (seed, step) and nothing else.
+"""What a training step reads: tokens in windows, conversations packed, examples of about one length.
 
-The tokens are a circle: after the last document's eos comes the first document. An epoch cuts the circle
-into windows of `context` positions, from a random place on, and visits them in a random order, each once.
+The order is a function of (seed, step) and nothing else. Documents and conversations never see each other.
 
 Shape letters: B rows, T positions, W windows of an epoch.
 """
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
 
@@ -18,6 +18,16 @@ from numpy.typing import NDArray
 from malmoi.core.errors import UserError
 from malmoi.core.tensors import IGNORE, TokenBatch
 from malmoi.data.shards import TokenFile
+from malmoi.text.chat import ChatRow
+from malmoi.util.seeds import mixed
+
+OPEN_WINDOWS = 32  # that are being filled at the same time
+POOL_BATCHES = 50  # drawn at random, then sorted by length among themselves
+
+# ---- token files, without padding
+#
+# The tokens are a circle: after the last document's eos comes the first document. An epoch cuts the circle
+# into windows of `context` positions, from a random place on, and visits them in a random order, each once.
 
 
 def fit_context(tokens: TokenFile, context: int) -> int:
@@ -33,15 +43,9 @@ def windows_per_epoch(tokens: TokenFile, context: int) -> int:
 
 
 def batch(
-    tokens: TokenFile,
-    *,
-    seed: int,
-    step: int,
-    rows: int,
-    context: int,
-    start: int = 0,
+    tokens: TokenFile, *, seed: int, step: int, rows: int, context: int, start: int = 0,
     stop: int | None = None,
-) -> TokenBatch:
+) -> TokenBatch:  # fmt: skip
     """Rows `start` to `stop` (default: all) of the global batch of `rows` rows at `step`.
 
     ids_BT and targets_BT (the next token, everywhere) are int64; `documents_BT` is None where no row holds
@@ -106,7 +110,108 @@ def _token_batch(ids_BT: np.ndarray, targets_BT: np.ndarray, eos: int) -> TokenB
     return TokenBatch(torch.from_numpy(ids_BT.copy()), torch.from_numpy(targets_BT.copy()), documents_BT)
 
 
-_POOL_BATCHES = 50  # so many batches are drawn at random, then sorted by length among themselves
+# ---- conversations, packed: rows of different lengths in windows of one length, none of them split
+
+
+class Packed:
+    """ChatRows as training windows of `context` positions.
+
+    A position predicts the next id of its own row, where that id is trained; the rest of a window is padding.
+    together: False gives every row a window of its own, for models that cannot keep rows apart. weights: how
+    often an epoch has each row, once by default; of rows that share a weight of 0.3, each epoch draws 30%.
+    """
+
+    def __init__(
+        self, rows: Sequence[ChatRow], context: int, *, seed: int, together: bool = True,
+        weights: Sequence[float] | None = None,
+    ) -> None:  # fmt: skip
+        """Every row must have from 2 to `context` + 1 ids."""
+        assert rows
+        assert all(2 <= len(row.ids) <= context + 1 for row in rows)
+        self.rows, self.context, self.seed, self.together = rows, context, seed, together
+        self._weights = np.ones(len(rows)) if weights is None else np.asarray(weights, dtype=np.float64)
+        self._lengths = [len(row.ids) - 1 for row in rows]
+        self._epoch = lru_cache(maxsize=2)(self._packed)
+        self._ends = [0]  # how many windows the first 0, 1, 2, ... epochs have
+
+    @property
+    def windows_per_epoch(self) -> int:
+        """Of the first epoch; later ones may differ by a few."""
+        return len(self._epoch(0))
+
+    @property
+    def fill(self) -> float:
+        """The share of positions that are no padding, of the first epoch."""
+        used = sum(self._lengths[row] for window in self._epoch(0) for row in window)
+        return used / (self.windows_per_epoch * self.context)
+
+    @property
+    def mean_tokens(self) -> int:
+        """Of a row."""
+        return round(sum(self._lengths) / len(self._lengths))
+
+    def batch(self, step: int, windows: int, start: int, stop: int) -> TokenBatch:
+        """Windows `start` to `stop` of the global batch of `windows` windows at `step`."""
+        chosen = [self.window(step * windows + number) for number in range(start, stop)]
+        return self.token_batch(chosen)
+
+    def window(self, number: int) -> list[int]:
+        """The rows of the `number`-th window since the beginning of training."""
+        while number >= self._ends[-1]:
+            self._ends.append(self._ends[-1] + len(self._epoch(len(self._ends) - 1)))
+        epoch = bisect_right(self._ends, number) - 1
+        return self._epoch(epoch)[number - self._ends[epoch]]
+
+    def _packed(self, epoch: int) -> list[list[int]]:
+        """The epoch's rows, each in one window: the first of the open ones that has room for it."""
+        random = np.random.default_rng(mixed(self.seed, epoch))
+        order = random.permutation(self._drawn(random)).tolist()
+        if not self.together:
+            return [[row] for row in order]
+        full: list[list[int]] = []
+        windows: list[tuple[list[int], int]] = []  # open ones, with the room that is left
+        for row in order:
+            length = self._lengths[row]
+            at = next((i for i, (_, room) in enumerate(windows) if room >= length), None)
+            chosen, room = windows.pop(at) if at is not None else ([], self.context)
+            chosen.append(row)
+            windows.insert(at or 0, (chosen, room - length))
+            if len(windows) > OPEN_WINDOWS:
+                full.append(windows.pop(min(range(len(windows)), key=lambda i: windows[i][1]))[0])
+        full += [chosen for chosen, _ in windows]
+        return [full[i] for i in random.permutation(len(full))]
+
+    def _drawn(self, random: np.random.Generator) -> np.ndarray:
+        """The rows of an epoch: each as often as its weight's whole part says, the rest by a draw.
+
+        The draw takes rows of one weight at even distances in a random order, so that their number is right.
+        """
+        order = random.permutation(len(self.rows))
+        order = order[np.argsort(self._weights[order], kind="stable")]
+        whole = np.floor(self._weights[order])
+        reached = np.floor(np.cumsum(self._weights[order] - whole) + random.random())
+        counts = (whole + np.diff(reached, prepend=0.0)).astype(np.int64)
+        return np.repeat(order, counts) if counts.any() else order[:1]
+
+    def token_batch(self, windows: Sequence[Sequence[int]]) -> TokenBatch:
+        """The rows of each window one after another, padded to `context` (alone: to the longest)."""
+        width = self.context if self.together else max(self._lengths[rows[0]] for rows in windows)
+        shape = (len(windows), width)
+        ids, targets = np.zeros(shape, dtype=np.int64), np.full(shape, IGNORE, dtype=np.int64)
+        documents = np.full(shape, -1, dtype=np.int64)
+        for b, numbers in enumerate(windows):
+            place = 0
+            for document, number in enumerate(numbers):
+                row, end = self.rows[number], place + self._lengths[number]
+                following = np.array(row.ids[1:])
+                ids[b, place:end], documents[b, place:end] = row.ids[:-1], document
+                targets[b, place:end] = np.where(row.trained[1:], following, IGNORE)
+                place = end
+        documents_BT = torch.from_numpy(documents) if self.together else None
+        return TokenBatch(torch.from_numpy(ids), torch.from_numpy(targets), documents_BT)
+
+
+# ---- examples, those of about one length together
 
 
 class Buckets:
@@ -132,7 +237,7 @@ class Buckets:
     def _batches(self, epoch: int) -> list[NDArray[np.int64]]:
         random = np.random.default_rng((self.seed, epoch))
         order = random.permutation(len(self.lengths))
-        pool = self.rows * _POOL_BATCHES
+        pool = self.rows * POOL_BATCHES
         pools = [order[start : start + pool] for start in range(0, len(order), pool)]
         by_length = np.concatenate([one[np.argsort(self.lengths[one], kind="stable")] for one in pools])
         batches = [by_length[start : start + self.rows] for start in range(0, len(by_length), self.rows)]

@@ -19,6 +19,7 @@ from malmoi.data.readers import Corpus, Errors, Part, document_hash, encoding_of
 from malmoi.text.tokenizer import Tokenizer
 from malmoi.util.units import counted
 
+LOST = "\ufffd"  # what a decoding writes for what it cannot read
 COMPARED = 20_000  # documents of each part compared for near-duplicates
 COMPARED_CHARACTERS = 20_000  # of each of them
 SHINGLE = 5  # characters
@@ -46,7 +47,7 @@ class CorpusStats:
     overlap_near: int  # validation documents compared that nearly equal a training document
     num_compared: int  # documents compared for near-duplicates
     num_long: int | None  # documents of more tokens than the context; None without a tokenizer
-    note: str  # how train and valid were told apart
+    note: str  # how the text was split into train and valid
     findings: tuple[Finding, ...]
 
 
@@ -80,14 +81,9 @@ class _Seen:
 
 
 def corpus_stats(
-    path: Path,
-    *,
-    valid: Path | None = None,
-    errors: Errors = "strict",
-    field: str = "text",
-    tokenizer: Tokenizer | None = None,
-    context: int | None = None,
-) -> CorpusStats:
+    path: Path, *, valid: Path | None = None, errors: Errors = "strict", field: str = "text",
+    tokenizer: Tokenizer | None = None, context: int | None = None,
+) -> CorpusStats:  # fmt: skip
     """Read all of a corpus once and measure it; what is wrong is in `findings`, in the order of reading.
 
     Near-duplicates are looked for among the first COMPARED documents of each part. Raises UserError only
@@ -108,14 +104,9 @@ def corpus_stats(
 
 
 def preview(
-    path: Path,
-    tokenizer: Tokenizer,
-    count: int,
-    *,
-    num_tokens: int = 64,
-    errors: Errors = "strict",
+    path: Path, tokenizer: Tokenizer, count: int, *, num_tokens: int = 64, errors: Errors = "strict",
     field: str = "text",
-) -> list[list[tuple[str, bool]]]:
+) -> list[list[tuple[str, bool]]]:  # fmt: skip
     """The first tokens of the first `count` documents as training sees them: (piece, is it trained).
 
     Pre-training predicts every token, the first from the end of the document before.
@@ -129,25 +120,25 @@ def preview(
 
 
 def _check_characters(text: str, where: str, findings: Findings) -> None:
-    if "\ufffd" in text:
-        message = (
-            f"{counted(text.count(chr(0xFFFD)), 'character')} lost in a decoding, now or before (U+FFFD)"
-        )
-        findings[Finding("warning", where, message)] = None
-    if "\0" in text:
-        message = "holds zero characters; it may be UTF-16 or no text at all: save it as UTF-8"
-        findings[Finding("warning", where, message)] = None
-    if "\r\n" in text:
-        message = "lines end as on Windows (\\r\\n), so a model learns to write \\r; save the file with \\n"
-        findings[Finding("warning", where.rpartition(":")[0], message)] = None
+    lost = counted(text.count(LOST), "character")
+    for characters, place, message in (
+        (LOST, where, f"{lost} lost in a decoding, now or before (U+FFFD)"),
+        ("\0", where, "holds zero characters; it may be UTF-16 or no text at all: save it as UTF-8"),
+        (
+            "\r\n", where.rpartition(":")[0],
+            "lines end as on Windows (\\r\\n), so a model learns to write \\r; save the file with \\n",
+        ),
+    ):  # fmt: skip
+        if characters in text:
+            findings[Finding("warning", place, message)] = None
 
 
 def _stats(
     corpus: Corpus, train: _Seen, valid: _Seen, findings: Findings, context: int | None
 ) -> CorpusStats:
     lengths = np.array(train.lengths + valid.lengths)
-    repeats = _repeats(train) + _repeats(valid)
-    leaks = _leaks(train, valid)
+    repeats = _equal(train, train) + _equal(valid, valid)
+    leaks = _equal(valid, train)
     near, near_leaks = _near(train, valid)
     num_long = train.num_long + valid.num_long if context else None
     path, num_compared = str(corpus.path), len(train.places) + len(valid.places)
@@ -198,26 +189,15 @@ def _script(letter: str) -> str:
     return "Latin" if letter < "\u0250" or "\u1e00" <= letter <= "\u1eff" else "other"
 
 
-def _repeats(seen: _Seen) -> list[tuple[str, str]]:
-    """Where each document is that equals an earlier one of its part, and where that one is."""
-    hashes = np.array(seen.hashes)
-    _, first, inverse = np.unique(hashes, return_index=True, return_inverse=True)
-    copies = np.flatnonzero(first[inverse] != np.arange(len(hashes)))
-    originals = first[inverse[copies]]
-    return [(seen.place(copy), seen.place(at)) for copy, at in _pairs(copies, originals)]
-
-
-def _leaks(train: _Seen, valid: _Seen) -> list[tuple[str, str]]:
-    """Where each validation document is that equals a training document, and where that one is."""
-    hashes, first = np.unique(np.array(train.hashes), return_index=True)
-    wanted = np.array(valid.hashes)
+def _equal(seen: _Seen, known: _Seen) -> list[tuple[str, str]]:
+    """Where each document is that equals one of `known` before it, and where the first such one is."""
+    hashes, first = np.unique(np.array(known.hashes), return_index=True)
+    wanted = np.array(seen.hashes)
     copies = np.flatnonzero(np.isin(wanted, hashes))
     originals = first[np.searchsorted(hashes, wanted[copies])]
-    return [(valid.place(copy), train.place(at)) for copy, at in _pairs(copies, originals)]
-
-
-def _pairs(copies: np.ndarray, originals: np.ndarray) -> list[tuple[int, int]]:
-    return list(zip(copies.tolist(), originals.tolist(), strict=True))
+    others = (originals != copies) | (seen is not known)
+    pairs = zip(copies[others].tolist(), originals[others].tolist(), strict=True)
+    return [(seen.place(copy), known.place(original)) for copy, original in pairs]
 
 
 def _near(train: _Seen, valid: _Seen) -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:

@@ -12,8 +12,8 @@ from malmoi.core.errors import UserError
 def not_utf8(error: UnicodeDecodeError, offset: int) -> str:
     """What to say of bytes that are not UTF-8, of which the first stands at `offset` of a file."""
     byte, guess = error.object[error.start], likely_encoding(error.object[error.start : error.start + 4096])
-    told = f"it looks like {guess}: " if guess else ""
-    return f"byte 0x{byte:02x} at offset {offset} is not UTF-8; {told}save it as UTF-8"
+    hint = f"it looks like {guess}: " if guess else ""
+    return f"byte 0x{byte:02x} at offset {offset} is not UTF-8; {hint}save it as UTF-8"
 
 
 def decoded(content: bytes, name: str, encoding: str = "utf-8-sig") -> str:

@@ -44,11 +44,11 @@ class Tagged(NamedTuple):
     where: str
 
 
-def read_records(path: Path, report: Report, *, tell_ids: bool = True) -> Iterator[Record]:
+def read_records(path: Path, report: Report, *, report_ids: bool = True) -> Iterator[Record]:
     """The rows of a file or folder, each a dict of values with its "file:line" (for .json: item number).
 
     A .json file holds a list of objects, or one object with such a list under "data", or JSON lines. Rows in
-    which characters were lost are reported and skipped. tell_ids: report an "id" that comes again.
+    which characters were lost are reported and skipped. report_ids: report an "id" that comes again.
     """
     how, seen = How(None, "", report), dict[str, str]()  # where each id stood first
     files = find_files(path, RECORD_EXTENSIONS)
@@ -58,7 +58,7 @@ def read_records(path: Path, report: Report, *, tell_ids: bool = True) -> Iterat
             how.error(record.where, "characters were lost in a decoding; save the file as UTF-8")
             continue
         id = record.values.get("id")
-        if tell_ids and id not in (None, ""):
+        if report_ids and id not in (None, ""):
             at = seen.setdefault(str(id), record.where)
             if at != record.where:
                 report(Finding("warning", record.where, f"the id {id!r} stands at {at} already"))
@@ -140,12 +140,12 @@ def summary(findings: Sequence[Finding], task_name: str) -> str:
     """One line about findings: how many of each level, the first of the worst, how to see all."""
     counts = Counter(finding.level for finding in findings)
     levels = {"error": " (bad rows are left out)", "warning": "", "note": ""}
-    told = ", ".join(
+    counted_levels = ", ".join(
         f"{counted(counts[level], level)}{more}" for level, more in levels.items() if counts[level]
     )
     first = min(findings, key=lambda finding: list(levels).index(finding.level))
     where = f"the first, {first.where}: {first.message}"
-    return f"data: {told}; {where}; malmoi data check --task {task_name} lists all"
+    return f"data: {counted_levels}; {where}; malmoi data check --task {task_name} lists all"
 
 
 def attempts(rows: Iterable[Any], make: Callable[[Any], Iterable[Any]], report: Report) -> Iterator[Any]:

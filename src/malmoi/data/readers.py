@@ -41,7 +41,7 @@ FEW_DOCUMENTS = 20  # below this, whole documents are too coarse to hold out
 HASHED_DOCUMENTS = 10_000  # enough to place the hash below which a document is held out
 
 
-class Row(NamedTuple):
+class DocumentRow(NamedTuple):
     """One document and where it was read: "file:line" (the row number in a parquet file)."""
 
     text: str
@@ -49,7 +49,7 @@ class Row(NamedTuple):
 
 
 class Record(NamedTuple):
-    """One row of named values and where it was read, as a `Row`."""
+    """One row of named values and where it was read, as a `DocumentRow`."""
 
     values: dict[str, Any]
     where: str
@@ -80,7 +80,7 @@ class How:
         """Report what could only be read with a loss."""
         self.error(where, message + f"{joint}`errors` replace goes on" * (self.errors is not None))
 
-    def row(self, value: Any, where: str) -> Iterator[Row]:
+    def row(self, value: Any, where: str) -> Iterator[DocumentRow]:
         """The document in one field's value; none where it is empty or not text."""
         if not isinstance(value, str):
             kind = "null" if value is None else type(value).__name__
@@ -88,7 +88,7 @@ class How:
         elif not value.strip():
             self.report(Finding("warning", where, f'"{self.field}" is empty; skipped'))
         else:
-            yield Row(self.without_surrogates(value, where), where)
+            yield DocumentRow(self.without_surrogates(value, where), where)
 
     def without_surrogates(self, text: str, where: str) -> str:
         """JSON can spell half a character (\\ud83d alone), which no file or tokenizer can hold."""
@@ -98,11 +98,11 @@ class How:
         return clean
 
     def missing(self, keys: Iterable[str], where: str) -> None:
-        """Tell that the field is not among `keys`."""
+        """Report that the field is not among `keys`."""
         names = sorted(keys)
         hint = nearest(self.field, names)
-        mend = hint if hint.startswith("did you") else "name the one with the text with `field`"
-        self.error(where, f'no field "{self.field}" among {", ".join(names) or "no fields"}; {mend}')
+        fix = hint if hint.startswith("did you") else "name the one with the text with `field`"
+        self.error(where, f'no field "{self.field}" among {", ".join(names) or "no fields"}; {fix}')
 
 
 def short(value: object) -> str:
@@ -116,7 +116,7 @@ def _open(path: Path) -> BinaryIO:
 
 
 def encoding_of(file: Path) -> str:
-    """What the first bytes of a text file are encoded in, as far as they tell."""
+    """What the first bytes of a text file are encoded in, as far as they show it."""
     if extension(file) in arrow.EXTENSIONS:
         return extension(file)[1:]
     with suppress(OSError, EOFError, zlib.error), _open(file) as opened:
@@ -143,7 +143,7 @@ def chunks(path: Path, how: How) -> Iterator[str]:
                 start = offset - (len(error.object) - len(chunk)) + error.start
                 where = f"{path}:{line + error.object.count(10, 0, error.start)}"
                 how.lossy(where, not_utf8(error, start), ", or ")
-                decoder.errors = "replace"  # told once a file: all of one in another encoding is wrong
+                decoder.errors = "replace"  # reported once a file: all of one in another encoding is wrong
                 text = decoder.decode(chunk, final=not chunk)
             if text:
                 yield text if begun else text.removeprefix("\ufeff")
@@ -166,17 +166,17 @@ def lines(chunks: Iterable[str]) -> Iterator[str]:
         yield last
 
 
-def _read_text(path: Path, how: How) -> Iterator[Row]:
+def _read_text(path: Path, how: How) -> Iterator[DocumentRow]:
     pending, line = "", 1
     for chunk in chunks(path, how):
         if len(pending) >= PIECE:
             cut = line_end(pending, len(pending))
-            yield Row(pending[:cut], f"{path}:{line}")
+            yield DocumentRow(pending[:cut], f"{path}:{line}")
             line += pending.count("\n", 0, cut)
             pending = pending[cut:]
         pending += chunk
     if pending:
-        yield Row(pending, f"{path}:{line}")
+        yield DocumentRow(pending, f"{path}:{line}")
 
 
 def line_end(text: str, limit: int) -> int:
@@ -302,13 +302,15 @@ def _is_text(inside: Path, extensions: Sequence[str]) -> bool:
     )
 
 
-def read_rows(files: Sequence[Path], *, errors: Errors | None, field: str, report: Report) -> Iterator[Row]:
+def read_rows(
+    files: Sequence[Path], *, errors: Errors | None, field: str, report: Report
+) -> Iterator[DocumentRow]:
     """The documents of `files` in order, each with its place; what is wrong goes to `report`."""
     how = How(errors, field, report)
     return read_each(files, lambda file: _rows(file, how), report)
 
 
-def _rows(file: Path, how: How) -> Iterator[Row]:
+def _rows(file: Path, how: How) -> Iterator[DocumentRow]:
     if extension(file) in TEXT_EXTENSIONS:
         return (yield from _read_text(file, how))
     for values, where in RECORD_READERS[extension(file)](file, how):
@@ -337,7 +339,7 @@ def read_documents(path: Path, *, errors: Errors = "strict", field: str = "text"
     return _texts(read_rows(find_files(path), errors=errors, field=field, report=raise_errors), path)
 
 
-def _texts(rows: Iterable[Row], path: Path) -> Iterator[str]:
+def _texts(rows: Iterable[DocumentRow], path: Path) -> Iterator[str]:
     row = None
     for row in rows:
         yield row.text
@@ -346,42 +348,34 @@ def _texts(rows: Iterable[Row], path: Path) -> Iterator[str]:
 
 
 def document_hash(text: str) -> int:
-    """64 bits that tell documents apart, the same on every machine."""
+    """64 bits that differ between documents, the same on every machine."""
     return int.from_bytes(blake2b(text.strip().encode(), digest_size=8).digest(), "big")
 
 
-@dataclass(frozen=True)
-class _HoldOutByHash:
+HoldOut = Callable[[Iterable[DocumentRow], Part], Iterator[DocumentRow]]  # the rows of one part
+
+
+def _by_hash(threshold: int, rows: Iterable[DocumentRow], part: Part) -> Iterator[DocumentRow]:
     """Documents whose hash is at most `threshold` are for validation, so equal ones stay on one side."""
-
-    threshold: int
-
-    def rows(self, rows: Iterable[Row], part: Part) -> Iterator[Row]:
-        return (row for row in rows if (document_hash(row.text) <= self.threshold) == (part == "valid"))
+    return (row for row in rows if (document_hash(row.text) <= threshold) == (part == "valid"))
 
 
-@dataclass(frozen=True)
-class _HoldOutEnd:
+def _by_place(document: int, offset: int, rows: Iterable[DocumentRow], part: Part) -> Iterator[DocumentRow]:
     """The text from character `offset` of document number `document` on is for validation."""
-
-    document: int
-    offset: int
-
-    def rows(self, rows: Iterable[Row], part: Part) -> Iterator[Row]:
-        for number, row in enumerate(rows):
-            cut = self.offset if number == self.document else (number < self.document) * len(row.text)
-            text = row.text[:cut] if part == "train" else row.text[cut:]
-            if text:
-                yield Row(text, row.where)
-            elif part == "train":
-                return
+    for number, row in enumerate(rows):
+        cut = offset if number == document else (number < document) * len(row.text)
+        text = row.text[:cut] if part == "train" else row.text[cut:]
+        if text:
+            yield DocumentRow(text, row.where)
+        elif part == "train":
+            return
 
 
 @dataclass(frozen=True)
 class Corpus:
     """Documents for training and for validation, never the same one in both. Each call reads anew.
 
-    `note` says in one line how they were told apart; `files` are all that is read.
+    `note` says in one line how they were split; `files` are all that is read.
     """
 
     path: Path
@@ -390,7 +384,7 @@ class Corpus:
     note: str
     errors: Errors = "strict"
     field: str = "text"
-    hold_out: _HoldOutByHash | _HoldOutEnd | None = None
+    hold_out: HoldOut | None = None
 
     @property
     def files(self) -> dict[str, Path]:
@@ -401,11 +395,11 @@ class Corpus:
             for file in self.train_files + self.valid_files
         }
 
-    def rows(self, part: Part, report: Report = raise_errors) -> Iterator[Row]:
+    def rows(self, part: Part, report: Report = raise_errors) -> Iterator[DocumentRow]:
         """The documents of one part with their places."""
         files = self.train_files if part == "train" else self.valid_files
         rows = read_rows(files, errors=self.errors, field=self.field, report=report)
-        return self.hold_out.rows(rows, part) if self.hold_out else rows
+        return self.hold_out(rows, part) if self.hold_out else rows
 
     def train(self) -> Iterator[str]:
         """Training documents, streamed. Raises UserError as `read_documents` does."""
@@ -417,14 +411,9 @@ class Corpus:
 
 
 def open_corpus(
-    path: Path,
-    *,
-    valid: Path | None = None,
-    errors: Errors = "strict",
-    field: str = "text",
-    hold_out: float = 0.1,
-    report: Report = raise_errors,
-) -> Corpus:
+    path: Path, *, valid: Path | None = None, errors: Errors = "strict", field: str = "text",
+    hold_out: float = 0.1, report: Report = raise_errors,
+) -> Corpus:  # fmt: skip
     """Find the training and the validation text of `path`.
 
     An explicit `valid` wins. Else files or folders named train*, valid* (validation*, val*, dev*) are used as
@@ -465,20 +454,19 @@ def _role(inside: Path) -> str:
 
 
 def _hold_out(
-    files: Sequence[Path], fraction: float, read: Callable[[], Iterator[Row]]
-) -> tuple[_HoldOutByHash | _HoldOutEnd, str]:
+    files: Sequence[Path], fraction: float, read: Callable[[], Iterator[DocumentRow]]
+) -> tuple[HoldOut, str]:
     one_text = len(files) == 1 and extension(files[0]) in TEXT_EXTENSIONS
     if not one_text:
         hashes = sorted({document_hash(row.text) for row in islice(read(), HASHED_DOCUMENTS)})
         if len(hashes) >= FEW_DOCUMENTS:
             threshold = hashes[max(1, round(fraction * len(hashes))) - 1]
-            return _HoldOutByHash(
-                threshold
-            ), f"{fraction:.0%} of the documents held out for validation, by hash"
+            note = f"{fraction:.0%} of the documents held out for validation, by hash"
+            return partial(_by_hash, threshold), note
     return _end(files, fraction, read), f"about the last {fraction:.0%} of the text held out for validation"
 
 
-def _end(files: Sequence[Path], fraction: float, read: Callable[[], Iterator[Row]]) -> _HoldOutEnd:
+def _end(files: Sequence[Path], fraction: float, read: Callable[[], Iterator[DocumentRow]]) -> HoldOut:
     lengths = [len(row.text) for row in read()]
     left = round(sum(lengths) * (1 - fraction))
     if not 0 < left < sum(lengths):
@@ -492,7 +480,7 @@ def _end(files: Sequence[Path], fraction: float, read: Callable[[], Iterator[Row
     text = next(islice(read(), document, None)).text
     near = max(0, left - sum(lengths) // 20)  # a cut further back would hold out much more than was asked
     if cut := text.rfind("\n", near, left) + 1:
-        return _HoldOutEnd(document, cut)
+        return partial(_by_place, document, cut)
     if near == 0 and document > 0:
-        return _HoldOutEnd(document, 0)
-    return _HoldOutEnd(document, text.rfind(" ", near, left) + 1 or left)
+        return partial(_by_place, document, 0)
+    return partial(_by_place, document, text.rfind(" ", near, left) + 1 or left)

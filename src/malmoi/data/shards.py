@@ -85,7 +85,7 @@ def write_shards(texts: Iterable[str], tokenizer: Tokenizer, folder: Path) -> To
 
 
 def tokenizer_hash(tokenizer: Tokenizer) -> str:
-    """SHA-256 of the tokenizer's file: tells whether a token file was made with it."""
+    """SHA-256 of the tokenizer's file: shows whether a token file was made with it."""
     with tempfile.TemporaryDirectory() as folder:
         tokenizer.save(Path(folder))
         return sha256(Path(folder) / TOKENIZER_FILE)

@@ -36,22 +36,17 @@ class Splits:
 
 
 def split_examples(
-    train: Examples,
-    valid: Examples | None = None,
-    test: Examples | None = None,
-    *,
-    key: Key,
-    group: Key | None = None,
-    label: Label | None = None,
-    seed: int = 0,
-) -> Splits:
+    train: Examples, valid: Examples | None = None, test: Examples | None = None, *, key: Key,
+    group: Key | None = None, label: Label | None = None, seed: int = 0,
+) -> Splits:  # fmt: skip
     """The three parts, whichever were given; the notes say what serves for what.
 
     A `valid` without a `test` becomes the test, for it was kept apart. What is missing is held out of
     `train`: a tenth of it, of few examples a fifth.
-    key(input) tells inputs apart. group(input), by default the key, must be equal wherever the key is: what
-    is equal in it stays together (the turns of one conversation), where there are enough groups. One example
-    of each label stays in `train`. Raises UserError where there are fewer than 10 different inputs.
+    Inputs with the same key(input) are the same. group(input), by default the key, must be equal wherever the
+    key is: what is equal in it stays together (the turns of one conversation), where there are enough groups.
+    One example of each label stays in `train`. Raises UserError where there are fewer than 10 different
+    inputs.
     """
     notes: list[str] = []
     if test is None and valid is not None:
@@ -61,7 +56,7 @@ def split_examples(
         raise UserError(
             f"only {counted(num_inputs, 'different input')}, too few to hold some out; give {FEWEST} or more"
         )
-    # a tenth, but of little data more, for five examples tell nothing
+    # a tenth, but of little data more, for five examples say nothing
     num_held = max(1, round(HELD_OUT * len(train)), min(FEW_HELD, len(train) // 5))
     by = group or key
     if test is None:

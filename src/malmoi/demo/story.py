@@ -226,10 +226,10 @@ def _claim(out: Path) -> None:
 
 
 def _world(folder: Path) -> Material:
-    sample = [document.retold() for document in documents(SAMPLE_DOCUMENTS)]
+    sample = [document.with_views() for document in documents(SAMPLE_DOCUMENTS)]
     stories = {"A story of the town": story("en"), "The same story in Korean": story("ko")}
     tests = documents(20, split="test", language="en")
-    unseen = next(text for found in tests if (text := found.retold()).startswith(found.text))
+    unseen = next(text for found in tests if (text := found.with_views()).startswith(found.text))
     return Material(folder, sample, stories, PROMPTS, unseen)
 
 
@@ -237,8 +237,8 @@ def _write_world(material: Material, tokenizer: Tokenizer, num_tokens: int) -> N
     """As much of the world as `num_tokens` tokens, so that every model reads every document once."""
     per_document = np.mean([len(ids) + 1 for ids in tokenizer.encode_batch(material.sample)])
     count = max(SAMPLE_DOCUMENTS, int(num_tokens / per_document))
-    _write_texts(material.data / "train.jsonl", (document.retold() for document in documents(count)))
-    valid = (document.retold() for document in documents(400, split="valid"))
+    _write_texts(material.data / "train.jsonl", (document.with_views() for document in documents(count)))
+    valid = (document.with_views() for document in documents(400, split="valid"))
     _write_texts(material.data / "valid.jsonl", valid)
     files.write_text(material.data / "LICENSE", WORLD_LICENCE)
 

@@ -23,7 +23,7 @@ from malmoi.inside.probe_files import Cloze, MultipleChoice, read_choices, read_
 from malmoi.metrics.statistics import Floats, mean, word_perplexity
 from malmoi.util import files
 from malmoi.util.version import VERSION
-from malmoi.world.document import Language, Split
+from malmoi.world import Language, Split
 from malmoi.world.minimal_pairs import MinimalPair, world_probes
 
 PAIRS_SIGNATURE = "minimal pairs, summed nats"

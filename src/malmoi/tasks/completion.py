@@ -62,7 +62,7 @@ class Completion(Task[str, str]):
 
     def samples(self, document: Document) -> Iterator[dict[str, Any]]:
         """The text, and more about it in other forms."""
-        yield {"text": document.retold()}
+        yield {"text": document.with_views()}
 
     def tries(self, document: Document) -> Iterator[str]:
         """How the text begins."""

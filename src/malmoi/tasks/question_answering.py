@@ -51,7 +51,7 @@ class QuestionAnswering(Task[Question, Answer]):
                 raise BadRow(f"the id {id!r} stands at {first.where} already")
             return self.examples(row, report)
 
-        rows = attempts(read_records(path, report, tell_ids=False), _flat, report)
+        rows = attempts(read_records(path, report, report_ids=False), _flat, report)
         return list(attempts(rows, make, report))
 
     def examples(self, record: Record, report: Report) -> Iterator[Example[Question, Answer]]:

@@ -4,7 +4,7 @@
         print(document.headline, document.text, document.questions)
 
 Every document is drawn from a seed and carries the labels of all seven tasks. Documents for `valid` and
-`test` tell combinations of facts, and use some names, that no `train` document has. All text was written for
+`test` have combinations of facts, and some names, that no `train` document has. All text was written for
 this project.
 """
 
@@ -13,10 +13,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from random import Random
 
-from malmoi.world.document import Document, Language, Split
+from malmoi.world.document import Document, tell
+from malmoi.world.patterns import Language
 from malmoi.world.plots import plan, plots
-from malmoi.world.telling import tell
-from malmoi.world.vocabulary import load_yaml
+from malmoi.world.vocabulary import Split, load_yaml
 
 __all__ = ["Document", "Language", "Split", "documents", "kinds", "story"]
 

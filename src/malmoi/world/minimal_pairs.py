@@ -1,7 +1,7 @@
 """Minimal pairs of the town: the same words with one thing wrong, in grammar or in logic.
 
 A grammar pair differs from a sentence of the town's documents in its form (a particle, an article, agreement,
-case, the order of two words); either sentence would be as true. A logic pair tells four facts and then draws
+case, the order of two words); either sentence would be as true. A logic pair states four facts and then draws
 a conclusion that needs two of them; both conclusions are as grammatical. A model is right where it finds the
 good sentence the likelier one, so chance is 50% in both, and the two scores can stand side by side.
 """
@@ -9,16 +9,16 @@ good sentence the likelier one, so chance is 50% in both, and the two scores can
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from random import Random
 
-from malmoi.world import documents
-from malmoi.world.document import Document, Language, Split
-from malmoi.world.patterns import LEVELS, PARTICLES, Term, Writer, article, final_consonant
+from malmoi.world import Document, Language, Split, documents
+from malmoi.world.patterns import LEVELS, PARTICLES, Term, Writer, article, with_particle
 from malmoi.world.vocabulary import Pool, pools
 
-Change = Callable[[str, Document, Random], str | None]  # a sentence made wrong, or None
+Place = tuple[int, int, str]  # start and end of something right, and something wrong instead of it
+Change = Callable[[str, Document], list[Place]]  # where a sentence of a document can be made wrong
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +31,7 @@ class MinimalPair:
 
 
 def grammar_pairs(count: int, *, split: Split, language: Language, seed: int = 0) -> list[MinimalPair]:
-    """So many pairs from documents of the town, the phenomena by turns. A function of the arguments."""
+    """`count` pairs from documents of the town, the phenomena by turns. A function of the arguments."""
     changes = _CHANGES[language]
     found: list[MinimalPair] = []
     seen: set[str] = set()
@@ -47,9 +47,8 @@ def grammar_pairs(count: int, *, split: Split, language: Language, seed: int = 0
 
 
 def logic_pairs(count: int, *, split: Split, language: Language, seed: int = 0) -> list[MinimalPair]:
-    """So many pairs whose last sentence needs two of the facts before it. A function of the arguments."""
-    made = (_conclusion(Random(f"{split}-{seed}-{number}"), split, language) for number in range(count))
-    return list(made)
+    """`count` pairs whose last sentence needs two of the facts before it. A function of the arguments."""
+    return [_conclusion(Random(f"{split}-{seed}-{number}"), split, language) for number in range(count)]
 
 
 def world_probes(
@@ -69,194 +68,151 @@ def _changed(document: Document, name: str, change: Change, random: Random) -> M
     """The first of the document's sentences, in some order, that the change makes wrong."""
     sentences = [ours for ours, _ in document.sentence_pairs]
     for sentence in random.sample(sentences, len(sentences)):
-        if (bad := change(sentence, document, random)) and bad != sentence:
-            return MinimalPair(sentence, bad, name)
+        if places := change(sentence, document):
+            start, end, wrong = random.choice(places)
+            bad = sentence[:start] + wrong + sentence[end:]
+            if bad != sentence:
+                return MinimalPair(sentence, bad, name)
     return None
 
 
-def _agreement(sentence: str, document: Document, random: Random) -> str | None:
-    """The bridge was closed: the bridge were closed."""
-    del document
-    plural = {"was": "were", "is": "are", "has": "have", "were": "was", "are": "is"}
-    # a verb of a plain statement: in "what was", "I was" or "if it were" both forms may stand
-    verbs = list(re.finditer(r"(?<=[a-z] )(?:was|is|has|were|are)(?= [a-z])", sentence))
-    return _replaced(sentence, verbs, lambda word: plural[word], random)
+def _rewritten(pattern: str, wrong: Callable[[re.Match[str]], str | None]) -> Change:
+    """The change of what the pattern finds into something wrong."""
+
+    def places(sentence: str, _: Document) -> list[Place]:
+        found = ((match, wrong(match)) for match in re.finditer(pattern, sentence))
+        return [(match.start(), match.end(), text) for match, text in found if text is not None]
+
+    return places
 
 
-def _article(sentence: str, document: Document, random: Random) -> str | None:
-    """A goose: an goose."""
-    del document
-    found = [
-        match for match in re.finditer(r"\b([Aa]n?) (?=([a-z]))", sentence)
-        if article(match[2]).strip() == match[1].lower()
-    ]  # fmt: skip
-    return _replaced(
-        sentence, found, lambda text: f"{text[0]} " if text[1:2] == "n" else f"{text[0]}n ", random
-    )
-
-
-def _case(sentence: str, document: Document, random: Random) -> str | None:
-    """They were late: them were late."""
-    del document
-    wrong = {
-        "he": "him",
-        "she": "her",
-        "they": "them",
-        "He": "Him",
-        "She": "Her",
-        "They": "Them",
-        "him": "he",
-    }
-    words = list(re.finditer(r"\b(?:[Hh]e|[Ss]he|[Tt]hey|him)\b(?! or )", sentence))
-    return _replaced(sentence, words, lambda word: wrong[word], random)
-
-
-def _english_order(sentence: str, document: Document, random: Random) -> str | None:
-    """The bridge: bridge the. An article or a preposition comes after its noun."""
-    del document
-    pattern = r"(?<=[a-z] )(the|a|an|of|from|with|to) ([a-z]+)\b(?=[ .,])"
-    return _replaced(sentence, list(re.finditer(pattern, sentence)), _swapped, random)
-
-
-def _particle(sentence: str, document: Document, random: Random) -> str | None:
-    """빵은: 빵는. The form that belongs after the other kind of sound."""
-    words = sorted({*document.facts.values(), *_short_names(document)}, key=len, reverse=True)
-    names = "|".join(map(re.escape, filter(None, words)))
-    forms = "|".join(sorted({form for pair in _PARTICLES for form in pair}, key=len, reverse=True))
-    found = re.finditer(rf"(?<![가-힣])(?P<word>(?:{names})(?: 씨)?)(?P<form>{forms})(?=[ ,.])", sentence)
-    fitting = [match for match in found if _fits(match["word"], match["form"])]
-    if not fitting:
-        return None
-    chosen = random.choice(fitting)
-    start, end = chosen.span("form")
-    return sentence[:start] + _other_form(chosen["form"]) + sentence[end:]
-
-
-_PARTICLES = [PARTICLES[name] for name in ("은", "이", "을", "과", "으로")]
-
-
-def _short_names(document: Document) -> list[str]:
-    """The given names that Korean people are called by after the first time."""
-    return [name.split()[0] for name in document.facts.values() if " " in name]
-
-
-def _fits(word: str, form: str) -> bool:
-    """Whether the particle has the form that the word asks for."""
-    final = final_consonant(word)
-    vowel = not final or (form in PARTICLES["으로"] and final == "ㄹ")
-    return any(pair[vowel] == form for pair in _PARTICLES)
-
-
-def _other_form(form: str) -> str:
-    return next(pair[1 - pair.index(form)] for pair in _PARTICLES if form in pair)
-
-
-def _korean_order(sentence: str, document: Document, random: Random) -> str | None:
-    """신발을 찾았다: 찾았다 신발을. The verb, which comes last, comes before its object."""
-    del document, random
-    found = re.fullmatch(r"(.*[가-힣] )?([가-힣]+[을를이가]) ([가-힣]+[다요])([.])", sentence)
-    return f"{found[1] or ''}{found[3]} {found[2]}{found[4]}" if found else None
-
-
-def _dropped(sentence: str, document: Document, random: Random) -> str | None:
-    """책을 읽은: 책읽은을. A particle that stands after the verb instead of its noun."""
-    del document
-    words = "([가-힣]{2,})([을를]) ([가-힣]{2,}[다요])"
-    found = list(re.finditer(rf"(?<= ){words}(?=[.])", sentence))
-    return _replaced(sentence, found, lambda text: re.sub(words, r"\1 \3\2", text), random)
-
-
-def _swapped(text: str) -> str:
-    first, second = text.split(" ")
+def _swapped(match: re.Match[str]) -> str:
+    first, second = match[0].split(" ")
     return f"{second} {first}"
 
 
-def _replaced(
-    sentence: str, places: list[re.Match[str]], change: Callable[[str], str], random: Random
-) -> str | None:
-    """The sentence with one of the places changed."""
-    if not places:
+def _wrong_article(match: re.Match[str]) -> str | None:
+    """The other article; None where the text has not the usual one."""
+    if article(match[2]).strip() != match[1].lower():
         return None
-    chosen = random.choice(places)
-    return sentence[: chosen.start()] + change(chosen[0]) + sentence[chosen.end() :]
+    return f"{match[1][0]} " if len(match[1]) == 2 else f"{match[1]}n "
+
+
+_PLURAL = {"was": "were", "is": "are", "has": "have", "were": "was", "are": "is"}
+_OTHER_CASE = {
+    "he": "him", "she": "her", "they": "them", "He": "Him", "She": "Her", "They": "Them", "him": "he",
+}  # fmt: skip
+_PARTICLES = ("은", "이", "을", "과", "으로")
+_FORMS = "|".join(sorted({form for name in _PARTICLES for form in PARTICLES[name]}, key=len, reverse=True))
+
+
+def _wrong_particle(match: re.Match[str]) -> str | None:
+    """The form that belongs after the other kind of sound; None where the text has not the usual one."""
+    word, form = match["word"], match["form"]
+    name = next(name for name in _PARTICLES if form in PARTICLES[name])
+    if with_particle(word, name) != form:
+        return None
+    return word + next(other for other in PARTICLES[name] if other != form)
+
+
+def _particle(sentence: str, document: Document) -> list[Place]:
+    """빵은: 빵는. Korean people are called by their given names after the first time."""
+    given_names = {name.split()[0] for name in document.facts.values() if " " in name}
+    words = sorted({*document.facts.values(), *given_names} - {""}, key=len, reverse=True)
+    names = "|".join(map(re.escape, words))
+    pattern = rf"(?<![가-힣])(?P<word>(?:{names})(?: 씨)?)(?P<form>{_FORMS})(?=[ ,.])"
+    return _rewritten(pattern, _wrong_particle)(sentence, document)
 
 
 _CHANGES: dict[Language, dict[str, Change]] = {
-    "en": {"agreement": _agreement, "article": _article, "case": _case, "word order": _english_order},
-    "ko": {"particle": _particle, "particle place": _dropped, "word order": _korean_order},
+    "en": {
+        # The bridge was closed: the bridge were closed. Only in a plain statement: in "what was", "I was" or
+        # "if it were" both forms may stand.
+        "agreement": _rewritten(
+            r"(?<=[a-z] )(?:was|is|has|were|are)(?= [a-z])", lambda match: _PLURAL[match[0]]
+        ),
+        # A goose: an goose.
+        "article": _rewritten(r"\b([Aa]n?) (?=([a-z]))", _wrong_article),
+        # They were late: them were late.
+        "case": _rewritten(r"\b(?:[Hh]e|[Ss]he|[Tt]hey|him)\b(?! or )", lambda match: _OTHER_CASE[match[0]]),
+        # The bridge: bridge the. An article or a preposition comes after its noun.
+        "word order": _rewritten(r"(?<=[a-z] )(the|a|an|of|from|with|to) ([a-z]+)\b(?=[ .,])", _swapped),
+    },
+    "ko": {
+        "particle": _particle,
+        # 책을 읽는다: 책 읽는다를. A particle that stands after the verb instead of its noun.
+        "particle place": _rewritten(
+            r"(?<= )([가-힣]{2,})([을를]) ([가-힣]{2,}[다요])(?=[.])",
+            lambda match: f"{match[1]} {match[3]}{match[2]}",
+        ),
+        # 신발을 찾았다: 찾았다 신발을. The verb, which comes last, comes before its object.
+        "word order": _rewritten(r"(?:^|(?<=[가-힣] ))[가-힣]+[을를이가] [가-힣]+[다요](?=[.]\Z)", _swapped),
+    },
 }
 
 # ---- logic
 
-# Facts about two people, told in the order 0 1 2 3 or the other way round, and what follows from two of them.
-# Slots: a and b are people, p and q what links them to x and y. English, then Korean.
+# What is said of a person (a, linked by p) and of a thing (x, linked by p to that person), and what follows
+# from the two. The same is said of b, q and y. English, then Korean.
 _Pattern = tuple[str, str]
-_RIDDLES: dict[str, tuple[tuple[str, str], list[_Pattern], _Pattern]] = {
+_RIDDLES: dict[str, tuple[str, str, _Pattern, _Pattern, _Pattern]] = {
     "home": (
-        ("place", "thing"),
-        [
-            ("{a} lives {p:at}.", "{a:은} {p}에 <산다|삽니다|살아요>."),
-            ("{b} lives {q:at}.", "{b:은} {q}에 <산다|삽니다|살아요>."),
-            ("There is {x:a} {p:at}.", "{p}에는 {x:이} 있<다|습니다|어요>."),
-            ("There is {y:a} {q:at}.", "{q}에는 {y:이} 있<다|습니다|어요>."),
-        ],
+        "place", "thing",
+        ("{a} lives {p:at}.", "{a:은} {p}에 <산다|삽니다|살아요>."),
+        ("There is {x:a} {p:at}.", "{p}에는 {x:이} 있<다|습니다|어요>."),
         ("So {a} lives close to the {x}.", "그래서 {a}의 집 가까이에는 {x:이} 있<다|습니다|어요>."),
     ),
     "work": (
-        ("job", "thing"),
-        [
-            ("{a} is the {p} of the town.", "{a:은} 마을의 {p:이다}."),
-            ("{b} is the {q} of the town.", "{b:은} 마을의 {q:이다}."),
-            ("The {p} lost {x:a}.", "{p:은} {x:을} 잃어버렸~."),
-            ("The {q} lost {y:a}.", "{q:은} {y:을} 잃어버렸~."),
-        ],
+        "job", "thing",
+        ("{a} is the {p} of the town.", "{a:은} 마을의 {p:이다}."),
+        ("The {p} lost {x:a}.", "{p:은} {x:을} 잃어버렸~."),
         ("So {a} is looking for the {x}.", "그래서 {a:은} {x:을} 찾고 있<다|습니다|어요>."),
     ),
     "day": (
-        ("date", "dish"),
-        [
-            ("{a} came to eat on {p}.", "{a:은} {p}에 밥을 먹으러 왔~."),
-            ("{b} came to eat on {q}.", "{b:은} {q}에 밥을 먹으러 왔~."),
-            ("There was {x} on {p}.", "{p}에는 {x:이} 나왔~."),
-            ("There was {y} on {q}.", "{q}에는 {y:이} 나왔~."),
-        ],
+        "date", "dish",
+        ("{a} came to eat on {p}.", "{a:은} {p}에 밥을 먹으러 왔~."),
+        ("There was {x} on {p}.", "{p}에는 {x:이} 나왔~."),
         ("So {a} ate {x}.", "그래서 {a:은} {x:을} 먹었~."),
     ),
-}
+}  # fmt: skip
 
 
 def _conclusion(random: Random, split: Split, language: Language) -> MinimalPair:
     """Four facts in a drawn order, then a conclusion for one of the two people, right and wrong."""
     group = random.choice(list(_RIDDLES))
-    (link, object_), facts, conclusion = _RIDDLES[group]
+    link, object_, person, thing, conclusion = (
+        part if isinstance(part, str) else part[language == "ko"] for part in _RIDDLES[group]
+    )
     terms = _terms(random, split, link, object_)
-    people, objects = random.sample(facts[:2], 2), random.sample(facts[2:], 2)
+    people = random.sample([person, _with(person, a="b", p="q")], 2)
+    things = random.sample([thing, _with(thing, x="y", p="q")], 2)
     level, asked = random.choice(LEVELS), random.choice("ab")
-    good, bad = ("x", "y") if asked == "a" else ("y", "x")
 
-    def told(concluded: str) -> str:
+    def text(object_: str) -> str:
         writer = Writer(language, terms, level)
-        for number, (en, ko) in enumerate((*people, *objects)):
-            writer.write(ko if language == "ko" else en, separator=" " if number else "")
-        pattern = conclusion[language == "ko"].replace("{a", f"{{{asked}").replace("{x", f"{{{concluded}")
-        writer.write(pattern, separator=" ")
+        for pattern in (*people, *things, _with(conclusion, a=asked, x=object_)):
+            writer.write(pattern, separator=" ")
         return writer.text()
 
-    return MinimalPair(told(good), told(bad), group)
+    right, wrong = ("x", "y") if asked == "a" else ("y", "x")
+    return MinimalPair(text(right), text(wrong), group)
+
+
+def _with(pattern: str, **slots: str) -> str:
+    """The pattern with other slots."""
+    return re.sub(r"(?<={)\w+", lambda match: slots.get(match[0], match[0]), pattern)
 
 
 def _terms(random: Random, split: Split, link: str, object_: str) -> dict[str, Term]:
     """Two people, two links and two objects, all different."""
     found: dict[str, Term] = {}
     for slots, pool in (("ab", "person"), ("pq", link), ("xy", object_)):
-        first, second = _two(pools()[pool], random, split)
-        found |= {slots[0]: first, slots[1]: second}
+        found |= zip(slots, _two(pools()[pool], random, split), strict=True)
     return found
 
 
-def _two(pool: Pool, random: Random, split: Split) -> Iterator[Term]:
-    first = pool.draw(random, split)
-    second = first
+def _two(pool: Pool, random: Random, split: Split) -> tuple[Term, Term]:
+    first = second = pool.draw(random, split)
     while {*first.en.split()} & {*second.en.split()}:
         second = pool.draw(random, split)
-    return iter((first, second))
+    return first, second

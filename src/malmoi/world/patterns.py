@@ -17,10 +17,9 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
-from typing import TypeAlias
+from typing import Literal, TypeAlias
 
-from malmoi.world.document import Language
-
+Language = Literal["en", "ko"]
 LEVELS = ("plain", "formal", "polite")  # 한다체, 합니다체, 해요체
 ENDINGS = ("다", "습니다", "어요")
 
@@ -149,8 +148,7 @@ class Writer:
     def _walk(self, parts: Sequence[Part], choice: int) -> None:
         for part in parts:
             if isinstance(part, str):
-                self.parts.append(part)
-                self.length += len(part)
+                self._put(part)
             elif isinstance(part, Slot):
                 self._slot(part.name, part.modifier)
             else:

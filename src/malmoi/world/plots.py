@@ -14,14 +14,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from random import Random
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
-from malmoi.world.document import SENTIMENTS, Split
 from malmoi.world.patterns import LEVELS, Term
-from malmoi.world.vocabulary import Pool, load_yaml, pools, read_terms
+from malmoi.world.vocabulary import Pool, Split, load_yaml, pools, read_terms
 
 FILES = ("plots_home", "plots_town", "plots_work", "plots_play", "plots_reviews", "plots_letters")
-OPTIONAL_SHARE = 0.6  # how often an optional beat is told
+OPTIONAL_SHARE = 0.6  # how often an optional beat is used
 HASH_BUCKETS = 10  # of combinations of key facts: one for valid, one for test, the others for train
 
 # Strengths of the opinions that a review of each score gives, in order.
@@ -33,12 +32,16 @@ OPINION_PLANS: dict[int, tuple[tuple[int, ...], ...]] = {
     1: ((-2, -2, -1), (-2, -1, -2), (-1, -2, -2), (-2, -2, -1, -2)),
 }
 
+Sentiment = Literal["positive", "negative", "mixed"]
+# The sentiment that a score stands for.
+SENTIMENTS: dict[int, Sentiment] = {1: "negative", 2: "negative", 3: "mixed", 4: "positive", 5: "positive"}
+
 Pair: TypeAlias = tuple[str, str]  # a pattern in English and in Korean
 
 
 @dataclass(frozen=True, slots=True)
 class Beat:
-    """One step of a plot: a choice of patterns, and when and where they are told."""
+    """One step of a plot: a choice of patterns, and when and where they are used."""
 
     pairs: tuple[Pair, ...]
     optional: bool
@@ -153,7 +156,7 @@ def talk() -> dict[str, tuple[Pair, ...]]:
 
 
 def split_of(name: str, facts: Mapping[str, Term], key: Sequence[str]) -> Split:
-    """The one split that may tell this combination of key facts."""
+    """The one split that may have this combination of key facts."""
     text = "|".join([name, *(facts[slot].en for slot in key)])
     held_out: dict[int, Split] = {0: "valid", 1: "test"}
     return held_out.get(zlib.crc32(text.encode()) % HASH_BUCKETS, "train")

@@ -7,37 +7,22 @@ from dataclasses import dataclass
 from functools import lru_cache
 from importlib.resources import files
 from random import Random
-from typing import Any
+from typing import Any, Literal
 
 import yaml
 
-from malmoi.world.document import Split
 from malmoi.world.patterns import Term
 
+Split = Literal["train", "valid", "test"]
 UNSEEN_SHARE = 0.3  # of the names in valid and test documents, this share never occurs in train
 
-LABELS = {
-    "place": "LOC",
-    "water": "LOC",
-    "street": "LOC",
-    "town": "LOC",
-}  # every other pool of names is an ORG
+PLACES = ("place", "water", "street", "town")  # pools of a LOC; every other pool of names is an ORG's
 WEEKDAYS = ["Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday"]
 WEEKDAYS_KO = ["월요일", "화요일", "수요일", "목요일", "금요일", "토요일", "일요일"]
 MONTHS = [
-    "January",
-    "February",
-    "March",
-    "April",
-    "May",
-    "June",
-    "July",
-    "August",
-    "September",
-    "October",
-    "November",
-    "December",
-]
+    "January", "February", "March", "April", "May", "June", "July", "August", "September", "October",
+    "November", "December",
+]  # fmt: skip
 
 
 def load_yaml(name: str) -> Any:
@@ -103,7 +88,7 @@ def pools() -> dict[str, Pool]:
     names: dict[str, Any] = load_yaml("names.yaml")
     found = {"person": _people(names.pop("given"), names.pop("family")), "date": _dates()}
     for name, block in names.items():
-        label = LABELS.get(name, "ORG")
+        label = "LOC" if name in PLACES else "ORG"
         parts = {"train": block} if isinstance(block, str) else block
         found[name] = Pool(**{split: read_terms(text, label) for split, text in parts.items()})
     words: dict[str, str] = load_yaml("words.yaml")

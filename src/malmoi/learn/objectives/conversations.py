@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Self, TypeVar
 
 from malmoi.core.tensors import Loss, TokenBatch, mean
-from malmoi.data.packing import Packed
+from malmoi.data.batches import Packed
 from malmoi.engine import Engine, Sampling
 from malmoi.learn import cards
 from malmoi.learn.loop import Loop, Objective

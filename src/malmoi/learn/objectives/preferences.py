@@ -24,9 +24,9 @@ from torch.nn import functional
 from malmoi.core.errors import UserError
 from malmoi.core.nouns import Finding
 from malmoi.core.tensors import IGNORE, Loss, TokenBatch
+from malmoi.data.batches import Packed
+from malmoi.data.conversations import read_preferences
 from malmoi.data.labelled import SKIPPED
-from malmoi.data.packing import Packed
-from malmoi.data.preferences import read_preferences
 from malmoi.learn import cards
 from malmoi.learn.loop import Loop, Objective
 from malmoi.learn.mixture import held_out

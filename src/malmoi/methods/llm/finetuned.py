@@ -16,7 +16,7 @@ from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveIn
 from malmoi.core.errors import UserError
 from malmoi.core.nouns import Example, Examples, FitReport, Json, Work
 from malmoi.core.tensors import Loss, mean
-from malmoi.data.packing import Packed
+from malmoi.data.batches import Packed
 from malmoi.engine.ask import MAX_ROWS, Asker, AskSettings
 from malmoi.engine.engine import Engine
 from malmoi.engine.loaded import open_model
