@@ -32,10 +32,9 @@ MODULES = {
     for path in SOURCES
 }
 # What the library still has of what it should not have. These lists and numbers may only shrink.
-MOST_LINES, MOST_MODULES, MOST_IMPORTS = 24_585, 228, 12
+MOST_LINES, MOST_MODULES, MOST_IMPORTS = 24_570, 228, 12
 WIDE = {  # modules that import more of ours than MOST_IMPORTS, and how many
     "malmoi.compare.distill": 17, "malmoi.compare.runner": 17,
-    "malmoi.demo.one_model": 14, "malmoi.demo.story": 33,
     "malmoi.engine.loaded": 13, "malmoi.hub.export": 16, "malmoi.hub.folder": 15,
     "malmoi.inside.scaling_bench": 13, "malmoi.learn.objectives.preferences": 14,
     "malmoi.methods.llm.finetuned": 23, "malmoi.methods.llm.prompted": 13,
@@ -43,7 +42,7 @@ WIDE = {  # modules that import more of ours than MOST_IMPORTS, and how many
     "malmoi.methods.neural.pretrained": 17, "malmoi.methods.use": 15, "malmoi.serve.generation": 13,
     "malmoi.show.terminal": 13,
 }  # fmt: skip
-SAME_CLASSES = {"Completion", "Material"}  # public classes of one name
+SAME_CLASSES = {"Completion"}  # public classes of one name
 SAME_MODULES = {  # modules of one name
     "attention", "base", "bert", "chat", "config", "conversations", "engine", "folder", "metrics",
     "settings", "units", "worker",

@@ -10,6 +10,7 @@ import pytest
 from malmoi.core.nouns import Metric, Result
 from malmoi.inside.tokens import Cut, Prediction
 from malmoi.show.demo_report import (
+    Answers,
     Exchange,
     OneModelLine,
     Report,
@@ -49,9 +50,11 @@ def report() -> Report:
         results=[Result(name, METRICS, dict.fromkeys(COSTS, 1e6)) for name in "AB"],
         sentence=[prediction] * 3,
         row=[prediction] * 50,
-        tasks=[TaskLine("ner", HOSTILE, cells, HOSTILE, "tasks/ner/report.html")],
-        exchanges=[Exchange(f"{HOSTILE} 누가 왔나요?", "거위가 " * 30, HOSTILE)],
-        one_model=[OneModelLine("ner", HOSTILE, "crf", "93.4%", "87.0%", "88.1%", "86.0%")],
+        answers=Answers(
+            [TaskLine("ner", HOSTILE, cells, HOSTILE, "tasks/ner/report.html")],
+            [Exchange(f"{HOSTILE} 누가 왔나요?", "거위가 " * 30, HOSTILE)],
+            [OneModelLine("ner", HOSTILE, "crf", "93.4%", "87.0%", "88.1%", "86.0%")],
+        ),
         context=256,
         steps=[("tokens", 1.0)],
         next_commands=[f"malmoi complete demo/gpt {HOSTILE}"],
@@ -60,9 +63,7 @@ def report() -> Report:
 
 @pytest.fixture(scope="module")
 def page_path(report: Report, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("report") / "report.html"
-    write_report(report, path)
-    return path
+    return write_report(report, tmp_path_factory.mktemp("report"))
 
 
 def test_the_terminal_shows_figures_and_tasks(report: Report) -> None:

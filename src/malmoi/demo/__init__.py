@@ -1,1 +1,1 @@
-"""The demo: the whole road, told on one page."""
+"""The demo: the whole road on one page."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +11,11 @@ from rich.markup import escape
 from malmoi.compare.comparison import Comparison
 from malmoi.compare.runner import run_comparison
 from malmoi.compare.settings import ComparisonSettings
-from malmoi.compare.verdict import MethodRow
+from malmoi.demo.material import WORLD_LICENCE
 from malmoi.methods.registry import methods_for
 from malmoi.show.comparison_report import REPORT, write_comparison
 from malmoi.show.demo_report import TaskCell, TaskLine
+from malmoi.show.terminal import console
 from malmoi.tasks import make_task, sampled_tasks, write_samples
 from malmoi.tasks.kinds import CONTINUATION, LABEL, SPAN, TAGS, TEXT, Kind
 from malmoi.util.files import write_text
@@ -40,10 +41,8 @@ SMALL: dict[Kind, dict[str, Any]] = {
 }  # fmt: skip
 
 
-def compare_tasks(
-    out: Path, one_model: Path, *, seconds: float, quick: bool, say: Callable[[str], None]
-) -> list[Comparison]:
-    """Compare the methods of every task, each network with so many seconds to learn, and the one model.
+def compare_tasks(out: Path, one_model: Path, *, seconds: float, quick: bool) -> list[Comparison]:
+    """Compare the methods of every task, each network with `seconds` to learn, and the one model.
 
     Reads out/examples/TASK (see `write_rows`), writes out/tasks/TASK, a comparison.
     """
@@ -52,17 +51,14 @@ def compare_tasks(
         settings = _settings(name, out, one_model, seconds, quick)
         found.append(run_comparison(settings, out / "tasks" / name, isolated=False))
         write_comparison(found[-1])
-        say(f"[bold]{name}[/] {escape(found[-1].advice)}")
+        console.print(f"[bold]{name}[/] {escape(found[-1].advice)}")
     return found
-
-
-WORLD_LICENCE = "SPDX-License-Identifier: Apache-2.0\n"  # of the sample world, for the cards of its models
 
 
 def write_rows(out: Path, *, quick: bool) -> None:
     """out/examples/TASK, rows in the formats of users' files, English and Korean by turns.
 
-    What is measured tells combinations that training never saw.
+    What is measured has combinations of facts that training never saw.
     """
     rows, test_rows = (QUICK_ROWS, QUICK_TEST_ROWS) if quick else (ROWS, TEST_ROWS)
     for task in sampled_tasks():
@@ -97,11 +93,8 @@ def _cells(found: Comparison, family: str) -> Iterator[TaskCell]:
     verdict = found.verdict
     for row in verdict.ranking:
         if row.family == family:
-            yield TaskCell(row.name, verdict.quality(row), _speed(row), row is verdict.winner)
+            latency = f"{1000 * row.costs['latency_p50_s']:.2g} ms"
+            yield TaskCell(row.name, verdict.quality(row), latency, row is verdict.winner)
     for row in verdict.left_out:
         if row.family == family:
             yield TaskCell(row.name, "failed" if row.error else "n/a", "", False)
-
-
-def _speed(row: MethodRow) -> str:
-    return f"{1000 * row.costs['latency_p50_s']:.2g} ms"

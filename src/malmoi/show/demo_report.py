@@ -13,10 +13,13 @@ from rich.table import Table
 from malmoi.core.nouns import Result
 from malmoi.inside.tokens import Cut, Prediction
 from malmoi.show.charts import Curve, loss_curves
+from malmoi.show.comparison_report import REPORT
 from malmoi.show.templates import one_line, render, visible
 from malmoi.show.terminal import coloured, console
 from malmoi.util.files import write_text
 from malmoi.util.units import human_bytes, human_count
+
+SHOWN = 100  # characters of a completion on the terminal
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,8 +66,17 @@ class OneModelLine:
 
 
 @dataclass(frozen=True, slots=True)
+class Answers:
+    """What models do that answer; nothing where the text is the user's own, without labels."""
+
+    tasks: Sequence[TaskLine] = ()
+    exchanges: Sequence[Exchange] = ()
+    one_model: Sequence[OneModelLine] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Report:
-    """What a demo found, in the order in which the page tells it."""
+    """What a demo found, in the order in which the page shows it."""
 
     title: str
     machine: str
@@ -75,18 +87,17 @@ class Report:
     results: Sequence[Result]
     sentence: Sequence[Prediction]
     row: Sequence[Prediction]
-    tasks: Sequence[TaskLine]  # none where the text is the user's own, without labels
-    exchanges: Sequence[Exchange]
-    one_model: Sequence[OneModelLine]
+    answers: Answers
     steps: Sequence[tuple[str, float]]  # what took how many seconds
     context: int  # tokens that `state_bytes` of a result remembers
     next_commands: Sequence[str]
 
 
-def write_report(report: Report, path: Path) -> None:
-    """Render `report` to one self-contained HTML file."""
+def write_report(report: Report, folder: Path) -> Path:
+    """Render `report` to one self-contained HTML file in `folder`."""
     plot = loss_curves(report.curves, x_label="tokens read", y_label="bits per byte (validation)")
-    write_text(path, render("report.html", {"report": report, "loss_plot": Markup(plot)}))
+    write_text(folder / REPORT, render("report.html", {"report": report, "loss_plot": Markup(plot)}))
+    return folder / REPORT
 
 
 # ---- on the terminal
@@ -102,6 +113,14 @@ def show_cuts(cuts: Mapping[str, Sequence[Cut]]) -> None:
                 f"\n[bold]{one.name}[/]: {len(one.pieces)} tokens, vocabulary {one.vocab_size:,}{unknown}"
             )
             console.print(coloured([(piece, False) for piece in one.pieces]))
+
+
+def show_moment(name: str, share: float, bits: float, prompts: Sequence[str], texts: Sequence[str]) -> None:
+    """How far the training of a model is, its bits per byte, and how it completes the prompts, if it does."""
+    console.print(f"{name} {share:5.0%}  {bits:.3f} bits/byte")
+    for prompt, text in zip(prompts, texts, strict=False):
+        start, whole = one_line(prompt), one_line(prompt + text)
+        console.print(f"           [bold]{escape(start)}[/]{escape(whole[len(start) : SHOWN])}")
 
 
 def show_report(report: Report, path: Path) -> None:
@@ -128,10 +147,10 @@ def show_report(report: Report, path: Path) -> None:
             f"{visible(token)!r} {probability:.0%}" for token, probability in position.best[:4]
         )
         console.print(f"  {visible(position.token)!r:14} loss {position.loss:4.1f}   {likely}", markup=False)
-    if report.tasks:
-        _show_tasks(report.tasks)
-        _show_exchanges(report.exchanges)
-        _show_one_model(report.one_model)
+    if report.answers.tasks:
+        _show_tasks(report.answers.tasks)
+        _show_exchanges(report.answers.exchanges)
+        _show_one_model(report.answers.one_model)
     console.print(f"\n[bold]The report: {escape(str(path))}[/]\nTry next:")
     for command in report.next_commands:
         console.print(f"  {command}", markup=False)
