@@ -19,7 +19,7 @@ from malmoi.compare.settings import ComparisonSettings
 from malmoi.core.errors import UserError
 from malmoi.learn.counting import count_ngrams
 from malmoi.learn.job import prepare
-from malmoi.learn.objectives import TRAININGS
+from malmoi.learn.objectives import training_of
 from malmoi.learn.run_config import load_alignment, load_run, load_tuning
 from malmoi.methods.use import fit_method
 from malmoi.tasks import make_task
@@ -109,7 +109,7 @@ def chat(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     talks.write_text("".join(f"{json.dumps(row)}\n" for row in rows), encoding="utf-8")
     config = load_tuning(folder / "gpt", [str(talks)], (), ["train.steps=1", "train.context=16"])
     run = prepare(
-        TRAININGS["finetune"], config, folder / "chat", resume=False, say=lambda _: None, device="cpu"
+        training_of("finetune"), config, folder / "chat", resume=False, say=lambda _: None, device="cpu"
     )
     assert run is not None
     run.run(lambda _: None)
@@ -128,8 +128,8 @@ def test_every_command_that_writes_a_folder_asks_first(chat: Path, corpus: Path,
     writers: list[Callable[[], object]] = [
         lambda: start(tiny(), corpus, out),
         lambda: count_ngrams(load_run("ngram"), corpus, out, resume=False, say=pytest.fail),
-        lambda: prepare(TRAININGS["finetune"], tuning, out, resume=True, say=pytest.fail),
-        lambda: prepare(TRAININGS["align"], align, out, resume=True, say=pytest.fail),
+        lambda: prepare(training_of("finetune"), tuning, out, resume=True, say=pytest.fail),
+        lambda: prepare(training_of("align"), align, out, resume=True, say=pytest.fail),
         lambda: fit_method(
             task,
             "tfidf",

@@ -7,6 +7,7 @@ import io
 import json
 import os
 import select
+import signal
 import sys
 import time
 from collections.abc import Iterable
@@ -278,6 +279,7 @@ class Terminal:
         self.read, self.at = b"", 0
         self.pid, self.file = pty.fork()
         if self.pid == 0:
+            signal.signal(signal.SIGINT, signal.SIG_DFL)  # a shell's background jobs ignore it
             command = [
                 sys.executable,
                 "-c",

@@ -234,9 +234,9 @@ def test_unknown_recipe_and_key(run: Run, corpus: Path, tmp_path: Path) -> None:
 def test_where_there_is_no_lstm_in_bf16_it_is_in_fp32_and_a_line_says_so(
     run: Run, corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from malmoi.models import recurrent
+    from malmoi.models import cells
 
-    monkeypatch.setattr(recurrent, "has_bf16_lstm", lambda: False)
+    monkeypatch.setattr(cells, "has_bf16_lstm", lambda: False)
     small = [part for change in ("train.dtype=bf16", *TINY) for part in ("--set", change)]
     code, out, errors = run("pretrain", "lstm-nano", "--data", corpus, "--out", tmp_path / "m", *small)
     assert code == 0, errors

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,8 @@ import torch
 from safetensors.torch import load_file
 
 from malmoi.cli import commands as cli
+from malmoi.cli.training import verb_of
+from malmoi.cli.words import app
 from malmoi.learn import trial
 from malmoi.learn.loop import Loop, StepReport
 from malmoi.learn.objectives import TRAININGS
@@ -24,8 +27,24 @@ from tests.learn import test_finetune as chats
 from tests.learn.conftest import TINY
 
 STEPS = 6
+OWN = "backwards"  # the worked example of docs/extending.md, registered by a line
 LABELLED = "fit"  # the command of `malmoi.learn.objectives.examples`
 Run = Callable[..., tuple[int, str]]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def own_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Where the module of the worked example is."""
+    folder = tmp_path_factory.mktemp("own")
+    page = (Path(__file__).parents[2] / "docs" / "extending.md").read_text(encoding="utf-8")
+    [block] = [it for it in re.findall(r"```python\n(.*?)```", page, re.DOTALL) if "class Backwards(" in it]
+    (folder / f"{OWN}.py").write_text(f"from __future__ import annotations\n{block}", encoding="utf-8")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(folder)
+        patch.setitem(TRAININGS, OWN, f"{OWN}:Backwards")
+        patch.setattr(app, "registered_commands", list(app.registered_commands))
+        app.command(OWN)(verb_of(OWN))  # as cli/commands.py does for each line of the table
+        yield folder
 
 
 @pytest.fixture(scope="module")
@@ -45,12 +64,14 @@ def commands(tmp_path_factory: pytest.TempPathFactory, corpus: Path) -> dict[str
             str(pairs.save_chat(folder / "chat")), "--data",
             str(pairs.write(folder / "pairs.jsonl", pairs.rows())), *given(short),
         ],
+        OWN: given([f"text={corpus}", *short]),
         LABELLED: [
             "classification", "--method", "transformer", "--train",
             str(chats.write(folder / "labelled.jsonl", labelled)), *given([*fit, "word_dropout=0"]),
         ],
     }  # fmt: skip
     assert found.keys() == {*TRAININGS, LABELLED}
+    assert OWN in found
     return {verb: [verb, *rest] for verb, rest in found.items()}
 
 
@@ -93,7 +114,7 @@ def assert_same(a: Path, b: Path, **tolerance: float) -> None:
         torch.testing.assert_close(left[name], right[name], **(tolerance or {"atol": 0, "rtol": 0}))
 
 
-every_verb = pytest.mark.parametrize("verb", [*TRAININGS, LABELLED])
+every_verb = pytest.mark.parametrize("verb", [*TRAININGS, OWN, LABELLED])
 
 
 @every_verb
@@ -170,9 +191,15 @@ def test_the_card_is_written(verb: str, commands: dict[str, list[str]], run: Run
 
 
 @every_verb
-def test_two_processes_equal_one(verb: str, commands: dict[str, list[str]], tmp_path: Path) -> None:
+def test_two_processes_equal_one(
+    verb: str, commands: dict[str, list[str]], own_folder: Path, tmp_path: Path
+) -> None:
     script = tmp_path / "train.py"
-    script.write_text("from malmoi.cli.commands import main; main()")
+    script.write_text(
+        f"import sys; sys.path.insert(0, {str(own_folder)!r})\n"
+        f"from malmoi.learn.objectives import TRAININGS; TRAININGS[{OWN!r}] = '{OWN}:Backwards'\n"
+        "from malmoi.cli.commands import main; main()"
+    )
     environment = os.environ | {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     for start_with, out in ((launcher, "two"), ([sys.executable], "one")):

@@ -21,7 +21,7 @@ from malmoi.core.tensors import TokenBatch
 from malmoi.hub import export as module
 from malmoi.hub import verify
 from malmoi.hub.adapter import load_adapter, save_adapter
-from malmoi.hub.export import export
+from malmoi.hub.export import TARGETS, export
 from malmoi.hub.folder import load_model, save_model
 from malmoi.hub.verify import TEXTS, agreement, greedy
 from malmoi.models.language import LanguageModel
@@ -121,7 +121,7 @@ def test_a_native_folder_is_copied(tmp_path: Path) -> None:
     assert all(torch.equal(before[name], after[name]) for name in before)
 
 
-@pytest.mark.parametrize("to", ["hf", "gguf"])
+@pytest.mark.parametrize("to", TARGETS)
 @pytest.mark.parametrize(
     ("name", "why"),
     [
@@ -139,7 +139,7 @@ def test_what_others_do_not_run_is_named(name: str, why: str, to: str, tmp_path:
     assert [path.name for path in tmp_path.iterdir()] == ["m"]
 
 
-@pytest.mark.parametrize("to", ["hf", "gguf"])
+@pytest.mark.parametrize("to", TARGETS)
 def test_an_adapter_without_its_base(to: str, tmp_path: Path) -> None:
     model = saved(tmp_path / "m", "llama", None)
     add_lora(model, LoRASpec(rank=2, alpha=4.0))
@@ -151,7 +151,7 @@ def test_an_adapter_without_its_base(to: str, tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("to", ["hf", "gguf"])
+@pytest.mark.parametrize("to", TARGETS)
 @pytest.mark.parametrize("there", ["a file", "a folder"])
 def test_what_is_there_is_left_alone(to: str, there: str, tmp_path: Path) -> None:
     saved(tmp_path / "m", "llama", None)
@@ -162,7 +162,7 @@ def test_what_is_there_is_left_alone(to: str, there: str, tmp_path: Path) -> Non
     assert (out if there == "a file" else out / "x").read_text() == "mine"
 
 
-@pytest.mark.parametrize("to", ["hf", "gguf"])
+@pytest.mark.parametrize("to", TARGETS)
 def test_a_place_that_cannot_be_is_named(to: str, tmp_path: Path) -> None:
     saved(tmp_path / "m", "llama", None)
     (tmp_path / "file").write_text("mine")
@@ -205,7 +205,7 @@ def test_a_gguf_needs_a_tokenizer(tmp_path: Path) -> None:
         export(tmp_path / "m", "gguf", tmp_path / "out")
 
 
-@pytest.mark.parametrize("to", ["hf", "gguf"])
+@pytest.mark.parametrize("to", TARGETS)
 def test_a_full_disk_leaves_nothing(to: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tokenizer = train_tokenizer([], "byte")
     torch.manual_seed(0)

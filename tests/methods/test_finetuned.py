@@ -199,7 +199,7 @@ def test_a_tuned_model_keeps_its_own_template(tmp_path: Path) -> None:
     chat = write_model(tmp_path / "chat", chat=True)
     method = finetuned("translation", chat)
     assert isinstance(method, FineTuned)
-    assert method.asker.manner.template == TEMPLATE
+    assert method.asker.settings.template == TEMPLATE
     assert isinstance(load_model(chat).model, LanguageModel)
 
 

@@ -62,7 +62,7 @@ def inputs(task: str, count: int = 6) -> list[Any]:
     return [example.input for example in world(task)[1][60 : 60 + count]]
 
 
-def manner(
+def ask_settings(
     *, chat: bool = True, labels: Sequence[str] = (), reply_tokens: int = 200, goes_on: bool = False
 ) -> AskSettings:
     template = TEMPLATE if chat else None
@@ -150,12 +150,14 @@ def test_labels_that_take_too_much_are_not_listed() -> None:
     task = make_task("classification")
     labels = [f"card_{n:03}" for n in range(100)]
     engine = Engine(Scripted(lambda _: "card_007", context=400), BYTES)
-    asker = Asker(engine, task, manner(labels=labels, reply_tokens=9))
+    asker = Asker(engine, task, ask_settings(labels=labels, reply_tokens=9))
     assert "card_001" not in BYTES.decode(asker.ask("hello").ids)
     assert asker.note([]) == "the 100 labels are not listed in the question: too long"
     assert labels[int(asker.label_scores(["hello"]).argmax())] == "card_007"
     assert task.labels == ()  # others' tasks stay as they are
-    few = Asker(Engine(Scripted(context=400), BYTES), task, manner(labels=("good", "bad"), reply_tokens=9))
+    few = Asker(
+        Engine(Scripted(context=400), BYTES), task, ask_settings(labels=("good", "bad"), reply_tokens=9)
+    )
     assert "good, bad" in BYTES.decode(few.ask("hello").ids)
 
 
@@ -178,7 +180,7 @@ class Biased(Scripted):
 
 @pytest.mark.parametrize(("bee", "other"), [("a bee is here", "a cow is here"), ("벌이 왔다", "소가 왔다")])
 def test_calibration_by_hand(bee: str, other: str) -> None:
-    asker = Asker(Engine(Biased(), BYTES), make_task("classification"), manner(labels=("a", "b")))
+    asker = Asker(Engine(Biased(), BYTES), make_task("classification"), ask_settings(labels=("a", "b")))
     scores = asker.label_scores([bee, other])
     log = [math.log(1 / (1 + math.exp(gap))) for gap in (1, -1, -2, 2)]  # of 2 against 3, of 2 against 0
     assert scores[0].tolist() == pytest.approx(log[:2], abs=1e-4)
@@ -201,7 +203,7 @@ def test_the_end_of_a_label_counts() -> None:
     asker = Asker(
         Engine(Scripted(lambda _: "card_lost"), BYTES),
         make_task("classification"),
-        manner(labels=("card", "card_lost")),
+        ask_settings(labels=("card", "card_lost")),
     )
     assert asker.label_scores(["어디 있나요?"]).argmax() == 1
 
@@ -221,7 +223,7 @@ def test_calibration_is_chosen_by_validation(models: dict[str, Path]) -> None:
 
 
 def asked_of(task: str, reply: str, value: Any, labels: Sequence[str] = ()) -> Any:
-    asker = Asker(Engine(Scripted(lambda _: reply), BYTES), make_task(task), manner(labels=labels))
+    asker = Asker(Engine(Scripted(lambda _: reply), BYTES), make_task(task), ask_settings(labels=labels))
     return asker.answers([value])[0]
 
 
@@ -267,7 +269,7 @@ def test_any_model_answers_with_parts_of_any_input(text: str, seed: int) -> None
         scorer.logits = lambda history: torch.randn(
             tokenizer.vocab_size, generator=torch.Generator().manual_seed(hash((seed, *history)) % 2**31)
         )
-        asked = manner(chat=chat, labels=labels, reply_tokens=24)
+        asked = ask_settings(chat=chat, labels=labels, reply_tokens=24)
         asker = Asker(Engine(scorer, tokenizer), make_task(task), asked)
         if task == "ner":
             found = asker.answers([text])[0]

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import sys
 from contextlib import suppress
-from typing import Annotated, NoReturn
+from typing import NoReturn
 
 import typer
-from typer import Option
 
-import malmoi
-from malmoi.cli import chatting, exchanging, fitting, preparing, seeing, serving, training
+from malmoi.cli import chatting, doctor, exchanging, fitting, preparing, seeing, serving, training
 from malmoi.cli.words import app, with_flags
 from malmoi.core.errors import UserError
+from malmoi.learn.objectives import TRAININGS
 from malmoi.util.streams import flush_streams, prepare_streams
 
 for name, group in {"data": preparing.data, "tokenizer": preparing.tokenizer, "bench": seeing.bench}.items():
@@ -20,9 +19,11 @@ for name, group in {"data": preparing.data, "tokenizer": preparing.tokenizer, "b
 for verb in (
     fitting.fit, fitting.predict, fitting.evaluate, fitting.compare, training.finetune, training.align,
     fitting.distill, chatting.chat, exchanging.export, exchanging.import_, seeing.probe, seeing.inside,
-    serving.serve, seeing.doctor, training.pretrain, chatting.complete, seeing.demo,
+    serving.serve, doctor.doctor, training.pretrain, chatting.complete, seeing.demo,
 ):  # fmt: skip
     app.command()(verb)
+for name in TRAININGS.keys() - {"pretrain", "finetune", "align"}:
+    app.command(name)(training.verb_of(name))
 
 
 def main() -> None:
@@ -49,18 +50,3 @@ def _fail(message: str) -> NoReturn:
     with suppress(OSError):  # nobody listens
         typer.echo(f"malmoi: {message}", err=True)
     sys.exit(2)
-
-
-def _version(wanted: bool) -> None:
-    if wanted:
-        typer.echo(f"malmoi {malmoi.__version__}")
-        raise typer.Exit
-
-
-@app.callback()
-def _options(
-    version: Annotated[
-        bool, Option("--version", callback=_version, is_eager=True, help="Say the version.")
-    ] = False,
-) -> None:
-    del version

@@ -45,9 +45,11 @@ def scaling(
     quick: Annotated[bool, Option("--quick", help="Shorter rows and less training.")] = False,
 ) -> None:
     """Measure time and memory against length, recall against distance, and reading beyond the context."""
-    from malmoi.show.draw_scaling import scaling_report
+    from malmoi.inside.scaling_bench import QUICK, RESULTS, Size, run_scaling
+    from malmoi.show.draw_scaling import write_scaling
 
-    say(*scaling_report(folders or [], out, quick=quick, say=say))
+    found = run_scaling(folders or [], out, size=QUICK if quick else Size(), say=say)
+    say(*found.sentences, f"look at {write_scaling(found, out)}; the numbers are in {out / RESULTS}")
 
 
 def probe(
@@ -79,32 +81,6 @@ def probe(
     if out is not None:
         write_probes(out, folder, probed)
         typer.echo(f"wrote {out}")
-
-
-def doctor() -> None:
-    """Say what this machine has and what malmoi will use of it."""
-    import platform
-    from importlib.metadata import version
-
-    import torch
-
-    from malmoi.models.native.library import why_not
-    from malmoi.util import hardware, units
-
-    device = hardware.pick_device()
-    speed = hardware.matmul_flops_per_s(device, torch.float32)
-    for name, value in {
-        "malmoi": malmoi.__version__, "python": platform.python_version(), "torch": torch.__version__,
-        "tokenizers": version("tokenizers"), "safetensors": version("safetensors"),
-        "processor": hardware.cpu_name(), "threads": torch.get_num_threads(),
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu (no GPU found)",
-        "fast bf16": "yes" if hardware.has_fast_bf16(device) else "no (fp32 is used)",
-        "AMX": "yes" if hardware.has_amx() else "no",
-        "own kernels": "yes" if (reason := why_not()) is None else f"no: {reason}",
-        "memory limit": units.human_bytes(hardware.memory_limit_bytes()),
-        "fp32 matrix product": f"{units.human_count(speed)}FLOP/s",
-    }.items():  # fmt: skip
-        typer.echo(f"{name:20} {value}")
 
 
 def demo(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated, Any
@@ -125,6 +126,27 @@ def align(
     _tune("align", config, out, resume)
 
 
+def verb_of(name: str) -> Callable[..., None]:
+    """The verb of an objective that has no options of its own."""
+
+    def train(
+        out: NewFolder,
+        settings: Annotated[
+            list[str] | None, Option("--set", help="a.b=c, for example train.steps=200; may be repeated.")
+        ] = None,
+        resume: Resume = False,
+    ) -> None:
+        from malmoi.learn.objectives import training_of
+        from malmoi.learn.run_config import configured
+
+        config = configured(training_of(name).Config, settings or ())
+        if _train(name, config, out, f'complete text with: malmoi complete {out} "..."', resume=resume):
+            typer.echo(f"saved {out}")
+
+    train.__doc__ = f"Train by the objective {name}."
+    return train
+
+
 def _tune(verb: str, config: Any, out: Path, resume: bool) -> None:
     then = f"talk with it: malmoi chat {shlex.quote(str(out))}"
     if _train(verb, config, out, then, resume=resume):
@@ -140,10 +162,10 @@ def _train(
     Returns the run where this process has saved its model. then: what to do with one that was saved before.
     """
     from malmoi.learn.job import prepare
-    from malmoi.learn.objectives import TRAININGS
+    from malmoi.learn.objectives import training_of
     from malmoi.show import terminal
 
-    run = prepare(TRAININGS[verb], config, out, resume=resume, say=say, data=data, dry_run=dry_run)
+    run = prepare(training_of(verb), config, out, resume=resume, say=say, data=data, dry_run=dry_run)
     if run is None:
         typer.echo(f"{out} is finished; {then}")
         return None

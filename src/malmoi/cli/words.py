@@ -6,8 +6,10 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
+from typing import Annotated
 
 import typer
+from typer import Option
 
 import malmoi
 
@@ -47,3 +49,18 @@ def _flags() -> dict[str, str]:
         names = [name for parameter in command.params for name in parameter.opts if name.startswith("--")]
         flags |= {name[2:].replace("-", "_"): name for name in names}
     return flags
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"malmoi {malmoi.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, Option("--version", callback=_version, is_eager=True, help="Say the version.")
+    ] = False,
+) -> None:
+    del version

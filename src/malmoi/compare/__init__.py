@@ -1,1 +1,1 @@
-"""Side by side: pictures and the report."""
+"""Methods side by side: runs, verdicts, and a small model distilled from a large one."""

@@ -19,7 +19,6 @@ from malmoi.core.errors import UserError
 from malmoi.core.tensors import IGNORE, TokenBatch
 from malmoi.data.shards import TokenFile
 from malmoi.text.chat import ChatRow
-from malmoi.util.seeds import mixed
 
 OPEN_WINDOWS = 32  # that are being filled at the same time
 POOL_BATCHES = 50  # drawn at random, then sorted by length among themselves
@@ -254,3 +253,8 @@ def within(lengths: Sequence[int], most: int) -> list[slice]:
             parts.append(slice(start, end))
             start = end
     return parts
+
+
+def mixed(*numbers: int) -> int:
+    """One seed out of several numbers, spread over 64 bits, for what depends on seed and step alone."""
+    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0])

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 
@@ -29,9 +30,15 @@ from malmoi.text.tokenizer_files import token_ids
 from malmoi.util import files
 from malmoi.util.files import CARD, CONFIG
 
-TARGETS = ("hf", "gguf")
 _TORCH = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}
 _GENERATION = "generation_config.json"
+
+
+class Target(NamedTuple):
+    """A format to export to. dtypes: of its matrices. write(folder, out, dtype): lines about what it did."""
+
+    dtypes: tuple[str, ...]
+    write: Callable[[Path, Path, str], list[str]]
 
 
 def export(folder: Path, to: str, out: Path, dtype: str | None = None) -> list[str]:
@@ -43,13 +50,13 @@ def export(folder: Path, to: str, out: Path, dtype: str | None = None) -> list[s
     """
     if to not in TARGETS:
         raise UserError(f"unknown format {to!r}; {nearest(to, TARGETS)}")
-    known = list(_TORCH if to == "hf" else gguf.KINDS)
-    if dtype is not None and dtype not in known:
-        raise UserError(f"{to} has no type {dtype!r}; {nearest(dtype, known)}")
+    target = TARGETS[to]
+    if dtype is not None and dtype not in target.dtypes:
+        raise UserError(f"{to} has no type {dtype!r}; {nearest(dtype, target.dtypes)}")
     if not files.is_free(out):
         raise UserError(f"{out} is there already; remove it or choose another `out`")
     files.check_folder(out)
-    return (_export_hf if to == "hf" else _export_gguf)(folder, out, dtype or _stored(folder))
+    return target.write(folder, out, dtype or _stored(folder))
 
 
 # ---- transformers
@@ -187,3 +194,6 @@ def _architecture_name(model: LanguageModel) -> str:
     assert isinstance(model.config, TransformerConfig)
     found = architecture_of(model.config)
     return found.model_type if found is not None else "malmoi"
+
+
+TARGETS = {"hf": Target(tuple(_TORCH), _export_hf), "gguf": Target(tuple(gguf.KINDS), _export_gguf)}

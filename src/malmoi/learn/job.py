@@ -12,7 +12,7 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FrameType
-from typing import Any, Generic, Self, TypeVar
+from typing import Any, ClassVar, Generic, Self, TypeVar
 
 from malmoi.core.nouns import Finding, Say, silent
 from malmoi.hub.card import Card, DataFile
@@ -65,7 +65,9 @@ class Place:
 class Training(ABC, Generic[Part]):
     """A model and what it learns, read and ready; a subclass is one kind of run."""
 
-    config: Any  # an AnyRun
+    Config: ClassVar[type[AnyRun]]  # everything that decides a run, each with its default or given by `set`
+
+    config: Any  # a Config
     model: LanguageModel
     tokenizer: Tokenizer
     objective: Objective[LanguageModel, Part]

@@ -20,12 +20,12 @@ from torch import Tensor, nn
 
 from malmoi.core.errors import UserError
 from malmoi.core.tensors import Loss
+from malmoi.data.batches import mixed
 from malmoi.learn.checkpoint import load_checkpoint, save_checkpoint
 from malmoi.learn.distributed import ALONE, Group
 from malmoi.learn.optim import learning_rate_factor, make_optimizers
 from malmoi.learn.run_config import LoopSpec
 from malmoi.models.lora import trained_parameters
-from malmoi.util.seeds import mixed
 
 Net = TypeVar("Net", bound=nn.Module)
 Part = TypeVar("Part")  # some rows of a batch

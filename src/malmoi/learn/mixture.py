@@ -13,6 +13,7 @@ import numpy as np
 
 from malmoi.core.errors import UserError, nearest
 from malmoi.core.nouns import Example, Finding, Message
+from malmoi.data.batches import mixed
 from malmoi.data.conversations import Conversation, read_conversations
 from malmoi.data.labelled import SKIPPED, raise_when_many
 from malmoi.tasks import TASKS, make_task
@@ -20,7 +21,6 @@ from malmoi.tasks.base import Task
 from malmoi.tasks.chat import Chat
 from malmoi.tasks.checks import labels_in
 from malmoi.text.chat import ChatFormat, ChatRow
-from malmoi.util.seeds import mixed
 
 Row = TypeVar("Row")
 HELD_OUT, MOST_HELD_OUT = 0.05, 500  # rows for validation where no file is given for it

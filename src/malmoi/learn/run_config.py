@@ -289,6 +289,14 @@ def load_run(recipe: str, settings: Sequence[str] = (), size: str | None = None)
     return run
 
 
+def configured(kind: type[AnyRun], settings: Sequence[str]) -> AnyRun:
+    """What `a.b=c` settings make of a configuration. Raises UserError, with the nearest valid name."""
+    value: Json = {"train": {}}
+    for setting in settings:
+        apply_setting(value, setting)
+    return checked(TypeAdapter(kind), value, "", kind)
+
+
 def load_tuning(
     model: Path, data: Sequence[str], valid: Sequence[str], settings: Sequence[str], *, lora: bool = False,
     fields: Mapping[str, str] | None = None, allow_skips: bool = False, budget_seconds: float | None = None,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from importlib import import_module
 from typing import Any
 
 from pydantic import ValidationError
@@ -14,6 +13,7 @@ from malmoi.core.errors import UserError, nearest
 from malmoi.methods.base import Method
 from malmoi.models.config import CELLS
 from malmoi.tasks.base import Task
+from malmoi.util.tables import entry
 
 # Classes, or where they are: one is loaded when it is asked for, as most of them bring PyTorch.
 METHODS: dict[str, str | type[Method]] = {  # the simplest first
@@ -42,11 +42,8 @@ _VARIANT = re.compile(r"[\w-]+")
 def method_class(name: str) -> type[Method] | None:
     """The class behind a name; "prompted:one" is a variant of "prompted", with options of its own."""
     base = name.partition(":")[0]
-    found = METHODS.get(base)
-    if not isinstance(found, str):
-        return found
-    module, _, name = found.partition(":")
-    return getattr(import_module(module), name).named(base)
+    found = entry(METHODS.get(base))
+    return None if found is None else found.named(base)
 
 
 def settled_options(name: str, options: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,4 +1,6 @@
-"""Recurrent cells: what a layer makes of a token and its state. A new one is a class, and a line in `CELLS`.
+"""Recurrent cells: what a layer makes of a token and its state. A new one is a class and a line.
+
+The line is in `malmoi.models.config:CELLS`, which does not need PyTorch.
 
 Shape letters: B rows (or none: one row), T positions, X width of the input, D width, L layers.
 """
@@ -7,7 +9,6 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from importlib import import_module
 from typing import Any, ClassVar
 
 import torch
@@ -17,6 +18,7 @@ from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_
 
 from malmoi.models.config import CELLS
 from malmoi.util.hardware import has_bf16_lstm
+from malmoi.util.tables import entry
 
 Parts = tuple[Tensor, ...]  # of a state: what the layer shows first, what it remembers last
 
@@ -206,11 +208,7 @@ def _sums(weights: Sequence[Tensor], x_BX: Tensor, hidden_BD: Tensor, count: int
 
 def cell_named(family: str) -> Cell:
     """The cell of a config's `family`."""
-    found = CELLS[family]
-    if isinstance(found, str):
-        module, _, name = found.partition(":")
-        found = getattr(import_module(module), name)
-    return found()
+    return entry(CELLS[family])()
 
 
 def cell_of(layers: RecurrentLayers) -> Cell:

@@ -6,10 +6,10 @@ and of the benchmarks. This file does not need PyTorch.
 
 from __future__ import annotations
 
-from importlib import import_module
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from malmoi.core.errors import UserError
+from malmoi.util.tables import entry
 
 if TYPE_CHECKING:
     import torch
@@ -66,14 +66,9 @@ def find_format(dtype: str = "fp32", quantize: str | None = None) -> WeightForma
     if dtype not in DTYPES:
         raise UserError(f"dtype is {dtype!r}; it can be {', '.join(DTYPES)}")
     if not quantize:
-        return _found(DTYPES[dtype])
+        return entry(DTYPES[dtype])
     if quantize not in QUANTIZED:
         raise UserError(f"quantize is {quantize!r}; it can be {', '.join(QUANTIZED)}")
     if dtype != "fp32":
         raise UserError(f"{quantize} computes in fp32 between its products; leave dtype out")
-    return _found(QUANTIZED[quantize])
-
-
-def _found(place: str) -> WeightFormat:
-    module, name = place.split(":")
-    return getattr(import_module(module), name)
+    return entry(QUANTIZED[quantize])

@@ -10,10 +10,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullLocator
 
-from malmoi.core.nouns import Say
 from malmoi.inside.recall import VALUES
 from malmoi.inside.scaling import Crossing, Measured
-from malmoi.inside.scaling_bench import QUICK, RESULTS, Scaling, Size, run_scaling
+from malmoi.inside.scaling_bench import Scaling
 from malmoi.show.palette import COLOURS, FAINT, SOFT
 from malmoi.show.picture import Picture, bare, drawing, new_figure, write_pictures
 from malmoi.util.units import figures, human_bytes
@@ -24,12 +23,6 @@ PANELS = (
     ("decode_seconds", "writing: milliseconds for the next token", 1000.0),
     ("state_bytes", "writing: memory of the text", 1.0),
 )  # fmt: skip
-
-
-def scaling_report(folders: Sequence[Path], out: Path, *, quick: bool, say: Say) -> list[str]:
-    """Measure language models beside small ones, draw it, and say in lines what was found."""
-    found = run_scaling(folders, out, size=QUICK if quick else Size(), say=say)
-    return [*found.sentences, f"look at {write_scaling(found, out)}; the numbers are in {out / RESULTS}"]
 
 
 def write_scaling(found: Scaling, out: Path) -> Path:

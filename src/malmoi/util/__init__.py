@@ -1,1 +1,1 @@
-"""Helpers that import nothing of ours: atomic files, seeds, devices, heap settings, progress, errors."""
+"""Helpers that import nothing of ours but errors: atomic files, locks, seeds, hardware, streams, units."""

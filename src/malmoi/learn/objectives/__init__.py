@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from malmoi.learn.job import Training
-from malmoi.learn.objectives.conversations import Tuning
-from malmoi.learn.objectives.next_token import Pretraining
-from malmoi.learn.objectives.preferences import Alignment
+from malmoi.util.tables import entry
 
-# verb -> the run that it makes. Methods learn `malmoi.learn.objectives.examples:Examples`.
-TRAININGS: dict[str, type[Training[Any]]] = {"pretrain": Pretraining, "finetune": Tuning, "align": Alignment}
+if TYPE_CHECKING:
+    from malmoi.learn.job import Training
+
+# verb -> the run that it makes: a class, or where it is. A verb that has no options of its own takes its
+# settings by `set`. Methods learn `malmoi.learn.objectives.examples:LabelledRows`.
+TRAININGS: dict[str, str | type[Training[Any]]] = {
+    "pretrain": "malmoi.learn.objectives.next_token:Pretraining",
+    "finetune": "malmoi.learn.objectives.conversations:Tuning",
+    "align": "malmoi.learn.objectives.preferences:Alignment",
+}
+
+
+def training_of(verb: str) -> type[Training[Any]]:
+    """The run that a verb makes."""
+    return entry(TRAININGS[verb])

@@ -77,6 +77,8 @@ class Conversations(Objective[LanguageModel, TokenBatch]):
 class Tuning(Tuned[TokenBatch]):
     """A run of `malmoi finetune`."""
 
+    Config = TuneConfig
+
     mixture: Mixture
 
     @classmethod

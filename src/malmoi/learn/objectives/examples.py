@@ -17,7 +17,7 @@ from torch import nn
 
 from malmoi.core.config import StrictModel
 from malmoi.core.nouns import Example, Say, Work
-from malmoi.data.batches import Buckets, within
+from malmoi.data.batches import Buckets, mixed, within
 from malmoi.learn.distributed import ALONE, Group, join_group
 from malmoi.learn.job import run_loop
 from malmoi.learn.loop import Loop, Net, Objective, StepReport
@@ -25,7 +25,6 @@ from malmoi.learn.optim import Schedule
 from malmoi.learn.record import Record, recorded
 from malmoi.learn.run_config import LoopSpec, OptimSpec
 from malmoi.learn.trial import affordable_steps, rows_at_once
-from malmoi.util.seeds import mixed
 from malmoi.util.units import counted
 
 Row = TypeVar("Row")

@@ -64,6 +64,8 @@ class NextToken(Objective[LanguageModel, TokenBatch]):
 class Pretraining(Training[TokenBatch]):
     """A run of `malmoi pretrain`."""
 
+    Config = RunConfig
+
     text: Text
 
     @classmethod

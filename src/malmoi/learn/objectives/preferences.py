@@ -182,6 +182,8 @@ class Preferences(Objective[LanguageModel, PairBatch]):
 class Alignment(Tuned[PairBatch]):
     """A run of `malmoi align`."""
 
+    Config = AlignConfig
+
     @classmethod
     def load(cls, folder: Path) -> tuple[LanguageModel, ChatFormat]:
         return load_chat(folder)
