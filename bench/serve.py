@@ -183,7 +183,7 @@ def mixed() -> tuple[list[list[int]], list[int], list[Sampling]]:
 
 def unending(params: Sampling, tokenizer: Tokenizer) -> Sampling:
     """The same without the ids that would end it, so that all produce as many tokens."""
-    return replace(params, logit_bias=tuple((id, -1e9) for id in tokenizer.specials.ends))
+    return replace(params, logit_bias=tuple((id, -100.0) for id in tokenizer.specials.ends))
 
 
 def engine_run(one: Loaded, asked: list[list[int]], params: list[Sampling]) -> Run:
