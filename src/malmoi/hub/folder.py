@@ -20,6 +20,10 @@ from malmoi.core.nouns import Json
 from malmoi.hub.adapter import base_of, is_adapter, load_adapter
 from malmoi.hub.architectures import ARCHITECTURES, Architecture, architecture_of, obstacle
 from malmoi.hub.bert import ENCODERS
+from malmoi.hub.gguf_file import GGUFFile, is_gguf
+from malmoi.hub.gguf_import import GGUFCheckpoint
+from malmoi.hub.gguf_import import read_config as gguf_config
+from malmoi.hub.gguf_vocab import tokenizer_of
 from malmoi.hub.outside import check_values, first_fault
 from malmoi.hub.weights import (
     Checkpoint,
@@ -93,8 +97,10 @@ def load_model(
     holds them once. Raises UserError with the fix where a part is missing or does not fit.
     """
     files.check_readable(folder)
+    if is_gguf(folder):
+        return _load_gguf(folder, device, dtype)
     if not folder.is_dir():
-        raise UserError(f"{folder} is not a folder; give the `out` folder of a finished run")
+        raise UserError(f"{folder} is not a folder; give the `out` folder of a finished run, or a .gguf file")
     if is_adapter(folder) and not (folder / CONFIG).exists():
         return _load_adapted(folder, device, dtype)
     model = _import(read_config(folder), open_checkpoint(folder), folder, device, dtype)
@@ -108,8 +114,10 @@ def load_model(
 
 
 def weights_hash(folder: Path) -> str:
-    """What identifies a model folder's weights. Raises UserError where it has none."""
+    """What identifies the weights of a model's folder or GGUF file. Raises UserError where it has none."""
     files.check_readable(folder)
+    if is_gguf(folder):
+        return files.sha256(folder)
     for name in (WEIGHTS, "adapter_model.safetensors"):
         if (folder / name).is_file():
             return files.sha256(folder / name)
@@ -144,6 +152,16 @@ def refuse_quantised(config: Json, folder: Path) -> None:
             f"{folder} is quantised ({kind}), which cannot be read here; "
             "take the model that it was made from, in float32, float16 or bfloat16"
         )
+
+
+def _load_gguf(path: Path, device: torch.device | str, dtype: torch.dtype | None) -> ModelFolder:
+    file = GGUFFile(path)
+    try:
+        found = gguf_config(file)
+        stored, tokenizer = GGUFCheckpoint(file, found), tokenizer_of(file.facts, path)
+    except DAMAGE as error:
+        raise UserError(_why(path, error)) from None
+    return ModelFolder(_import(found, stored, path, device, dtype), tokenizer)
 
 
 def _load_adapted(folder: Path, device: torch.device | str, dtype: torch.dtype | None) -> ModelFolder:

@@ -187,6 +187,23 @@ def _turned(name: str, tensor: Tensor, config: Json, family: GGUFFamily) -> Tens
     return tensor + 1 if family.norm_plus_one and name.endswith("norm.weight") else tensor
 
 
+def unturned(name: str, tensor: Tensor, config: Json) -> Tensor:
+    """The inverse of what `tensors` does to the values of a Hugging Face tensor of that name."""
+    family = family_of(config)
+    if config["model_type"] == "gpt2" and ".c_" in name and tensor.ndim == 2:
+        return tensor.T
+    heads = int(config.get("num_attention_heads") or 0)
+    if family.paired and (".q_proj." in name or ".k_proj." in name):
+        return _unpaired(tensor, heads if ".q_proj." in name else config.get("num_key_value_heads") or heads)
+    return tensor - 1 if family.norm_plus_one and name.endswith("norm.weight") else tensor
+
+
+def _unpaired(tensor: Tensor, heads: int) -> Tensor:
+    """The inverse of `_paired`."""
+    pairs_HC2 = tensor.reshape(heads, len(tensor) // heads // 2, 2, *tensor.shape[1:])
+    return pairs_HC2.transpose(1, 2).reshape(tensor.shape)
+
+
 def _paired(tensor: Tensor, heads: int) -> Tensor:
     """Rows 0, C/2, 1, C/2 + 1, ... of every head: what a rotary of halves turns together, side by side."""
     halves_H2C = tensor.reshape(heads, 2, len(tensor) // heads // 2, *tensor.shape[1:])

@@ -11,14 +11,19 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from pathlib import Path
+from typing import Any
 
 from gguf import TokenType
+from tokenizers import AddedToken, Regex, decoders, models, pre_tokenizers
+from tokenizers import Tokenizer as Backend
 
-from malmoi.core.errors import UserError
+from malmoi.core.errors import UserError, nearest
 from malmoi.core.nouns import Json
 from malmoi.text.chat import chat_template
-from malmoi.text.sentencepiece import SPACE
+from malmoi.text.sentencepiece import SPACE, Piece, SentencePieceModel, to_backend
 from malmoi.text.tokenizer import TURNS, Tokenizer
+from malmoi.text.tokenizer_files import library_errors
 
 _CASELESS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)"
 _GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
@@ -233,3 +238,108 @@ def _flat(part: Json, inner: str) -> Iterator[Json]:
             yield from _flat(one, inner)
     elif part:
         yield part
+
+
+# ---- the way back
+
+
+def tokenizer_of(facts: Mapping[str, Any], path: Path) -> Tokenizer:
+    """The tokenizer that a file describes. Raises UserError where none here has the same ids."""
+    model = facts.get("tokenizer.ggml.model")
+    if "tokenizer.ggml.tokens" not in facts or model not in _READERS:
+        raise UserError(
+            f"{path} has a tokenizer of the kind {model!r}; what can be read here is gpt2 (byte-level BPE) "
+            "and llama (SentencePiece's BPE)"
+        )
+    tokens: list[str] = facts["tokenizer.ggml.tokens"]
+    types = facts.get("tokenizer.ggml.token_type")
+    kinds = [int(TokenType.NORMAL)] * len(tokens) if types is None else types.tolist()
+    if len(kinds) != len(tokens):
+        raise UserError(f"{path} has {len(tokens)} tokens and {len(kinds)} kinds of them; get the file again")
+    ids = {role: _id(facts, key, _USUAL.get((model, role), -1)) for role, key in _ROLES.items()}
+    roles = {role: tokens[id] for role, id in ids.items() if 0 <= id < len(tokens)}
+    ends = {token for role, token in roles.items() if role not in ("pad", "unk")}
+    with library_errors():
+        backend = _READERS[model](facts, tokens, kinds, roles)
+        backend.add_special_tokens(
+            [AddedToken(token, special=True, normalized=False) for token in sorted(ends)]
+        )
+    config: Json = {f"{role}_token": roles[role] for role in ("bos", "eos", "pad", "unk") if role in roles}
+    config["add_bos_token"] = bool(facts.get("tokenizer.ggml.add_bos_token", model == "llama"))
+    if template := facts.get("tokenizer.chat_template"):
+        config["chat_template"] = template
+    return Tokenizer(backend, config)
+
+
+_ROLES = {
+    "bos": "bos", "eos": "eos", "pad": "padding", "unk": "unknown", "eot": "eot", "eom": "eom",
+}  # fmt: skip
+# what llama.cpp takes where a file does not say
+_USUAL = {
+    ("llama", "bos"): 1, ("llama", "eos"): 2, ("llama", "unk"): 0, ("gpt2", "bos"): 11, ("gpt2", "eos"): 11,
+}  # fmt: skip
+
+
+def _id(facts: Mapping[str, Any], key: str, usual: int) -> int:
+    return int(facts.get(f"tokenizer.ggml.{key}_token_id", usual))
+
+
+def reply_ends(facts: Mapping[str, Any]) -> list[int]:
+    """Ids that end a reply, beside the end of a text."""
+    found = (_id(facts, role, -1) for role in ("eot", "eom"))
+    return [id for id in found if 0 <= id < len(facts["tokenizer.ggml.tokens"])]
+
+
+def _sentencepiece(
+    facts: Mapping[str, Any], tokens: list[str], kinds: list[int], roles: Mapping[str, str]
+) -> Backend:
+    scores = facts.get("tokenizer.ggml.scores")
+    scores = [0.0] * len(tokens) if scores is None else scores.tolist()
+    own = int(TokenType.USER_DEFINED)  # these are written with plain spaces there
+    both = zip(tokens, kinds, strict=True)
+    texts = (token.replace(" ", SPACE) if kind == own else token for token, kind in both)
+    unknown = next((id for id, kind in enumerate(kinds) if kind == TokenType.UNKNOWN), None)
+    if unknown is None:
+        unknown = tokens.index(roles["unk"]) if "unk" in roles else 0
+    return to_backend(SentencePieceModel(
+        tuple(map(Piece, texts, scores, kinds)),
+        is_bpe=True, charsmap=b"", byte_fallback=int(TokenType.BYTE) in kinds,
+        adds_prefix=bool(facts.get("tokenizer.ggml.add_space_prefix", True)), joins_spaces=False,
+        ids={"unk": unknown},
+    ))  # fmt: skip
+
+
+def _byte_level(
+    facts: Mapping[str, Any], tokens: list[str], kinds: list[int], roles: Mapping[str, str]
+) -> Backend:
+    del roles
+    name = str(facts.get("tokenizer.ggml.pre", "default"))
+    if name not in _CUTS:
+        raise UserError(f"it cuts text in the way {name!r}, which is not known here; {nearest(name, _CUTS)}")
+    patterns, ignore_merges = _CUTS[name]
+    merges = [_pair(merge) for merge in facts.get("tokenizer.ggml.merges", ()) if " " in merge]
+    vocab = {token: id for id, token in enumerate(tokens)}
+    backend = Backend(models.BPE(vocab, merges, ignore_merges=ignore_merges))
+    splits: list[Any] = [pre_tokenizers.Split(Regex(pattern), "isolated") for pattern in patterns]
+    backend.pre_tokenizer = pre_tokenizers.Sequence(
+        [*splits, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
+    )
+    backend.decoder = decoders.ByteLevel()
+    for kind, add in (
+        (TokenType.CONTROL, backend.add_special_tokens), (TokenType.USER_DEFINED, backend.add_tokens)
+    ):  # fmt: skip
+        those = (token for token, of in zip(tokens, kinds, strict=True) if of == kind)
+        add([AddedToken(it, special=kind == TokenType.CONTROL, normalized=False) for it in those])
+    return backend
+
+
+_READERS = {"llama": _sentencepiece, "gpt2": _byte_level}
+# llama.cpp's names of the ways to cut that can be read: those that can be written, and others for the same
+_CUTS: dict[str, tuple[tuple[str, ...], bool]] = {name: cut for cut, name in _PRE.items()}
+_CUTS |= {
+    **dict.fromkeys(("gpt2", "phi-2", "mpt", "olmo", "jais"), _CUTS["gpt-2"]),
+    **dict.fromkeys(("llama3", "llama-v3", "falcon3"), _CUTS["llama-bpe"]),
+    **dict.fromkeys(("starcoder", "refact", "command-r", "codeshell", "exaone"), _CUTS["smollm"]),
+    "deepseek-r1-qwen": _CUTS["qwen2"],
+    "dbrx": _CUTS["smaug-bpe"],
+}

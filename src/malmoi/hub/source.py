@@ -15,7 +15,9 @@ from typing import NamedTuple
 
 from malmoi.core.errors import UserError
 from malmoi.hub.bert import ENCODERS, load_encoder
-from malmoi.hub.folder import load_model, read_config
+from malmoi.hub.folder import load_model, read_config, save_model
+from malmoi.hub.gguf_file import GGUFFile, is_gguf
+from malmoi.hub.gguf_vocab import reply_ends
 from malmoi.hub.weights import open_checkpoint
 from malmoi.text.tokenizer import Tokenizer
 from malmoi.text.tokenizer_files import TOKENIZER_FILE, has_tokenizer
@@ -51,6 +53,9 @@ def import_model(source: str, out: Path, say: Callable[[str], None] = print) -> 
     if not files.is_free(out):
         raise UserError(f"{out} already holds something; choose another `out`")
     files.check_folder(out)
+    if is_gguf(Path(source)):
+        say(_import_gguf(Path(source), out))
+        return
     found = find_source(source)
     config = read_config(found.folder)
     open_checkpoint(found.folder)  # what is not there should be said before gigabytes are copied
@@ -69,6 +74,20 @@ def import_model(source: str, out: Path, say: Callable[[str], None] = print) -> 
     say(f"{found.name}{' at ' + found.revision if found.revision else ''} is in {out}: {what}")
 
 
+def _import_gguf(path: Path, out: Path) -> str:
+    """Write a GGUF file's model as a folder; what it is, in a line."""
+    model, tokenizer = load_model(path, dtype=None)
+    facts = GGUFFile(path).facts
+    with files.new_folder(out) as folder:
+        save_model(folder, model, tokenizer, ends=reply_ends(facts))
+        files.write_json(folder / IMPORT_RECORD, {
+            "source": str(path.resolve()), "revision": "", "malmoi": VERSION,
+            "licence": str(facts.get("general.license", "unknown")), "files": {path.name: files.sha256(path)},
+        })  # fmt: skip
+        what = _opened(folder, str(read_config(folder).get("model_type")))
+    return f"{path} is in {out}: {what}"
+
+
 def find_source(source: str) -> ModelOrigin:
     """A model folder, or `owner/name[@revision]`, which is fetched from the hub.
 
@@ -77,7 +96,7 @@ def find_source(source: str) -> ModelOrigin:
     files.check_readable(Path(source))
     if Path(source).exists():
         if not Path(source).is_dir():
-            raise UserError(f"{source} is a file; give the folder of a model")
+            raise UserError(f"{source} is a file, and no GGUF one; give the folder of a model")
         return ModelOrigin(Path(source), str(Path(source).resolve()))
     named = _HUB_ID.fullmatch(source)
     if named is None or source.startswith("."):

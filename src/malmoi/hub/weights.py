@@ -52,6 +52,10 @@ class Checkpoint(Mapping[str, Tensor]):
                 tensor = file.get_tensor(name)
             except (SafetensorError, OSError) as error:
                 raise UserError(f"{path} cannot be read ({error}); copy it again") from None
+        return self._seen(name, tensor, path)
+
+    def _seen(self, name: str, tensor: Tensor, path: Path) -> Tensor:
+        """A tensor that was read. Raises UserError where a number is not finite."""
         if not _is_finite(tensor):
             bad = int((~tensor.isfinite()).sum())
             raise UserError(
@@ -198,14 +202,19 @@ class _Unfilled(TorchFunctionMode):
         return func(*args, **named)
 
 
+def outline(build: Callable[[], nn.Module]) -> dict[str, Tensor]:
+    """The tensors of the model that `build` makes, by name, without values and without memory for them."""
+    with _Unfilled(in_outline=True):
+        return build().state_dict(keep_vars=True)
+
+
 def check_fit(build: Callable[[], nn.Module], stored: Checkpoint, outside: Outside = dict) -> None:
     """Compare the model that `build` makes with what is stored, by names and sizes alone.
 
     outside: what some of our tensors are in the checkpoint. Raises UserError naming tensors of another shape,
     and those that are missing where the model has more numbers than are stored.
     """
-    with _Unfilled(in_outline=True):
-        targets = build().state_dict(keep_vars=True)
+    targets = outline(build)
     _check_shapes(outside(_shapes_only(targets)), stored)
     once = {id(target): (name, target) for name, target in reversed(targets.items())}
     if sum(target.numel() for _, target in once.values()) > sum(map(math.prod, stored.shapes.values())):

@@ -57,7 +57,7 @@ def read_tokenizer(path: Path) -> tuple[Backend, Config]:
         raise UserError(f"it does not exist, nor a SentencePiece model, {_VOCAB} or {_WORDPIECES}")
     _check_readable(file)
     config = _read_config(file.parent)
-    with _library_errors():
+    with library_errors():
         backend = _read_backend(file, config)
         if file.name != TOKENIZER_FILE:
             _add_tokens(backend, config, file.parent)
@@ -72,7 +72,7 @@ def _check_readable(path: Path) -> None:
 
 def parse_tokenizer(content: str) -> Backend:
     """The tokenizer that the text of a `tokenizer.json` describes. Raises UserError where it is none."""
-    with _library_errors():
+    with library_errors():
         backend = Backend.from_str(content)
         if not backend.get_vocab_size():
             raise UserError("it has no tokens; restore it or train one")
@@ -82,8 +82,8 @@ def parse_tokenizer(content: str) -> Backend:
 
 
 @contextmanager
-def _library_errors() -> Iterator[None]:
-    """What the `tokenizers` library finds wrong in a file, as a UserError."""
+def library_errors() -> Iterator[None]:
+    """What the `tokenizers` library finds wrong in a file becomes a UserError."""
     try:
         yield
     except UserError:

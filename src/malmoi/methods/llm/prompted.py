@@ -192,7 +192,7 @@ class Prompted(LanguageMethod):
 
     def _model_folder(self, settled: Settled) -> Path:
         """Where it was, or where the options say, seen from here."""
-        there = [place for place in map(Path, (settled.model, self.options.model)) if place.is_dir()]
+        there = [place for place in map(Path, (settled.model, self.options.model)) if place.exists()]
         if not there:
             raise UserError(f"its language model {settled.model} is gone; put it back, or fit again")
         for place in there:
