@@ -3,12 +3,14 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from malmoi.core.errors import UserError
 from malmoi.util import files
+from malmoi.util.tensor_files import read_tensors, write_tensors
 
 
 def names(folder: Path) -> set[str]:
@@ -135,3 +137,11 @@ def test_damage_is_found(tmp_path: Path) -> None:
     assert files.damage(folder) == "a does not exist"
     (folder / files.MANIFEST).write_text("[")
     assert "no readable manifest" in (files.damage(folder) or "")
+
+
+def test_tensors_come_back_however_they_lie_in_memory(tmp_path: Path) -> None:
+    rows = np.arange(24, dtype=np.float32).reshape(4, 6)
+    given = {"rows": rows, "columns": np.asfortranarray(rows), "turned": rows.T, "some": rows[::2, 1::2]}
+    write_tensors(tmp_path / "t.safetensors", given)
+    for name, found in read_tensors(tmp_path / "t.safetensors").items():
+        np.testing.assert_array_equal(found, given[name])

@@ -18,7 +18,8 @@ for name, group in {"data": preparing.data, "tokenizer": preparing.tokenizer, "b
     app.add_typer(group, name=name)
 for verb in (
     fitting.fit, fitting.predict, fitting.evaluate, fitting.compare, training.finetune, training.align,
-    fitting.distill, chatting.chat, exchanging.export, exchanging.import_, seeing.probe, seeing.inside,
+    fitting.distill, chatting.chat, exchanging.export, exchanging.import_, exchanging.embed, seeing.probe,
+    seeing.inside,
     serving.serve, doctor.doctor, training.pretrain, chatting.complete, seeing.demo,
 ):  # fmt: skip
     app.command()(verb)

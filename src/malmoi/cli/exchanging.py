@@ -1,11 +1,11 @@
-"""The verbs that exchange models with other programs."""
+"""The verbs that exchange models, and vectors of texts, with other programs."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Annotated, Literal
 
-from typer import Argument, Option
+from typer import Argument, Option, echo
 
 from malmoi.cli.options import NewFolder
 from malmoi.cli.words import say
@@ -41,3 +41,30 @@ def import_(
 
 
 import_.__name__ = "import"  # the verb; the word itself is Python's
+
+
+def embed(
+    folder: Annotated[Path, Argument(help="A language model's folder or GGUF file, or an encoder's folder.")],
+    texts: Annotated[list[str], Argument(help="Texts, files with one text a line, or - for standard input.")],
+    vector: Annotated[
+        str | None, Option(help="Of a language model: mean of the tokens' vectors, or that of the last one.")
+    ] = None,
+    max_tokens: Annotated[int, Option(min=1, help="Of a text that are read.")] = 512,
+    out: Annotated[Path | None, Option(help="A .npy file for all of them; else JSON lines.")] = None,
+) -> None:
+    """Make vectors of texts, each of length one: the nearer two are, the more alike are the texts."""
+    import json
+
+    from malmoi.engine.embed import Embedder, save_vectors
+    from malmoi.tasks.inputs import lines_of
+
+    lines = [line.rstrip("\r") for text in texts for _, line in lines_of(text) or [("", text)]]
+    embedder = Embedder(folder, max_tokens=max_tokens)
+    vectors_ND = embedder.vectors(lines, embedder.way_named(vector))
+    if out is not None:
+        save_vectors(out, vectors_ND)
+        say(f"saved {out}: {len(lines)} vectors of {embedder.width} numbers")
+        return
+    for line, vector_D in zip(lines, vectors_ND.tolist(), strict=True):
+        row = {"text": line, "vector": [round(value, 6) for value in vector_D]}
+        echo(json.dumps(row, ensure_ascii=False))

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from malmoi.hub.bert import ENCODERS
 from malmoi.hub.gemma import GEMMA, GEMMA2, GEMMA3
 from malmoi.hub.gpt2 import GPT2
 from malmoi.hub.llama import LLAMA, MISTRAL, QWEN2, QWEN3, SMOLLM3, LlamaFamily
 from malmoi.models.config import TransformerConfig
 
+__all__ = ["ARCHITECTURES", "ENCODERS", "Architecture", "architecture_of", "obstacle"]
 Architecture = GPT2 | LlamaFamily
 
 ARCHITECTURES: dict[str, Architecture] = {

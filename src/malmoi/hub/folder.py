@@ -18,12 +18,8 @@ from torch import Tensor
 from malmoi.core.errors import DAMAGE, UserError, nearest
 from malmoi.core.nouns import Json
 from malmoi.hub.adapter import base_of, is_adapter, load_adapter
-from malmoi.hub.architectures import ARCHITECTURES, Architecture, architecture_of, obstacle
-from malmoi.hub.bert import ENCODERS
-from malmoi.hub.gguf_file import GGUFFile, is_gguf
-from malmoi.hub.gguf_import import GGUFCheckpoint
-from malmoi.hub.gguf_import import read_config as gguf_config
-from malmoi.hub.gguf_vocab import tokenizer_of
+from malmoi.hub.architectures import ARCHITECTURES, ENCODERS, Architecture, architecture_of, obstacle
+from malmoi.hub.gguf_import import is_first_part, is_gguf, open_gguf
 from malmoi.hub.outside import check_values, first_fault
 from malmoi.hub.weights import (
     Checkpoint,
@@ -124,6 +120,28 @@ def weights_hash(folder: Path) -> str:
     raise UserError(f"{folder} is not a finished model folder; give the `out` folder of a finished run")
 
 
+def model_with(weights: str, places: Sequence[Path]) -> Path:
+    """The first of the places whose model has these weights. Raises UserError where none has."""
+    there = [place for place in places if place.exists()]
+    if not there:
+        raise UserError(f"its language model {places[0]} is gone; put it back, or fit again")
+    for place in there:
+        if weights_hash(place) == weights:
+            return place
+    raise UserError(f"its language model {there[0]} has other weights now; fit again, or put them back")
+
+
+def stored_bytes(path: Path) -> int:
+    """What a model's folder or file takes on the disk."""
+    found = path.iterdir() if path.is_dir() else [path]
+    return sum(one.stat().st_size for one in found if one.is_file())
+
+
+def is_model(path: Path) -> bool:
+    """Whether a path is the folder of a model or an adapter, or a GGUF file (of a split model the first)."""
+    return (path / CONFIG).exists() or is_adapter(path) or (is_gguf(path) and is_first_part(path))
+
+
 def is_ngram(folder: Path) -> bool:
     """Whether a model folder holds counts, and no neural network."""
     return (folder / CONFIG).is_file() and files.read_object(folder / CONFIG).get("model_type") == NGRAM
@@ -155,10 +173,8 @@ def refuse_quantised(config: Json, folder: Path) -> None:
 
 
 def _load_gguf(path: Path, device: torch.device | str, dtype: torch.dtype | None) -> ModelFolder:
-    file = GGUFFile(path)
     try:
-        found = gguf_config(file)
-        stored, tokenizer = GGUFCheckpoint(file, found), tokenizer_of(file.facts, path)
+        found, stored, tokenizer = open_gguf(path)
     except DAMAGE as error:
         raise UserError(_why(path, error)) from None
     return ModelFolder(_import(found, stored, path, device, dtype), tokenizer)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from functools import partial
+from pathlib import Path
 
 import gguf
 import numpy as np
@@ -21,17 +22,27 @@ from malmoi.core.errors import UserError, nearest
 from malmoi.core.nouns import Json
 from malmoi.hub.architectures import ARCHITECTURES
 from malmoi.hub.gguf import FAMILIES, family_of, rope_factors, unturned
-from malmoi.hub.gguf_file import GGUFFile, Stored
+from malmoi.hub.gguf_file import GGUFFile, Stored, is_first_part, is_gguf
+from malmoi.hub.gguf_vocab import tokenizer_of
 from malmoi.hub.outside import check_values
 from malmoi.hub.weights import Checkpoint, outline
 from malmoi.models.build import build_model
 from malmoi.models.config import TransformerConfig
+from malmoi.text.tokenizer import Tokenizer
 
+__all__ = ["GGUFCheckpoint", "is_first_part", "is_gguf", "open_gguf", "read_config", "values_of"]
 _TYPES = {  # llama.cpp's name of an architecture -> the Hugging Face `model_type`
     gguf.MODEL_ARCH_NAMES[family.arch]: name for name, family in FAMILIES.items() if name != "mistral"
 }
 _CHUNK = 1 << 20  # numbers that are unpacked at once
 _LLAMA3 = [(8.0, 8192), (32.0, 8192), (16.0, 8192)]  # factor and original context of Llama 3.1 to 3.3
+
+
+def open_gguf(path: Path) -> tuple[Json, GGUFCheckpoint, Tokenizer]:
+    """A file's config.json, its tensors and its tokenizer. Raises UserError for what cannot be read."""
+    file = GGUFFile(path)
+    config = read_config(file)
+    return config, GGUFCheckpoint(file, config), tokenizer_of(file.facts, path)
 
 
 def read_config(file: GGUFFile) -> Json:

@@ -29,6 +29,7 @@ METHODS: dict[str, str | type[Method]] = {  # the simplest first
     **dict.fromkeys(CELLS, "malmoi.methods.neural.method:RecurrentMethod"),
     "transformer": "malmoi.methods.neural.method:TransformerMethod",
     "pretrained": "malmoi.methods.neural.pretrained:Pretrained",
+    "features": "malmoi.methods.llm.features:Features",
     "prompted": "malmoi.methods.llm.prompted:Prompted",
     "finetuned": "malmoi.methods.llm.finetuned:FineTuned",
     "remote": "malmoi.methods.llm.remote:Remote",

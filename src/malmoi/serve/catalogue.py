@@ -11,14 +11,11 @@ from malmoi.core.errors import UserError
 from malmoi.engine.engine import Engine
 from malmoi.engine.loaded import Loaded
 from malmoi.engine.score import bits_per_byte
-from malmoi.hub.adapter import is_adapter
-from malmoi.hub.folder import is_ngram
-from malmoi.hub.gguf_file import is_first_part, is_gguf
+from malmoi.hub.folder import is_model, is_ngram
 from malmoi.methods.folder import is_method
 from malmoi.methods.use import COMPARISON, LoadedMethod, method_folder
 from malmoi.tasks.base import Task
 from malmoi.text.chat import ChatFormat, chat_template
-from malmoi.util.files import CONFIG
 from malmoi.world import documents
 
 NUM_DOCUMENTS = 24  # of the sample world, English and Korean by turns; about 10 kB
@@ -100,11 +97,9 @@ def quantization_lines(catalogue: Catalogue) -> list[str]:
 
 def _models_in(folder: Path, deeper: int = 2) -> list[Path]:
     """The folder itself where it is a model, a method or a comparison; else those inside it, if any."""
-    named = (CONFIG, COMPARISON)
-    if is_gguf(folder) or is_adapter(folder) or any((folder / name).exists() for name in named):
+    if is_model(folder) or (folder / COMPARISON).exists():
         return [folder]
-    files = [path for path in folder.glob("[!.]*.gguf") if is_first_part(path)]
-    inside = sorted([*files, *(it for it in folder.glob("[!.]*") if it.is_dir())]) if deeper else []
+    inside = sorted(it for it in folder.glob("[!.]*") if it.is_dir() or is_model(it)) if deeper else []
     found = [model for path in inside for model in _models_in(path, deeper - 1)]
     return found if found or deeper < 2 else [folder]  # which loading will refuse, and say why
 

@@ -28,17 +28,28 @@ def inputs_of(task: Task[Any, Any], text: str, context: str | None = None) -> tu
     context: of question answering, a text or the name of its file; what is asked is then a question about it.
     Raises UserError for what is no input of the task, and for a file that has no lines or is missing.
     """
-    ask = _asker(task, context)
-    if text != "-" and not _is_file(text):
+    ask, lines = _asker(task, context), lines_of(text)
+    if lines is None:
         return [ask(_json_or_text(text))], False
-    name, content = ("standard input", standard_input()) if text == "-" else (text, Path(text).read_bytes())
     inputs: list[Any] = []
-    for number, line in enumerate(decoded(content, name).split("\n"), 1):
+    for where, line in lines:
         try:
-            inputs += [ask(_json_or_text(line))] if line.strip() else []
+            inputs.append(ask(_json_or_text(line)))
         except UserError as error:
-            raise UserError(str(error), where=f"{name}:{number}") from None
+            raise UserError(str(error), where=where) from None
     return inputs, True
+
+
+def lines_of(text: str) -> list[tuple[str, str]] | None:
+    """The lines that are not empty of the file that `text` names (-: of standard input), each with its place.
+
+    None: it is a text. Raises UserError for a file that has no lines or is missing.
+    """
+    if text != "-" and not _is_file(text):
+        return None
+    name, content = ("standard input", standard_input()) if text == "-" else (text, Path(text).read_bytes())
+    lines = enumerate(decoded(content, name).split("\n"), 1)
+    return [(f"{name}:{number}", line) for number, line in lines if line.strip()]
 
 
 def read_inputs(

@@ -17,7 +17,8 @@ from malmoi.util import files
 
 def write_tensors(path: Path, tensors: Mapping[str, NDArray[Any]]) -> None:
     """`write_bytes` for a safetensors file."""
-    files.write_bytes(path, save(dict(tensors), {"format": "pt"}))
+    rows_first = {name: np.ascontiguousarray(array) for name, array in tensors.items()}  # save takes no other
+    files.write_bytes(path, save(rows_first, {"format": "pt"}))
 
 
 def open_tensors(path: Path, library: str) -> Any:

@@ -16,7 +16,7 @@ from malmoi.core.nouns import Examples, FitReport, Json, Predictions, Say, Work
 from malmoi.engine.ask import MAX_ROWS, Asker, AskSettings
 from malmoi.engine.engine import Engine
 from malmoi.engine.loaded import open_model
-from malmoi.hub.folder import weights_hash
+from malmoi.hub.folder import model_with, stored_bytes, weights_hash
 from malmoi.inside.sources import NextTokenModel, ReadText, Source
 from malmoi.methods.base import Method, Parts
 from malmoi.methods.llm.shots import How, Shots, read_shots, shots_files
@@ -176,8 +176,7 @@ class Prompted(LanguageMethod):
 
     def costs(self) -> dict[str, float]:
         """On disk it takes what its model takes."""
-        folder = Path(self.settled.model)
-        return {"disk_bytes": sum(path.stat().st_size for path in folder.iterdir() if path.is_file())}
+        return {"disk_bytes": stored_bytes(Path(self.settled.model))}
 
     def parts(self) -> Parts:
         return Parts(self.settled.model_dump(), files=shots_files(self.task, self.shots))
@@ -185,17 +184,7 @@ class Prompted(LanguageMethod):
     def restore(self, parts: Parts) -> None:
         """Raises UserError where the model is gone, or is another one now."""
         settled = Settled.model_validate(parts.config)
-        folder = self._model_folder(settled)
+        folder = model_with(settled.weights, (Path(settled.model), Path(self.options.model)))
         engine = Engine(*open_model(folder), max_rows=MAX_ROWS)
         settled = settled.model_copy(update={"model": str(folder.resolve())})
         self._settle(settled, engine, read_shots(self.task, parts.files))
-
-    def _model_folder(self, settled: Settled) -> Path:
-        """Where it was, or where the options say, seen from here."""
-        there = [place for place in map(Path, (settled.model, self.options.model)) if place.exists()]
-        if not there:
-            raise UserError(f"its language model {settled.model} is gone; put it back, or fit again")
-        for place in there:
-            if weights_hash(place) == settled.weights:
-                return place
-        raise UserError(f"its language model {there[0]} has other weights now; fit again, or put them back")

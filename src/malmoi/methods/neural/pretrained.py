@@ -8,7 +8,6 @@ Shape letters: B rows, P pieces (with marks), T units, D width, L labels, N text
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from typing import Annotated, Any, ClassVar
 
@@ -16,8 +15,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from pydantic import Field, field_validator, model_validator
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 
 from malmoi.core.config import StrictModel
@@ -31,7 +28,7 @@ from malmoi.methods.neural.labels import LabelForm, LabelOptions, LabelRow
 from malmoi.methods.neural.method import Neural
 from malmoi.methods.neural.spans import SpanForm, SpanOptions, SpanRow
 from malmoi.methods.neural.tags import TagForm, TagOptions, TagRow
-from malmoi.methods.traditional.choice import quality, softmax_layer
+from malmoi.methods.traditional.choice import STRENGTHS, fit_head, quality
 from malmoi.models.bert import BertConfig, BertEncoder
 from malmoi.models.heads import Classifier, Pooling, SpanReader, Tagger
 from malmoi.tasks.kinds import LABEL, SPAN, TAGS, Kind
@@ -39,7 +36,6 @@ from malmoi.text.tokenizer import Tokenizer
 from malmoi.text.units import Encoded, encode_units
 
 MOST_PIECES = 16  # of a unit; its further ones are not looked at
-STRENGTHS = (10.0, 1.0, 100.0, 1000.0)  # inverse ones of the penalty of a head on vectors of length one
 # Of an encoder of 20 to 100 million weights; a larger one wants smaller steps.
 GENTLE: Json = {"optimizer": "adamw", "lr": 1e-4, "weight_decay": 0.01, "batch": 16, "dropout": 0.1}
 FRESH: Json = GENTLE | {"lr": 2e-4}  # below a head that begins at random
@@ -158,7 +154,7 @@ class PretrainedLabelForm(FromFolder, LabelForm):
         weights_N = None if self.weights_L is None else self.weights_L.numpy()[labels_N]
         x_ND, heads = self._vectors(model, rows), {}
         for strength in STRENGTHS:
-            heads[strength] = _logistic(x_ND, labels_N, weights_N, strength)
+            heads[strength] = fit_head(x_ND, labels_N, weights_N, strength)
         x_valid_ND = self._vectors(model, [LabelRow(ids, 0) for ids in self._ids([e.input for e in valid])])
 
         def value(strength: float) -> float:
@@ -288,14 +284,3 @@ class Pretrained(Neural):
             if self.options.frozen:
                 return facts
         return facts | super()._learn(train, valid, dtype, work, asked)
-
-
-def _logistic(
-    x_ND: NDArray[Any], labels_N: NDArray[Any], weights_N: NDArray[Any] | None, strength: float
-) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """weights_LD and bias_L, for a softmax."""
-    model = LogisticRegression(C=strength, max_iter=300)
-    with warnings.catch_warnings(action="ignore", category=ConvergenceWarning):
-        model.fit(x_ND, labels_N, weights_N)
-    weights_LD, bias_L = softmax_layer(model)
-    return weights_LD.astype(np.float32), bias_L

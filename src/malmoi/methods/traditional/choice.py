@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
@@ -15,6 +16,7 @@ from malmoi.tasks.base import Task
 if TYPE_CHECKING:
     from sklearn.linear_model import LogisticRegression
 
+STRENGTHS = (10.0, 1.0, 100.0, 1000.0)  # inverse ones of the penalty of a head on vectors of length one
 Setting = TypeVar("Setting", bound=NamedTuple)
 
 
@@ -41,3 +43,17 @@ def softmax_layer(model: LogisticRegression) -> tuple[NDArray[Any], NDArray[np.f
     if len(weights_LF) == 1:  # the softmax of both halves is the logistic function of the whole
         weights_LF, bias_L = np.concatenate((-weights_LF, weights_LF)) / 2, bias_L * np.array((-0.5, 0.5))
     return weights_LF, bias_L.astype(np.float32)
+
+
+def fit_head(
+    x_ND: NDArray[Any], labels_N: NDArray[Any], weights_N: NDArray[Any] | None, strength: float
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """weights_LD and bias_L of a logistic regression on vectors of length one, for a softmax."""
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.linear_model import LogisticRegression
+
+    model = LogisticRegression(C=strength, max_iter=300)
+    with warnings.catch_warnings(action="ignore", category=ConvergenceWarning):
+        model.fit(x_ND, labels_N, weights_N)
+    weights_LD, bias_L = softmax_layer(model)
+    return weights_LD.astype(np.float32), bias_L

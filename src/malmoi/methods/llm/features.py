@@ -1,0 +1,117 @@
+"""The features method: a language model reads, logistic regression decides.
+
+The model stays as it is; a text's vector behind its last layer is all that is used. Shape letters: N texts,
+D width, L labels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+from pydantic import Field, PositiveFloat, PositiveInt
+
+from malmoi.core.config import StrictModel
+from malmoi.core.nouns import Examples, FitReport, Predictions, Work
+from malmoi.engine.embed import Embedder, Vector
+from malmoi.hub.folder import model_with, stored_bytes, weights_hash
+from malmoi.inside.sources import ReadText, Source
+from malmoi.methods.base import Method, Parts
+from malmoi.methods.llm.prompted import ModelPath
+from malmoi.methods.traditional.choice import STRENGTHS, fit_head, quality
+from malmoi.tasks.checks import two_or_more
+from malmoi.tasks.kinds import LABEL
+from malmoi.util.hardware import pick_device
+from malmoi.util.units import counted
+
+
+class FeaturesOptions(StrictModel):
+    """model: a language model's folder or GGUF file. vector: which one of a text (None: the better one in
+    validation). max_tokens: of a text that are read. strength: inverse one of the L2 penalty (None: as
+    validation chooses)."""
+
+    model: ModelPath = ""
+    vector: Vector | None = None
+    max_tokens: PositiveInt = 256
+    strength: PositiveFloat | None = Field(None)
+
+
+class Features(Method):
+    """A language model's vectors below a logistic regression (as of Alain & Bengio 2017's probes)."""
+
+    name, family, kinds = "features", "transformer", frozenset({LABEL})
+    needs_model = True
+    libraries = ("sklearn.linear_model",)
+    Options = FeaturesOptions
+    embedder: Embedder
+
+    def fit(self, train: Examples, valid: Examples, work: Work = Work()) -> FitReport:
+        """See `Method.fit`. Raises UserError where there is one label only."""
+        o = self.options
+        self.labels = two_or_more(example.target for example in train)
+        self._open(Path(o.model).resolve(), weights_hash(Path(o.model)))
+        targets_N = np.array([self.labels.index(example.target) for example in train])
+        work.say(f"reading {counted(len(train) + len(valid), 'text')}")
+        read = self.embedder.all_vectors([example.input for example in train])
+        read_valid = self.embedder.all_vectors([example.input for example in valid]) if valid else {}
+        ways = [o.vector] if o.vector else list(self.embedder.ways)
+        strengths = [o.strength] if o.strength else list(STRENGTHS)
+        found: dict[tuple[str, float], float] = {}
+        for way in ways:
+            for strength in strengths:
+                self._set(way, *fit_head(read[way], targets_N, None, strength))
+                answers = self._answers(read_valid[way]) if valid else []
+                found[way, strength] = quality(self.task, answers, valid) if valid else 0.0
+        way, strength = max(found, key=lambda one: found[one])
+        self._set(way, *fit_head(read[way], targets_N, None, strength))
+        return FitReport({"vector": way, "strength": strength, "width": self.embedder.width})
+
+    def _open(self, path: Path, weights: str) -> None:
+        self.weights = weights
+        self.embedder = Embedder(path, max_tokens=self.options.max_tokens, device=str(pick_device()))
+
+    def _set(self, way: str, weights_LD: Any, bias_L: Any) -> None:
+        self.way, self._weights_LD, self._bias_L = way, weights_LD, bias_L
+
+    def _scores(self, vectors_ND: Any) -> Any:
+        return vectors_ND @ self._weights_LD.T + self._bias_L
+
+    def _answers(self, vectors_ND: Any) -> list[str]:
+        return [self.labels[at] for at in self._scores(vectors_ND).argmax(1)]
+
+    def predict(self, inputs: Sequence[Any]) -> Predictions:
+        return Predictions(self._answers(self.embedder.vectors(inputs, self.way)) if inputs else [])
+
+    def probabilities(self, inputs: Sequence[Any]) -> list[dict[str, float]] | None:
+        if not inputs:
+            return []
+        scores_NL = self._scores(self.embedder.vectors(inputs, self.way)).astype(np.float64)
+        shares_NL = np.exp(scores_NL - scores_NL.max(1, keepdims=True))
+        shares_NL /= shares_NL.sum(1, keepdims=True)
+        return [dict(zip(self.labels, row, strict=True)) for row in shares_NL.tolist()]
+
+    def insides(self, value: Any) -> tuple[Source, ...]:
+        return (ReadText.of(value, self.embedder.tokenizer),)
+
+    def to(self, device: str) -> Self:
+        del device  # the model is where it was opened
+        return self
+
+    def costs(self) -> dict[str, float]:
+        """On disk it takes what its model takes."""
+        return {"disk_bytes": stored_bytes(self.embedder.path)}
+
+    def parts(self) -> Parts:
+        """The model stays where it is."""
+        known = {"model": str(self.embedder.path), "weights": self.weights, "vector": self.way}
+        return Parts(known | {"labels": self.labels}, {"weights": self._weights_LD, "bias": self._bias_L})
+
+    def restore(self, parts: Parts) -> None:
+        """Raises UserError where the model is gone, or is another one now."""
+        config = parts.config
+        path = model_with(config["weights"], (Path(config["model"]), Path(self.options.model)))
+        self.labels = list(config["labels"])
+        self._open(path.resolve(), config["weights"])
+        self._set(self.embedder.way_named(config["vector"]), parts.tensors["weights"], parts.tensors["bias"])
