@@ -136,7 +136,7 @@ def test_sentencepiece_tokenizers(prefix: bool, tmp_path: Path) -> None:
     writer.close()
     from dataclasses import replace
 
-    from malmoi.hub.gguf_vocab import reply_ends, tokenizer_of
+    from malmoi.hub.gguf_vocab import stated_ends, tokenizer_of
 
     facts = GGUFFile(path).facts
     found = tokenizer_of(facts, path)
@@ -144,7 +144,7 @@ def test_sentencepiece_tokenizers(prefix: bool, tmp_path: Path) -> None:
     for text in [*ODD, "ab ab  가나.\n", "abab   b", " 가"]:
         assert found.encode(text) == wanted.encode(text), text
         assert found.decode(found.encode(text)) == text
-    assert (found.start, found.specials.eos, reply_ends(facts)) == (1, 2, [2])
+    assert (found.start, found.specials.eos, stated_ends(facts)) == (1, 2, [2])
 
 
 def test_a_chat_template_comes_back(tmp_path: Path) -> None:

@@ -30,14 +30,18 @@ def export(
 
 def import_(
     source: Annotated[
-        str, Argument(help="A model's folder, or on the hub owner/name or owner/name@revision.")
+        str, Argument(help="A model's folder, a GGUF file, or on the hub owner/name or owner/name@revision.")
     ],
     out: NewFolder,
+    keep_vocab_of: Annotated[
+        Path | None,
+        Option(help="Texts or rows: leave only what they need of the vocabulary, which makes it smaller."),
+    ] = None,
 ) -> None:
     """Make a folder of your own of a model that others trained, and check that it can be used here."""
     from malmoi.hub.source import import_model
 
-    import_model(source, out, say)
+    import_model(source, out, say, keep_vocab_of=keep_vocab_of)
 
 
 import_.__name__ = "import"  # the verb; the word itself is Python's

@@ -8,7 +8,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -24,9 +24,9 @@ from malmoi.hub.weights import open_checkpoint
 from malmoi.models.config import TransformerConfig
 from malmoi.models.language import LanguageModel
 from malmoi.models.ngram import KneserNey
-from malmoi.text.chat import ChatFormat, chat_template
+from malmoi.text.chat import reply_ends
 from malmoi.text.tokenizer import Tokenizer
-from malmoi.text.tokenizer_files import token_ids
+from malmoi.text.tokenizer_files import named_ends
 from malmoi.util import files
 from malmoi.util.files import CARD, CONFIG
 
@@ -178,16 +178,7 @@ def _whole(folder: Path) -> Path:
 
 def _ends(folder: Path, tokenizer: Tokenizer | None) -> list[int]:
     """The ids that end a reply: by the model's generation config, and by its chat template."""
-    if tokenizer is None:
-        return []
-    path = _whole(folder) / _GENERATION
-    named = files.read_object(path).get("eos_token_id") if path.is_file() else None
-    found = token_ids(named, f"{path}: eos_token_id")
-    template = chat_template(tokenizer)
-    if template is not None:
-        with suppress(UserError):  # a template for something else than one turn after another
-            found += sorted(ChatFormat(tokenizer, template).end_ids)
-    return list(dict.fromkeys([tokenizer.specials.eos, *found]))
+    return [] if tokenizer is None else reply_ends(tokenizer, named_ends(_whole(folder)))
 
 
 def _architecture_name(model: LanguageModel) -> str:

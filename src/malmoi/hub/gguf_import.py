@@ -23,14 +23,17 @@ from malmoi.core.nouns import Json
 from malmoi.hub.architectures import ARCHITECTURES
 from malmoi.hub.gguf import FAMILIES, family_of, rope_factors, unturned
 from malmoi.hub.gguf_file import GGUFFile, Stored, is_first_part, is_gguf
-from malmoi.hub.gguf_vocab import tokenizer_of
+from malmoi.hub.gguf_vocab import stated_ends, tokenizer_of
 from malmoi.hub.outside import check_values
 from malmoi.hub.weights import Checkpoint, outline
 from malmoi.models.build import build_model
 from malmoi.models.config import TransformerConfig
 from malmoi.text.tokenizer import Tokenizer
 
-__all__ = ["GGUFCheckpoint", "is_first_part", "is_gguf", "open_gguf", "read_config", "values_of"]
+__all__ = [
+    "GGUFCheckpoint", "GGUFFile", "is_first_part", "is_gguf", "open_gguf", "read_config", "stated_ends",
+    "values_of",
+]  # fmt: skip
 _TYPES = {  # llama.cpp's name of an architecture -> the Hugging Face `model_type`
     gguf.MODEL_ARCH_NAMES[family.arch]: name for name, family in FAMILIES.items() if name != "mistral"
 }

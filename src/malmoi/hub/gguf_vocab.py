@@ -256,6 +256,10 @@ def tokenizer_of(facts: Mapping[str, Any], path: Path) -> Tokenizer:
     kinds = [int(TokenType.NORMAL)] * len(tokens) if types is None else types.tolist()
     if len(kinds) != len(tokens):
         raise UserError(f"{path} has {len(tokens)} tokens and {len(kinds)} kinds of them; get the file again")
+    # what looks like the end of a turn is one, whatever the file says; so llama.cpp takes it, too
+    kinds = [
+        int(TokenType.CONTROL) if token in _ENDS else kind for token, kind in zip(tokens, kinds, strict=True)
+    ]
     ids = {role: _id(facts, key, _USUAL.get((model, role), -1)) for role, key in _ROLES.items()}
     roles = {role: tokens[id] for role, id in ids.items() if 0 <= id < len(tokens)}
     ends = {token for role, token in roles.items() if role not in ("pad", "unk")}
@@ -271,6 +275,9 @@ def tokenizer_of(facts: Mapping[str, Any], path: Path) -> Tokenizer:
     return Tokenizer(backend, config)
 
 
+_ENDS = frozenset({
+    "</s>", "<|endoftext|>", "<|im_end|>", "<end_of_turn>", "<|eot_id|>", "<|eom_id|>", "<|end|>", "<EOT>",
+})  # fmt: skip
 _ROLES = {
     "bos": "bos", "eos": "eos", "pad": "padding", "unk": "unknown", "eot": "eot", "eom": "eom",
 }  # fmt: skip
@@ -284,8 +291,8 @@ def _id(facts: Mapping[str, Any], key: str, usual: int) -> int:
     return int(facts.get(f"tokenizer.ggml.{key}_token_id", usual))
 
 
-def reply_ends(facts: Mapping[str, Any]) -> list[int]:
-    """Ids that end a reply, beside the end of a text."""
+def stated_ends(facts: Mapping[str, Any]) -> list[int]:
+    """The ids that a file says end a reply, beside the end of a text."""
     found = (_id(facts, role, -1) for role in ("eot", "eom"))
     return [id for id in found if 0 <= id < len(facts["tokenizer.ggml.tokens"])]
 

@@ -16,11 +16,13 @@ from typing import NamedTuple
 from malmoi.core.errors import UserError
 from malmoi.hub.bert import ENCODERS, load_encoder
 from malmoi.hub.folder import load_model, read_config, save_model
-from malmoi.hub.gguf_file import GGUFFile, is_gguf
-from malmoi.hub.gguf_vocab import reply_ends
+from malmoi.hub.gguf_import import GGUFFile, is_gguf, stated_ends
+from malmoi.hub.trim import trimmed
 from malmoi.hub.weights import open_checkpoint
+from malmoi.models.language import LanguageModel
+from malmoi.text.chat import reply_ends
 from malmoi.text.tokenizer import Tokenizer
-from malmoi.text.tokenizer_files import TOKENIZER_FILE, has_tokenizer
+from malmoi.text.tokenizer_files import TOKENIZER_FILE, has_tokenizer, named_ends
 from malmoi.util import files
 from malmoi.util.files import CARD
 from malmoi.util.version import VERSION
@@ -44,8 +46,12 @@ class ModelOrigin(NamedTuple):
     revision: str = ""
 
 
-def import_model(source: str, out: Path, say: Callable[[str], None] = print) -> None:
-    """Make the folder `out` of a model folder or hub id, and open it once to be sure.
+def import_model(
+    source: str, out: Path, say: Callable[[str], None] = print, *, keep_vocab_of: Path | None = None
+) -> None:
+    """Make the folder `out` of a model folder, a GGUF file or a hub id, and open it once to be sure.
+
+    keep_vocab_of: texts; of the vocabulary only what they need is left (see `malmoi.hub.trim`).
 
     Its `import.json` says where it came from, under what licence, and the SHA-256 of each file. Raises
     UserError where the source cannot be had or used, or `out` holds something; then there is no `out`.
@@ -53,8 +59,8 @@ def import_model(source: str, out: Path, say: Callable[[str], None] = print) -> 
     if not files.is_free(out):
         raise UserError(f"{out} already holds something; choose another `out`")
     files.check_folder(out)
-    if is_gguf(Path(source)):
-        say(_import_gguf(Path(source), out))
+    if is_gguf(Path(source)) or keep_vocab_of is not None:
+        say(_import_anew(source, out, keep_vocab_of))
         return
     found = find_source(source)
     config = read_config(found.folder)
@@ -74,18 +80,31 @@ def import_model(source: str, out: Path, say: Callable[[str], None] = print) -> 
     say(f"{found.name}{' at ' + found.revision if found.revision else ''} is in {out}: {what}")
 
 
-def _import_gguf(path: Path, out: Path) -> str:
-    """Write a GGUF file's model as a folder; what it is, in a line."""
-    model, tokenizer = load_model(path, dtype=None)
-    facts = GGUFFile(path).facts
+def _import_anew(source: str, out: Path, keep_vocab_of: Path | None) -> str:
+    """Write the model of a folder or GGUF file as a folder, with the tokens asked for; a line about it."""
+    path = Path(source)
+    facts = GGUFFile(path).facts if is_gguf(path) else None
+    origin = find_source(source) if facts is None else ModelOrigin(path, str(path.resolve()))
+    model, tokenizer = load_model(origin.folder, dtype=None)
+    named = named_ends(origin.folder) if facts is None else stated_ends(facts)
+    fewer = ""
+    if keep_vocab_of is not None:
+        if not isinstance(model, LanguageModel) or tokenizer is None:
+            raise UserError(f"{source} is no network with a vocabulary; leave `keep_vocab_of` out")
+        smaller = trimmed(model, tokenizer, keep_vocab_of)
+        named = [new for id in named if (new := smaller.new_ids.get(id)) is not None]
+        tokenizer, fewer = smaller.tokenizer, smaller.words
+    licence = _licence(origin.folder) if facts is None else str(facts.get("general.license", "unknown"))
+    made_of = [path] if facts is not None else sorted(origin.folder.glob("*.safetensors"))
     with files.new_folder(out) as folder:
-        save_model(folder, model, tokenizer, ends=reply_ends(facts))
+        ends = [] if tokenizer is None else reply_ends(tokenizer, named)[1:]
+        save_model(folder, model, tokenizer, ends=ends)
         files.write_json(folder / IMPORT_RECORD, {
-            "source": str(path.resolve()), "revision": "", "malmoi": VERSION,
-            "licence": str(facts.get("general.license", "unknown")), "files": {path.name: files.sha256(path)},
+            "source": origin.name, "revision": origin.revision, "licence": licence, "malmoi": VERSION,
+            "files": {one.name: files.sha256(one) for one in made_of},
         })  # fmt: skip
         what = _opened(folder, str(read_config(folder).get("model_type")))
-    return f"{path} is in {out}: {what}"
+    return f"{origin.name} is in {out}: {what}{fewer}"
 
 
 def find_source(source: str) -> ModelOrigin:

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
@@ -187,6 +188,15 @@ class ChatFormat:
         plain = piece.replace(guard, "")  # a template with words of its own beside the reply
         first, last = (len(piece[: max(0, at - place)].replace(guard, "")) for at in (start, end))
         return [first < to <= last for _, to in self.tokenizer.offsets(plain)]
+
+
+def reply_ends(tokenizer: Tokenizer, named: Iterable[int]) -> list[int]:
+    """The ids that end a reply: the end of a text, those named, those of the chat template."""
+    found, template = list(named), chat_template(tokenizer)
+    if template is not None:
+        with suppress(UserError):  # a template for something else than one turn after another
+            found += sorted(ChatFormat(tokenizer, template).end_ids)
+    return list(dict.fromkeys([tokenizer.specials.eos, *found]))
 
 
 def chat_template(tokenizer: Tokenizer) -> str | None:

@@ -25,7 +25,7 @@ from malmoi.util.files import DENIED, MOST_OBJECT_BYTES, read_object, read_text,
 
 Config = dict[str, Any]
 
-TOKENIZER_FILE = "tokenizer.json"
+TOKENIZER_FILE, GENERATION = "tokenizer.json", "generation_config.json"
 _SENTENCEPIECE = ("tokenizer.model", "spiece.model", "sentencepiece.model", "sentencepiece.bpe.model")
 _VOCAB, _MERGES, _WORDPIECES = "vocab.json", "merges.txt", "vocab.txt"
 _MOST_IDS, _MOST_TOKENIZER_BYTES = 1 << 31, 256 << 20
@@ -258,6 +258,12 @@ def token_ids(value: object, name: str) -> list[int]:
                 f"{name} is {id!r}, which is no token's id; restore config.json and its neighbours"
             )
     return [id for id in found if id >= 0]
+
+
+def named_ends(folder: Path) -> list[int]:
+    """The ids that a model folder's generation config says end a text. Raises UserError for what are none."""
+    path = folder / GENERATION
+    return token_ids(_object(path).get("eos_token_id"), f"{path}: eos_token_id")
 
 
 def token_name(token: object) -> str | None:
