@@ -13,6 +13,7 @@ from malmoi.learn.losses import LinearCrossEntropy, next_token_loss
 from malmoi.models.build import build_model
 from malmoi.models.config import TransformerConfig
 from malmoi.models.output import target_log_probabilities
+from tests.models.variants import VOCAB, make_model
 
 
 @pytest.mark.parametrize("chunk_bytes", [1, 1 << 24])
@@ -95,3 +96,29 @@ def test_parts_of_a_batch_add_up() -> None:
         next_token_loss(model, TokenBatch(ids[rows], targets[rows])).sum.backward()
     parts = [p.grad for p in model.parameters() if p.grad is not None]
     torch.testing.assert_close(parts, whole)
+
+
+@pytest.mark.parametrize("trained", [0, 1, 5])
+def test_only_trained_positions_get_logits(trained: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, seen, real = make_model("llama"), list[int](), losses._chunk
+
+    def counted(x_CD: torch.Tensor, *rest: Any) -> torch.Tensor:
+        seen.append(len(x_CD))
+        return real(x_CD, *rest)
+
+    ids_BT = torch.randint(VOCAB, (2, 9))
+    targets_BT = torch.full((2, 9), IGNORE)
+    targets_BT[0, :trained] = ids_BT[0, :trained]
+    monkeypatch.setattr(losses, "_chunk", counted)
+    found = next_token_loss(model, TokenBatch(ids_BT, targets_BT))
+    assert (sum(seen), found.count) == (trained, trained)
+    logits_BTV = model.logits(model.hidden(TokenBatch(ids_BT)))
+    wanted = functional.cross_entropy(logits_BTV.flatten(0, 1), targets_BT.flatten(), reduction="sum")
+    torch.testing.assert_close(found.sum, wanted if trained else torch.tensor(0.0))
+    parameters = list(model.parameters())
+    grads = torch.autograd.grad(found.sum, parameters, allow_unused=True)
+    if trained:
+        for grad, other in zip(
+            grads, torch.autograd.grad(wanted, parameters, allow_unused=True), strict=True
+        ):
+            torch.testing.assert_close(grad, other, rtol=1e-3, atol=1e-5)

@@ -85,14 +85,17 @@ def _chunk(
 
 
 def next_token_loss(model: LanguageModel, batch: TokenBatch, state: State | None = None) -> Loss:
-    """Cross-entropy in nats of every target of the batch (see IGNORE)."""
+    """Cross-entropy in nats of every target of the batch (see IGNORE); only their positions get logits."""
     assert batch.targets_BT is not None
-    x_ND = model.hidden(batch, state).flatten(0, 1)
+    x_ND, targets_N = model.hidden(batch, state).flatten(0, 1), batch.targets_BT.flatten()
+    trained_N = targets_N != IGNORE
+    count = int(trained_N.sum())
+    if count < len(targets_N):
+        x_ND, targets_N = x_ND[trained_N], targets_N[trained_N]
     weight_VD = model.head.weight if torch.is_grad_enabled() else model.head.weight.detach()
     if torch.is_autocast_enabled(x_ND.device.type):
         x_ND = x_ND.to(torch.get_autocast_dtype(x_ND.device.type))
-    targets_N = batch.targets_BT.flatten()
     with torch.autocast(x_ND.device.type, enabled=False):
         total = LinearCrossEntropy.apply(x_ND, weight_VD, targets_N, model.softcap)
     assert isinstance(total, Tensor)
-    return Loss(total, int((targets_N != IGNORE).sum()))
+    return Loss(total, count)
