@@ -17,7 +17,7 @@ from malmoi.core.errors import UserError
 from malmoi.hub.bert import ENCODERS, load_encoder
 from malmoi.hub.folder import load_model, read_config, save_model
 from malmoi.hub.gguf_import import GGUFFile, is_gguf, stated_ends
-from malmoi.hub.trim import trimmed
+from malmoi.hub.vocab_rows import trimmed
 from malmoi.hub.weights import open_checkpoint
 from malmoi.models.language import LanguageModel
 from malmoi.text.chat import reply_ends
@@ -51,7 +51,7 @@ def import_model(
 ) -> None:
     """Make the folder `out` of a model folder, a GGUF file or a hub id, and open it once to be sure.
 
-    keep_vocab_of: texts; of the vocabulary only what they need is left (see `malmoi.hub.trim`).
+    keep_vocab_of: texts; of the vocabulary only what they need is left (see `malmoi.hub.vocab_rows`).
 
     Its `import.json` says where it came from, under what licence, and the SHA-256 of each file. Raises
     UserError where the source cannot be had or used, or `out` holds something; then there is no `out`.

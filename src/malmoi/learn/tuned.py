@@ -10,9 +10,8 @@ from typing import Any, Self, TypeVar
 
 import torch
 
-from malmoi.core.errors import UserError
 from malmoi.hub.adapter import save_adapter
-from malmoi.hub.folder import load_model
+from malmoi.hub.chat_models import load_chat, load_tunable
 from malmoi.learn.job import Place, Training
 from malmoi.learn.loop import Loop
 from malmoi.learn.mixture import Source
@@ -23,6 +22,7 @@ from malmoi.models.transformer import Transformer
 from malmoi.text.chat import ChatFormat
 from malmoi.util.units import counted, human_count
 
+__all__ = ["Tuned", "context_of", "load_chat", "load_tunable", "packs"]
 Part = TypeVar("Part")
 ADAPTER = "adapter"  # in the folder of a model that was tuned with LoRA
 
@@ -100,26 +100,6 @@ class Tuned(Training[Part]):
             merge_lora(self.model)
         self.form.adopt()
         return ()
-
-
-def load_chat(folder: Path) -> tuple[LanguageModel, ChatFormat]:
-    """A chat model's network and format. Raises UserError where it is none."""
-    model, tokenizer = load_model(folder)
-    if not isinstance(model, LanguageModel) or tokenizer is None:
-        raise UserError(
-            f"{folder} is no chat model; make one with: malmoi finetune MODEL --data ... --out DIR"
-        )
-    return model, ChatFormat.of(tokenizer)
-
-
-def load_tunable(folder: Path) -> tuple[LanguageModel, ChatFormat]:
-    """A model folder's network and chat format. Raises UserError for one that cannot be tuned."""
-    model, tokenizer = load_model(folder)
-    if not isinstance(model, LanguageModel):
-        raise UserError(f"{folder} is an n-gram model, which only counts; tune a GPT or an LSTM")
-    if tokenizer is None:
-        raise UserError(f"{folder} has no tokenizer.json; put the tokenizer of its model there")
-    return model, ChatFormat.for_tuning(tokenizer)
 
 
 def context_of(model: LanguageModel, spec: TuneSpec) -> int:

@@ -34,6 +34,33 @@ TEMPLATE = (
     "{% else %}{{ message['content'] }}<|end|>{% endif %}"
     "{% endfor %}{% if add_generation_prompt %}<|assistant|>{% endif %}"
 )
+
+
+def _style(
+    before: str, of_role: str, after_role: str, end: str, *, between: str = "", reply: str = "assistant"
+) -> str:
+    """A template of turns like ours, with other markers. reply: what the assistant is called."""
+    said = "{{ message['content'] }}" + end
+    return (
+        f"{before}{{% for message in messages %}}{of_role}"
+        f"{{{{ '{reply}' if message['role'] == 'assistant' else message['role'] }}}}{after_role}"
+        f"{{% if message['role'] == 'assistant' %}}{{% generation %}}{said}{{% endgeneration %}}"
+        f"{{% else %}}{said}{{% endif %}}{between}"
+        f"{{% endfor %}}{{% if add_generation_prompt %}}{of_role}{reply}{after_role}{{% endif %}}"
+    )
+
+
+# What a model that only completes is tuned with: the first of these whose markers its vocabulary has.
+STYLES: dict[tuple[str, ...], str] = {
+    TURNS: TEMPLATE,
+    ("<|im_start|>", "<|im_end|>"): _style("", "<|im_start|>", "\n", "<|im_end|>", between="\n"),
+    ("<start_of_turn>", "<end_of_turn>"): _style(
+        "{{ bos_token }}", "<start_of_turn>", "\n", "<end_of_turn>", between="\n", reply="model"
+    ),
+    ("<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"): _style(
+        "{{ bos_token }}", "<|start_header_id|>", "<|end_header_id|>\n\n", "<|eot_id|>"
+    ),
+}
 # Characters that stand in no text (Unicode's noncharacters): one of them breaks up a forged marker.
 _GUARDS = [chr(code) for code in range(0xFDD0, 0xFDF0)]
 
@@ -70,13 +97,14 @@ class ChatFormat:
 
     @classmethod
     def for_tuning(cls, tokenizer: Tokenizer) -> ChatFormat:
-        """The format that the tokenizer has, or ours. Raises UserError where it has no markers for ours."""
-        if chat_template(tokenizer) is None and (missing := set(TURNS) - set(tokenizer.specials.turns)):
-            raise UserError(
-                f"the tokenizer has no {', '.join(sorted(missing))} to mark turns with; "
-                "use a model whose tokenizer malmoi trained, or one with a chat template"
-            )
-        return cls(tokenizer, chat_template(tokenizer) or TEMPLATE)
+        """The format that the tokenizer has, or one for the markers in its vocabulary. Raises UserError where
+        it has none."""
+        if (template := chat_template(tokenizer)) is not None:
+            return cls(tokenizer, template)
+        markers = markers_of(tokenizer)
+        if not markers:
+            raise UserError(f"the tokenizer has no tokens to mark turns with, such as {', '.join(TURNS)}")
+        return cls(tokenizer, STYLES[markers])
 
     def adopt(self) -> None:
         """Have the template saved with the tokenizer, as other libraries look for it."""
@@ -207,9 +235,17 @@ def chat_template(tokenizer: Tokenizer) -> str | None:
     return found if isinstance(found, str) else None
 
 
+def markers_of(tokenizer: Tokenizer) -> tuple[str, ...]:
+    """The markers of the first of `STYLES` that are all special tokens of the vocabulary, or ()."""
+    known = tokenizer.special_texts.keys()
+    return next((markers for markers in STYLES if known >= set(markers)), ())
+
+
 def new_markers(tokenizer: Tokenizer) -> list[int]:
     """The turn markers, where no chat template tells that the model has met them."""
-    return [] if chat_template(tokenizer) else sorted(tokenizer.specials.turns.values())
+    if chat_template(tokenizer):
+        return []
+    return sorted(tokenizer.special_texts[marker] for marker in markers_of(tokenizer))
 
 
 def fit_turns(

@@ -20,6 +20,7 @@ from malmoi.data.batches import Packed
 from malmoi.engine.ask import MAX_ROWS, Asker, AskSettings
 from malmoi.engine.engine import Engine
 from malmoi.engine.loaded import open_model
+from malmoi.hub.chat_models import tunable_format
 from malmoi.hub.weights import arrays_of, set_parameters
 from malmoi.learn.losses import next_token_loss
 from malmoi.learn.objectives.examples import Chosen, FitSpec, LabelledRows, fit, identity
@@ -28,12 +29,11 @@ from malmoi.learn.run_config import FULL_LR, LORA_LR
 from malmoi.methods.base import Parts
 from malmoi.methods.llm.prompted import LanguageMethod, ModelPath
 from malmoi.methods.neural.continuations import text_rows
-from malmoi.models.build import build_model
+from malmoi.models.build import model_of
 from malmoi.models.cells import computed_in
-from malmoi.models.config import model_config_adapter
 from malmoi.models.language import LanguageModel
 from malmoi.models.lora import LoRASpec, add_lora, merge_lora
-from malmoi.text.chat import ChatFormat, ChatRow, new_markers
+from malmoi.text.chat import ChatRow, new_markers
 from malmoi.util.hardware import pick_device, training_dtype
 from malmoi.util.units import counted
 
@@ -78,8 +78,10 @@ class FineTuned(LanguageMethod):
         if not isinstance(model, LanguageModel):
             raise UserError(f"{o.model} is an n-gram model, which only counts; tune a GPT or an LSTM")
         goes_on = self.task.kind.goes_on
+        form = None if goes_on else tunable_format(model, tokenizer)
+        tokenizer = form.tokenizer if form else tokenizer
         settings = AskSettings.learn(
-            self.task, train, tokenizer, None if goes_on else ChatFormat.for_tuning(tokenizer).template,
+            self.task, train, tokenizer, form and form.template,
             goes_on=goes_on, reply_tokens=getattr(o, "max_new_tokens", None), context=model.context,
         )  # fmt: skip
         self.asker = Asker(Engine(model, tokenizer, max_rows=MAX_ROWS), self.task, settings)
@@ -138,7 +140,7 @@ class FineTuned(LanguageMethod):
         return parts.with_tokenizer(tokenizer)
 
     def restore(self, parts: Parts) -> None:
-        model = build_model(model_config_adapter.validate_python(parts.config["model"])).to(pick_device())
+        model = model_of(parts.config["model"]).to(pick_device())
         set_parameters(model, parts.tensors)
         settings = AskSettings.model_validate(parts.config["ask"])
         engine = Engine(model.eval(), parts.tokenizer(), max_rows=MAX_ROWS)

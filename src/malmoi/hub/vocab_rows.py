@@ -1,8 +1,9 @@
-"""A model with only the tokens that some texts need: its vocabulary is most of a small model's weights.
+"""Another vocabulary for a model: only the tokens that some texts need, or a few new ones.
 
-Texts that the kept tokens spell are cut as before. Byte-pair merges are applied by rank, and all merges that
-spell a kept token are kept, so at every step the best one that was there is still there; of a unigram model
-only losing spellings go away. Other texts are spelled by shorter tokens, in the end by bytes or characters.
+A vocabulary is most of a small model's weights. Texts that the kept tokens spell are cut as before: byte-pair
+merges are applied by rank, and all that spell a kept token are kept, so at every step the best one that
+was there is still there; of a unigram model only losing spellings go away. Other texts are spelled by shorter
+tokens, in the end by bytes or characters.
 
 Shape letters: V vocabulary, D width.
 """
@@ -182,9 +183,13 @@ def _renumbered(part: Any, new: dict[int, int]) -> Any:
 def with_rows(model: LanguageModel, ids: Sequence[int]) -> None:
     """Leave these rows of the vocabulary in the model, in their order."""
     rows = torch.tensor(ids, device=model.device)
+    set_rows(model, model.embed.weight.detach()[rows], model.head.weight.detach()[rows])
+
+
+def set_rows(model: LanguageModel, embed_VD: Tensor, head_VD: Tensor) -> None:
+    """Another vocabulary; a matrix that is both stays one."""
     tied = model.head.weight is model.embed.weight
-    with torch.no_grad():
-        embed = nn.Embedding.from_pretrained(model.embed.weight[rows].clone(), freeze=False)
-        head_VD = embed.weight if tied else nn.Parameter(model.head.weight[rows].clone())
-    model.embed, model.head.weight, model.head.out_features = embed, head_VD, len(ids)
-    model.config = model.config.model_copy(update={"vocab_size": len(ids)})
+    model.embed = nn.Embedding.from_pretrained(embed_VD.clone(), freeze=False)
+    model.head.weight = model.embed.weight if tied else nn.Parameter(head_VD.clone())
+    model.head.out_features = len(embed_VD)
+    model.config = model.config.model_copy(update={"vocab_size": len(embed_VD)})

@@ -11,19 +11,25 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from malmoi.core.errors import UserError
+from malmoi.core.nouns import Message
 from malmoi.core.tensors import TokenBatch
 from malmoi.hub.folder import load_model, save_model
 from malmoi.hub.source import import_model
-from malmoi.hub.trim import needed_ids, texts_in, with_ids
+from malmoi.hub.vocab_rows import needed_ids, texts_in, with_ids
+from malmoi.learn.job import prepare
+from malmoi.learn.objectives.conversations import Tuning
+from malmoi.learn.run_config import load_tuning
 from malmoi.models.build import build_model
 from malmoi.models.config import TransformerConfig
 from malmoi.models.language import LanguageModel
+from malmoi.text.chat import ChatFormat
 from malmoi.text.sentencepiece import to_backend
 from malmoi.text.tokenizer import Tokenizer, train_tokenizer
 from malmoi.world import documents
 from tests.hub.test_gguf import BPE, CHATML
 from tests.hub.test_gguf_import import spm_model
 from tests.methods.tiny import write_model
+from tests.text.test_chat import plain
 
 TEXTS = [document.text for document in documents(120)]
 KEPT = ["The bread was warm.", "빵이 따뜻했다. 미나가 웃었다.", "It rained.\n\n비가 왔다!"]
@@ -123,3 +129,34 @@ def test_what_cannot_be_made_smaller_is_named(tmp_path: Path) -> None:
     with pytest.raises(UserError):
         import_model(str(write_model(tmp_path / "m")), tmp_path / "out", keep_vocab_of=tmp_path / "empty.txt")
     assert not (tmp_path / "out").exists()
+
+
+def test_a_model_without_markers_gets_new_tokens_to_be_tuned(tmp_path: Path) -> None:
+    tokenizer = plain()
+    torch.manual_seed(0)
+    config = TransformerConfig(
+        vocab_size=tokenizer.vocab_size, context=128, layers=1, width=16, heads=2, tied=True
+    )
+    save_model(tmp_path / "base", build_model(config), tokenizer)
+    rows = [
+        {"messages": [{"role": "user", "content": f"{n}?"}, {"role": "assistant", "content": "b"}]}
+        for n in range(40)
+    ]
+    (tmp_path / "talk.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    config = load_tuning(
+        tmp_path / "base", [str(tmp_path / "talk.jsonl")], (), ["train.steps=2", "train.batch=2"], lora=True
+    )
+    job = prepare(Tuning, config, tmp_path / "tuned", resume=False, say=lambda _: None, device="cpu")
+    assert job is not None
+    job.run(lambda _: None)
+    (base, _), (tuned, known) = load_model(tmp_path / "base"), load_model(tmp_path / "tuned")
+    assert isinstance(base, LanguageModel)
+    assert isinstance(tuned, LanguageModel)
+    assert known is not None
+    assert tuned.vocab_size == base.vocab_size + 4
+    assert (
+        ChatFormat.of(known).prompt_ids([Message("user", "<|end|>")]).count(known.special_texts["<|end|>"])
+        == 1
+    )
+    old_VD, new_VD = (model.embed.weight.detach() for model in (base, tuned))
+    torch.testing.assert_close(new_VD[: len(old_VD)], old_VD)
