@@ -25,13 +25,18 @@ def load(
     """
     # heavy: `malmoi --help` must not wait for either, nor a method without a network for PyTorch
     from malmoi.core.errors import UserError
-    from malmoi.methods.folder import is_method
-    from malmoi.methods.use import LoadedMethod, method_folder
+    from malmoi.util.hardware import without_collecting
 
-    if is_method(method_folder(Path(folder))):
-        if quantize or dtype != "fp32":
-            raise UserError(f"{folder} is a method for one task; dtype and quantize are for language models")
-        return LoadedMethod(folder, device=device)
-    from malmoi.engine.loaded import Loaded
+    with without_collecting():
+        from malmoi.methods.folder import is_method
+        from malmoi.methods.use import LoadedMethod, method_folder
 
-    return Loaded(folder, device=device, dtype=dtype, quantize=quantize)
+        if is_method(method_folder(Path(folder))):
+            if quantize or dtype != "fp32":
+                raise UserError(
+                    f"{folder} is a method for one task; dtype and quantize are for language models"
+                )
+            return LoadedMethod(folder, device=device)
+        from malmoi.engine.loaded import Loaded
+
+        return Loaded(folder, device=device, dtype=dtype, quantize=quantize)

@@ -19,7 +19,7 @@ from tokenizers import Tokenizer as Backend
 from tokenizers import processors
 
 from malmoi.core.errors import UserError
-from malmoi.text.sentencepiece import read_sentencepiece, to_backend
+from malmoi.text.sentencepiece import _merges, read_sentencepiece, to_backend
 from malmoi.text.tokenizer import Tokenizer, train_tokenizer
 from malmoi.text.tokenizer_files import has_tokenizer
 from malmoi.util.files import read_json, write_json
@@ -129,6 +129,13 @@ def test_damaged_sentencepiece_is_one_line(tmp_path: Path, bytes_: list[tuple[in
     path.write_bytes(content[: cut % (2 * len(content))])
     refusal = refused(lambda: to_backend(read_sentencepiece(path)))
     assert "\n" not in refusal
+
+
+@given(st.lists(st.text("ab▁가😀", min_size=1, max_size=6), min_size=1, unique=True), st.data())
+def test_a_piece_is_merged_from_every_two_that_join_to_it(texts: list[str], data: st.DataObject) -> None:
+    made = data.draw(st.integers(0, len(texts)))
+    cuts = [(text[:at], text[at:]) for text in texts[:made] for at in range(1, len(text))]
+    assert _merges(texts, made) == [cut for cut in cuts if {*cut} <= {*texts}]
 
 
 def test_sentencepiece_kinds_that_have_no_equal(tmp_path: Path) -> None:

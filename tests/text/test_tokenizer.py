@@ -37,6 +37,15 @@ def test_the_most_frequent_words_are_kept() -> None:
     assert tokenizer.decode(tokenizer.encode("a a b c d")) == " a b"
 
 
+def test_a_vocabulary_may_have_gaps() -> None:
+    backend = Backend(models.WordLevel({"a": 0, "<s>": 2, "b": 5}, unk_token="<s>"))
+    backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    tokenizer = Tokenizer(backend)
+    assert (tokenizer.vocab_size, tokenizer.kind) == (6, "word")
+    assert [tokenizer.token_text(id) for id in range(7)] == [" a", "", "<s>", "", "", " b", ""]
+    assert tokenizer.decode([-1, 1, 5, 6, 0, 1 << 40]) == "b a"
+
+
 def test_bytes_are_ids_in_order() -> None:
     tokenizer = train_tokenizer([], "byte")
     assert tokenizer.vocab_size == 263

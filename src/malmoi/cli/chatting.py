@@ -289,9 +289,9 @@ def complete(
 
 def _language_model(folder: Path) -> Loaded:
     """Raises UserError for a fitted method."""
-    from malmoi.engine.loaded import Loaded
-
     model = malmoi.load(folder)
+    from malmoi.engine.loaded import Loaded  # after `load`, which imports PyTorch faster
+
     if not isinstance(model, Loaded):
         raise UserError(f"{folder} does {model.task.name}; use: malmoi predict {folder} ...")
     return model

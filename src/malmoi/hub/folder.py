@@ -19,7 +19,7 @@ from malmoi.core.errors import DAMAGE, UserError, nearest
 from malmoi.core.nouns import Json
 from malmoi.hub.adapter import base_of, is_adapter, load_adapter
 from malmoi.hub.architectures import ARCHITECTURES, ENCODERS, Architecture, architecture_of, obstacle
-from malmoi.hub.gguf_import import is_first_part, is_gguf, open_gguf
+from malmoi.hub.gguf_file import is_first_part, is_gguf
 from malmoi.hub.outside import check_values, first_fault
 from malmoi.hub.weights import (
     Checkpoint,
@@ -36,7 +36,6 @@ from malmoi.models.language import LanguageModel
 from malmoi.models.lora import lora_layers, merge_lora
 from malmoi.models.ngram import KneserNey
 from malmoi.text.tokenizer import Tokenizer
-from malmoi.text.tokenizer_files import has_tokenizer
 from malmoi.util import files
 from malmoi.util.files import CARD, CONFIG, OWN_PREFIX, WEIGHTS
 
@@ -100,7 +99,7 @@ def load_model(
     if is_adapter(folder) and not (folder / CONFIG).exists():
         return _load_adapted(folder, device, dtype)
     model = _import(read_config(folder), open_checkpoint(folder), folder, device, dtype)
-    tokenizer = Tokenizer.load(folder) if has_tokenizer(folder) else None
+    tokenizer = Tokenizer.find(folder)
     if tokenizer is not None and tokenizer.vocab_size > model.vocab_size:
         raise UserError(
             f"{folder}: the tokenizer has {tokenizer.vocab_size} tokens, the model {model.vocab_size}; "
@@ -173,6 +172,8 @@ def refuse_quantised(config: Json, folder: Path) -> None:
 
 
 def _load_gguf(path: Path, device: torch.device | str, dtype: torch.dtype | None) -> ModelFolder:
+    from malmoi.hub.gguf_import import open_gguf
+
     try:
         found, stored, tokenizer = open_gguf(path)
     except DAMAGE as error:
@@ -186,7 +187,7 @@ def _load_adapted(folder: Path, device: torch.device | str, dtype: torch.dtype |
         raise UserError(f"{folder} is an adapter for an n-gram model, which has no layers to adapt")
     load_adapter(folder, base.model)
     merge_lora(base.model)
-    own = Tokenizer.load(folder) if has_tokenizer(folder) else None
+    own = Tokenizer.find(folder)
     return ModelFolder(base.model, own or base.tokenizer)
 
 

@@ -12,14 +12,16 @@ import re
 import struct
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
 from numpy.typing import NDArray
 
 from malmoi.core.errors import UserError
 from malmoi.util import files
+
+if TYPE_CHECKING:
+    from gguf import GGMLQuantizationType
 
 MAGIC = b"GGUF"
 _SPLIT = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf")
@@ -154,6 +156,8 @@ class _Reader:
     def _stored(
         self, path: Path, start: int, name: str, shape: tuple[int, ...], kind: int, at: int
     ) -> Stored:
+        from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
+
         if kind not in GGML_QUANT_SIZES:
             raise ValueError(f"{name} is of a kind ({kind}) that is not known")
         block, size = GGML_QUANT_SIZES[GGMLQuantizationType(kind)]
@@ -175,6 +179,8 @@ class _Reader:
         of, count = self._number("<I"), self._number("<Q")
         if of in _NUMBERS:
             return self._array(of, count)
+        if of == _TEXT:
+            return self._texts(self._plausible(count, 8))
         return [self._value(of, deep + 1) for _ in range(self._plausible(count, 8))]
 
     def _array(self, kind: int, count: int) -> NDArray[Any]:
@@ -182,7 +188,19 @@ class _Reader:
         return np.frombuffer(self._take(self._plausible(count, dtype.itemsize) * dtype.itemsize), dtype)
 
     def _text(self) -> str:
-        return self._take(self._number("<Q")).decode("utf-8")
+        return self._texts(1)[0]
+
+    def _texts(self, count: int) -> list[str]:
+        """Without a call for each, as a vocabulary has hundreds of thousands."""
+        content, at, last = self._content, self._at, len(self._content) - 8
+        length, found = struct.Struct("<Q").unpack_from, list[str]()
+        for _ in range(count):
+            start = at + 8
+            if at > last or (at := start + length(content, at)[0]) > last + 8:
+                raise ValueError("it is cut")
+            found.append(content[start:at].decode("utf-8"))
+        self._at = at
+        return found
 
     def _number(self, form: str) -> int:
         return struct.unpack(form, self._take(struct.calcsize(form)))[0]

@@ -24,6 +24,7 @@ from malmoi.text.chat import chat_template
 from malmoi.text.sentencepiece import SPACE, Piece, SentencePieceModel, to_backend
 from malmoi.text.tokenizer import TURNS, Tokenizer
 from malmoi.text.tokenizer_files import library_errors
+from malmoi.util.hardware import without_collecting
 
 _CASELESS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)"
 _GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
@@ -243,6 +244,7 @@ def _flat(part: Json, inner: str) -> Iterator[Json]:
 # ---- the way back
 
 
+@without_collecting()
 def tokenizer_of(facts: Mapping[str, Any], path: Path) -> Tokenizer:
     """The tokenizer that a file describes. Raises UserError where none here has the same ids."""
     model = facts.get("tokenizer.ggml.model")

@@ -32,7 +32,14 @@ from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tok
 from tokenizers import Tokenizer as Backend
 
 from malmoi.core.errors import UserError, nearest
-from malmoi.text.tokenizer_files import TOKENIZER_FILE, parse_tokenizer, read_tokenizer, token_name
+from malmoi.text.token_bytes import BYTE_LETTERS, bytes_of_letters, fallback_byte
+from malmoi.text.tokenizer_files import (
+    TOKENIZER_FILE,
+    has_tokenizer,
+    parse_tokenizer,
+    read_tokenizer,
+    token_name,
+)
 from malmoi.util.files import write_json, write_text
 
 KINDS = ("word", "character", "byte", "bpe", "unigram", "wordpiece")
@@ -48,6 +55,8 @@ _CHARACTERS = r"[\s\S]"
 _CHUNKS = re.compile(
     r' ?[a-zA-Z가-힣]++(?=[,.;:!?"\s]|\Z)| ?[\S\x1c-\x1f]+|[^\S\x1c-\x1f]+(?![\S\x1c-\x1f])|[^\S\x1c-\x1f]+'
 )
+_MOST_IDS = 1 << 32  # the library's ids are of 32 bits
+_MOST_UNMERGED = 1 << 12  # tokens of a BPE without merges: 256 bytes and specials
 _MAX_CHUNK = 100  # characters; longer ones seldom come again
 _MAX_CACHE = 1 << 17  # chunks, at most some 50 MB; Korean has many different ones
 # What tokenizers call their specials, the usual first. What stands in for a missing one: `_find_specials`.
@@ -88,11 +97,21 @@ class Tokenizer:
         # Not kept in tokenizer.json, and the one thing that keeps a document from forging a turn.
         backend.encode_special_tokens = True
         self._backend = backend
-        self._names: dict[int, str] = {id: token for token, id in backend.get_vocab().items()}
         self._cache: dict[str, list[int]] = {}
+        self._pieces: dict[int, bytes] = {}  # those that were wanted so far
         self._forbidden = self.specials.ids - {self.specials.unk}
-        self.vocab_size = max(self._names) + 1
-        self.kind = _kind(backend)
+
+    @cached_property
+    def vocab_size(self) -> int:
+        """One more than the highest id."""
+        size = self._backend.get_vocab_size()
+        has_gaps = None in map(self._backend.id_to_token, range(size))
+        return max(self._backend.get_vocab().values()) + 1 if has_gaps else size
+
+    @cached_property
+    def kind(self) -> str:
+        """One of KINDS, or what the library calls the model."""
+        return _kind(self._backend)
 
     # ---- text to ids
 
@@ -151,12 +170,11 @@ class Tokenizer:
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of `ids`; specials and ids past the vocabulary are skipped, broken UTF-8 gives U+FFFD."""
-        pieces = self._pieces
-        known = [id for id in ids if id in pieces]
-        if not known:
+        first = next((at for at, id in enumerate(ids) if self._is_text(id)), None)
+        if first is None:
             return ""
-        rest = b"".join([pieces[id] for id in known[1:]])
-        return (self._first_piece(known[0]) + rest).decode("utf-8", "replace")
+        rest = b"".join(map(self.token_bytes, ids[first + 1 :]))
+        return (self._first_piece(ids[first]) + rest).decode("utf-8", "replace")
 
     def stream(self) -> Callable[[int | None], str]:
         """A function from the next id to the text that it completes ('' inside a character); None flushes.
@@ -171,40 +189,47 @@ class Tokenizer:
             if id is None:
                 piece_of = self._first_piece
                 return decoder.decode(b"", final=True)
-            if id not in self._pieces:
+            if not self._is_text(id):
                 return ""
-            piece, piece_of = piece_of(id), self._pieces.__getitem__
+            piece, piece_of = piece_of(id), self.token_bytes
             return decoder.decode(piece)
 
         return push
 
     def token_text(self, id: int) -> str:
         """What one id looks like in a picture: its piece, parts of a character as \\xEA, a special's name."""
-        if id not in self._pieces:
-            return self._names.get(id, "")
-        return self._pieces[id].decode("utf-8", "backslashreplace")
+        if not self._is_text(id):
+            return self._name(id)
+        return self.token_bytes(id).decode("utf-8", "backslashreplace")
 
     def token_bytes(self, id: int) -> bytes:
         """The bytes that an id adds to a text that has already begun; none for a special."""
-        return self._pieces.get(id, b"")
+        if (piece := self._pieces.get(id)) is None:
+            piece = self._pieces[id] = self._piece(id)
+        return piece
 
-    @cached_property
-    def _pieces(self) -> dict[int, bytes]:
-        """The bytes that each id but the specials adds to a text that has already begun."""
-        return {id: self._piece(token) for id, token in self._names.items() if id not in self.specials.ids}
+    def _name(self, id: int) -> str:
+        """A token as the vocabulary has it; '' for an id past the vocabulary."""
+        return (self._backend.id_to_token(id) or "") if 0 <= id < _MOST_IDS else ""
 
-    def _piece(self, token: str) -> bytes:
+    def _is_text(self, id: int) -> bool:
+        return id not in self.specials.ids and self._name(id) != ""
+
+    def _piece(self, id: int) -> bytes:
+        if not self._is_text(id):
+            return b""
+        token = self._name(id)
         if self.is_byte_level:
-            return _unmap(token)
-        if self._falls_back_to_bytes and (byte := _byte_token(token)):
+            return bytes_of_letters(token)
+        if self._falls_back_to_bytes and (byte := fallback_byte(token)):
             return byte
         # Joined to something: a decoder may treat the first token apart (no space before it).
         return self._join(["a", token]).removeprefix("a").encode()
 
     def _first_piece(self, id: int) -> bytes:
-        token = self._names[id]
-        if self.is_byte_level or (self._falls_back_to_bytes and _byte_token(token)):
-            return self._pieces[id]
+        token = self._name(id)
+        if self.is_byte_level or (self._falls_back_to_bytes and fallback_byte(token)):
+            return self.token_bytes(id)
         return self._join([token]).encode()
 
     def _join(self, tokens: list[str]) -> str:
@@ -223,20 +248,19 @@ class Tokenizer:
     @cached_property
     def _byte_offset(self) -> int | None:
         """What to add to a byte to get its id, where every id but the specials is one byte, in order."""
-        ids = [self._backend.token_to_id(letter) for letter in _BYTE_LETTERS]
+        ids = [self._backend.token_to_id(letter) for letter in BYTE_LETTERS]
         first = ids[0] if self.kind == "byte" and self._backend.normalizer is None else None
         return first if first is not None and ids == list(range(first, first + 256)) else None
 
     @cached_property
     def _cuts_at_chunks(self) -> bool:
         """Whether encoding `_CHUNKS` one by one equals encoding the text (ours do, and GPT-2's)."""
-        backend = json.loads(self._backend.to_str())
-        cut, normalizer = backend["pre_tokenizer"] or {}, backend["normalizer"] or {"type": "NFC"}
+        cut, normalizer = _state(self._backend.pre_tokenizer), _state(self._backend.normalizer)
         pattern = cut.get("pattern", {}).get("Regex")
         ours = cut.get("type") == "Split" and pattern in (_WORDS, _CHARACTERS)
         gpt2 = cut.get("type") == "ByteLevel" and cut["use_regex"] and not cut["add_prefix_space"]
-        specials_only = all(token["special"] for token in backend["added_tokens"])
-        return (ours or gpt2) and specials_only and normalizer["type"] == "NFC"
+        specials_only = all(token.special for token in self._backend.get_added_tokens_decoder().values())
+        return (ours or gpt2) and specials_only and normalizer.get("type", "NFC") == "NFC"
 
     # ---- files
 
@@ -248,14 +272,14 @@ class Tokenizer:
     @cached_property
     def special_texts(self) -> dict[str, int]:
         """How each special is written in text with markers, and its id."""
-        return {self._names[id]: id for id in sorted(self.specials.ids)}
+        return {self._name(id): id for id in sorted(self.specials.ids)}
 
     @property
     def special_names(self) -> dict[str, str]:
         """ "bos_token", "eos_token", ... -> how it is written, as configs and chat templates name them."""
         specials = self.specials
         named = {"bos": specials.bos, "eos": specials.eos, "pad": specials.pad, "unk": specials.unk}
-        return {f"{name}_token": self._names[id] for name, id in named.items() if id is not None}
+        return {f"{name}_token": self._name(id) for name, id in named.items() if id is not None}
 
     @cached_property
     def start(self) -> int:
@@ -286,6 +310,11 @@ class Tokenizer:
         except UserError as error:
             where = path / TOKENIZER_FILE if path.is_dir() else path
             raise UserError(str(error) if str(path) in str(error) else f"{where}: {error}") from None
+
+    @classmethod
+    def find(cls, folder: Path) -> Tokenizer | None:
+        """`load`, or None where the folder has no tokenizer."""
+        return cls.load(folder) if has_tokenizer(folder) else None
 
     def to_json(self) -> str:
         """The content of `tokenizer.json`."""
@@ -325,7 +354,7 @@ def train_tokenizer(texts: Iterable[str], kind: str = "bpe", vocab_size: int = 8
 
 
 def _untrained(kind: str, specials: Sequence[str]) -> Backend:
-    byte_vocab = {token: id for id, token in enumerate((*specials, *_BYTE_LETTERS))}
+    byte_vocab = {token: id for id, token in enumerate((*specials, *BYTE_LETTERS))}
     model = {
         "word": lambda: models.WordLevel(unk_token=UNK),
         "character": lambda: models.WordLevel(unk_token=UNK),
@@ -426,14 +455,20 @@ def _find_specials(backend: Backend, config: Mapping[str, Any]) -> Specials:
 
 
 def _kind(backend: Backend) -> str:
-    model = json.loads(backend.to_str())["model"]
-    if model["type"] == "BPE":
-        return "bpe" if model["merges"] else "byte"
-    if model["type"] == "WordLevel":
-        return (
-            "character" if max(map(len, set(model["vocab"]) - {*SPECIALS, UNK}), default=1) == 1 else "word"
-        )
-    return str(model["type"]).lower()
+    model = backend.model
+    if isinstance(model, models.BPE):
+        # what merges nothing has few tokens; a real vocabulary takes long to write out
+        small = backend.get_vocab_size() < _MOST_UNMERGED
+        return "byte" if small and not _state(model)["merges"] else "bpe"
+    if isinstance(model, models.WordLevel):
+        words = backend.get_vocab(with_added_tokens=False).keys() - {*SPECIALS, UNK}
+        return "character" if max(map(len, words), default=1) == 1 else "word"
+    return type(model).__name__.lower()
+
+
+def _state(component: Any) -> dict[str, Any]:
+    """A part of `tokenizer.json`, of the library's object for it; empty where there is none."""
+    return {} if component is None else json.loads(component.__getstate__())
 
 
 def _mentions(component: Any, name: str) -> bool:
@@ -447,28 +482,3 @@ def _utf8(text: str) -> bytes:
     except UnicodeEncodeError as error:
         at = f"character {error.start}"
         raise UserError(f"{at} of the text is half a character (a lone surrogate); replace it") from None
-
-
-def _byte_letters() -> str:
-    """GPT-2's printable letter for each byte 0..255, in the bytes' order."""
-    shown = [*range(33, 127), *range(161, 173), *range(174, 256)]
-    hidden = [byte for byte in range(256) if byte not in shown]
-    letters = {byte: chr(byte) for byte in shown} | {byte: chr(256 + i) for i, byte in enumerate(hidden)}
-    return "".join(letters[byte] for byte in range(256))
-
-
-_BYTE_LETTERS = _byte_letters()
-_LETTER_BYTES = {letter: byte for byte, letter in enumerate(_BYTE_LETTERS)}
-
-
-def _unmap(token: str) -> bytes:
-    """The bytes of a byte-level token; an added token is plain text."""
-    if all(letter in _LETTER_BYTES for letter in token):
-        return bytes(_LETTER_BYTES[letter] for letter in token)
-    return token.encode()
-
-
-def _byte_token(token: str) -> bytes:
-    """The byte of a fallback token such as <0xEA>, else b''."""
-    is_byte = len(token) == 6 and token.startswith("<0x") and token.endswith(">")
-    return bytes.fromhex(token[3:5]) if is_byte else b""
