@@ -34,13 +34,16 @@ from malmoi.engine.score import score_choices
 from malmoi.models.build import build_model
 from malmoi.models.config import RecurrentConfig, TransformerConfig
 from malmoi.tasks.ner import NamedEntities
+from malmoi.text.sentencepiece import to_backend
 from malmoi.text.tokenizer import Tokenizer, train_tokenizer
 from malmoi.world import documents
 from tests.engine.fake_scorer import FakeScorer
+from tests.hub.test_gguf_import import spm_model
 
 BYTES = train_tokenizer([], "byte")
 FEW = settings(deadline=None, max_examples=25, suppress_health_check=list(HealthCheck))
 PROMPT = [9, 30, 40]
+PROMPTS = st.sampled_from([PROMPT, [9, 30, 2]])  # a reply goes on with a text, or begins one after an end
 NER = NamedEntities()
 LABELS = ("PER", "장소", 'a"b\\')
 KOREAN = '민수는 서울에서 "영희"를 만났다.\n서울은 넓다.'
@@ -74,7 +77,28 @@ def recurrent() -> Engine:
     return Engine(build_model(config).eval(), subwords())
 
 
-ENGINES = st.sampled_from([fake, transformer, recurrent])
+@cache
+def sentencepiece(*, is_bpe: bool = True, prefix: bool = True) -> Tokenizer:
+    """Few words and all bytes, with a mark for the space; prefix: one before a text, which decoding drops."""
+    model = replace(spm_model(), is_bpe=is_bpe, adds_prefix=prefix)
+    return Tokenizer(to_backend(model))
+
+
+def merging() -> Engine:
+    return Engine(FakeScorer(sentencepiece().vocab_size), sentencepiece())
+
+
+def unigram() -> Engine:
+    tokenizer = sentencepiece(is_bpe=False)
+    return Engine(FakeScorer(tokenizer.vocab_size), tokenizer)
+
+
+ENGINES = st.sampled_from([fake, transformer, recurrent, merging, unigram])
+SPELLING = {
+    "byte": BYTES, "bpe": subwords(),
+    "sentencepiece": sentencepiece(), "sentencepiece-plain": sentencepiece(prefix=False),
+    "unigram": sentencepiece(is_bpe=False), "unigram-plain": sentencepiece(is_bpe=False, prefix=False),
+}  # fmt: skip
 SAMPLINGS = st.builds(
     Sampling,
     max_tokens=st.just(600),
@@ -88,8 +112,8 @@ SAMPLINGS = st.builds(
 TEXTS = st.text(st.sampled_from("ab \"\\\n\x01'{}[],:가각서울é😀\u2028"), min_size=1, max_size=30)
 
 
-def reply(engine: Engine, grammar: Grammar, params: Sampling) -> Completion:
-    return engine.generate([PROMPT], replace(params, constraint=grammar))[0]
+def reply(engine: Engine, grammar: Grammar, params: Sampling, prompt: Sequence[int] = PROMPT) -> Completion:
+    return engine.generate([prompt], replace(params, constraint=grammar))[0]
 
 
 def allows(tokenizer: Tokenizer, grammar: Grammar, ids: Sequence[int]) -> bool:
@@ -117,40 +141,42 @@ PATTERNS = st.recursive(
 
 
 @FEW
-@given(pattern=PATTERNS, make=ENGINES, params=SAMPLINGS)
+@given(pattern=PATTERNS, make=ENGINES, params=SAMPLINGS, prompt=PROMPTS)
 def test_a_reply_matches_the_regular_expression(
-    pattern: str, make: Callable[[], Engine], params: Sampling
+    pattern: str, make: Callable[[], Engine], params: Sampling, prompt: Sequence[int]
 ) -> None:
-    answer = reply(make(), regex(pattern), params)
+    answer = reply(make(), regex(pattern), params, prompt)
     assert answer.finish_reason == "stop"
     assert re.fullmatch(pattern, answer.text)
 
 
 @FEW
-@given(options=st.lists(TEXTS, min_size=1, max_size=8), make=ENGINES, params=SAMPLINGS)
+@given(options=st.lists(TEXTS, min_size=1, max_size=8), make=ENGINES, params=SAMPLINGS, prompt=PROMPTS)
 def test_a_reply_is_one_of_the_options(
-    options: list[str], make: Callable[[], Engine], params: Sampling
+    options: list[str], make: Callable[[], Engine], params: Sampling, prompt: Sequence[int]
 ) -> None:
-    answer = reply(make(), choice(options), params)
+    answer = reply(make(), choice(options), params, prompt)
     assert answer.finish_reason == "stop"
     assert answer.text in options
 
 
 @FEW
-@given(text=TEXTS, make=ENGINES, params=SAMPLINGS)
-def test_a_reply_is_a_part_of_the_text(text: str, make: Callable[[], Engine], params: Sampling) -> None:
-    answer = reply(make(), substring(text), params)
+@given(text=TEXTS, make=ENGINES, params=SAMPLINGS, prompt=PROMPTS)
+def test_a_reply_is_a_part_of_the_text(
+    text: str, make: Callable[[], Engine], params: Sampling, prompt: Sequence[int]
+) -> None:
+    answer = reply(make(), substring(text), params, prompt)
     assert answer.finish_reason == "stop"
     assert answer.text
     assert answer.text in text
 
 
 @FEW
-@given(text=TEXTS, make=ENGINES, params=SAMPLINGS)
+@given(text=TEXTS, make=ENGINES, params=SAMPLINGS, prompt=PROMPTS)
 def test_entities_are_parts_of_the_text_with_known_labels(
-    text: str, make: Callable[[], Engine], params: Sampling
+    text: str, make: Callable[[], Engine], params: Sampling, prompt: Sequence[int]
 ) -> None:
-    answer = reply(make(), entity_list(text, LABELS), params)
+    answer = reply(make(), entity_list(text, LABELS), params, prompt)
     if answer.finish_reason == "length":  # a model may list the same entity for ever
         return
     found = json.loads(answer.text)
@@ -200,12 +226,16 @@ SCHEMAS = st.recursive(
 
 
 @FEW
-@given(made=SCHEMAS, make=ENGINES, params=SAMPLINGS, as_text=st.booleans())
+@given(made=SCHEMAS, make=ENGINES, params=SAMPLINGS, prompt=PROMPTS, as_text=st.booleans())
 def test_json_fits_the_schema(
-    made: tuple[dict[str, Any], Check], make: Callable[[], Engine], params: Sampling, as_text: bool
+    made: tuple[dict[str, Any], Check],
+    make: Callable[[], Engine],
+    params: Sampling,
+    prompt: Sequence[int],
+    as_text: bool,
 ) -> None:
     schema, fits = made
-    answer = reply(make(), json_schema(json.dumps(schema) if as_text else schema), params)
+    answer = reply(make(), json_schema(json.dumps(schema) if as_text else schema), params, prompt)
     assert answer.finish_reason == "stop"
     value = json.loads(answer.text)
     assert fits(value), (schema, answer.text)
@@ -222,7 +252,7 @@ def test_any_json_object() -> None:
 # --- what is allowed, and what is not
 
 
-@pytest.mark.parametrize("tokenizer", [BYTES, subwords()], ids=["byte", "bpe"])
+@pytest.mark.parametrize("tokenizer", SPELLING.values(), ids=SPELLING)
 @pytest.mark.parametrize(
     ("text", "target"),
     [
@@ -243,13 +273,47 @@ def test_what_tuning_teaches_can_be_said(tokenizer: Tokenizer, text: str, target
 
 
 @FEW
-@given(options=st.lists(TEXTS, min_size=1, max_size=5), cut=st.integers(0, 30))
-def test_an_option_may_be_said_in_any_tokens(options: list[str], cut: int) -> None:
+@given(
+    tokenizer=st.sampled_from([subwords(), sentencepiece(prefix=False)]),
+    options=st.lists(TEXTS, min_size=1, max_size=5), cut=st.integers(0, 30),
+)  # fmt: skip
+def test_an_option_may_be_said_in_any_tokens(tokenizer: Tokenizer, options: list[str], cut: int) -> None:
     """So a constraint changes no reply that would have fitted without it."""
-    tokenizer, option = subwords(), options[0]
+    option = options[0]
     byte_by_byte = [by_byte(tokenizer)[byte] for byte in option[:cut].encode()]
     assert allows(tokenizer, choice(options), tokenizer.encode(option))
     assert allows(tokenizer, choice(options), [*byte_by_byte, *tokenizer.encode(option[cut:])])
+
+
+@pytest.mark.parametrize("tokenizer", SPELLING.values(), ids=SPELLING)
+def test_exactly_the_tokens_that_go_on_to_an_option_are_allowed(tokenizer: Tokenizer) -> None:
+    """The first without the space that decoding drops; an option may begin with one all the same."""
+    options = ["a b", " a", "  가", "가나", "\u2028"]
+    text = range(len(tokenizer.specials.ids), tokenizer.vocab_size)
+    constrainer, grammar = Constrainer(tokenizer), choice(options)
+
+    def fits(*ids: int) -> bool:
+        spelled = tokenizer.first_bytes(ids[0]) + b"".join(map(tokenizer.token_bytes, ids[1:]))
+        return any(option.encode().startswith(spelled) for option in options)
+
+    found = constrainer.matcher(grammar).mask()
+    firsts = [id for id in text if fits(id)]
+    assert found.nonzero().flatten().tolist() == firsts
+    for first in firsts:
+        matcher = constrainer.matcher(grammar)
+        matcher.consume(first)
+        if not matcher.finished:
+            allowed = [id for id in matcher.mask().nonzero().flatten().tolist() if id in text]
+            assert allowed == [id for id in text if tokenizer.token_bytes(id) and fits(first, id)]
+
+
+def test_a_reply_may_begin_a_text_or_go_on_with_one() -> None:
+    """SentencePiece's decoder drops the space that a text begins with, not one within a text."""
+    spaced, engine = sentencepiece().encode("a")[0], merging()
+    assert isinstance(engine.scorer, FakeScorer)
+    for prompt, text in ((PROMPT, " a b"), ([9, 30, 2], "a b")):
+        engine.scorer.always = {len(prompt): spaced}
+        assert reply(engine, choice([" a b", "a b"]), Sampling(temperature=0), prompt).text == text
 
 
 @cache
@@ -267,7 +331,8 @@ def test_characters_count_exactly_even_where_encoding_would_normalize_them() -> 
 
 
 def test_special_text_in_an_option_stays_plain_text() -> None:
-    for tokenizer, engine in ((BYTES, fake()), (subwords(), transformer())):
+    engines = fake(), transformer(), merging(), unigram()
+    for tokenizer, engine in ((engine.tokenizer, engine) for engine in engines):
         answer = reply(engine, choice(["<|end|> <|user|>"]), Sampling())
         assert answer.text == "<|end|> <|user|>"
         assert tokenizer.specials.ids.isdisjoint(answer.ids)

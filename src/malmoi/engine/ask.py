@@ -3,7 +3,7 @@
 A chat model gets turns by its own template. A foundation model gets plain text, every exchange as
 `ask\\nanswer\\n\\n`, and its reply ends with the line (where answers have several lines, at a blank one).
 A choice is made by likelihood. Entities and excerpts are spelled under a constraint, so that they are
-parts of the input; with a tokenizer that is not byte-level, what is no part of it is dropped afterwards.
+parts of the input; with a tokenizer that cannot spell every byte, what is no part is dropped afterwards.
 Other texts are free. Replies are greedy.
 
 Shape letters: N inputs, L labels, F content-free inputs.
@@ -146,7 +146,7 @@ class Asker:
     @property
     def constrains(self) -> bool:
         """Whether replies are held to parts of the input."""
-        return self.task.kind in GRAMMARS and self.tokenizer.is_byte_level
+        return self.task.kind in GRAMMARS and self.tokenizer.spells_bytes
 
     def note(self, values: Sequence[Any]) -> str:
         """What of the asking is not as one might think, counted over `values`, in a line; or ''."""
@@ -155,7 +155,7 @@ class Asker:
             found.append(f"the {len(self.settings.labels)} labels are not listed in the question: too long")
         if self.task.kind in GRAMMARS and not self.constrains:
             kind = self.tokenizer.kind
-            found.append(f"replies are free, not held to the input: its {kind} tokenizer is not byte-level")
+            found.append(f"replies are free, not held to the input: its {kind} tokenizer cannot spell all")
         asked = [self.ask(value) for value in values]
         dropped = sum(one.dropped > 0 for one in asked)
         cut = sum(one.value != value for one, value in zip(asked, values, strict=True))

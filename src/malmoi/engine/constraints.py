@@ -1,10 +1,11 @@
 """What a reply may be: a grammar, and where one reply stands in it, over the `llguidance` library.
 
 A grammar is checked when it is made, so that what a model answers under one is in its language or was cut by
-the token limit. Tokens are matched by their bytes, which needs a byte-level vocabulary; with any other, score
-the choices instead (`Engine.score_choices`).
+the token limit. Tokens are matched by their bytes, which needs a vocabulary that can spell every byte; with
+any other, score the choices instead (`Engine.score_choices`).
 
-Shape letters: B rows, V vocabulary, E ends.
+Shape letters: B rows, V vocabulary, E ends; F ids that give other bytes where a reply begins with them, and S
+that give none there.
 """
 
 from __future__ import annotations
@@ -160,8 +161,8 @@ def _reason(matcher: LLMatcher) -> str:
 class Matcher:
     """Where one reply stands in its grammar. Made by `Constrainer.matcher`."""
 
-    def __init__(self, inner: LLMatcher, ends_E: Tensor) -> None:
-        self._inner, self._ends_E = inner, ends_E
+    def __init__(self, inner: LLMatcher, ends_E: Tensor, vocabulary: _Vocabulary, *, begun: bool) -> None:
+        self._inner, self._ends_E, self._vocabulary, self._begun = inner, ends_E, vocabulary, begun
 
     @property
     def accepting(self) -> bool:
@@ -178,30 +179,38 @@ class Matcher:
 
         None is allowed where the vocabulary cannot spell what the grammar wants.
         """
-        allowed_V = torch.from_numpy(np.frombuffer(self._inner.compute_logit_bias(), np.uint8) != 0)
+        allowed = torch.from_numpy(np.frombuffer(self._inner.compute_logit_bias(), np.uint8) != 0)
+        allowed_V, first_F = allowed.tensor_split([self._vocabulary.size])
+        if not self._begun:
+            allowed_V[self._vocabulary.first_F] = first_F
+            allowed_V[self._vocabulary.silent_S] = True
         allowed_V[self._ends_E] = self.accepting
         return allowed_V
 
     def consume(self, id: int) -> None:
         """Go on by a token that the mask allows, an end apart."""
-        self._inner.consume_token(id)
+        begun, self._begun = self._begun, True
+        if begun or id not in self._vocabulary.silent_S:
+            self._inner.consume_token(id if begun else self._vocabulary.opening.get(id, id))
 
 
 class Constrainer:
-    """Makes matchers for one tokenizer. Raises UserError where its vocabulary is not byte-level."""
+    """Makes matchers for one tokenizer. Raises UserError where its vocabulary cannot spell every byte."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
-        if not tokenizer.is_byte_level:
+        if not tokenizer.spells_bytes:
             raise UserError(
-                f"a {tokenizer.kind} tokenizer that is not byte-level cannot constrain a reply; score the "
-                "choices instead (Engine.score_choices), or use a byte or bpe tokenizer"
+                f"a {tokenizer.kind} tokenizer without a token for each byte cannot constrain a reply; score "
+                "the choices instead (Engine.score_choices), or use a byte or bpe tokenizer"
             )
         self.tokenizer = tokenizer
         self._ends_E = torch.tensor(sorted(tokenizer.specials.ends))
 
-    def matcher(self, grammar: Grammar) -> Matcher:
-        """A matcher at the start of a reply."""
-        return Matcher(_compiled(self.tokenizer, grammar).deep_copy(), self._ends_E)
+    def matcher(self, grammar: Grammar, *, follows_text: bool = False) -> Matcher:
+        """A matcher at the start of a reply. follows_text: it goes on with a text that the prompt began."""
+        vocabulary = _library_tokenizer(self.tokenizer)[0]
+        inner = _compiled(self.tokenizer, grammar).deep_copy()
+        return Matcher(inner, self._ends_E, vocabulary, begun=follows_text)
 
 
 def constrained(logits_BV: Tensor, matchers: Sequence[Matcher | None]) -> tuple[Tensor, set[int]]:
@@ -223,16 +232,25 @@ def constrained(logits_BV: Tensor, matchers: Sequence[Matcher | None]) -> tuple[
 
 
 class _Vocabulary:
-    """A tokenizer as the library's wrapper wants it."""
+    """A tokenizer as the library's wrapper wants it.
+
+    Where SentencePiece drops the space that a text begins with, a token has other bytes at the start of a
+    reply. So beyond the tokenizer's own `size` ids there is one more for each of these. opening: which.
+    first_F: the tokens in that order. silent_S: those of which nothing is left there.
+    """
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self.eos_token_id, self.bos_token_id = tokenizer.specials.eos, None
         self.special_token_ids = sorted(tokenizer.specials.ids)
-        self.tokens = [
-            tokenizer.token_bytes(id) or tokenizer.token_text(id).encode()
-            for id in range(tokenizer.vocab_size)
-        ]
-        self._encode = tokenizer.encode
+        self.size, self._encode = tokenizer.vocab_size, tokenizer.encode
+        own = [tokenizer.token_bytes(id) for id in range(self.size)]
+        spaced = {id: piece for id, piece in enumerate(own) if piece.startswith(b" ")}
+        first = {id: found for id, piece in spaced.items() if (found := tokenizer.first_bytes(id)) != piece}
+        self.silent_S = torch.tensor([id for id, found in first.items() if not found], dtype=torch.long)
+        self.opening = {id: self.size + at for at, id in enumerate(id for id in first if first[id])}
+        self.first_F = torch.tensor([*self.opening], dtype=torch.long)
+        names = (piece or tokenizer.token_text(id).encode() for id, piece in enumerate(own))
+        self.tokens = [*names, *filter(None, first.values())]
 
     def __call__(self, text: str) -> list[int]:
         return self._encode(text)
@@ -245,10 +263,11 @@ def _byte_tokenizer() -> LLTokenizer:
 
 
 @lru_cache(maxsize=4)  # making one takes up to a second, and each holds its vocabulary
-def _library_tokenizer(tokenizer: Tokenizer) -> LLTokenizer:
-    return LLTokenizer(TokenizerWrapper(_Vocabulary(tokenizer)))
+def _library_tokenizer(tokenizer: Tokenizer) -> tuple[_Vocabulary, LLTokenizer]:
+    vocabulary = _Vocabulary(tokenizer)
+    return vocabulary, LLTokenizer(TokenizerWrapper(vocabulary))
 
 
 @lru_cache(maxsize=8)  # the samples of a prompt, and prompts with the same labels, share one
 def _compiled(tokenizer: Tokenizer, grammar: Grammar) -> LLMatcher:
-    return LLMatcher(_library_tokenizer(tokenizer), grammar.source, log_level=0, limits=_LIMITS)
+    return LLMatcher(_library_tokenizer(tokenizer)[1], grammar.source, log_level=0, limits=_LIMITS)

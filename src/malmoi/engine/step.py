@@ -154,27 +154,32 @@ class Batch:
 
     def _new_rows(self, request: Request) -> list[SampleRow]:
         """The request's n samples, each with a random stream that only its seed and index decide."""
-        params = request.params
+        params, before = request.params, self._text_before(request.ids)
         entropy = np.random.SeedSequence(params.seed).entropy
         seeds = [np.random.SeedSequence(entropy, spawn_key=(i,)) for i in range(params.n)]
         rows = [
             SampleRow(
                 request.number, i, params, list(request.ids), len(request.ids),
-                np.random.Generator(np.random.Philox(seed)), self._decoder(request.ids),
+                np.random.Generator(np.random.Philox(seed)), self._decoder(before),
             )
             for i, seed in enumerate(seeds)
         ]  # fmt: skip
         for row in rows:
             if params.constraint is not None:
-                row.matcher = self.constrainer.matcher(params.constraint)
+                follows_text = any(map(self._tokenizer.token_bytes, before))
+                row.matcher = self.constrainer.matcher(params.constraint, follows_text=follows_text)
         return rows
 
-    def _decoder(self, prompt: Sequence[int]) -> Callable[[int | None], str]:
-        """A stream decoder that has read the end of the prompt's text, up to its last special."""
-        decode = self._tokenizer.stream()
+    def _text_before(self, prompt: Sequence[int]) -> list[int]:
+        """The end of the prompt's text, up to its last special."""
         end = list(prompt[-PRIMING_TOKENS:])
         specials = [i for i, id in enumerate(end) if id in self._ends]
-        for id in end[specials[-1] + 1 if specials else 0 :]:
+        return end[specials[-1] + 1 if specials else 0 :]
+
+    def _decoder(self, before: Sequence[int]) -> Callable[[int | None], str]:
+        """A stream decoder that has read the text before."""
+        decode = self._tokenizer.stream()
+        for id in before:
             decode(id)
         return decode
 

@@ -32,7 +32,7 @@ from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tok
 from tokenizers import Tokenizer as Backend
 
 from malmoi.core.errors import UserError, nearest
-from malmoi.text.token_bytes import BYTE_LETTERS, bytes_of_letters, fallback_byte
+from malmoi.text.token_bytes import BYTE_LETTERS, TokenSpelling
 from malmoi.text.tokenizer_files import (
     TOKENIZER_FILE,
     has_tokenizer,
@@ -98,6 +98,7 @@ class Tokenizer:
         backend.encode_special_tokens = True
         self._backend = backend
         self._cache: dict[str, list[int]] = {}
+        self._spelling = TokenSpelling(backend.decoder)
         self._pieces: dict[int, bytes] = {}  # those that were wanted so far
         self._forbidden = self.specials.ids - {self.specials.unk}
 
@@ -174,7 +175,7 @@ class Tokenizer:
         if first is None:
             return ""
         rest = b"".join(map(self.token_bytes, ids[first + 1 :]))
-        return (self._first_piece(ids[first]) + rest).decode("utf-8", "replace")
+        return (self.first_bytes(ids[first]) + rest).decode("utf-8", "replace")
 
     def stream(self) -> Callable[[int | None], str]:
         """A function from the next id to the text that it completes ('' inside a character); None flushes.
@@ -182,12 +183,12 @@ class Tokenizer:
         The texts' concatenation equals `decode` of all the ids. Constant time per id.
         """
         decoder = codecs.getincrementaldecoder("utf-8")("replace")
-        piece_of = self._first_piece
+        piece_of = self.first_bytes
 
         def push(id: int | None) -> str:
             nonlocal piece_of
             if id is None:
-                piece_of = self._first_piece
+                piece_of = self.first_bytes
                 return decoder.decode(b"", final=True)
             if not self._is_text(id):
                 return ""
@@ -205,8 +206,13 @@ class Tokenizer:
     def token_bytes(self, id: int) -> bytes:
         """The bytes that an id adds to a text that has already begun; none for a special."""
         if (piece := self._pieces.get(id)) is None:
-            piece = self._pieces[id] = self._piece(id)
+            token = "" if id in self.specials.ids else self._name(id)
+            piece = self._pieces[id] = self._spelling.bytes_of(token) if token else b""
         return piece
+
+    def first_bytes(self, id: int) -> bytes:
+        """The bytes that a text begins with where its first id is this: some lose a space there."""
+        return self._spelling.first_bytes_of(self._name(id)) if self._is_text(id) else b""
 
     def _name(self, id: int) -> str:
         """A token as the vocabulary has it; '' for an id past the vocabulary."""
@@ -215,35 +221,10 @@ class Tokenizer:
     def _is_text(self, id: int) -> bool:
         return id not in self.specials.ids and self._name(id) != ""
 
-    def _piece(self, id: int) -> bytes:
-        if not self._is_text(id):
-            return b""
-        token = self._name(id)
-        if self.is_byte_level:
-            return bytes_of_letters(token)
-        if self._falls_back_to_bytes and (byte := fallback_byte(token)):
-            return byte
-        # Joined to something: a decoder may treat the first token apart (no space before it).
-        return self._join(["a", token]).removeprefix("a").encode()
-
-    def _first_piece(self, id: int) -> bytes:
-        token = self._name(id)
-        if self.is_byte_level or (self._falls_back_to_bytes and fallback_byte(token)):
-            return self.token_bytes(id)
-        return self._join([token]).encode()
-
-    def _join(self, tokens: list[str]) -> str:
-        decoder = self._backend.decoder
-        return decoder.decode(tokens) if decoder else " ".join(tokens)
-
-    @cached_property
-    def is_byte_level(self) -> bool:
-        """Whether every piece is plain bytes, in GPT-2's way, wherever it stands."""
-        return _mentions(self._backend.decoder, "ByteLevel")
-
-    @cached_property
-    def _falls_back_to_bytes(self) -> bool:
-        return _mentions(self._backend.decoder, "ByteFallback")
+    @property
+    def spells_bytes(self) -> bool:
+        """Whether its tokens can spell every text, byte by byte where no longer ones do."""
+        return self._spelling.spells_bytes
 
     @cached_property
     def _byte_offset(self) -> int | None:
@@ -469,11 +450,6 @@ def _kind(backend: Backend) -> str:
 def _state(component: Any) -> dict[str, Any]:
     """A part of `tokenizer.json`, of the library's object for it; empty where there is none."""
     return {} if component is None else json.loads(component.__getstate__())
-
-
-def _mentions(component: Any, name: str) -> bool:
-    """Whether a library object, or one inside it, is of type `name`."""
-    return component is not None and f'"type":"{name}"' in component.__getstate__().decode()
 
 
 def _utf8(text: str) -> bytes:
