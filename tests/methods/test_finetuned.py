@@ -16,13 +16,18 @@ from malmoi.methods.base import Method
 from malmoi.methods.folder import load_method, save_method
 from malmoi.methods.llm.finetuned import FineTuned
 from malmoi.methods.registry import make_method
+from malmoi.models.build import build_model
+from malmoi.models.config import TransformerConfig
 from malmoi.models.language import LanguageModel
 from malmoi.models.lora import inner_layers, lora_layers
+from malmoi.models.native.library import kernels
 from malmoi.models.ngram import KneserNey
+from malmoi.models.transformer import Transformer
 from malmoi.tasks import TASKS, make_task
 from malmoi.text.chat import TEMPLATE, ChatFormat
 from malmoi.text.tokenizer import Tokenizer
 from malmoi.util.files import sha256
+from malmoi.util.tensor_files import read_tensors
 from tests.methods.tiny import fitted_to, tokenizer_of, world, write_model
 
 GOOD, BAD = ("lovely", "훌륭한"), ("dull", "지루한")
@@ -103,6 +108,23 @@ def test_its_folder_needs_no_other(tmp_path: Path) -> None:
     assert loaded.log_likelihood(values, ["네"] * 4) == pytest.approx(
         method.log_likelihood(values, ["네"] * 4)
     )
+
+
+def test_a_method_from_a_folder_is_packed_and_can_be_saved(tmp_path: Path) -> None:
+    tokenizer = Tokenizer.from_json(tokenizer_of("bpe"))
+    config = TransformerConfig(
+        vocab_size=tokenizer.vocab_size, context=256, layers=2, width=32, heads=2, bias=True, norm="layer"
+    )
+    save_model(tmp_path / "base", build_model(config), tokenizer)
+    save_method(tmp_path / "first", finetuned("translation", tmp_path / "base", PAIRS, steps=2))
+    loaded = load_method(tmp_path / "first")
+    assert isinstance(loaded.network, Transformer)
+    assert kernels() is None or loaded.network.fused is not None
+    save_method(tmp_path / "second", loaded)
+    first, second = (read_tensors(tmp_path / name / "model.safetensors") for name in ("first", "second"))
+    assert first.keys() == second.keys()
+    assert all((array == second[name]).all() for name, array in first.items())
+    assert load_method(tmp_path / "second").predict(list(WORDS)) == loaded.predict(list(WORDS))
 
 
 def test_a_budget_becomes_steps_and_steps_are_replayed(model: Path) -> None:

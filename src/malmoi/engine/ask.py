@@ -33,7 +33,6 @@ from malmoi.tasks.kinds import SPAN, TAGS, Kind
 from malmoi.text.chat import ChatFormat, chat_template
 from malmoi.text.tokenizer import Tokenizer
 
-MAX_ROWS = 32  # prompts that are answered at the same time
 CONTINUED_TOKENS = 64  # of a text that goes on
 USUAL = 98  # percent of the answers: the few longest ones do not decide how long replies may be
 CONTENT_FREE = ("N/A", "", "[MASK]")  # Zhao et al. 2021
@@ -212,9 +211,12 @@ class Asker:
     def answers(self, values: Sequence[Any]) -> list[Any | None]:
         """A target for each input, where the reply is one."""
         asked = [self.ask(value) for value in values]
-        params = [self.sampling(one) for one in asked]
-        replies = self.engine.generate([one.ids for one in asked], params)
-        return [self.read(reply.text, value) for reply, value in zip(replies, values, strict=True)]
+        order = sorted(range(len(asked)), key=lambda i: len(asked[i].ids))  # like lengths run together
+        replies = self.engine.generate(
+            [asked[i].ids for i in order], [self.sampling(asked[i]) for i in order]
+        )
+        found = {i: self.read(reply.text, values[i]) for i, reply in zip(order, replies, strict=True)}
+        return [found[i] for i in range(len(values))]
 
     def sampling(self, asked: Asked) -> Sampling:
         """How the reply to a prompt is generated."""

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from malmoi.core.errors import UserError
-from malmoi.engine.engine import Engine
+from malmoi.engine.engine import PREFIX_BYTES, Engine
 from malmoi.engine.loaded import Loaded
 from malmoi.engine.score import bits_per_byte
 from malmoi.hub.folder import is_model, is_ngram
@@ -19,7 +19,6 @@ from malmoi.text.chat import ChatFormat, chat_template
 from malmoi.world import documents
 
 NUM_DOCUMENTS = 24  # of the sample world, English and Korean by turns; about 10 kB
-PREFIX_BYTES = 1 << 28  # of each language model, for beginnings that prompts share
 
 
 @dataclass(frozen=True, slots=True)

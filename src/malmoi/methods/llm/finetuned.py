@@ -5,19 +5,21 @@ Shape letters: B rows, T positions.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
 from malmoi.core.errors import UserError
 from malmoi.core.nouns import Example, Examples, FitReport, Json, Work
 from malmoi.core.tensors import Loss, mean
 from malmoi.data.batches import Packed
-from malmoi.engine.ask import MAX_ROWS, Asker, AskSettings
+from malmoi.engine.ask import Asker, AskSettings
 from malmoi.engine.engine import Engine
 from malmoi.engine.loaded import open_model
 from malmoi.hub.chat_models import tunable_format
@@ -33,6 +35,7 @@ from malmoi.models.build import model_of
 from malmoi.models.cells import computed_in
 from malmoi.models.language import LanguageModel
 from malmoi.models.lora import LoRASpec, add_lora, merge_lora
+from malmoi.models.packed import pack
 from malmoi.text.chat import ChatRow, new_markers
 from malmoi.util.hardware import pick_device, training_dtype
 from malmoi.util.units import counted
@@ -67,14 +70,19 @@ class FineTunedReplyOptions(FineTunedOptions):
 
 
 class FineTuned(LanguageMethod):
-    """Learns the answers (of a completion the whole text) in the words that it is asked in later."""
+    """Learns the answers (of a completion the whole text) in the words that it is asked in later.
+
+    packed: of a method from a folder, what packing took out of the model's parameters: vectors, and the names
+    (with None) of matrices, which are kept by what multiplies by them.
+    """
 
     name, family = "finetuned", "fine-tuned"
     Options, ReplyOptions = FineTunedOptions, FineTunedReplyOptions
+    packed: Mapping[str, NDArray[Any] | None] = MappingProxyType({})
 
     def fit(self, train: Examples, valid: Examples, work: Work = Work()) -> FitReport:
-        o, work = self.options, work.begin()
-        model, tokenizer = open_model(Path(o.model))
+        o, work, self.packed = self.options, work.begin(), {}
+        model, tokenizer = open_model(Path(o.model), trainable=True)
         if not isinstance(model, LanguageModel):
             raise UserError(f"{o.model} is an n-gram model, which only counts; tune a GPT or an LSTM")
         goes_on = self.task.kind.goes_on
@@ -84,7 +92,7 @@ class FineTuned(LanguageMethod):
             self.task, train, tokenizer, form and form.template,
             goes_on=goes_on, reply_tokens=getattr(o, "max_new_tokens", None), context=model.context,
         )  # fmt: skip
-        self.asker = Asker(Engine(model, tokenizer, max_rows=MAX_ROWS), self.task, settings)
+        self.asker = Asker(Engine.for_many(model, tokenizer), self.task, settings)
         learned, judged = self.rows(train), self.rows(valid[:MOST_CHOSEN_BY])
         if not learned or not judged:
             raise UserError(f"{self.name} needs examples to learn from and some to stop by; give more data")
@@ -136,15 +144,29 @@ class FineTuned(LanguageMethod):
         model, tokenizer = self.asker.scorer, self.asker.tokenizer
         assert isinstance(model, LanguageModel)
         config = {"model": model.config.model_dump(), "ask": self.asker.settings.model_dump()}
-        parts = Parts(config, arrays_of(model))
+        parts = Parts(config, arrays_of(model) | self._packed_arrays(model))
         return parts.with_tokenizer(tokenizer)
+
+    def _packed_arrays(self, model: LanguageModel) -> dict[str, NDArray[Any]]:
+        """What is no parameter of a packed model, by the names that it had."""
+        modules: dict[str, Any] = dict(model.named_modules())
+        return {
+            name: modules[name.removesuffix(".weight")].weight.numpy() if array is None else array
+            for name, array in self.packed.items()
+        }
 
     def restore(self, parts: Parts) -> None:
         model = model_of(parts.config["model"]).to(pick_device())
         set_parameters(model, parts.tensors)
         settings = AskSettings.model_validate(parts.config["ask"])
-        engine = Engine(model.eval(), parts.tokenizer(), max_rows=MAX_ROWS)
-        self.asker = Asker(engine, self.task, settings)
+        pack(model.eval())
+        left = dict(model.named_parameters())
+        self.packed = {
+            name: array if array.ndim == 1 else None
+            for name, array in parts.tensors.items()
+            if name not in left
+        }
+        self.asker = Asker(Engine.for_many(model, parts.tokenizer()), self.task, settings)
 
 
 class _Rows(LabelledRows[LanguageModel, int]):

@@ -13,7 +13,7 @@ from torch import nn
 from malmoi.core.config import StrictModel
 from malmoi.core.errors import UserError
 from malmoi.core.nouns import Examples, FitReport, Json, Predictions, Say, Work
-from malmoi.engine.ask import MAX_ROWS, Asker, AskSettings
+from malmoi.engine.ask import Asker, AskSettings
 from malmoi.engine.engine import Engine
 from malmoi.engine.loaded import open_model
 from malmoi.hub.folder import model_with, stored_bytes, weights_hash
@@ -125,7 +125,7 @@ class Prompted(LanguageMethod):
     def fit(self, train: Examples, valid: Examples, work: Work = Work()) -> FitReport:
         """Choose the shots; see whether calibration helps. Nothing is trained."""
         folder = Path(self.options.model).resolve()
-        engine = Engine(*open_model(folder), max_rows=MAX_ROWS)
+        engine = Engine.for_many(*open_model(folder))
         ask = AskSettings.as_it_is(self.task, train, engine, getattr(self.options, "max_new_tokens", None))
         settled = Settled(
             model=str(folder), weights=weights_hash(folder), ask=ask, shots=self._num_shots(ask)
@@ -185,6 +185,6 @@ class Prompted(LanguageMethod):
         """Raises UserError where the model is gone, or is another one now."""
         settled = Settled.model_validate(parts.config)
         folder = model_with(settled.weights, (Path(settled.model), Path(self.options.model)))
-        engine = Engine(*open_model(folder), max_rows=MAX_ROWS)
+        engine = Engine.for_many(*open_model(folder))
         settled = settled.model_copy(update={"model": str(folder.resolve())})
         self._settle(settled, engine, read_shots(self.task, parts.files))
