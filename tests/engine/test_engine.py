@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from malmoi.core.errors import UserError
 from malmoi.engine import Completion, Engine, Sampling, TokenEvent
+from malmoi.engine import reader as reading
 from malmoi.engine import score as score_module
-from malmoi.engine import step as reading
 from malmoi.engine.score import score
 from malmoi.text.tokenizer import Tokenizer, train_tokenizer
 from tests.engine.fake_scorer import FakeScorer

@@ -7,6 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from malmoi.engine import reader
 from malmoi.engine.engine import Engine
 from malmoi.engine.request import Sampling, TokenEvent
 from malmoi.engine.score import score, token_logprobs
@@ -94,6 +95,38 @@ def test_requests_of_one_step_with_and_without_a_known_beginning() -> None:
     prompts = [[*SYSTEM, 30, 31], [200, 201], [*SYSTEM[:20], 5]]
     found, wanted = engine.generate(prompts, GREEDY), plain.generate(prompts, GREEDY)
     assert [one.ids for one in found] == [one.ids for one in wanted]
+
+
+@pytest.mark.parametrize("name", MODELS)
+@settings(deadline=None, max_examples=15)
+@given(
+    prompts=st.lists(
+        st.tuples(
+            st.integers(0, 40), st.integers(0, 30), st.lists(st.integers(7, 9), min_size=1, max_size=5)
+        ),
+        min_size=1, max_size=9,
+    ),
+    most_bytes=st.sampled_from([0, 20_000]),
+)  # fmt: skip
+def test_prompts_that_begin_alike_are_answered_as_each_alone(
+    name: str, prompts: list[tuple[int, int, list[int]]], most_bytes: int
+) -> None:
+    torch.manual_seed(4)
+    model = build_model(MODELS[name]).eval()
+    texts = [[*SYSTEM[:first], *SYSTEM[:second], *rest] for first, second, rest in prompts]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(reader, "LEAST_SAVED", 1)
+        found = Engine(model, BYTES, prefix_bytes=most_bytes, max_rows=4).generate(texts, GREEDY)
+    for one, text in zip(found, texts, strict=True):
+        (alone,) = Engine(model, BYTES).generate([text], GREEDY)
+        assert one.ids == alone.ids
+        assert one.logprobs == pytest.approx(alone.logprobs, abs=1e-4)
+
+
+def test_what_requests_begin_with_is_read_once(scorer: FakeScorer, tokenizer: Tokenizer) -> None:
+    prompts, greedy = [[*SYSTEM, *SYSTEM, n] for n in (60, 61, 62)], Sampling(max_tokens=1, temperature=0)
+    Engine(scorer, tokenizer).generate(prompts, greedy)
+    assert scorer.tokens_read == 2 * len(SYSTEM) + 3
 
 
 def test_deterministic_keeps_nothing(scorer: FakeScorer, tokenizer: Tokenizer) -> None:

@@ -5,14 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from malmoi.core.errors import UserError
 from malmoi.engine import Engine
+from malmoi.engine import reader as reading
 from malmoi.engine import score as score_module
-from malmoi.engine import step as reading
 from malmoi.engine.score import Read, batches, score, score_choices, shared_reads
+from malmoi.models.build import build_model
+from malmoi.models.config import TransformerConfig
 from malmoi.text.tokenizer import train_tokenizer
 from tests.engine.fake_scorer import FakeScorer
 
@@ -62,6 +65,42 @@ def test_the_prompt_and_shared_beginnings_are_read_once() -> None:
     engine = Engine(scorer, BYTES)
     score_choices(engine, [[9] * 50], [[[10], [11], [12, 13, 14], [12, 13, 15], [12, 13], [20, 21]]])
     assert scorer.tokens_read == 50 + len([12, 13]) + len([20])
+
+
+def test_what_several_prompts_begin_with_is_read_once() -> None:
+    scorer = FakeScorer(BYTES.vocab_size)
+    shots, ends = [9] * 200, [[10, 11], [10, 12, 13], [14], [14]]
+    prompts = [[*shots, *end] for end in ends]
+    found = score_choices(Engine(scorer, BYTES), prompts, [[[20], [21]]] * 4)
+    assert scorer.tokens_read == len(shots) + sum(map(len, ends))
+    alone = [score_choices(Engine(scorer, BYTES), [prompt], [[[20], [21]]])[0] for prompt in prompts]
+    assert found == alone
+
+
+def test_what_was_read_for_one_call_is_there_for_the_next() -> None:
+    scorer = FakeScorer(BYTES.vocab_size)
+    engine, shots = Engine(scorer, BYTES, prefix_bytes=1 << 20), [9] * 200
+    for count in (1, 3, 1, 40):
+        before = scorer.tokens_read
+        score(engine, [[*shots, 10 + n] for n in range(count)], [[20]] * count)
+        assert scorer.tokens_read - before == count + (len(shots) if before == 0 else 0)
+
+
+@FEW
+@given(
+    choices=st.lists(IDS, max_size=8), least=st.sampled_from([1, 99]), numbers=st.sampled_from([1, 1 << 24])
+)
+def test_choices_read_in_place_score_as_copies(choices: list[list[int]], least: int, numbers: int) -> None:
+    torch.manual_seed(0)
+    config = TransformerConfig(vocab_size=BYTES.vocab_size, context=64, layers=2, width=16, heads=2)
+    engine = Engine(build_model(config).eval(), BYTES)
+    prompts = [[7], [8, 9, 7], [9] * 20]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(score_module, "LEAST_IN_PLACE", least)
+        patch.setattr(score_module, "LOGITS_NUMBERS", numbers)
+        found = score_choices(engine, prompts, [choices] * 3)
+    for prompt, scores in zip(prompts, found, strict=True):
+        assert scores == pytest.approx(score(engine, [prompt] * len(choices), choices), abs=1e-4)
 
 
 @FEW

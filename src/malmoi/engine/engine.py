@@ -12,16 +12,20 @@ from collections import deque
 from collections.abc import Generator, Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import chain
+from typing import Self
 
 from malmoi.core.errors import UserError
 from malmoi.engine.prefixes import Prefixes
 from malmoi.engine.queue import RoundRobin
+from malmoi.engine.reader import Reader
 from malmoi.engine.request import Completion, Request, Sampling, TokenEvent
-from malmoi.engine.step import Batch, Reader
+from malmoi.engine.step import Batch
 from malmoi.models.state import Scorer
 from malmoi.text.tokenizer import Tokenizer
 
 Prompt = str | Sequence[int]
+MANY_ROWS = 32  # prompts that are read or answered at the same time, where there are many
+PREFIX_BYTES = 1 << 28  # for beginnings that prompts share, where many are read with one model
 
 
 class Engine:
@@ -46,12 +50,16 @@ class Engine:
             raise UserError(f"engine: max_rows is {max_rows}; it must be 1 or more")
         self.scorer, self.tokenizer = scorer, tokenizer
         self.max_rows, self.deterministic = max_rows, deterministic
-        self.reader = Reader(scorer, max_rows, deterministic)
-        self._prefixes = Prefixes(0 if deterministic else prefix_bytes)
-        self._batch = Batch(self.reader, tokenizer, self._prefixes)
+        self.reader = Reader(scorer, max_rows, deterministic, Prefixes(0 if deterministic else prefix_bytes))
+        self._batch = Batch(self.reader, tokenizer)
         self._waiting: RoundRobin[Request] = RoundRobin()
         self._inboxes: dict[int, deque[TokenEvent]] = {}  # of the requests of `stream` and `generate`
         self._submitted = 0
+
+    @classmethod
+    def for_many(cls, scorer: Scorer, tokenizer: Tokenizer) -> Self:
+        """For many prompts at once: what they begin with is read once."""
+        return cls(scorer, tokenizer, max_rows=MANY_ROWS, prefix_bytes=PREFIX_BYTES)
 
     @property
     def busy(self) -> bool:
@@ -66,7 +74,7 @@ class Engine:
     @property
     def state_bytes(self) -> int:
         """Memory of the running samples' states and of those kept of texts read before."""
-        return self._batch.state_bytes + self._prefixes.nbytes
+        return self._batch.state_bytes + self.reader.prefixes.nbytes
 
     def encode_prompt(self, text: str) -> list[int]:
         """The id that begins a text (`Tokenizer.start`), then the text's ids.

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from malmoi.models.state import State
 
@@ -30,6 +30,9 @@ class Found:
     shared: int = 0
 
 
+NOTHING = Found()
+
+
 class Prefixes:
     """The states of the texts used last, at most `most_bytes` of them. 0: nothing is kept."""
 
@@ -37,19 +40,22 @@ class Prefixes:
         self.most_bytes, self.nbytes = most_bytes, 0
         self._states: OrderedDict[bytes, tuple[NDArray[np.int64], State]] = OrderedDict()
 
-    def find(self, ids: Sequence[int]) -> Found:
-        """The longest beginning of a prompt whose state is known; its last token is always left to read."""
+    def find(self, ids: Sequence[int], beyond: int = 0) -> Found:
+        """The longest beginning of a prompt whose state is known; its last token is always left to read.
+
+        beyond: how many first tokens are known anyhow; what is hardly longer is not found.
+        """
         if not self._states:
-            return Found()
+            return NOTHING
         wanted = np.asarray(ids[:-1], dtype=np.int64)
-        common = {key: _common(wanted, text) for key, (text, _) in self._states.items()}
-        best = sorted((key for key in common if common[key] >= LEAST_TOKENS), key=common.__getitem__)
+        shared = {key: common(wanted, text) for key, (text, _) in self._states.items()}
+        best = sorted((key for key in shared if shared[key] >= beyond + LEAST_TOKENS), key=shared.__getitem__)
         for key in reversed(best):
-            state = self._states[key][1].prefix(0, common[key])
+            state = self._states[key][1].prefix(0, shared[key])
             if state is not None:
                 self._states.move_to_end(key)
-                return Found(common[key], state, common[best[-1]])
-        return Found(shared=common[best[-1]] if best else 0)
+                return Found(shared[key], state, shared[best[-1]])
+        return Found(shared=shared[best[-1]] if best else 0)
 
     def add(self, ids: Sequence[int], state: State, row: int) -> None:
         """Keep the state of a row that has read exactly `ids`, unless nearly all of it is there."""
@@ -62,7 +68,7 @@ class Prefixes:
         if kept is None or kept.nbytes > self.most_bytes:
             return
         if can_be_cut:  # so its own beginnings need not be kept
-            for key in [key for key, (of, _) in self._states.items() if _common(of, text) == len(of)]:
+            for key in [key for key, (of, _) in self._states.items() if common(of, text) == len(of)]:
                 self._remove(key)
         self._states[text.tobytes()] = (text, kept)
         self.nbytes += kept.nbytes
@@ -72,14 +78,15 @@ class Prefixes:
     def _has(self, text: NDArray[np.int64], can_be_cut: bool) -> bool:
         if not can_be_cut:
             return text.tobytes() in self._states
-        return any(len(text) - _common(text, of) < LEAST_TOKENS for of, _ in self._states.values())
+        return any(len(text) - common(text, of) < LEAST_TOKENS for of, _ in self._states.values())
 
     def _remove(self, key: bytes) -> None:
         self.nbytes -= self._states.pop(key)[1].nbytes
 
 
-def _common(a: NDArray[np.int64], b: NDArray[np.int64]) -> int:
+def common(a: ArrayLike, b: ArrayLike) -> int:
     """How many first numbers are the same."""
+    a, b = np.asarray(a, dtype=np.int64), np.asarray(b, dtype=np.int64)
     length = min(len(a), len(b))
     differs = a[:length] != b[:length]
     return int(differs.argmax()) if differs.any() else length

@@ -9,6 +9,7 @@ Shape letters: B rows, T positions, V vocabulary, C continuations (choices), W w
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate, pairwise
@@ -19,13 +20,16 @@ from torch import Tensor
 
 from malmoi.core.errors import UserError
 from malmoi.engine.engine import Engine, Prompt
+from malmoi.engine.prefixes import Found, common
+from malmoi.engine.reader import CHUNK_TOKENS, padded
 from malmoi.engine.request import Sampling, TopLogprobs
 from malmoi.engine.sampling import check_finite, top_logprobs
-from malmoi.engine.step import CHUNK_TOKENS, padded
-from malmoi.models.state import State
+from malmoi.models.state import KVState, State
 from malmoi.text.tokenizer import Tokenizer
 
 LOGITS_NUMBERS = 1 << 24  # at most this many logits at once: 64 MiB
+GROUPS_AT_ONCE = 8  # that what prompts have in common is looked for in
+LEAST_IN_PLACE = 8  # prompts that keep a step busy, so that choices need not be read side by side
 STATE_BYTES = 1 << 26  # for the copies of prompts' states; max_rows of them may take more
 
 Pair = tuple[list[int], list[int]]  # the ids of a prompt, and of what follows it
@@ -221,32 +225,88 @@ def _likelihoods(
     for prompt, rests in zip(prompts, choices, strict=True):
         engine.check_ids(prompt, rests)
     found: list[list[Likelihood]] = [[] for _ in prompts]
-    for group in engine.reader.groups([len(ids) for ids in prompts]):
-        of_group = _group(engine, [prompts[i] for i in group], [choices[i] for i in group])
+    for group, known in _groups(engine, prompts):
+        of_group = _group(engine, [prompts[i] for i in group], [choices[i] for i in group], known)
         for i, of_prompt in zip(group, of_group, strict=True):
             found[i] = of_prompt
     return found
 
 
+def _groups(engine: Engine, prompts: Sequence[list[int]]) -> Iterator[tuple[list[int], list[Found]]]:
+    """The numbers of prompts to read together, of which about as much is left to read, and what is known of
+    each. Those that begin alike come soon after each other, so that few states are held at once."""
+    order = sorted(range(len(prompts)), key=prompts.__getitem__)
+    for start in range(0, len(order), near := GROUPS_AT_ONCE * engine.max_rows):
+        numbers = order[start : start + near]
+        known = engine.reader.known([prompts[i] for i in numbers])
+        left = [len(prompts[i]) - one.length for i, one in zip(numbers, known, strict=True)]
+        for group in engine.reader.groups(left):
+            yield [numbers[n] for n in group], [known[n] for n in group]
+
+
 def _group(
-    engine: Engine, prompts: Sequence[list[int]], choices: Sequence[Sequence[list[int]]]
+    engine: Engine,
+    prompts: Sequence[list[int]],
+    choices: Sequence[Sequence[list[int]]],
+    known: Sequence[Found],
 ) -> list[list[Likelihood]]:
-    """Of prompts that are read together; the rows to read then are copies of their states."""
+    """Of prompts that are read together."""
     starts = [0, *accumulate(map(len, choices))]
     reads = [
         read for r, rests in enumerate(choices) for read in shared_reads(rests, r, first_number=starts[r])
     ]
-    logits_RV, state = engine.reader.read_prompts(prompts, max((len(it.ids) for it in reads), default=0))
+    room = max((len(it.ids) for it in reads), default=0)
+    logits_RV, state = engine.reader.read_prompts(prompts, room, known)
+    for r, one in enumerate(known):
+        if 2 * one.length < len(prompts[r]):  # or the most of it is kept anyhow
+            engine.reader.remember(prompts[r], state, r)
     totals = _Totals(starts[-1])
     totals.add(
         logits_RV[:, None], [(it.prompt, 0, ids[0], c) for it in reads for c, ids in it.choices if ids]
     )
-    most_rows = max(engine.max_rows, STATE_BYTES * len(prompts) // max(1, state.nbytes))
+    alike = all(rests == choices[0] for rests in choices)
+    if alike and len(prompts) >= LEAST_IN_PLACE and isinstance(state, KVState) and not engine.deterministic:
+        _read_in_place(engine, totals, choices[0], state)
+    else:
+        _read_copies(engine, totals, reads, state, len(prompts))
+    found = totals.likelihoods()
+    return [found[start:stop] for start, stop in pairwise(starts)]
+
+
+def _read_in_place(engine: Engine, totals: _Totals, choices: Sequence[list[int]], state: KVState) -> None:
+    """The same choices after every prompt, one after the other: each goes back to where it parts from the one
+    before. What a cache holds beyond its lengths is written over, so nothing is copied."""
+    wanted: defaultdict[tuple[int, ...], list[tuple[int, int]]] = defaultdict(
+        list
+    )  # what follows a beginning
+    for number, ids in enumerate(choices):
+        for t in range(1, len(ids)):
+            wanted[*ids[:t]].append((ids[t], number))
+    lengths_B, before, num_rows = state.lengths_B.clone(), list[int](), len(state.lengths_B)
+    width = max(1, LOGITS_NUMBERS // (engine.scorer.vocab_size * num_rows))
+    for ids in (read.ids for read in shared_reads(choices) if read.ids):
+        kept = common(before, ids)
+        for start in range(kept, len(ids), width):
+            state.lengths_B = lengths_B + start
+            part = ids[start : start + width]
+            logits_BTV = engine.scorer.step(*padded([part] * num_rows), state)
+            totals.add(logits_BTV, [
+                (b, t, id, b * len(choices) + number)
+                for t in range(len(part))
+                for id, number in wanted[*ids[: start + t + 1]]
+                for b in range(num_rows)
+            ])  # fmt: skip
+        before = ids
+
+
+def _read_copies(
+    engine: Engine, totals: _Totals, reads: Sequence[Read], state: State, num_prompts: int
+) -> None:
+    """Any choices, each after a copy of its prompt's state, many of them at once."""
+    most_rows = max(engine.max_rows, STATE_BYTES * num_prompts // max(1, state.nbytes))
     most_rows = 1 if engine.deterministic else most_rows
     for batch in batches(reads, most_rows, max(1, LOGITS_NUMBERS // engine.scorer.vocab_size)):
         _read(engine, totals, batch, state.select([read.prompt for read in batch]))
-    found = totals.likelihoods()
-    return [found[start:stop] for start, stop in pairwise(starts)]
 
 
 def _read(engine: Engine, totals: _Totals, batch: Sequence[Read], state: State) -> None:

@@ -20,10 +20,11 @@ import torch
 from torch import Tensor
 
 from malmoi.engine.constraints import Constrainer, constrained
-from malmoi.engine.prefixes import LEAST_TOKENS, Found, Prefixes
+from malmoi.engine.prefixes import Found
+from malmoi.engine.reader import Reader
 from malmoi.engine.request import FinishReason, Request, SampleRow, TokenEvent, TopLogprobs
 from malmoi.engine.sampling import check_finite, sample, top_logprobs
-from malmoi.models.state import Scorer, State
+from malmoi.models.state import State
 from malmoi.text.tokenizer import Tokenizer
 
 RESERVED_TOKENS = 512  # cache room made in advance for the answer; caches grow beyond it by themselves
@@ -75,9 +76,9 @@ class Choice:
 class Batch:
     """The running samples of an engine. Only `forward` and `sample` touch a state; the rest is safe."""
 
-    def __init__(self, reader: Reader, tokenizer: Tokenizer, prefixes: Prefixes) -> None:
+    def __init__(self, reader: Reader, tokenizer: Tokenizer) -> None:
         self.rows: dict[tuple[int, int], SampleRow] = {}  # (request, index) -> a sample that has not ended
-        self._reader, self._tokenizer, self._prefixes = reader, tokenizer, prefixes
+        self._reader, self._tokenizer = reader, tokenizer
         self._ends = tokenizer.specials.ends
         self._new: list[list[SampleRow]] = []  # of each request whose prompt is not read yet
         self._tiles: list[Tile] = []
@@ -221,7 +222,7 @@ class Batch:
         """What follows the last token of every row, new ones included."""
         samples, self._new = self._new, []
         parts = [part for tile in self._tiles for part in self._decoded(tile)]
-        found = [self._find(rows[0].ids) for rows in samples]
+        found = self._known([rows[0].ids for rows in samples])
         for rows, known in zip(samples, found, strict=True):
             for row in rows:
                 row.num_cached = known.length
@@ -266,7 +267,7 @@ class Batch:
         room = max(min(rows[0].params.max_tokens, RESERVED_TOKENS) for rows in samples)
         logits_RV, state = self._reader.read_prompts([rows[0].ids for rows in samples], room, found)
         for r, rows in enumerate(samples):
-            self._remember(rows[0].ids, state, r)
+            self._reader.remember(rows[0].ids, state, r)
         repeats = [r for r, rows in enumerate(samples) for _ in rows]
         logits_BV, rows = logits_RV[repeats], list(chain(*samples))
         if self._reader.deterministic:
@@ -277,27 +278,13 @@ class Batch:
         alike = len(rows) == len(samples)  # one sample each: the state is theirs as it is
         return [(Tile(rows, state if alike else state.select(repeats)), logits_BV)]
 
-    def _find(self, ids: Sequence[int]) -> Found:
-        """What is known of a prompt. Where another text began like it but its state there is forgotten, that
-        beginning is read now and kept."""
+    def _known(self, prompts: Sequence[Sequence[int]]) -> list[Found]:
+        """`Reader.known`; nothing where that fails."""
         try:
-            found = self._prefixes.find(ids)
-            if found.shared < found.length + LEAST_TOKENS:
-                return found
-            beginning = list(ids[: found.shared])
-            _, state = self._reader.read_prompts([beginning], len(ids) - len(beginning), [found])
+            return self._reader.known(prompts)
         except Exception:
-            _log.warning("a beginning could not be taken from the texts read before", exc_info=True)
-            return Found()
-        self._remember(beginning, state, 0)
-        return Found(found.shared, state, found.shared)
-
-    def _remember(self, ids: Sequence[int], state: State, row: int) -> None:
-        """Keep what a row has read for a prompt that begins so; nothing fails for want of it."""
-        try:
-            self._prefixes.add(ids, state, row)
-        except Exception:
-            _log.warning("a text that was read could not be kept", exc_info=True)
+            _log.warning("beginnings could not be shared; prompts are read whole", exc_info=True)
+            return [Found()] * len(prompts)
 
     # --- sample
 
@@ -310,7 +297,7 @@ class Batch:
             event = self._event(row, choice)
             self._emit(event)
             if event.finished and event.error is None and tile.state is not None:
-                self._remember(row.ids[: int(tile.state.lengths_B[b])], tile.state, b)
+                self._reader.remember(row.ids[: int(tile.state.lengths_B[b])], tile.state, b)
 
     def _choose(
         self, rows: Sequence[SampleRow], logits_BV: Tensor, uniforms: Sequence[float]
@@ -358,56 +345,3 @@ def choose(
         Choice(None) if b in stuck else Choice(id, logprob, top)
         for b, (id, logprob, top) in enumerate(zip(ids, logprobs, tops, strict=True))
     ]
-
-
-CHUNK_TOKENS = 1024  # a longer prompt is read alone and in pieces, which bounds the memory of activations
-
-
-@dataclass(frozen=True, slots=True)
-class Reader:
-    """Reads with a scorer, at most `max_rows` prompts at once; one, if deterministic."""
-
-    scorer: Scorer
-    max_rows: int
-    deterministic: bool
-
-    def read(self, rows: Sequence[Sequence[int]], state: State) -> Tensor:
-        """logits_BV after the last of each row's new tokens."""
-        ids_BT, counts_B = padded(rows)
-        return self.scorer.step(ids_BT, counts_B, state, last_only=True).squeeze(1)
-
-    def read_prompts(
-        self, prompts: Sequence[Sequence[int]], room: int, found: Sequence[Found] = ()
-    ) -> tuple[Tensor, State]:
-        """logits_BV after each prompt, and a state with room for `room` more tokens.
-
-        found: what is known of each prompt; nothing if not given.
-        """
-        longest = max(map(len, prompts)) + room
-        capacity = min(longest, self.scorer.context or longest)
-        if any(known.state for known in found):
-            known = [one.state or self.scorer.new_state(1) for one in found]
-            state = self.scorer.new_state(0, capacity).join(known)
-        else:
-            state = self.scorer.new_state(len(prompts), capacity)
-        left = [ids[length:] for ids, length in zip(prompts, state.lengths_B.tolist(), strict=True)]
-        longest = max(map(len, left))
-        assert len(prompts) == 1 or longest <= CHUNK_TOKENS
-        logits_BV = torch.empty(0)
-        for start in range(0, longest, CHUNK_TOKENS):
-            logits_BV = self.read([ids[start : start + CHUNK_TOKENS] for ids in left], state)
-        return logits_BV, state
-
-    def groups(self, lengths: Sequence[int]) -> list[list[int]]:
-        """Which prompts to read together: like lengths, and a long one (or, if deterministic, any) alone."""
-        order = sorted(range(len(lengths)), key=lengths.__getitem__)
-        short = [i for i in order if lengths[i] <= CHUNK_TOKENS and not self.deterministic]
-        groups = [short[start : start + self.max_rows] for start in range(0, len(short), self.max_rows)]
-        return groups + [[i] for i in order if i not in set(short)]
-
-
-def padded(rows: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
-    """ids_BT, filled with 0 on the right, and counts_B of real ones."""
-    counts = [len(row) for row in rows]
-    filled = [[*row, *[0] * (max(counts) - len(row))] for row in rows]
-    return torch.tensor(filled, dtype=torch.int64), torch.tensor(counts)
