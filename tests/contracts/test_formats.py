@@ -8,8 +8,9 @@ import pytest
 import torch
 from torch import nn
 
-from malmoi.models import int8, packed
+from malmoi.models import packed
 from malmoi.models.formats import DTYPES, QUANTIZED, WeightFormat, find_format
+from malmoi.models.native.linear import GroupPanels, NativeLinear
 from malmoi.models.packed import pack
 
 FORMATS = [*map(find_format, DTYPES), *(find_format(quantize=name) for name in QUANTIZED)]
@@ -30,8 +31,7 @@ class Tied(nn.Module):
 @pytest.fixture(params=["with our kernels", "without"])
 def _kernels(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     if request.param == "without":
-        for module in (packed, int8):
-            monkeypatch.setattr(module, "kernels", lambda: None)
+        monkeypatch.setattr(packed, "kernels", lambda: None)
     elif packed.kernels() is None:
         pytest.skip("our kernels are not used here")
 
@@ -76,12 +76,20 @@ def test_it_unpacks_and_looks_up_rows(format: WeightFormat, plain: Tied) -> None
 
 
 @every_format
-def test_it_takes_the_memory_of_its_numbers(format: WeightFormat) -> None:
-    matrix = torch.randn(64, 96).to(format.dtype)
-    rows = format.rows(matrix)
-    assert rows.numbers_NW.dtype == format.packed
-    assert rows.numbers_NW.nbytes <= matrix.numel() * format.packed.itemsize
-    assert rows.scales_N is None or rows.scales_N.nbytes == 64 * 4
+def test_it_takes_the_memory_of_its_numbers(format: WeightFormat, plain: Tied) -> None:
+    if packed.kernels() is None:
+        pytest.skip("our kernels are not used here")
+    plain.head = nn.Linear(96, 64, bias=False)
+    head = packed_as(format, plain).head
+    numbers, groups = 64 * 96, format.groups
+    if groups is None:
+        assert head.weight.nbytes == numbers * format.dtype.itemsize
+        return
+    assert isinstance(head, NativeLinear)
+    (panels,) = head.panels
+    assert isinstance(panels, GroupPanels)
+    in_fp16 = (1 + groups.has_least) * numbers // groups.size
+    assert panels.panels_PGB.nbytes == numbers * groups.bits // 8 + 2 * in_fp16
 
 
 def test_names_are_those_of_the_table() -> None:

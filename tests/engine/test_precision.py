@@ -64,7 +64,7 @@ def test_every_precision_answers(folder: Path) -> None:
 def test_a_wrong_precision_is_one_line(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="dtype is 'fp8'; it can be fp32, bf16, fp16"):
         malmoi.load(folder, dtype="fp8")
-    with pytest.raises(UserError, match="it can be int8"):
+    with pytest.raises(UserError, match="it can be int8, int4"):
         malmoi.load(folder, quantize="q4")
     with pytest.raises(UserError, match="leave dtype out"):
         malmoi.load(folder, quantize="int8", dtype="bf16")

@@ -15,15 +15,25 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
+from torch.nn import functional
 
-from malmoi.models import int8, packed
+from malmoi.models import packed
 from malmoi.models.build import build_model
 from malmoi.models.config import DynamicRope, TransformerConfig
-from malmoi.models.int8 import INT8, Int8Linear
+from malmoi.models.formats import GroupLayout, PackedRows
+from malmoi.models.grouped import INT4, INT8
 from malmoi.models.native import library
 from malmoi.models.native.decoder import PIECE_TOKENS
-from malmoi.models.native.linear import NativeEmbedding, NativeLinear, Panels
-from malmoi.models.packed import PackedLinear, pack
+from malmoi.models.native.linear import (
+    GROUP,
+    GroupPanels,
+    GroupSource,
+    NativeEmbedding,
+    NativeLinear,
+    Panels,
+    values_of,
+)
+from malmoi.models.packed import PackedLinear, pack, source_of
 from malmoi.models.transformer import Transformer
 from malmoi.util.hardware import cpu_flags, onednn_packs
 from tests.models.variants import SMALL, TRANSFORMERS, VOCAB
@@ -32,7 +42,8 @@ pytestmark = pytest.mark.skipif(
     library.kernels() is None, reason=f"our kernels are not used here: {library.why_not()}"
 )
 
-PRECISIONS = {"fp32": 2e-5, "bf16": 0.08, "int8": 0.25}  # and how far from fp32 logits may be, of their norm
+# and how far from fp32 logits may be, of their norm
+PRECISIONS = {"fp32": 2e-5, "bf16": 0.08, "int8": 0.15, "int4": 0.8}
 every_precision = pytest.mark.parametrize("precision", PRECISIONS)
 
 # Other builds: the compiler, the processor to compile for (empty: this one), and what they need of this one.
@@ -75,7 +86,7 @@ def model_of(config: TransformerConfig, precision: str = "fp32") -> tuple[Transf
     model = copy.deepcopy(plain)
     if precision == "bf16":
         model.to(torch.bfloat16)
-    pack(model, INT8 if precision == "int8" else None)
+    pack(model, {"int8": INT8, "int4": INT4}.get(precision))
     assert isinstance(plain, Transformer)
     assert isinstance(model, Transformer)
     return plain, model
@@ -192,7 +203,7 @@ def test_with_amx_many_rows_go_through_pytorchs_products(
     assert model.fused is not None
     assert isinstance(model.head, NativeLinear)
     in_bf16 = PackedLinear if onednn_packs(torch.bfloat16) else type(None)
-    kept = {"fp32": type(None), "bf16": in_bf16, "int8": Int8Linear}[precision]
+    kept = in_bf16 if precision == "bf16" else type(None)
     assert type(model.head.many) is kept
     most = NativeLinear.MANY_ROWS
     assert model.fused.pays(torch.tensor([most - 1]))
@@ -203,7 +214,7 @@ def test_with_amx_many_rows_go_through_pytorchs_products(
 @settings(max_examples=40, deadline=None)
 @given(
     rows=st.integers(0, 30), inputs=st.integers(1, 70), outputs=st.integers(1, 90), bias=st.booleans(),
-    kind=st.sampled_from(["fp32", "bf16", "int8"]), seed=st.integers(0, 1000),
+    kind=st.sampled_from(["fp32", "bf16"]), seed=st.integers(0, 1000),
 )  # fmt: skip
 def test_products_are_exact_for_what_the_matrix_holds(
     built: ctypes.CDLL, rows: int, inputs: int, outputs: int, bias: bool, kind: str, seed: int
@@ -211,36 +222,119 @@ def test_products_are_exact_for_what_the_matrix_holds(
     torch.manual_seed(seed)
     x_NI, matrix_OI = torch.randn(rows, inputs), torch.randn(outputs, inputs)
     bias_O = torch.randn(outputs) if bias else None
-    if kind == "int8":
-        most = built.malmoi_most()
-        scales_O = matrix_OI.abs().amax(1) / most
-        whole_OI = (matrix_OI / scales_O[:, None]).round().to(torch.int8)
-        panels = Panels.of(built, whole_OI, scales_O)
-        steps_N1 = x_NI.abs().amax(1, keepdim=True) / 127
-        x_NI_as_read = (x_NI / steps_N1).round() * steps_N1
-    else:
-        panels = Panels.of(built, matrix_OI if kind == "fp32" else matrix_OI.bfloat16())
-        x_NI_as_read = x_NI if kind == "fp32" else x_NI.bfloat16().float()
-    linear = NativeLinear(panels, bias_O)
+    panels = Panels.of(built, matrix_OI if kind == "fp32" else matrix_OI.bfloat16())
+    x_NI_as_read = x_NI if kind == "fp32" else x_NI.bfloat16().float()
+    linear = NativeLinear([panels], bias_O)
     found_NO = linear(x_NI)
     wanted_NO = x_NI_as_read.double() @ linear.weight.double().T + (0 if bias_O is None else bias_O)
-    # a value in the middle between two of 8 bits may go either way
-    most_off = (
-        1e-4
-        if kind != "int8"
-        else 1e-4 + float(linear.weight.abs().max()) * float(x_NI.abs().amax() if rows else 0) / 100
-    )
     assert found_NO.shape == (rows, outputs)
-    torch.testing.assert_close(found_NO.double(), wanted_NO, rtol=0, atol=most_off)
+    torch.testing.assert_close(found_NO.double(), wanted_NO, rtol=0, atol=1e-4)
     assert torch.equal(panels.rows(torch.arange(outputs)), linear.weight)
+
+
+LAYOUTS = [
+    GroupLayout(bits, size, has_least) for bits in (4, 8) for size in (16, 32) for has_least in (False, True)
+]  # fmt: skip
+
+
+def extremes(layout: GroupLayout, outputs: int, inputs: int) -> GroupSource:
+    """A matrix whose numbers are any that the layout has; many are the largest and the smallest."""
+    low = 0 if layout.has_least else -(2 ** (layout.bits - 1))
+    high = low + 2**layout.bits - 1
+    if layout.bits == 8:
+        low, high = -128, 127
+    numbers = (torch.randint(4 * low - high, 4 * high - low + 2, (outputs, inputs)) // 2).clamp(low, high)
+    groups = -(-inputs // layout.size)
+    scales = (0.5 + torch.rand(outputs, groups)).half().float()
+    least = torch.randn(outputs, groups).half().float() if layout.has_least else None
+    rows = PackedRows(numbers.to(torch.int8), scales, least)
+
+    def read(part: slice) -> PackedRows:
+        return PackedRows(rows.numbers_NW[part], scales[part], None if least is None else least[part])
+
+    return GroupSource((outputs, inputs), layout, 4.0, read)
+
+
+def values(layout: GroupLayout, rows: PackedRows) -> Tensor:
+    width = rows.numbers_NW.shape[1]
+
+    def wide(groups: Tensor) -> Tensor:
+        return groups.repeat_interleave(layout.size, 1)[:, :width]
+
+    assert rows.scales_NG is not None
+    found = rows.numbers_NW * wide(rows.scales_NG)
+    return found if rows.least_NG is None else found + wide(rows.least_NG)
+
+
+def in_8_bits(x_NI: Tensor) -> Tensor:
+    """As the kernels read them."""
+    width = x_NI.shape[1]
+    count = -(-width // GROUP)
+    groups = functional.pad(x_NI, (0, count * GROUP - width)).view(len(x_NI), count, GROUP)
+    steps = groups.abs().amax(2, keepdim=True) / 127
+    return ((groups / steps.clamp(min=1e-30)).round() * steps).flatten(1)[:, :width]
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    rows=st.integers(0, 30), inputs=st.integers(1, 130), outputs=st.integers(1, 90), bias=st.booleans(),
+    layout=st.sampled_from(LAYOUTS), seed=st.integers(0, 1000), all_largest=st.booleans(),
+)  # fmt: skip
+def test_products_in_groups_are_exact_for_what_the_matrix_holds(
+    built: ctypes.CDLL, rows: int, inputs: int, outputs: int, bias: bool, layout: GroupLayout, seed: int,
+    all_largest: bool,
+) -> None:  # fmt: skip
+    torch.manual_seed(seed)
+    x_NI = torch.randn(rows, inputs)
+    if all_largest:  # whose sums in 16 bits are the largest
+        x_NI = x_NI.sign()
+    bias_O = torch.randn(outputs) if bias else None
+    source = extremes(layout, outputs, inputs)
+    panels = GroupPanels.of(built, source)
+    linear = NativeLinear([panels], bias_O)
+    found_NO, matrix_OI = linear(x_NI), values(layout, source.read(slice(None)))
+    assert torch.equal(linear.weight, matrix_OI)
+    assert torch.equal(panels.rows(torch.arange(outputs)), matrix_OI)
+    terms_NOI = in_8_bits(x_NI).double()[:, None] * matrix_OI.double()
+    wanted_NO = terms_NOI.sum(2) + (0 if bias_O is None else bias_O)
+    # a value in the middle between two of 8 bits may go either way
+    most_off = 1e-4 + 1e-5 * terms_NOI.abs().sum(2)
+    apart = (found_NO - wanted_NO).abs()
+    step_N1 = x_NI.abs().amax(1, keepdim=True) / 127 if rows else torch.zeros(0, 1)
+    ties = float(matrix_OI.abs().max()) * step_N1
+    assert bool((apart <= most_off + ties * 1.01).all())
+    for row in range(rows):
+        assert torch.equal(linear(x_NI[row : row + 1])[0], found_NO[row])
+
+
+def test_a_matrix_of_several_formats(built: ctypes.CDLL) -> None:
+    torch.manual_seed(0)
+    x_NI, bias_O = torch.randn(9, 64), torch.randn(40 + 17 + 33)
+    sources = [
+        extremes(layout, outputs, 64) for layout, outputs in zip(LAYOUTS[1::2], (40, 17, 33), strict=False)
+    ]
+    linear = NativeLinear([GroupPanels.of(built, it) for it in sources], bias_O)
+    weight = torch.cat([values(it.layout, it.read(slice(None))) for it in sources])
+    assert torch.equal(linear.weight, weight)
+    torch.testing.assert_close(linear(x_NI), in_8_bits(x_NI) @ weight.T + bias_O, rtol=1e-4, atol=2e-2)
+
+
+def test_scales_of_any_size_are_kept() -> None:
+    found = library.kernels()
+    assert found is not None
+    for size in (1e-12, 1e-3, 1e6):
+        matrix = torch.randn(40, 64) * size * torch.logspace(-4, 0, 40)[:, None]
+        kept = values_of(GroupPanels.of(found, source_of(matrix, INT8)))
+        assert bool(((kept - matrix).norm(dim=1) < 0.01 * matrix.norm(dim=1)).all())
+    nothing = values_of(GroupPanels.of(found, source_of(torch.zeros(3, 5), INT4)))
+    assert torch.equal(nothing, torch.zeros(3, 5))
 
 
 @every_precision
 def test_every_build_computes_a_decoder(
     built: ctypes.CDLL, precision: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for module in (packed, int8):
-        monkeypatch.setattr(module, "kernels", lambda: built)
+    monkeypatch.setattr(packed, "kernels", lambda: built)
     for name in ("llama-gqa", "gpt2", "gemma2", "qwen3-window"):
         plain, model = model_of(TRANSFORMERS[name], precision)
         assert model.fused is not None
@@ -252,7 +346,7 @@ def test_a_matrix_that_two_modules_share_is_kept_once(precision: str) -> None:
     plain, model = model_of(TRANSFORMERS["gpt2"], precision)
     assert isinstance(model.embed, NativeEmbedding)
     assert isinstance(model.head, NativeLinear)
-    assert model.embed.panels is model.head.panels
+    assert (model.embed.panels,) == model.head.panels
     ids_BT = torch.tensor([[5, 7], [60, 0]])
     assert torch.equal(model.embed(ids_BT), model.head.weight[ids_BT])
     if precision == "fp32":
@@ -272,8 +366,9 @@ def test_a_packed_model_is_gone_with_its_last_name() -> None:
         gc.enable()
 
 
-def test_8_bits_keep_keys_and_values_in_16() -> None:
-    for precision, dtype in {"fp32": torch.float32, "bf16": torch.bfloat16, "int8": torch.bfloat16}.items():
+def test_few_bits_keep_keys_and_values_in_16() -> None:
+    for precision in PRECISIONS:
+        dtype = torch.float32 if precision == "fp32" else torch.bfloat16
         _, model = model_of(SMALL, precision)
         assert model.new_state(1, 4).rooms_LRKSC[0].dtype == dtype
 
@@ -328,9 +423,3 @@ def test_they_are_compiled_once(found_anew: pytest.MonkeyPatch, tmp_path: Path) 
     found_anew.setattr(library.subprocess, "run", lambda *_, **__: pytest.fail("compiled twice"))
     assert library.kernels() is not None
     assert list(tmp_path.rglob("*.so")) == [made]
-
-
-def test_weights_of_8_bits_are_those_that_the_build_can_add_up() -> None:
-    found = library.kernels()
-    assert found is not None
-    assert int(INT8.rows(torch.randn(4, 8)).numbers_NW.abs().max()) == found.malmoi_most()

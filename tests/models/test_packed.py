@@ -1,5 +1,4 @@
-"""Without our kernels, a packed model answers as the plain one does; in 8 bits nearly so, and the same in any
-batch."""
+"""Without our kernels, a packed model answers as the plain one does; in few bits nearly so."""
 
 from __future__ import annotations
 
@@ -10,11 +9,11 @@ import torch
 from torch import nn
 
 from malmoi.core.errors import UserError
-from malmoi.models import int8, packed
+from malmoi.models import packed
 from malmoi.models.build import build_model
 from malmoi.models.config import RecurrentConfig, TransformerConfig
 from malmoi.models.formats import find_format
-from malmoi.models.int8 import INT8, Int8Embedding, Int8Linear
+from malmoi.models.grouped import INT4, INT8, Grouped, GroupedEmbedding, GroupedLinear
 from malmoi.models.packed import PackedLinear, pack
 from malmoi.util.hardware import onednn_packs
 
@@ -34,7 +33,6 @@ every_model = pytest.mark.parametrize("name", CONFIGS)
 @pytest.fixture(autouse=True)
 def _without_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(packed, "kernels", lambda: None)
-    monkeypatch.setattr(int8, "kernels", lambda: None)
 
 
 def logits(model: nn.Module, ids_BT: torch.Tensor) -> torch.Tensor:
@@ -74,64 +72,62 @@ def test_small_matrices_stay_as_they_are() -> None:
 
 
 @every_model
-def test_int8_is_near_and_rows_of_a_batch_do_not_touch(name: str) -> None:
+@pytest.mark.parametrize(("format", "most"), [(INT8, 0.05), (INT4, 0.5)])
+def test_few_bits_are_near(format: Grouped, most: float, name: str) -> None:
     torch.manual_seed(0)
     plain = build_model(CONFIGS[name]).eval()
     for parameter in plain.parameters():
         parameter.data.mul_(4)  # logits that differ
     model, ids_BT = copy.deepcopy(plain), torch.randint(300, (5, 10))
-    pack(model, INT8)
+    pack(model, format)
     found_BTV, wanted_BTV = logits(model, ids_BT), logits(plain, ids_BT)
-    assert (found_BTV - wanted_BTV).norm() < 0.1 * wanted_BTV.norm()
+    assert (found_BTV - wanted_BTV).norm() < most * wanted_BTV.norm()
     alone_BTV = torch.cat([logits(model, row_BT) for row_BT in ids_BT.split(1)])
     torch.testing.assert_close(found_BTV, alone_BTV, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("bias", [False, True])
-def test_int8_linear_is_exact_for_rows_apart_and_near_for_values(bias: bool) -> None:
-    torch.manual_seed(1)
-    linear, x = nn.Linear(96, 40, bias=bias), torch.randn(7, 96) * torch.logspace(-6, 3, 7)[:, None]
-    eight = Int8Linear(INT8.rows(linear.weight), linear.bias)
-    with torch.inference_mode():
-        assert torch.equal(eight(x), torch.cat([eight(row) for row in x.split(1)]))
-        torch.testing.assert_close(eight(x), linear(x), rtol=0.0, atol=float(0.03 * x.norm(dim=1).max()))
-        error = (eight(x) - linear(x)).norm(dim=1) / linear(x).norm(dim=1)
-        assert float(error.max()) < 0.03
-        assert torch.equal(
-            eight(torch.zeros(1, 96))[0], torch.zeros(40) if linear.bias is None else linear.bias
-        )
-
-
+@pytest.mark.parametrize("format", [INT8, INT4])
 @pytest.mark.parametrize(("rows", "inputs", "outputs"), [(1, 1, 1), (1, 7, 3), (2, 33, 5), (17, 130, 65)])
-def test_int8_products_are_those_of_whole_numbers(rows: int, inputs: int, outputs: int) -> None:
+def test_products_in_groups(format: Grouped, rows: int, inputs: int, outputs: int) -> None:
     torch.manual_seed(3)
-    x, linear = torch.randn(rows, inputs), nn.Linear(inputs, outputs, bias=False)
-    eight = Int8Linear(INT8.rows(linear.weight), None)
-    steps = x.abs().amax(1, keepdim=True).double() / 127
-    wanted = ((x / steps).round() * steps) @ eight.weight.double().T
-    torch.testing.assert_close(eight(x).double(), wanted, rtol=1e-4, atol=1e-5)
+    x, linear = torch.randn(rows, inputs), nn.Linear(inputs, outputs)
+    found = format.linear(linear, format.rows(linear.weight))
+    assert isinstance(found, GroupedLinear)
+    torch.testing.assert_close(found(x), x @ found.weight.T + linear.bias)
 
 
-def test_weights_leave_room_where_the_processor_adds_in_16_bits(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(int8, "cpu_flags", lambda: frozenset({"avx2"}))
-    monkeypatch.setattr("platform.machine", lambda: "x86_64")
-    assert int(INT8.rows(torch.randn(4, 8)).numbers_NW.abs().max()) == 63
-
-
-def test_int8_rows_of_an_embedding_are_those_of_the_tied_output() -> None:
+def test_8_bits_are_the_nearest_steps_of_each_group() -> None:
     torch.manual_seed(2)
     model = build_model(CONFIGS["llama"]).eval()
+    assert isinstance(model.embed, nn.Embedding)
     rows = model.embed.weight.detach().clone()
+    rows[0, 0] = model.embed.weight.data[0, 0] = 7  # far from the others, and felt in its group alone
     pack(model, INT8)
-    assert isinstance(model.embed, Int8Embedding)
+    assert isinstance(model.embed, GroupedEmbedding)
     assert torch.equal(model.embed.weight, model.head.weight)
-    assert model.embed.rows is model.head.rows  # kept once
-    half_steps_V1 = rows.abs().amax(1, keepdim=True) / int8.most() / 2
-    assert bool(((model.embed.weight - rows).abs() <= 1.001 * half_steps_V1).all())
+    half_steps = rows.view(300, 2, 32).abs().amax(2).repeat_interleave(32, 1) / 127 / 2
     ids = torch.tensor([[5, 7]])
     assert torch.equal(model.embed(ids), model.embed.weight[ids])
 
 
+def test_4_bits_hold_what_16_steps_can() -> None:
+    steps_NG = torch.rand(6, 3) + 0.1
+    exact = (torch.arange(32) % 16 - 5.0).expand(6, 3, 32) * steps_NG[..., None]
+    found = INT4.linear(nn.Linear(96, 6), INT4.rows(exact.flatten(1)))
+    torch.testing.assert_close(found.weight, exact.flatten(1), rtol=0, atol=1e-5)
+
+
+def test_4_bits_leave_less_than_the_range_in_even_steps_does() -> None:
+    torch.manual_seed(4)
+    matrix = torch.randn(50, 320)
+    groups = matrix.view(50, 10, 32)
+    low, high = groups.aminmax(dim=-1, keepdim=True)
+    steps = (high - low) / 15
+    even = (((groups - low) / steps).round() * steps + low).flatten(1)
+    found = INT4.linear(nn.Linear(320, 50), INT4.rows(matrix)).weight
+    assert float((found - matrix).norm()) < 0.97 * float((even - matrix).norm())
+
+
 def test_other_ways_are_refused() -> None:
-    with pytest.raises(UserError, match="it can be int8"):
-        find_format(quantize="int4")
+    with pytest.raises(UserError, match="it can be int8, int4"):
+        find_format(quantize="int2")

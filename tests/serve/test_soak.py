@@ -22,7 +22,7 @@ import torch
 from malmoi.engine import Engine, Sampling
 from malmoi.models.build import build_model
 from malmoi.models.config import TransformerConfig
-from malmoi.models.int8 import INT8
+from malmoi.models.grouped import INT8
 from malmoi.models.packed import pack
 from malmoi.models.state import Scorer
 from malmoi.serve.catalogue import PREFIX_BYTES, LanguageEntry

@@ -20,29 +20,58 @@ DTYPES = {  # what a model computes with and holds
     "bf16": "malmoi.models.packed:BF16",
     "fp16": "malmoi.models.packed:FP16",
 }
-QUANTIZED = {"int8": "malmoi.models.int8:INT8"}  # in fewer bits than it computes with
+QUANTIZED = {  # in fewer bits than it computes with
+    "int8": "malmoi.models.grouped:INT8",
+    "int4": "malmoi.models.grouped:INT4",
+}
+
+
+class GroupLayout(NamedTuple):
+    """How whole numbers of few bits stand for weights: w = scale * number + least, in groups of inputs.
+
+    bits: 4 or 8. size: inputs in a group, 32 or 16. has_least: whether a group has a least value, and numbers
+    begin at 0; else they lie around 0.
+    """
+
+    bits: int
+    size: int = 32
+    has_least: bool = False
 
 
 class PackedRows(NamedTuple):
-    """A packed matrix: its numbers, and what multiplies each row of them, if anything does."""
+    """A packed matrix: its numbers (one a byte, where they are few bits), and what makes each group of them
+    weights, where there are groups."""
 
     numbers_NW: Tensor
-    scales_N: Tensor | None = None
+    scales_NG: Tensor | None = None
+    least_NG: Tensor | None = None
 
 
 class WeightFormat(Protocol):
-    """How rows are packed, multiplied and unpacked. Modules made here have a `weight`, the values that count.
+    """How rows are packed, multiplied and unpacked. What is made here has a `weight`: what counts."""
 
-    dtype: of the model before it is packed. packed: of the numbers, which our kernels multiply if they know
-    it. cache_dtype: of keys and values, if not the model's. error: how far a product may be from the plain
-    one, of its norm.
-    """
+    @property
+    def name(self) -> str: ...
 
-    name: str
-    dtype: torch.dtype
-    packed: torch.dtype
-    cache_dtype: torch.dtype | None
-    error: float
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the model before it is packed."""
+        ...
+
+    @property
+    def groups(self) -> GroupLayout | None:
+        """How its numbers stand for weights; None: they are these."""
+        ...
+
+    @property
+    def cache_dtype(self) -> torch.dtype | None:
+        """Of keys and values, if not the model's."""
+        ...
+
+    @property
+    def error(self) -> float:
+        """How far a product may be from the plain one, of its norm."""
+        ...
 
     def rows(self, matrix_NW: Tensor) -> PackedRows:
         """Pack a matrix."""
@@ -52,7 +81,7 @@ class WeightFormat(Protocol):
         """What multiplies by packed rows without our kernels."""
         ...
 
-    def linear_for_many(self, linear: nn.Linear, rows: PackedRows) -> nn.Module | None:
+    def linear_for_many(self, linear: nn.Linear) -> nn.Module | None:
         """What multiplies faster than our kernels where there are many rows and AMX; None: nothing."""
         ...
 

@@ -9,6 +9,7 @@ saved.
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -18,7 +19,15 @@ from malmoi.core.errors import UserError
 from malmoi.models.formats import DTYPES, QUANTIZED, PackedRows, WeightFormat, find_format
 from malmoi.models.native.decoder import FusedDecoder, can_fuse
 from malmoi.models.native.library import kernels
-from malmoi.models.native.linear import KINDS, NativeEmbedding, NativeLinear, Panels
+from malmoi.models.native.linear import (
+    KINDS,
+    AnyPanels,
+    GroupPanels,
+    GroupSource,
+    NativeEmbedding,
+    NativeLinear,
+    Panels,
+)
 from malmoi.models.transformer import Transformer
 from malmoi.util.hardware import has_amx, onednn_packs
 
@@ -50,11 +59,8 @@ class Plain:
     name: str
     dtype: torch.dtype
     error: float
+    groups: None = None
     cache_dtype: None = None
-
-    @property
-    def packed(self) -> torch.dtype:
-        return self.dtype
 
     def rows(self, matrix_NW: Tensor) -> PackedRows:
         return PackedRows(matrix_NW.detach())
@@ -64,8 +70,7 @@ class Plain:
         pays = linear.weight.numel() >= _LEAST_NUMBERS.get(self.dtype, torch.inf)
         return PackedLinear(linear) if pays and onednn_packs(self.dtype) else linear
 
-    def linear_for_many(self, linear: nn.Linear, rows: PackedRows) -> nn.Module | None:
-        del rows
+    def linear_for_many(self, linear: nn.Linear) -> nn.Module | None:
         return PackedLinear(linear) if self.dtype == torch.bfloat16 and onednn_packs(self.dtype) else None
 
     def embedding(self, embedding: nn.Embedding, rows: PackedRows) -> nn.Module:
@@ -78,11 +83,17 @@ BF16 = Plain("bf16", torch.bfloat16, error=0.02)
 FP16 = Plain("fp16", torch.float16, error=0.005)
 
 
-def pack(model: nn.Module, format: WeightFormat | None = None) -> None:
+Sources = Mapping[
+    str, Sequence[GroupSource]
+]  # by the name of the weight, whose rows are some after the others
+
+
+def pack(model: nn.Module, format: WeightFormat | None = None, sources: Sources | None = None) -> None:
     """Replace the matrices of a model on a processor, in place.
 
-    format: if not given, that of the model's own dtype. Raises UserError where fewer
-    bits are asked of a model on a GPU.
+    format: if not given, that of the model's own dtype. sources: where matrices come from that are not to be
+    in this format, but in the bits that they are stored in; their parameters are not read. Raises UserError
+    where fewer bits are asked of a model on a GPU.
     """
     parameter = next(model.parameters())
     on_cpu = parameter.device.type == "cpu"
@@ -93,8 +104,9 @@ def pack(model: nn.Module, format: WeightFormat | None = None) -> None:
     if not on_cpu:
         return
     model.to(format.dtype)
-    library = kernels() if format.packed in KINDS else None
-    _replace(model, _Packer(format, library, model))
+    library = kernels() if format.groups is not None or format.dtype in KINDS else None
+    assert library is not None or not sources
+    _replace(model, _Packer(format, library, model, sources or {}))
     if library is not None and can_fuse(model):
         assert isinstance(model, Transformer)
         model.fused = FusedDecoder(model)
@@ -117,33 +129,57 @@ class _Packer:
     matrices are kept for them, too.
     """
 
-    def __init__(self, format: WeightFormat, library: ctypes.CDLL | None, model: nn.Module) -> None:
+    def __init__(
+        self, format: WeightFormat, library: ctypes.CDLL | None, model: nn.Module, sources: Sources
+    ) -> None:
         self._format, self._library = format, library
         self._multiplied = {id(module.weight) for module in model.modules() if type(module) is nn.Linear}
         self._rows: dict[int, PackedRows] = {}
-        self._panels: dict[int, Panels] = {}
+        self._panels: dict[int, Sequence[AnyPanels]] = {}
+        self._sources = {
+            id(it): sources[name]
+            for name, it in model.named_parameters(remove_duplicate=False)
+            if name in sources
+        }
 
     def __call__(self, module: nn.Module) -> nn.Module:
         if self._library is not None and type(module) is nn.Linear:
             panels = self._in_panels(self._library, module.weight)
-            many = self._format.linear_for_many(module, self._packed(module.weight)) if has_amx() else None
+            many = self._format.linear_for_many(module) if has_amx() else None
             return NativeLinear(panels, module.bias, many)
         if self._library is None and isinstance(module, nn.Linear):
             return self._format.linear(module, self._packed(module.weight))
         if isinstance(module, nn.Embedding):
-            if self._library is not None and id(module.weight) in self._multiplied:
-                return NativeEmbedding(self._in_panels(self._library, module.weight))
+            shared = id(module.weight) in self._multiplied or id(module.weight) in self._sources
+            if self._library is not None and shared:
+                (panels,) = self._in_panels(self._library, module.weight)
+                return NativeEmbedding(panels)
             return self._format.embedding(module, self._packed(module.weight))
         return module
 
     def _packed(self, weight: Tensor) -> PackedRows:
-        if self._format.packed == weight.dtype:  # not kept: memory would hold the model twice
+        if self._format.groups is None:  # not kept: memory would hold the model twice
             return self._format.rows(weight)
         if (rows := self._rows.get(id(weight))) is None:
             rows = self._rows[id(weight)] = self._format.rows(weight)
         return rows
 
-    def _in_panels(self, library: ctypes.CDLL, weight: Tensor) -> Panels:
+    def _in_panels(self, library: ctypes.CDLL, weight: Tensor) -> Sequence[AnyPanels]:
         if (panels := self._panels.get(id(weight))) is None:
-            panels = self._panels[id(weight)] = Panels.of(library, *self._packed(weight))
+            panels = self._panels[id(weight)] = self._new_panels(library, weight)
         return panels
+
+    def _new_panels(self, library: ctypes.CDLL, weight: Tensor) -> Sequence[AnyPanels]:
+        if sources := self._sources.get(id(weight)):
+            return [GroupPanels.of(library, source) for source in sources]
+        if self._format.groups is None:
+            return [Panels.of(library, self._format.rows(weight).numbers_NW)]
+        return [GroupPanels.of(library, source_of(weight, self._format))]
+
+
+def source_of(matrix_NW: Tensor, format: WeightFormat) -> GroupSource:
+    """A matrix that is brought to few bits."""
+    assert format.groups is not None
+    largest = 0.0 if not matrix_NW.numel() else float(matrix_NW.detach().abs().amax())
+    count, width = matrix_NW.shape
+    return GroupSource((count, width), format.groups, largest, lambda part: format.rows(matrix_NW[part]))

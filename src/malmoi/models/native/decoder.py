@@ -46,7 +46,7 @@ class FusedDecoder:
         self._kept: list[Tensor] = []  # what the structures refer to
         config = model.config
         layers = [self._layer(model, layer) for layer in range(config.layers)]
-        self._library = _native(model.head).panels.library
+        self._library = _native(model.head).panels[0].library
         self._most_tokens = None if _native(model.head).many is None else NativeLinear.MANY_ROWS
         self._decoder = library.Decoder(
             layers=(library.Layer * len(layers))(*layers),

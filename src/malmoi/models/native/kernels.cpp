@@ -5,6 +5,10 @@
 // four in 8 bits) are ordered by input, then by output, so a vector holds one word of LANES outputs, and one
 // word of a row, repeated, multiplies it. Every output is summed over the inputs in their order whatever
 // stands beside it, so a row's result does not depend on the other rows of a call.
+//
+// In 4 and 8 bits the inputs come in groups, each of which has a scale, and maybe a least value, for every
+// output: w = scale * whole + least. A row is brought to 8 bits in groups of its own, so that what a group
+// gives is a sum of whole numbers, and only the groups' sums are added up in fp32.
 
 #include <algorithm>
 #include <cmath>
@@ -22,10 +26,13 @@ using std::int64_t;
 
 #if defined(__AVX512F__)
 constexpr int LANES = 16, TILE = 12;  // 24 sums, 2 words of a panel and the repeated one in 32 registers
+constexpr int GROUP_TILE = 8;         // and 4 words where two lie in one
 #else
 constexpr int LANES = 8, TILE = 6;  // 12 sums in 16 registers
+constexpr int GROUP_TILE = 4;
 #endif
 constexpr int WIDE = 2 * LANES;
+constexpr int GROUP = 32;  // inputs that a row has one scale for
 constexpr int64_t SCORES = 1 << 18;  // of a block of queries at once (1 MiB), but TILE queries at least
 
 typedef float Floats __attribute__((vector_size(4 * LANES)));
@@ -174,48 +181,68 @@ inline void in_vectors(int64_t count, F f) {
 
 // --- products
 
-enum Kind : int64_t { FP32, BF16, INT8 };
+enum Kind : int64_t { FP32, BF16, NIBBLES, BYTES };
+
+inline int64_t num_groups(int64_t inputs) { return (inputs + GROUP - 1) / GROUP; }
 
 struct Matrix {
     const char* panels;
-    const float* scales;  // INT8: of each output
-    const int32_t* sums;  // INT8: 128 times the sum of each output's weights
-    const float* bias;    // or null
+    const float* bias;   // or null
+    const Matrix* next;  // whose outputs follow these; it has the same inputs, and like this one groups or none
     int64_t outputs, inputs, kind;
+    int64_t group, has_least;  // NIBBLES and BYTES: inputs in a group, and whether each has a least value
+    float unit;                // and what multiplies all scales and least values
+
+    bool has_groups() const { return kind == NIBBLES || kind == BYTES; }
 
     int64_t words() const {
-        int64_t group = kind == FP32 ? 1 : kind == BF16 ? 2 : 4;
-        return (inputs + group - 1) / group;
+        if (has_groups()) return num_groups(inputs) * (GROUP / 4);
+        int64_t in_word = kind == FP32 ? 1 : 2;
+        return (inputs + in_word - 1) / in_word;
     }
+
+    int64_t all_outputs() const { return outputs + (next ? next->all_outputs() : 0); }
 };
 
 // Rows brought to a matrix's kind.
 struct Rows {
-    uint32_t* words;  // `stride` apart
-    float* largest;   // INT8: each row's largest magnitude / 127
-    int64_t stride;
+    uint32_t* words;  // `stride` apart; where there are groups, four whole numbers from -127 to 127 each
+    float* scales;    // of each group of GROUP inputs, `stride / 8` apart
+    int32_t* sums;    // of the whole numbers of each half of a group, `stride / 4` apart
+    int64_t stride;   // a multiple of GROUP
 
     void put(int64_t row, const float* x, const Matrix& matrix) const {
         uint32_t* to = words + row * stride;
         int64_t count = matrix.inputs;
+        if (matrix.has_groups()) return put_groups(row, x, count);
         to[matrix.words() - 1] = 0;
-        if (matrix.kind == FP32) {
-            std::memcpy(to, x, count * sizeof(float));
-        } else if (matrix.kind == BF16) {
-            halve(reinterpret_cast<uint16_t*>(to), x, count);
-        } else {
+        if (matrix.kind == FP32) std::memcpy(to, x, count * sizeof(float));
+        else halve(reinterpret_cast<uint16_t*>(to), x, count);
+    }
+
+  private:
+    void put_groups(int64_t row, const float* x, int64_t count) const {
+        auto* bytes = reinterpret_cast<int8_t*>(words + row * stride);
+        for (int64_t g = 0; g < num_groups(count); g++) {
+            float group[GROUP] = {};
+            std::memcpy(group, x + g * GROUP, std::min<int64_t>(GROUP, count - g * GROUP) * sizeof(float));
             Floats magnitudes{};
-            each(count, [&](int64_t i, int64_t some) {
-                Floats value = load_up_to(x + i, some);
+            for (int i = 0; i < GROUP; i += LANES) {
+                Floats value = load(group + i);
                 value = value < 0 ? -value : value;
                 magnitudes = value > magnitudes ? value : magnitudes;
-            });
-            float most = ::largest(magnitudes), factor = most > 0 ? 127 / most : 0;
-            auto* bytes = reinterpret_cast<uint8_t*>(to);
-            // rounded as in `exponential`; 128 more, for the products take bytes without a sign
-            for (int64_t i = 0; i < count; i++)
-                bytes[i] = uint8_t(bits<int32_t>(x[i] * factor + 12582912.0f) + 128);
-            largest[row] = most / 127;
+            }
+            float most = largest(magnitudes), factor = most > 1e-30f ? 127 / most : 0;
+            int32_t whole[GROUP];  // rounded as in `exponential`
+            for (int i = 0; i < GROUP; i++)
+                whole[i] = bits<int32_t>(group[i] * factor + 12582912.0f) - 0x4b400000;
+            for (int i = 0; i < GROUP; i++) bytes[g * GROUP + i] = int8_t(whole[i]);
+            for (int half = 0; half < 2; half++) {
+                int32_t total = 0;
+                for (int i = 0; i < GROUP / 2; i++) total += whole[half * GROUP / 2 + i];
+                sums[row * (stride / 4) + 2 * g + half] = total;
+            }
+            scales[row * (stride / 8) + g] = most / 127;
         }
     }
 };
@@ -235,31 +262,6 @@ struct Bf16 {
 #else
         total += bits<float>(word << 16) * bits<Floats>(panel << 16);
         total += bits<float>(word & 0xffff0000u) * bits<Floats>(panel & 0xffff0000u);
-#endif
-    }
-};
-
-#if defined(__AVX512VNNI__) || defined(__AVXVNNI__)
-constexpr int MOST = 127;
-#else
-constexpr int MOST = 63;  // pairs of products are summed in 16 bits
-#endif
-
-struct Int8 {
-    using Sums = Ints;
-    static void add(Sums& total, uint32_t word, Words panel) {
-#if defined(__AVX512VNNI__)
-        auto four = _mm512_set1_epi32(word);
-        total = bits<Ints>(_mm512_dpbusd_epi32(bits<__m512i>(total), four, bits<__m512i>(panel)));
-#elif defined(__AVX512BW__)
-        __m512i pairs = _mm512_maddubs_epi16(_mm512_set1_epi32(word), bits<__m512i>(panel));
-        total += bits<Ints>(_mm512_madd_epi16(pairs, _mm512_set1_epi16(1)));
-#elif defined(__AVXVNNI__)
-        auto four = _mm256_set1_epi32(word);
-        total = bits<Ints>(_mm256_dpbusd_avx_epi32(bits<__m256i>(total), four, bits<__m256i>(panel)));
-#else
-        __m256i pairs = _mm256_maddubs_epi16(_mm256_set1_epi32(word), bits<__m256i>(panel));
-        total += bits<Ints>(_mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
 #endif
     }
 };
@@ -300,12 +302,15 @@ void tile_of(
     if constexpr (R > 1) tile_of<Op, fetches, R - 1>(rows, x, stride, panel, words, out, ahead);
 }
 
-inline int64_t num_tiles(int64_t rows) { return (rows + TILE - 1) / TILE; }
+template <int most = TILE>
+inline int64_t num_tiles(int64_t rows) {
+    return (rows + most - 1) / most;
+}
 
-// f(first, count) for tiles of nearly equal height
-template <class F>
+// f(first, count) for tiles of nearly equal height, `most` rows at most
+template <int most = TILE, class F>
 inline void in_tiles(int64_t rows, F f) {
-    int64_t tiles = num_tiles(rows);
+    int64_t tiles = num_tiles<most>(rows);
     for (int64_t t = 0; t < tiles; t++) f(rows * t / tiles, rows * (t + 1) / tiles - rows * t / tiles);
 }
 
@@ -326,15 +331,7 @@ void product_of(const Matrix& matrix, const Rows& x, int64_t rows, Put put) {
             ahead.from += words * ahead.step;
             for (int64_t r = 0; r < height; r++) {
                 float values[WIDE];
-                if constexpr (std::is_same_v<Op, Int8>) {
-                    const float* scales = matrix.scales + begin;
-                    float largest = x.largest[first + r];
-                    const int32_t* sums = matrix.sums + begin;
-                    for (int64_t i = 0; i < count; i++)
-                        values[i] = float(out[r][i] - sums[i]) * scales[i] * largest;
-                } else {
-                    std::memcpy(values, out[r], sizeof values);
-                }
+                std::memcpy(values, out[r], sizeof values);
                 if (matrix.bias)
                     for (int64_t i = 0; i < count; i++) values[i] += matrix.bias[begin + i];
                 put(first + r, begin, count, values);
@@ -343,20 +340,240 @@ void product_of(const Matrix& matrix, const Rows& x, int64_t rows, Put put) {
     }
 }
 
+// --- products in groups
+
+#if defined(__AVX512F__)
+using Vector = __m512i;
+inline Floats from_halves(const char* from) { return bits<Floats>(_mm512_cvtph_ps(read<__m256i>(from))); }
+#else
+using Vector = __m256i;
+inline Floats from_halves(const char* from) { return bits<Floats>(_mm256_cvtph_ps(read<__m128i>(from))); }
+#endif
+
+inline Floats multiply_add(Floats a, Floats b, Floats c) {  // rounded once in every build
+#if defined(__AVX512F__)
+    return bits<Floats>(_mm512_fmadd_ps(bits<__m512>(a), bits<__m512>(b), bits<__m512>(c)));
+#else
+    return bits<Floats>(_mm256_fmadd_ps(bits<__m256>(a), bits<__m256>(b), bits<__m256>(c)));
+#endif
+}
+
+#if defined(__AVX512VNNI__)
+constexpr bool HAS_VNNI = true;
+inline Vector add_products(Vector total, Vector whole, Vector x) { return _mm512_dpbusd_epi32(total, whole, x); }
+#elif defined(__AVX512F__)
+constexpr bool HAS_VNNI = false;
+inline Vector pairs_of(Vector whole, Vector x) { return _mm512_maddubs_epi16(whole, x); }
+inline Vector add_pairs(Vector a, Vector b) { return _mm512_add_epi16(a, b); }
+inline Vector fours_of(Vector pairs) { return _mm512_madd_epi16(pairs, _mm512_set1_epi16(1)); }
+inline Vector magnitude(Vector w) { return _mm512_abs_epi8(w); }
+inline Vector signed_by(Vector x, Vector w) {
+    return _mm512_mask_sub_epi8(x, _mm512_movepi8_mask(w), _mm512_setzero_si512(), x);
+}
+#elif defined(__AVXVNNI__)
+constexpr bool HAS_VNNI = true;
+inline Vector add_products(Vector total, Vector whole, Vector x) {
+    return _mm256_dpbusd_avx_epi32(total, whole, x);
+}
+#else
+constexpr bool HAS_VNNI = false;
+inline Vector pairs_of(Vector whole, Vector x) { return _mm256_maddubs_epi16(whole, x); }
+inline Vector add_pairs(Vector a, Vector b) { return _mm256_add_epi16(a, b); }
+inline Vector fours_of(Vector pairs) { return _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)); }
+inline Vector magnitude(Vector w) { return _mm256_abs_epi8(w); }
+inline Vector signed_by(Vector x, Vector w) { return _mm256_sign_epi8(x, w); }
+#endif
+
+inline Vector repeated(uint32_t word) { return bits<Vector>(Words{} + word); }
+
+// Adds the products of a group's words to dots[R][2]: `x` has R rows, `from` the words of WIDE outputs.
+
+// Two words in one, 0 to 15: the low halves of bytes are the first words, the high ones those half a group on.
+struct Nibbles {
+    static constexpr int64_t bytes_of(int64_t group) { return group / 2 * WIDE; }
+    static constexpr int32_t offset(bool has_least) { return has_least ? 0 : 8; }
+
+    template <int R, int WORDS>
+    static void dot(const uint32_t* x, int64_t stride, const char* from, Vector (&dots)[R][2]) {
+        constexpr int apart = WORDS / 2;
+        const Words low = Words{} + 0x0f0f0f0fu;
+#if defined(__AVX512VNNI__) || (defined(__AVXVNNI__) && !defined(__AVX512F__))
+        for (int k = 0; k < apart; k++, from += 4 * WIDE) {
+            Words first = read<Words>(from), second = read<Words>(from + 4 * LANES);
+            Vector near[2] = {bits<Vector>(first & low), bits<Vector>(second & low)};
+            Vector far[2] = {bits<Vector>(first >> 4 & low), bits<Vector>(second >> 4 & low)};
+#pragma GCC unroll 16
+            for (int r = 0; r < R; r++) {
+                Vector a = repeated(x[r * stride + k]), b = repeated(x[r * stride + k + apart]);
+                for (int v = 0; v < 2; v++)
+                    dots[r][v] = add_products(add_products(dots[r][v], near[v], a), far[v], b);
+            }
+        }
+#else
+        Vector pairs[R][2] = {};  // at most 32 * 15 * 127 / 2 each, which 16 bits hold
+        for (int k = 0; k < apart; k++, from += 4 * WIDE) {
+            Words first = read<Words>(from), second = read<Words>(from + 4 * LANES);
+            Vector near[2] = {bits<Vector>(first & low), bits<Vector>(second & low)};
+            Vector far[2] = {bits<Vector>(first >> 4 & low), bits<Vector>(second >> 4 & low)};
+#pragma GCC unroll 16
+            for (int r = 0; r < R; r++) {
+                Vector a = repeated(x[r * stride + k]), b = repeated(x[r * stride + k + apart]);
+                for (int v = 0; v < 2; v++)
+                    pairs[r][v] = add_pairs(pairs[r][v], add_pairs(pairs_of(near[v], a), pairs_of(far[v], b)));
+            }
+        }
+        for (int r = 0; r < R; r++)
+            for (int v = 0; v < 2; v++)
+                dots[r][v] = bits<Vector>(bits<Ints>(dots[r][v]) + bits<Ints>(fours_of(pairs[r][v])));
+#endif
+    }
+};
+
+// Bytes from -128 to 127, 128 more in memory.
+struct Bytes {
+    static constexpr int64_t bytes_of(int64_t group) { return group * WIDE; }
+    static constexpr int32_t offset(bool) { return HAS_VNNI ? 128 : 0; }
+
+    template <int R, int WORDS>
+    static void dot(const uint32_t* x, int64_t stride, const char* from, Vector (&dots)[R][2]) {
+        for (int k = 0; k < WORDS; k++, from += 4 * WIDE) {
+            Words first = read<Words>(from), second = read<Words>(from + 4 * LANES);
+#if defined(__AVX512VNNI__) || (defined(__AVXVNNI__) && !defined(__AVX512F__))
+            Vector whole[2] = {bits<Vector>(first), bits<Vector>(second)};
+#pragma GCC unroll 16
+            for (int r = 0; r < R; r++) {
+                Vector a = repeated(x[r * stride + k]);
+                for (int v = 0; v < 2; v++) dots[r][v] = add_products(dots[r][v], whole[v], a);
+            }
+#else
+            // pairs of products are summed in 16 bits, which hold two of 128 * 127
+            Vector whole[2] = {bits<Vector>(first ^ 0x80808080u), bits<Vector>(second ^ 0x80808080u)};
+            Vector magnitudes[2] = {magnitude(whole[0]), magnitude(whole[1])};
+#pragma GCC unroll 16
+            for (int r = 0; r < R; r++) {
+                Vector a = repeated(x[r * stride + k]);
+                for (int v = 0; v < 2; v++) {
+                    Vector fours = fours_of(pairs_of(magnitudes[v], signed_by(a, whole[v])));
+                    dots[r][v] = bits<Vector>(bits<Ints>(dots[r][v]) + bits<Ints>(fours));
+                }
+            }
+#endif
+        }
+    }
+};
+
+// out[R][WIDE] of R rows, from the `first` on, and one panel: of each group the scales, the least values if
+// it has some, both in fp16, and its words.
+template <class Op, int R, int INPUTS, bool has_least>
+void group_tile(
+    const Rows& rows, int64_t first, const char* panel, int64_t groups, float (*out)[WIDE], Ahead ahead
+) {
+    constexpr int WORDS = INPUTS / 4, PARTS = GROUP / INPUTS;  // a row's group has PARTS of the matrix's
+    const uint32_t* x = rows.words + first * rows.stride;
+    const float* scales = rows.scales + first * (rows.stride / 8);
+    const int32_t* sums = rows.sums + first * (rows.stride / 4);
+    Floats totals[R][2] = {};
+    for (int64_t g = 0; g < groups; g++) {
+        for (int64_t at = 0; at < ahead.step; at += 64) __builtin_prefetch(ahead.from + at, 0, 2);
+        ahead.from += ahead.step;
+        Floats factors[2] = {from_halves(panel), from_halves(panel + 2 * LANES)}, least[2];
+        panel += 2 * WIDE;
+        if (has_least) {
+            least[0] = from_halves(panel), least[1] = from_halves(panel + 2 * LANES);
+            panel += 2 * WIDE;
+        }
+        Vector dots[R][2];
+        int32_t whole[R];
+#pragma GCC unroll 16
+        for (int r = 0; r < R; r++) {
+            const int32_t* halves = sums + r * (rows.stride / 4);
+            whole[r] = PARTS == 2 ? halves[g] : halves[2 * g] + halves[2 * g + 1];
+            dots[r][0] = dots[r][1] = repeated(uint32_t(-Op::offset(has_least) * whole[r]));
+        }
+        Op::template dot<R, WORDS>(x + g * WORDS, rows.stride, panel, dots);
+        panel += Op::bytes_of(INPUTS);
+#pragma GCC unroll 16
+        for (int r = 0; r < R; r++) {
+            float scale = scales[r * (rows.stride / 8) + g / PARTS];
+            for (int v = 0; v < 2; v++) {
+                Floats dot = __builtin_convertvector(bits<Ints>(dots[r][v]), Floats);
+                totals[r][v] = multiply_add(dot, factors[v] * scale, totals[r][v]);
+                if (has_least)
+                    totals[r][v] = multiply_add(least[v], Floats{} + scale * float(whole[r]), totals[r][v]);
+            }
+        }
+    }
+    std::memcpy(out, totals, sizeof totals);
+}
+
+template <class Op, int INPUTS, bool has_least, int R = GROUP_TILE>
+void group_tile_of(
+    int64_t height, const Rows& rows, int64_t first, const char* panel, int64_t groups, float (*out)[WIDE],
+    Ahead ahead
+) {
+    if (height == R) return group_tile<Op, R, INPUTS, has_least>(rows, first, panel, groups, out, ahead);
+    if constexpr (R > 1)
+        group_tile_of<Op, INPUTS, has_least, R - 1>(height, rows, first, panel, groups, out, ahead);
+}
+
+template <class Op, int INPUTS, bool has_least, class Put>
+void group_product(const Matrix& matrix, const Rows& x, int64_t rows, Put put) {
+    int64_t panels = (matrix.outputs + WIDE - 1) / WIDE, groups = num_groups(matrix.inputs) * (GROUP / INPUTS);
+    int64_t step = (has_least ? 4 : 2) * WIDE + Op::bytes_of(INPUTS), bytes = groups * step;
+    int64_t tiles = num_tiles<GROUP_TILE>(rows);
+    int64_t chunk = std::max<int64_t>(1, panels / (4 * omp_get_num_threads()));
+#pragma omp for schedule(dynamic, chunk)
+    for (int64_t p = 0; p < panels; p++) {
+        const char* panel = matrix.panels + p * bytes;
+        int64_t begin = p * WIDE, count = std::min<int64_t>(WIDE, matrix.outputs - begin);
+        // each tile fetches a part of the next panel
+        Ahead ahead = p + 1 == panels || tiles > 4 ? Ahead{panel, 0} : Ahead{panel + bytes, step / tiles};
+        in_tiles<GROUP_TILE>(rows, [&](int64_t first, int64_t height) {
+            alignas(64) float out[GROUP_TILE][WIDE];
+            group_tile_of<Op, INPUTS, has_least>(height, x, first, panel, groups, out, ahead);
+            ahead.from += groups * ahead.step;
+            for (int64_t r = 0; r < height; r++) {
+                for (int64_t i = 0; i < count; i++) out[r][i] *= matrix.unit;
+                if (matrix.bias)
+                    for (int64_t i = 0; i < count; i++) out[r][i] += matrix.bias[begin + i];
+                put(first + r, begin, count, out[r]);
+            }
+        });
+    }
+}
+
+template <class Op, class Put>
+void group_products(const Matrix& matrix, const Rows& x, int64_t rows, Put put) {
+    if (matrix.group == GROUP) {
+        if (matrix.has_least) group_product<Op, GROUP, true>(matrix, x, rows, put);
+        else group_product<Op, GROUP, false>(matrix, x, rows, put);
+    } else {
+        if (matrix.has_least) group_product<Op, GROUP / 2, true>(matrix, x, rows, put);
+        else group_product<Op, GROUP / 2, false>(matrix, x, rows, put);
+    }
+}
+
 // put(row, first output, count, values) for all of x W^T + bias; to be called by all threads
 template <class Put>
 void product(const Matrix& matrix, const Rows& x, int64_t rows, Put put) {
     if (rows == 0) return;
-    auto run = [&](auto op) {
+    int64_t before = 0;
+    auto put_here = [&](int64_t row, int64_t begin, int64_t count, const float* values) {
+        put(row, before + begin, count, values);
+    };
+    auto run = [&](const Matrix& part, auto op) {
         using Op = decltype(op);
         // Very few rows leave so little to compute that the processor itself fetches as fast as memory gives,
         // and with very many a panel is read from memory once in a long while.
-        if (rows > 8 && num_tiles(rows) <= 2) product_of<Op, true>(matrix, x, rows, put);
-        else product_of<Op, false>(matrix, x, rows, put);
+        if (rows > 8 && num_tiles(rows) <= 2) product_of<Op, true>(part, x, rows, put_here);
+        else product_of<Op, false>(part, x, rows, put_here);
     };
-    if (matrix.kind == FP32) run(Fp32());
-    else if (matrix.kind == BF16) run(Bf16());
-    else run(Int8());
+    for (const Matrix* part = &matrix; part; before += part->outputs, part = part->next) {
+        if (part->kind == FP32) run(*part, Fp32());
+        else if (part->kind == BF16) run(*part, Bf16());
+        else if (part->kind == NIBBLES) group_products<Nibbles>(*part, x, rows, put_here);
+        else group_products<Bytes>(*part, x, rows, put_here);
+    }
 }
 
 auto into(float* y, int64_t stride) {
@@ -414,8 +631,9 @@ struct Task {
 };
 
 struct Scratch {
-    std::vector<float> qkv, attended, hidden, added, largest;
+    std::vector<float> qkv, attended, hidden, added, scales;
     std::vector<uint32_t> words;
+    std::vector<int32_t> sums;
     std::vector<Task> tasks;
     std::vector<int64_t> row_of, position_of;
 
@@ -427,6 +645,16 @@ struct Scratch {
 };
 
 thread_local Scratch scratch;  // of the thread that calls
+
+// Room for rows of so many inputs.
+Rows rows_of(int64_t count, int64_t inputs) {
+    int64_t stride = num_groups(inputs) * GROUP;
+    return {
+        Scratch::room(scratch.words, count * stride), Scratch::room(scratch.scales, count * stride / 8),
+        Scratch::room(scratch.sums, count * stride / 4), stride
+    };
+}
+
 thread_local std::vector<float> thread_scores, thread_panel, thread_row;
 
 class Forward {
@@ -441,8 +669,7 @@ class Forward {
         hidden = Scratch::room(scratch.hidden, b.num_tokens * up_width);
         added = Scratch::room(scratch.added, b.num_tokens * d.width);
         int64_t widest = std::max({d.width, attended_width, d.ff_width});
-        int64_t most = std::max(b.num_tokens, b.num_wanted);
-        rows = {Scratch::room(scratch.words, most * widest), Scratch::room(scratch.largest, most), widest};
+        rows = rows_of(std::max(b.num_tokens, b.num_wanted), widest);
         lay_out();
     }
 
@@ -750,19 +977,14 @@ extern "C" {
 
 int64_t malmoi_wide() { return WIDE; }
 
-int64_t malmoi_most() { return MOST; }
-
 // y[rows][outputs] = x[rows][inputs] W^T + bias
 void malmoi_linear(const Matrix* matrix, const float* x, int64_t num_rows, float* y, int64_t threads) {
-    int64_t words = matrix->words();
-    Rows rows = {
-        Scratch::room(scratch.words, num_rows * words), Scratch::room(scratch.largest, num_rows), words
-    };
+    Rows rows = rows_of(num_rows, matrix->inputs);
 #pragma omp parallel num_threads(threads)
     {
 #pragma omp for
         for (int64_t r = 0; r < num_rows; r++) rows.put(r, x + r * matrix->inputs, *matrix);
-        product(*matrix, rows, num_rows, into(y, matrix->outputs));
+        product(*matrix, rows, num_rows, into(y, matrix->all_outputs()));
     }
 }
 

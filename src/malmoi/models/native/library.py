@@ -21,16 +21,18 @@ from malmoi.util.hardware import compiler, compiler_target, cpu_flags
 
 _SOURCE = Path(__file__).with_name("kernels.cpp")
 _FLAGS = ("-std=c++17", "-O3", "-fno-strict-aliasing", "-fopenmp", "-shared", "-fPIC")
-_NEEDED = frozenset({"avx2", "fma"})
+_NEEDED = frozenset({"avx2", "fma", "f16c"})
 _LONGEST_S = 120
 
 
 class Matrix(ctypes.Structure):
-    """What a product multiplies by: addresses of its panels, scales, sums and bias. See `kernels.cpp`."""
+    """What a product multiplies by: addresses of its panels, of its bias and of the matrix whose outputs
+    follow. See `kernels.cpp`."""
 
     _fields_ = (
-        ("panels", c_void_p), ("scales", c_void_p), ("sums", c_void_p), ("bias", c_void_p),
+        ("panels", c_void_p), ("bias", c_void_p), ("next", c_void_p),
         ("outputs", c_int64), ("inputs", c_int64), ("kind", c_int64),
+        ("group", c_int64), ("has_least", c_int64), ("unit", c_float),
     )  # fmt: skip
 
 
@@ -123,7 +125,7 @@ def build(compiler: str, folder: Path, target: Sequence[str] = ()) -> ctypes.CDL
             sync_file(new)
             new.replace(path)
     library = ctypes.CDLL(str(path))
-    library.malmoi_wide.restype = library.malmoi_most.restype = c_int64
+    library.malmoi_wide.restype = c_int64
     library.malmoi_linear.argtypes = (POINTER(Matrix), c_void_p, c_int64, c_void_p, c_int64)
     library.malmoi_forward.argtypes = (POINTER(Decoder), POINTER(KernelBatch))
     library.malmoi_linear.restype = library.malmoi_forward.restype = None
