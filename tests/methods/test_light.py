@@ -13,6 +13,7 @@ from malmoi.methods.folder import save_method
 from malmoi.methods.registry import make_method, method_class, methods_for
 from malmoi.tasks import TASKS, make_task, write_samples
 from malmoi.world import documents
+from tests.hub.test_gguf_import import written
 from tests.methods.tiny import write_model
 
 HEAVY = ("torch", "nltk", "transformers", "sklearn", "scipy.special", "sacrebleu")
@@ -53,6 +54,13 @@ def test_it_predicts_without_what_is_slow_to_load(task: str, name: str, tmp_path
 def test_a_language_model_completes_without_what_else_is_slow_to_load(tmp_path: Path) -> None:
     write_model(tmp_path / "model")
     assert loaded_by(HEAVY_BESIDE, "complete", tmp_path / "model", "Mina", "--max-tokens", "2") == []
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma3", "gpt2"])
+def test_a_gguf_file_completes_without_what_else_is_slow_to_load(family: str, tmp_path: Path) -> None:
+    _, path = written(tmp_path, family)
+    heavy = [name for name in HEAVY_BESIDE if name != "gguf"]
+    assert loaded_by(heavy, "complete", path, "Mina", "--max-tokens", "2") == []
 
 
 def loaded_by(heavy: Sequence[str], *words: object) -> list[str]:

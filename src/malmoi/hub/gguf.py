@@ -195,7 +195,9 @@ def unturned(name: str, tensor: Tensor, config: Json) -> Tensor:
     heads = int(config.get("num_attention_heads") or 0)
     if family.paired and (".q_proj." in name or ".k_proj." in name):
         return _unpaired(tensor, heads if ".q_proj." in name else config.get("num_key_value_heads") or heads)
-    return tensor - 1 if family.norm_plus_one and name.endswith("norm.weight") else tensor
+    is_norm = family.norm_plus_one and name.endswith("norm.weight")
+    # without values only the shape is wanted, and PyTorch imports its compiler for such sums: that takes 2 s
+    return tensor - 1 if is_norm and not tensor.is_meta else tensor
 
 
 def _unpaired(tensor: Tensor, heads: int) -> Tensor:
