@@ -69,6 +69,7 @@ class Slow(Words):
     name = "slow"
     family = "recurrent"
     pause_s = 0.002
+    portion = 10
 
 
 class Usual(Words):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import shutil
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from malmoi.compare import runner as run
 from malmoi.compare.comparison import Comparison
 from malmoi.compare.runner import run_comparison
 from malmoi.compare.settings import ComparisonSettings, load_material, sample
+from malmoi.compare.worker import MethodJob, attempt
 from malmoi.core.errors import UserError
 from malmoi.core.nouns import Example
 from malmoi.methods.folder import load_method
@@ -57,6 +59,25 @@ def test_everything_is_measured(compared: Comparison) -> None:
     assert compared.verdict.winner is words
     assert "Failed: raises" in compared.advice
     assert compared.verdict.against_best["usual"].significant
+
+
+def test_long_predicting_says_how_far_it_is(compared: Comparison, tmp_path: Path) -> None:
+    shutil.copytree(compared.out, tmp_path / "out")
+    total = len(compared.material.test)
+    said = {
+        every_s: lines_of_predicting(MethodJob(tmp_path / "out", "slow", every_s=every_s))
+        for every_s in (0, 99)
+    }
+    assert said[99] == [f"measuring on {total} examples"]
+    assert said[0][0] == said[99][0]
+    counts = [re.fullmatch(rf"(\d+) of {total} predictions, .+ left", line) for line in said[0][1:]]
+    assert [int(found[1]) for found in counts if found] == list(range(10, total, 10))
+
+
+def lines_of_predicting(job: MethodJob) -> list[str]:
+    lines: list[str] = []
+    attempt(job, "predict", lines.append)
+    return lines
 
 
 def test_the_winner_is_ready_to_use(compared: Comparison) -> None:

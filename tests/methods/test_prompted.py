@@ -20,6 +20,7 @@ from malmoi.core.errors import UserError
 from malmoi.core.nouns import Answer, Entity, Example, Message, Question, turns_error
 from malmoi.engine.ask import Asker, AskSettings, ChatTurns, PlainText, calibrated, shortened, softmax, tidied
 from malmoi.engine.engine import Engine
+from malmoi.engine.prefixes import common
 from malmoi.engine.request import Sampling
 from malmoi.engine.score import score
 from malmoi.hub.folder import load_model, save_model
@@ -30,6 +31,7 @@ from malmoi.methods.registry import make_method
 from malmoi.models.language import LanguageModel
 from malmoi.models.ngram import KneserNey
 from malmoi.tasks import TASKS, make_task
+from malmoi.tasks.base import is_korean
 from malmoi.tasks.kinds import LABEL, SPAN, closed
 from malmoi.text.chat import TEMPLATE, ChatFormat
 from malmoi.text.tokenizer import Tokenizer
@@ -217,6 +219,28 @@ def test_calibration_is_chosen_by_validation(models: dict[str, Path]) -> None:
     one, other = (method.probabilities(inputs("classification")) for method in both)
     assert one != other
     assert "calibration" not in both[0].report
+
+
+@pytest.mark.parametrize("task", ["classification", "translation"])
+def test_the_shots_are_read_once(task: str) -> None:
+    made, examples = world(task)
+    scorer = Scripted(lambda _: "네", context=None)
+    settings = ask_settings(labels=("good", "bad") if made.kind is LABEL else (), reply_tokens=3)
+    asker = Asker(Engine.for_many(scorer, BYTES), made, settings, lambda _: examples[:8])
+    values = [text for text in inputs(task, 20) if not is_korean(text)]
+    prompts = [asker.ask(value).ids for value in values]
+    shared = min(common(prompts[0], ids) for ids in prompts)
+    assert shared > 300
+    ask = asker.label_scores if made.kind is LABEL else asker.answers
+    done = list[int]()
+    for at_once in (values[:1], values):
+        scorer.tokens_read = 0
+        ask(at_once, done.append)
+        new = sum(len(ids) - shared for ids in prompts[: len(at_once)])
+        replies = 2 * 7 * len(at_once) if made.kind is LABEL else 3 * len(at_once)
+        assert scorer.tokens_read <= new + replies + (shared if at_once != values else 0)
+    assert done[0] == 1
+    assert done[-1] == len(values)
 
 
 # ---- replies

@@ -191,7 +191,8 @@ def _in_process(job: MethodJob, stage: str, say: Say) -> None:
     log = job.out / "logs" / f"{job.folder.name}-{stage}.txt"
     log.parent.mkdir(parents=True, exist_ok=True)
     shots = "" if job.shots is None else str(job.shots)
-    command = [sys.executable, *WORKER, str(job.out), job.name, str(job.share), shots, stage]
+    pause = str(job.every_s)  # the worker's own output is a pipe
+    command = [sys.executable, *WORKER, str(job.out), job.name, str(job.share), shots, pause, stage]
     with log.open("wb") as errors:
         process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors,

@@ -1,7 +1,7 @@
 """One method's part of a comparison, each stage in a process of its own.
 
-`python -m malmoi.compare.worker OUT NAME SHARE SHOTS fit` trains and saves, `... predict` loads what was
-saved and measures it as it will be used: without training data in memory and without seeing a target.
+`python -m malmoi.compare.worker OUT NAME SHARE SHOTS PAUSE fit` trains and saves, `... predict` loads what
+was saved and measures it as it will be used: without training data in memory and without seeing a target.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import threading
 import time
 import traceback
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,31 +21,35 @@ import numpy as np
 import torch
 
 from malmoi.compare.settings import ComparisonSettings, load_material, sample
-from malmoi.core.nouns import Budget, FitReport, Predictions, Say, Work
+from malmoi.core.nouns import Budget, Done, FitReport, Predictions, Say, Work
 from malmoi.methods.base import Method
 from malmoi.methods.folder import load_method, save_method
 from malmoi.methods.registry import make_method
 from malmoi.methods.use import COMPARISON, with_labels
 from malmoi.util.files import read_json, write_json
 from malmoi.util.hardware import peak_memory_bytes
+from malmoi.util.progress import Progress, pause_s
 from malmoi.util.units import counted
 
 RECORD, QUESTIONS = COMPARISON, "test.json"  # what was asked; the test inputs, as JSON
 FIT, RESULT = "fit.json", "result.json"  # in a method's folder: after training; after measuring or failing
 SINGLES = 200  # single predictions timed at most
+PORTION = 64  # likelihoods between two counts
 
 
 @dataclass(frozen=True, slots=True)
 class MethodJob:
     """A method to train on a share of the training examples, for the comparison in the folder `out`.
 
-    shots: how many to show it, instead of what its options say.
+    shots: how many to show it, instead of what its options say. every_s: least time between two lines of
+    progress.
     """
 
     out: Path
     name: str
     share: float = 1.0
     shots: int | None = None
+    every_s: float = field(default_factory=pause_s)
 
     @property
     def whole(self) -> bool:
@@ -108,7 +112,8 @@ def predict(job: MethodJob, say: Say) -> None:
     method.predict(inputs[:1])  # warm-up
     most_s = settings.measure_seconds
     costs = _latency(method, inputs, most_s) if job.whole else {}
-    predictions, costs["predictions_per_s"] = _throughput(method, inputs, most_s / 20)
+    done = Progress(len(inputs), "prediction", say, job.every_s)
+    predictions, costs["predictions_per_s"] = _throughput(method, inputs, most_s / 20, done)
     costs["predict_peak_bytes"] = peak_bytes()
     found["costs"] |= costs | (method.costs() if job.whole else {})
     if predictions.note:
@@ -116,7 +121,8 @@ def predict(job: MethodJob, say: Say) -> None:
     found["report"] |= predictions.facts
     pairs = zip(predictions.values, inputs, strict=True)
     found["predictions"] = [method.task.to_json(value, asked_for) for value, asked_for in pairs]
-    found["log_likelihoods"] = method.log_likelihood(inputs, asked["texts"]) if asked["texts"] else None
+    done = Progress(len(inputs), "likelihood", say, job.every_s)
+    found["log_likelihoods"] = _likelihoods(method, inputs, asked["texts"], done) if asked["texts"] else None
     write_json(job.folder / RESULT, found)
 
 
@@ -133,10 +139,26 @@ def _latency(method: Method, inputs: Sequence[Any], most_s: float) -> dict[str, 
     return {"latency_p50_s": float(p50), "latency_p95_s": float(p95)}
 
 
-def _throughput(method: Method, inputs: Sequence[Any], least_s: float) -> tuple[Predictions, float]:
+def _likelihoods(
+    method: Method, inputs: Sequence[Any], texts: Sequence[str], done: Done
+) -> list[float] | None:
+    """`Method.log_likelihood`, counted as it comes."""
+    found: list[float] = []
+    for start in range(0, len(inputs), PORTION):
+        part = slice(start, start + PORTION)
+        if (nats := method.log_likelihood(inputs[part], texts[part])) is None:
+            return None
+        found += nats
+        done(len(found))
+    return found
+
+
+def _throughput(
+    method: Method, inputs: Sequence[Any], least_s: float, done: Done
+) -> tuple[Predictions, float]:
     """The predictions, and how many a second when many are asked for at once."""
     rounds, start_s = 1, time.perf_counter()
-    predictions = method.predict(inputs)
+    predictions = method.predict_counting(inputs, done)
     while time.perf_counter() - start_s < least_s:
         method.predict(inputs)
         rounds += 1
@@ -175,10 +197,13 @@ def _end_with_parent() -> None:
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Run one stage: OUT NAME SHARE SHOTS STAGE, where SHOTS may be empty. Ends when standard input does."""
+    """Run one stage: OUT NAME SHARE SHOTS PAUSE STAGE, where SHOTS may be empty and PAUSE is in seconds.
+
+    Ends when standard input does.
+    """
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    out, name, share, shots, stage = arguments
-    job = MethodJob(Path(out), name, float(share), int(shots) if shots else None)
+    out, name, share, shots, pause, stage = arguments
+    job = MethodJob(Path(out), name, float(share), int(shots) if shots else None, float(pause))
     attempt(job, stage, lambda line: print(line, flush=True))
 
 

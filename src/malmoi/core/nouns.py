@@ -17,10 +17,11 @@ X = TypeVar("X")  # the input of a task
 Y = TypeVar("Y")  # its target
 Json = dict[str, Any]
 Say = Callable[[str], None]  # hears lines for people while work is done
+Done = Callable[[int], None]  # hears, now and then, how many are done
 
 
 def silent(_: Any) -> None:
-    """A `Say`, or a `Report`, that nobody hears."""
+    """A `Say`, a `Done` or a `Report` that nobody hears."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from malmoi.core.config import StrictModel
 from malmoi.core.errors import UserError
-from malmoi.core.nouns import Examples, Message, Question
+from malmoi.core.nouns import Done, Examples, Message, Question, silent
 from malmoi.engine.constraints import Grammar, entity_list, substring
 from malmoi.engine.engine import Engine
 from malmoi.engine.request import Sampling
@@ -208,12 +208,12 @@ class Asker:
 
     # ---- answers
 
-    def answers(self, values: Sequence[Any]) -> list[Any | None]:
+    def answers(self, values: Sequence[Any], done: Done = silent) -> list[Any | None]:
         """A target for each input, where the reply is one."""
         asked = [self.ask(value) for value in values]
         order = sorted(range(len(asked)), key=lambda i: len(asked[i].ids))  # like lengths run together
         replies = self.engine.generate(
-            [asked[i].ids for i in order], [self.sampling(asked[i]) for i in order]
+            [asked[i].ids for i in order], [self.sampling(asked[i]) for i in order], done
         )
         found = {i: self.read(reply.text, values[i]) for i, reply in zip(order, replies, strict=True)}
         return [found[i] for i in range(len(values))]
@@ -239,12 +239,12 @@ class Asker:
     # ---- likelihoods
 
     def label_probabilities(
-        self, values: Sequence[str], *, calibrate: bool = False
+        self, values: Sequence[str], *, calibrate: bool = False, done: Done = silent
     ) -> list[dict[str, float]]:
         """The probability of each label for each input; calibrate: as `calibrated`."""
         if not values:
             return []
-        scores_NL = self.label_scores(values)
+        scores_NL = self.label_scores(values, done)
         found_NL = self.calibrated(values, scores_NL) if calibrate else softmax(scores_NL)
         return [dict(zip(self.settings.labels, row, strict=True)) for row in found_NL.tolist()]
 
@@ -257,9 +257,9 @@ class Asker:
             found_NL[rows] = calibrated(scores_NL[rows], self.free_scores(korean))
         return found_NL
 
-    def label_scores(self, values: Sequence[str]) -> Floats:
+    def label_scores(self, values: Sequence[str], done: Done = silent) -> Floats:
         """Log-likelihoods_NL (nats) of each label and that the reply ends after it."""
-        return self._scores([self.ask(value).ids for value in values])
+        return self._scores([self.ask(value).ids for value in values], done)
 
     def _free_scores(self, korean: bool) -> Floats:
         """Log-likelihoods_FL of the labels where the question is about nothing."""
@@ -268,10 +268,10 @@ class Asker:
         texts = [asked.content.replace(about, free) for free in CONTENT_FREE]
         return self._scores([self._fitted([*before, Message("user", text)])[0] for text in texts])
 
-    def _scores(self, prompts: Sequence[list[int]]) -> Floats:
+    def _scores(self, prompts: Sequence[list[int]], done: Done = silent) -> Floats:
         labels = self.tokenizer.encode_batch(self.settings.labels)
         choices = [[*ids, *self.format.end_ids] for ids in labels]
-        found = score_choices(self.engine, prompts, [choices] * len(prompts))
+        found = score_choices(self.engine, prompts, [choices] * len(prompts), done)
         return np.array(found, dtype=np.float64).reshape(len(prompts), len(choices))
 
     def log_likelihood(self, values: Sequence[Any], targets: Sequence[str]) -> list[float]:

@@ -15,6 +15,7 @@ from itertools import chain
 from typing import Self
 
 from malmoi.core.errors import UserError
+from malmoi.core.nouns import Done, silent
 from malmoi.engine.prefixes import Prefixes
 from malmoi.engine.queue import RoundRobin
 from malmoi.engine.reader import Reader
@@ -127,11 +128,14 @@ class Engine:
         self._batch.cancel(request)
 
     def generate(
-        self, prompts: Sequence[Prompt], params: Sampling | Sequence[Sampling] | None = None
+        self,
+        prompts: Sequence[Prompt],
+        params: Sampling | Sequence[Sampling] | None = None,
+        done: Done = silent,
     ) -> list[Completion]:
         """Complete texts or token ids: n completions of the first prompt, then n of the second, and so on.
 
-        params: one for all prompts, or one for each.
+        params: one for all prompts, or one for each. done: hears how many completions are finished.
         """
         params = params or Sampling()
         each = [params] * len(prompts) if isinstance(params, Sampling) else params
@@ -142,8 +146,11 @@ class Engine:
                 for request, one in zip(requests, each, strict=True)
                 for index in range(one.n)
             }
+            finished = 0
             for event in self._events(requests, len(events)):
                 events[event.request, event.index].append(event)
+                if event.finished is not None:
+                    done(finished := finished + 1)
         lengths = dict(zip(requests, map(len, prompts_ids), strict=True))
         return [Completion.of(of_sample, lengths[key[0]]) for key, of_sample in events.items()]
 

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from malmoi.core.errors import UserError
+from malmoi.core.nouns import Done, silent
 from malmoi.engine.engine import Engine, Prompt
 from malmoi.engine.prefixes import Found, common
 from malmoi.engine.reader import CHUNK_TOKENS, padded
@@ -54,17 +55,17 @@ def score(engine: Engine, prompts: Sequence[Prompt], continuations: Sequence[Pro
 
 
 def score_choices(
-    engine: Engine, prompts: Sequence[Prompt], choices: Sequence[Sequence[Prompt]]
+    engine: Engine, prompts: Sequence[Prompt], choices: Sequence[Sequence[Prompt]], done: Done = silent
 ) -> list[list[float]]:
     """Summed log-probability (nats) of each of a prompt's choices; the prompt is read once for them all.
 
-    Encoded as, and raises as, `score`.
+    done: hears for how many prompts that is known. Encoded as, and raises as, `score`.
     """
     encode = engine.tokenizer.encode
     choices_ids = [
         [encode(rest) if isinstance(rest, str) else list(rest) for rest in of_prompt] for of_prompt in choices
     ]
-    found = _likelihoods(engine, [engine.ids(prompt) for prompt in prompts], choices_ids)
+    found = _likelihoods(engine, [engine.ids(prompt) for prompt in prompts], choices_ids, done)
     return [[one.nats for one in of_prompt] for of_prompt in found]
 
 
@@ -219,16 +220,21 @@ def batches(reads: Sequence[Read], most_rows: int, most_tokens: int) -> Iterator
 
 @torch.inference_mode()
 def _likelihoods(
-    engine: Engine, prompts: Sequence[list[int]], choices: Sequence[Sequence[list[int]]]
+    engine: Engine,
+    prompts: Sequence[list[int]],
+    choices: Sequence[Sequence[list[int]]],
+    done: Done = silent,
 ) -> list[list[Likelihood]]:
     """Of each of a prompt's choices."""
     for prompt, rests in zip(prompts, choices, strict=True):
         engine.check_ids(prompt, rests)
     found: list[list[Likelihood]] = [[] for _ in prompts]
+    counted = 0
     for group, known in _groups(engine, prompts):
         of_group = _group(engine, [prompts[i] for i in group], [choices[i] for i in group], known)
         for i, of_prompt in zip(group, of_group, strict=True):
             found[i] = of_prompt
+        done(counted := counted + len(group))
     return found
 
 

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, get_args
 
 from numpy.typing import NDArray
 
 from malmoi.core.config import StrictModel
-from malmoi.core.nouns import Example, Examples, FitReport, Json, Predictions, Work
+from malmoi.core.nouns import Done, Example, Examples, FitReport, Json, Predictions, Work
 from malmoi.inside.sources import ReadText, Source
 from malmoi.tasks.base import Task
 from malmoi.tasks.kinds import Kind, Relation
@@ -57,6 +57,7 @@ class Method(ABC):
     needs_model: ClassVar[bool] = False  # whether its option `model` must name a language model's folder
     Options: ClassVar[type[StrictModel]] = StrictModel
     libraries: ClassVar[tuple[str, ...]] = ()  # that fitting alone needs, and that are slow to load
+    portion: ClassVar[int | None] = None  # predictions between two counts, where they are slow; None: all
     free: ClassVar[frozenset[str]] = frozenset()  # options that change no prediction, so they may change
 
     def __init__(self, task: Task[Any, Any], options: Mapping[str, Any] | None = None) -> None:
@@ -100,6 +101,15 @@ class Method(ABC):
     @abstractmethod
     def predict(self, inputs: Sequence[Any]) -> Predictions:
         """One prediction for each input, whatever stands beside it."""
+
+    def predict_counting(self, inputs: Sequence[Any], done: Done) -> Predictions:
+        """`predict`, and `done` hears how many there are so far, where that takes long."""
+        found, values, at_once = Predictions([]), list[Any](), self.portion or max(1, len(inputs))
+        for start in range(0, len(inputs), at_once):
+            found = self.predict(inputs[start : start + at_once])
+            values += found.values
+            done(len(values))
+        return replace(found, values=values)
 
     def to(self, device: str) -> Self:
         """Move to a device ("cpu", "cuda:1") what can use one."""

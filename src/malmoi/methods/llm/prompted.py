@@ -12,7 +12,7 @@ from torch import nn
 
 from malmoi.core.config import StrictModel
 from malmoi.core.errors import UserError
-from malmoi.core.nouns import Examples, FitReport, Json, Predictions, Say, Work
+from malmoi.core.nouns import Done, Examples, FitReport, Json, Predictions, Say, Work, silent
 from malmoi.engine.ask import Asker, AskSettings
 from malmoi.engine.engine import Engine
 from malmoi.engine.loaded import open_model
@@ -22,6 +22,7 @@ from malmoi.methods.base import Method, Parts
 from malmoi.methods.llm.shots import How, Shots, read_shots, shots_files
 from malmoi.tasks.base import Task
 from malmoi.tasks.kinds import EVERY_KIND
+from malmoi.util.progress import Progress, pause_s
 from malmoi.util.units import counted
 
 FOUNDATION_SHOTS = 4  # by default; a chat model knows what a question is
@@ -89,11 +90,13 @@ class LanguageMethod(Method):
         return self
 
     def predict(self, inputs: Sequence[Any]) -> Predictions:
-        if self.task.kind.is_choice:
-            return Predictions(
-                [max(found, key=found.__getitem__) for found in self.probabilities(inputs) or ()]
-            )
-        return Predictions(self.asker.answers(inputs))
+        return self.predict_counting(inputs, silent)
+
+    def predict_counting(self, inputs: Sequence[Any], done: Done) -> Predictions:
+        if not self.task.kind.is_choice:
+            return Predictions(self.asker.answers(inputs, done))
+        found = self.asker.label_probabilities(inputs, calibrate=self.calibrate, done=done)
+        return Predictions([max(one, key=one.__getitem__) for one in found])
 
     def probabilities(self, inputs: Sequence[Any]) -> list[dict[str, float]] | None:
         if not self.task.kind.is_choice:
@@ -131,7 +134,7 @@ class Prompted(LanguageMethod):
             model=str(folder), weights=weights_hash(folder), ask=ask, shots=self._num_shots(ask)
         )
         self._settle(settled, engine, train)
-        self.calibrate, tried = self._calibration(valid[:CALIBRATED_BY])
+        self.calibrate, tried = self._calibration(valid[:CALIBRATED_BY], work.say)
         self.settled = settled.model_copy(update={"calibrate": self.calibrate})
         return FitReport(tried | self._facts(valid or train, work.say))
 
@@ -147,14 +150,15 @@ class Prompted(LanguageMethod):
         self.shots = Shots(examples, settled.shots, o.choose, o.seed, self.task.key)
         self.asker = Asker(engine, self.task, settled.ask, self.shots.pick)
 
-    def _calibration(self, valid: Examples) -> tuple[bool, Json]:
+    def _calibration(self, valid: Examples, say: Say) -> tuple[bool, Json]:
         """Whether to calibrate: as asked, else if more validation examples are right with it; how many."""
         if not self.task.kind.is_choice or self.options.calibrate is not None or not valid:
             return bool(getattr(self.options, "calibrate", False)), {}
         inputs = [example.input for example in valid]
         targets = np.array([example.target for example in valid])
         labels = np.array(self.settled.ask.labels)
-        scores_NL = self.asker.label_scores(inputs)
+        done = Progress(len(inputs), "validation example", say, pause_s())
+        scores_NL = self.asker.label_scores(inputs, done)
         plain, better = (
             float((labels[found_NL.argmax(1)] == targets).mean())
             for found_NL in (scores_NL, self.asker.calibrated(inputs, scores_NL))

@@ -24,6 +24,7 @@ class Remote(Method):
 
     name, family = "remote", "remote"
     kinds = EVERY_KIND
+    portion = 64
     free = EndpointOptions.free
 
     class Options(EndpointOptions):

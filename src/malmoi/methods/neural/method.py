@@ -56,6 +56,7 @@ class Neural(Method):
     forms: ClassVar[dict[Kind, type[Form[Any, Any]]]] = FORMS
     settled: ClassVar[Json] = {}  # what would be options, but has one value here
     kinds = frozenset(FORMS)
+    portion = 256
 
     def __init__(self, task: Task[Any, Any], options: Json | None = None) -> None:
         super().__init__(task, options)
