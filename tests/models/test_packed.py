@@ -105,6 +105,8 @@ def test_8_bits_are_the_nearest_steps_of_each_group() -> None:
     pack(model, INT8)
     assert isinstance(model.embed, GroupedEmbedding)
     assert torch.equal(model.embed.weight, model.head.weight)
+    half_steps = rows.view(300, 2, 32).abs().amax(2).repeat_interleave(32, 1) / 127 / 2
+    assert bool(((model.embed.weight - rows).abs() <= 1.001 * half_steps).all())
     ids = torch.tensor([[5, 7]])
     assert torch.equal(model.embed(ids), model.embed.weight[ids])
 
@@ -123,8 +125,9 @@ def test_4_bits_leave_less_than_the_range_in_even_steps_does() -> None:
     low, high = groups.aminmax(dim=-1, keepdim=True)
     steps = (high - low) / 15
     even = (((groups - low) / steps).round() * steps + low).flatten(1)
-    found = INT4.linear(nn.Linear(320, 50), INT4.rows(matrix)).weight
-    assert float((found - matrix).norm()) < 0.97 * float((even - matrix).norm())
+    found = INT4.linear(nn.Linear(320, 50), INT4.rows(matrix))
+    assert isinstance(found, GroupedLinear)
+    assert float((found.weight - matrix).norm()) < 0.97 * float((even - matrix).norm())
 
 
 def test_other_ways_are_refused() -> None:

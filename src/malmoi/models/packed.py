@@ -60,7 +60,7 @@ class Plain:
     dtype: torch.dtype
     error: float
     groups: None = None
-    cache_dtype: None = None
+    cache_dtype: torch.dtype | None = None
 
     def rows(self, matrix_NW: Tensor) -> PackedRows:
         return PackedRows(matrix_NW.detach())
@@ -81,6 +81,7 @@ class Plain:
 FP32 = Plain("fp32", torch.float32, error=1e-5)
 BF16 = Plain("bf16", torch.bfloat16, error=0.02)
 FP16 = Plain("fp16", torch.float16, error=0.005)
+STORED = Plain("stored", torch.float32, 0.0, cache_dtype=torch.bfloat16)  # beside matrices in few bits
 
 
 Sources = Mapping[

@@ -977,6 +977,42 @@ extern "C" {
 
 int64_t malmoi_wide() { return WIDE; }
 
+// Puts rows in groups into a matrix's panels, from output `first` on, which begins one. scales and least (or
+// null): [rows][groups], to be multiplied by `factor`; numbers: [rows][inputs].
+void malmoi_pack(
+    const Matrix* matrix, char* panels, int64_t first, int64_t rows, const int8_t* numbers, const float* scales,
+    const float* least, float factor, int64_t threads
+) {
+    int64_t size = matrix->group, inputs = matrix->inputs, groups = num_groups(inputs) * (GROUP / size);
+    int64_t given = (inputs + size - 1) / size, head = (least ? 4 : 2) * WIDE;
+    bool are_bytes = matrix->kind == BYTES;
+    int64_t bytes = head + (are_bytes ? size : size / 2) * WIDE;
+    int offset = are_bytes ? 128 : least ? 0 : 8;
+#pragma omp parallel for num_threads(threads)
+    for (int64_t panel = 0; panel < (rows + WIDE - 1) / WIDE; panel++)
+        for (int64_t i = 0; i < WIDE; i++)
+            for (int64_t g = 0; g < groups; g++) {
+                int64_t row = panel * WIDE + i, begin = g * size;
+                int64_t count = row < rows ? std::clamp<int64_t>(inputs - begin, 0, size) : 0;
+                char* to = panels + ((first / WIDE + panel) * groups + g) * bytes;
+                uint8_t group[GROUP];
+                for (int64_t k = 0; k < size; k++)
+                    group[k] = uint8_t((k < count ? numbers[row * inputs + begin + k] : 0) + offset);
+                bool is_there = row < rows && g < given;
+                uint16_t half = _cvtss_sh(is_there ? scales[row * given + g] * factor : 0, 0);
+                std::memcpy(to + 2 * i, &half, 2);
+                if (least) {
+                    half = _cvtss_sh(is_there ? least[row * given + g] * factor : 0, 0);
+                    std::memcpy(to + 2 * WIDE + 2 * i, &half, 2);
+                }
+                int64_t words = are_bytes ? size / 4 : size / 8;
+                if (!are_bytes)
+                    for (int64_t k = 0; k < size / 2; k++) group[k] |= uint8_t(group[k + size / 2] << 4);
+                for (int64_t k = 0; k < words; k++)
+                    std::memcpy(to + head + 4 * (k * WIDE + i), group + 4 * k, 4);
+            }
+}
+
 // y[rows][outputs] = x[rows][inputs] W^T + bias
 void malmoi_linear(const Matrix* matrix, const float* x, int64_t num_rows, float* y, int64_t threads) {
     Rows rows = rows_of(num_rows, matrix->inputs);

@@ -128,5 +128,8 @@ def build(compiler: str, folder: Path, target: Sequence[str] = ()) -> ctypes.CDL
     library.malmoi_wide.restype = c_int64
     library.malmoi_linear.argtypes = (POINTER(Matrix), c_void_p, c_int64, c_void_p, c_int64)
     library.malmoi_forward.argtypes = (POINTER(Decoder), POINTER(KernelBatch))
-    library.malmoi_linear.restype = library.malmoi_forward.restype = None
+    library.malmoi_pack.argtypes = (
+        POINTER(Matrix), c_void_p, c_int64, c_int64, c_void_p, c_void_p, c_void_p, c_float, c_int64,
+    )  # fmt: skip
+    library.malmoi_pack.restype = library.malmoi_linear.restype = library.malmoi_forward.restype = None
     return library

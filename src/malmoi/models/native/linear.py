@@ -101,7 +101,7 @@ class GroupPanels:
         unit = 2.0 ** (math.frexp(source.largest)[1] - 15) if source.largest else 1.0
         found = cls(library, panels_PGB, outputs, inputs, layout, unit)
         for part in source.parts(wide):
-            found._put(part.start // wide, source.read(part))
+            found._put(part.start, source.read(part))
         return found
 
     def rows(self, ids: Tensor) -> Tensor:
@@ -124,24 +124,16 @@ class GroupPanels:
             self.layout.size, self.layout.has_least, self.unit,
         )  # fmt: skip
 
-    def _put(self, panel: int, rows: PackedRows) -> None:
-        """Rows of whole panels, of the last one maybe fewer, from `panel` on."""
-        wide, layout = self.library.malmoi_wide(), self.layout
-        groups, (count, width) = self.panels_PGB.shape[1], rows.numbers_NW.shape
-        panels = -(-count // wide)
-        missing = (0, groups * layout.size - width, 0, panels * wide - count)
-        numbers = functional.pad(rows.numbers_NW.view(torch.uint8), missing)
-        offset = 128 if layout.bits == 8 else 0 if layout.has_least else 8
-        numbers = (numbers + offset).view(panels, wide, groups, -1)
-        if layout.bits == 4:
-            near, far = numbers.chunk(2, -1)
-            numbers = near | far << 4
-        here = slice(panel, panel + panels)
-        self._words()[here] = numbers.contiguous().view(torch.int32).permute(0, 2, 3, 1)
-        for half, found in zip(self._halves(), (rows.scales_NG, rows.least_NG), strict=False):
-            assert found is not None
-            filled = functional.pad(found / self.unit, (0, groups - found.shape[1], 0, missing[3]))
-            half[here] = filled.view(panels, wide, groups).transpose(1, 2)
+    def _put(self, first: int, rows: PackedRows) -> None:
+        """Rows from `first` on, with which a panel begins."""
+        found = [rows.numbers_NW, rows.scales_NG, rows.least_NG]
+        numbers, *groups = (None if it is None else it.contiguous() for it in found)
+        assert numbers is not None
+        addresses = (None if it is None else it.data_ptr() for it in groups)
+        self.library.malmoi_pack(
+            self.matrix(), self.panels_PGB.data_ptr(), first, len(numbers), numbers.data_ptr(), *addresses,
+            1 / self.unit, torch.get_num_threads(),
+        )  # fmt: skip
 
     def _halves(self) -> Iterator[Tensor]:
         """The scales [P, G, W], and the least values if there are any."""
