@@ -16,12 +16,13 @@ __all__ = ["__version__", "load"]
 
 
 def load(
-    folder: str | Path, *, device: str = "cpu", dtype: str = "fp32", quantize: str | None = None
+    folder: str | Path, *, device: str = "cpu", dtype: str | None = None, quantize: str | None = None
 ) -> Loaded | LoadedMethod:
     """Open a trained model's folder, a fitted method's, or a comparison's (its winner).
 
-    A language model completes; a method predicts. dtype (fp32, bf16, fp16) and quantize (int8) are for
-    language models. Raises UserError with the fix where it is none of them.
+    A language model completes; a method predicts. dtype (fp32, bf16, fp16) and quantize (int8, int4) are for
+    language models; without either it is fp32, and a GGUF file as it is. Raises UserError with the fix where
+    it is none of them.
     """
     # heavy: `malmoi --help` must not wait for either, nor a method without a network for PyTorch
     from malmoi.core.errors import UserError
@@ -32,7 +33,7 @@ def load(
         from malmoi.methods.use import LoadedMethod, method_folder
 
         if is_method(method_folder(Path(folder))):
-            if quantize or dtype != "fp32":
+            if quantize or dtype not in (None, "fp32"):
                 raise UserError(
                     f"{folder} is a method for one task; dtype and quantize are for language models"
                 )

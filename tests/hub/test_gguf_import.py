@@ -24,15 +24,20 @@ import malmoi
 from malmoi.cli import commands as cli
 from malmoi.core.errors import UserError
 from malmoi.core.tensors import TokenBatch
+from malmoi.engine.loaded import Loaded
+from malmoi.hub import gguf_blocks
 from malmoi.hub.export import export
 from malmoi.hub.folder import load_model, save_model, weights_hash
-from malmoi.hub.gguf_file import GGUFFile
-from malmoi.hub.gguf_import import read_config, values_of
+from malmoi.hub.gguf_file import GGUFFile, Stored
+from malmoi.hub.gguf_import import read_config, unpacked, values_of
 from malmoi.hub.source import import_model
 from malmoi.hub.verify import TEXTS
 from malmoi.models.build import build_model
 from malmoi.models.config import TransformerConfig
 from malmoi.models.language import LanguageModel
+from malmoi.models.native.library import kernels
+from malmoi.models.native.linear import GroupPanels, NativeLinear
+from malmoi.models.native.linear import values_of as values_of_panels
 from malmoi.serve.catalogue import open_catalogue
 from malmoi.text.chat import ChatFormat
 from malmoi.text.sentencepiece import Piece, SentencePieceModel, to_backend
@@ -107,6 +112,80 @@ def test_every_kind_that_the_library_unpacks_is_read(kind: Kind, tmp_path: Path)
     stored = GGUFFile(path).tensors["token_embd.weight"]
     assert stored.shape == (4, 4 * block)
     np.testing.assert_array_equal(values_of(stored).numpy(), gguf.quants.dequantize(bytes_NB, kind))
+
+
+def finite_blocks(kind: Kind, rows: int, blocks: int) -> np.ndarray:
+    """Bytes that are any number a block can have, but for scales that are not finite."""
+    size = gguf.GGML_QUANT_SIZES[kind][1]
+    found = np.random.default_rng(0).integers(0, 256, (rows, blocks, size), dtype=np.uint8)
+    halves = gguf_blocks.KINDS[kind].halves
+    found[..., halves] = np.frombuffer(
+        np.float16(0.01).tobytes() * (halves.stop - halves.start >> 1), np.uint8
+    )
+    found[..., halves.start] = np.arange(blocks) + 1
+    return found.reshape(rows, -1)
+
+
+@pytest.mark.parametrize("kind", gguf_blocks.KINDS)
+def test_blocks_are_the_numbers_that_they_are(kind: Kind) -> None:
+    if (built := kernels()) is None:
+        pytest.skip("our kernels are not used here")
+    block, _ = gguf.GGML_QUANT_SIZES[kind]
+    stored = [
+        Stored("a", kind, (rows, 3 * block), finite_blocks(kind, rows, 3).reshape(-1), Path("m.gguf"))
+        for rows in (37, 6)
+    ]
+    orders = [torch.arange(37).flip(0), torch.arange(6)]
+    (source,) = gguf_blocks.in_groups(stored, orders, unpacked)  # which are of one format
+    exact = [unpacked(it.data.reshape(it.shape[0], -1), kind) for it in stored]
+    wanted = torch.cat([torch.from_numpy(it)[order] for it, order in zip(exact, orders, strict=True)])
+    kept = values_of_panels(GroupPanels.of(built, source))
+    torch.testing.assert_close(kept, wanted, rtol=0, atol=2e-3 * float(wanted.abs().max()))
+    assert float((kept - wanted).norm()) < 5e-4 * float(wanted.norm())
+
+
+def natives(model: object) -> list[NativeLinear]:
+    assert isinstance(model, LanguageModel)
+    return [it for it in model.modules() if isinstance(it, NativeLinear)]
+
+
+@pytest.mark.parametrize("name", RUN)
+def test_what_is_in_few_bits_stays_so(name: str, tmp_path: Path) -> None:
+    if kernels() is None:
+        pytest.skip("our kernels are not used here")
+    _, path = written(tmp_path, name, "q8_0")
+    packed, plain = Loaded(path), Loaded(path, dtype="fp32")
+    few, exact = (natives(one.model) for one in (packed, plain))
+    assert any(isinstance(it.panels[0], GroupPanels) for it in few)
+    for one, other in zip(few, exact, strict=True):
+        most = 1e-3 * float(other.weight.abs().max())
+        torch.testing.assert_close(one.weight, other.weight, rtol=1e-3, atol=most)
+    ids = torch.tensor([BPE.encode(" ".join(TEXTS))[:48]])
+    apart = (packed.logits(ids) - plain.logits(ids)).norm() / plain.logits(ids).norm()
+    assert float(apart) < 0.03
+
+
+def test_a_matrix_of_several_kinds_is_one_product(tmp_path: Path) -> None:
+    if (built := kernels()) is None:
+        pytest.skip("our kernels are not used here")
+    kinds = (Kind.Q4_K, Kind.Q6_K)
+    stored = [
+        Stored("a", kind, (40, 256), finite_blocks(kind, 40, 1).reshape(-1), tmp_path) for kind in kinds
+    ]
+    sources = gguf_blocks.in_groups(stored, [torch.arange(40)] * 2, unpacked)
+    assert [source.layout.bits for source in sources] == [4, 8]
+    linear = NativeLinear([GroupPanels.of(built, source) for source in sources], None)
+    x = torch.randn(3, 256)
+    apart = (linear(x) - x @ linear.weight.T).norm() / linear(x).norm()
+    assert float(apart) < 0.02
+
+
+def test_a_broken_scale_is_named(tmp_path: Path) -> None:
+    data = finite_blocks(Kind.Q8_0, 4, 2)
+    data[2, :2] = np.frombuffer(np.float16(np.nan).tobytes(), np.uint8)
+    stored = Stored("blk.0.attn_q.weight", Kind.Q8_0, (4, 64), data.reshape(-1), tmp_path)
+    with pytest.raises(UserError, match=r"attn_q\.weight holds NaN"):
+        gguf_blocks.in_groups([stored], [torch.arange(4)], unpacked)
 
 
 def spm_model() -> SentencePieceModel:

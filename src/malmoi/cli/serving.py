@@ -31,12 +31,12 @@ def serve(
         Option(help="A web site whose pages may use the server, as https://NAME; may be repeated."),
     ] = None,
     dtype: Annotated[
-        Literal[*DTYPES],  # pyright: ignore[reportInvalidTypeForm]
-        Option(help="What the language models compute with."),
-    ] = "fp32",
+        Literal[*DTYPES] | None,  # pyright: ignore[reportInvalidTypeForm]
+        Option(help="What the language models compute with; else fp32, but GGUF files as they are."),
+    ] = None,
     quantize: Annotated[
         Literal[*QUANTIZED] | None,  # pyright: ignore[reportInvalidTypeForm]
-        Option(help="Hold the language models' matrices in 8 bits; says what that costs in quality."),
+        Option(help="Hold the language models' matrices in few bits; says what that costs in quality."),
     ] = None,
     max_rows: Annotated[int, Option(min=1, help="Samples that a model works on at once.")] = 16,
     max_waiting: Annotated[

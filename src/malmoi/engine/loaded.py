@@ -14,7 +14,7 @@ from malmoi.core.nouns import Message
 from malmoi.engine.engine import Engine
 from malmoi.engine.request import Completion, Sampling, TokenEvent
 from malmoi.engine.session import as_messages, check_one_reply
-from malmoi.hub.folder import load_model
+from malmoi.hub.folder import load_model, load_stored
 from malmoi.models.formats import find_format
 from malmoi.models.language import LanguageModel
 from malmoi.models.packed import pack
@@ -27,21 +27,30 @@ from malmoi.util.hardware import pick_device
 class Loaded:
     """A trained model, ready to answer. `options` are the fields of `Sampling`.
 
-    dtype: what it computes with, fp32, bf16 or fp16. quantize: "int8" to hold its matrices in 8 bits (a
-    processor only, and fp32). The names are those of `malmoi.models.formats`. On a processor its matrices are
+    dtype: what it computes with, fp32, bf16 or fp16. quantize: "int8" or "int4" to hold its matrices in
+    that many bits (a processor only, and fp32). The names are those of `malmoi.models.formats`. Without both
+    it is fp32, but what a GGUF file holds in few bits stays as it is there. On a processor its matrices are
     packed for speed, so it can not be trained further: `malmoi.hub.folder:load_model` gives a model that can.
     """
 
     def __init__(
-        self, folder: str | Path, *, device: str = "cpu", dtype: str = "fp32", quantize: str | None = None
+        self,
+        folder: str | Path,
+        *,
+        device: str = "cpu",
+        dtype: str | None = None,
+        quantize: str | None = None,
     ) -> None:
         """Raises UserError for an option out of range or a folder that cannot be used."""
         self.folder = Path(folder)
-        format = find_format(dtype, quantize)
+        if dtype is None and not quantize:
+            self.model, self._tokenizer = load_stored(self.folder, device)
+            return
+        format = find_format(dtype or "fp32", quantize)
         self.model, self._tokenizer = load_model(self.folder, device=device, dtype=format.dtype)
         if isinstance(self.model, LanguageModel):
             pack(self.model, format)
-        elif quantize or dtype != "fp32":
+        elif format.name != "fp32":
             raise UserError(f"{self.folder} is an n-gram model: counts, which have no dtype and no int8")
 
     @property
@@ -89,11 +98,9 @@ def open_model(folder: Path, *, trainable: bool = False) -> tuple[Scorer, Tokeni
 
     Raises UserError where there is none, or no tokenizer.
     """
-    model, tokenizer = load_model(folder, device=pick_device())
+    model, tokenizer = (load_model if trainable else load_stored)(folder, device=pick_device())
     if tokenizer is None:
         raise UserError(f"{folder} has no tokenizer.json, so nothing can be asked of it; add the model's own")
     if isinstance(model, LanguageModel):
         model.eval()
-        if not trainable:
-            pack(model)
     return model, tokenizer

@@ -6,7 +6,7 @@ the same shape with a `model_type` that begins with `malmoi_`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -24,6 +24,7 @@ from malmoi.hub.outside import check_values, first_fault
 from malmoi.hub.weights import (
     Checkpoint,
     Outside,
+    Pairs,
     build_unfilled,
     check_fit,
     fill,
@@ -34,13 +35,14 @@ from malmoi.models.build import build_model
 from malmoi.models.config import RecurrentConfig, TransformerConfig, model_config_adapter
 from malmoi.models.language import LanguageModel
 from malmoi.models.lora import lora_layers, merge_lora
+from malmoi.models.native.library import kernels
 from malmoi.models.ngram import KneserNey
+from malmoi.models.packed import STORED, pack
 from malmoi.text.tokenizer import Tokenizer
 from malmoi.util import files
 from malmoi.util.files import CARD, CONFIG, OWN_PREFIX, WEIGHTS
 
 NGRAM = f"{OWN_PREFIX}ngram"
-Pairs = Callable[[Mapping[str, Tensor]], Iterable[tuple[str, Tensor]]]
 
 
 class ModelFolder(NamedTuple):
@@ -108,6 +110,19 @@ def load_model(
     return ModelFolder(model, tokenizer)
 
 
+def load_stored(folder: Path, device: torch.device | str = "cpu") -> ModelFolder:
+    """A model packed to answer: what a GGUF file has in few bits stays as it is there, all else is in fp32.
+
+    Where our kernels are not, that is fp32, too. Raises UserError as `load_model` does.
+    """
+    if is_gguf(folder) and torch.device(device).type == "cpu" and kernels() is not None:
+        return _load_gguf(folder, device, torch.float32, as_stored=True)
+    found = load_model(folder, device=device)
+    if isinstance(found.model, LanguageModel):
+        pack(found.model)
+    return found
+
+
 def weights_hash(folder: Path) -> str:
     """What identifies the weights of a model's folder or GGUF file. Raises UserError where it has none."""
     files.check_readable(folder)
@@ -171,14 +186,16 @@ def refuse_quantised(config: Json, folder: Path) -> None:
         )
 
 
-def _load_gguf(path: Path, device: torch.device | str, dtype: torch.dtype | None) -> ModelFolder:
+def _load_gguf(
+    path: Path, device: torch.device | str, dtype: torch.dtype | None, *, as_stored: bool = False
+) -> ModelFolder:
     from malmoi.hub.gguf_import import open_gguf
 
     try:
         found, stored, tokenizer = open_gguf(path)
     except DAMAGE as error:
         raise UserError(_why(path, error)) from None
-    return ModelFolder(_import(found, stored, path, device, dtype), tokenizer)
+    return ModelFolder(_import(found, stored, path, device, dtype, as_stored=as_stored), tokenizer)
 
 
 def _load_adapted(folder: Path, device: torch.device | str, dtype: torch.dtype | None) -> ModelFolder:
@@ -214,7 +231,10 @@ def _import(
     folder: Path,
     device: torch.device | str,
     dtype: torch.dtype | None,
+    *,
+    as_stored: bool = False,
 ) -> LanguageModel | KneserNey:
+    """as_stored: pack the model to answer, what is in few bits as it is."""
     model_type = str(found.get("model_type"))
     try:
         if model_type == NGRAM:
@@ -225,7 +245,10 @@ def _import(
         _check_sizes(config, stored)
         check_fit(partial(build_model, config), stored, outside)
         model = build_unfilled(partial(build_model, config), device, dtype or stored.dtype)
-        fill(model, pairs(stored), stored, outside)
+        apart = stored.take_groups(pairs) if as_stored else {}
+        fill(model, pairs(stored), stored, outside, apart)
+        if as_stored:
+            pack(model, STORED if apart else None, apart)
         return model.to(device).eval()
     except DAMAGE as error:
         raise UserError(_why(folder, error)) from None

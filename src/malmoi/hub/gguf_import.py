@@ -8,9 +8,10 @@ no file says, is here.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import gguf
 import numpy as np
@@ -22,10 +23,11 @@ from malmoi.core.errors import UserError, nearest
 from malmoi.core.nouns import Json
 from malmoi.hub.architectures import ARCHITECTURES
 from malmoi.hub.gguf import FAMILIES, family_of, rope_factors, unturned
+from malmoi.hub.gguf_blocks import FLOATS, in_groups
 from malmoi.hub.gguf_file import GGUFFile, Stored, is_first_part, is_gguf
 from malmoi.hub.gguf_vocab import stated_ends, tokenizer_of
 from malmoi.hub.outside import check_values
-from malmoi.hub.weights import Checkpoint, outline
+from malmoi.hub.weights import Checkpoint, Pairs, Sources, outline
 from malmoi.models.build import build_model
 from malmoi.models.config import TransformerConfig
 from malmoi.text.tokenizer import Tokenizer
@@ -38,6 +40,7 @@ _TYPES = {  # llama.cpp's name of an architecture -> the Hugging Face `model_typ
     gguf.MODEL_ARCH_NAMES[family.arch]: name for name, family in FAMILIES.items() if name != "mistral"
 }
 _CHUNK = 1 << 20  # numbers that are unpacked at once
+_READ_AS_THEY_ARE = {"positions.weight"}  # not through a module
 _LLAMA3 = [(8.0, 8192), (32.0, 8192), (16.0, 8192)]  # factor and original context of Llama 3.1 to 3.3
 
 
@@ -230,6 +233,24 @@ class GGUFCheckpoint(Checkpoint):
     def __contains__(self, name: object) -> bool:
         return name in self._stored
 
+    def take_groups(self, pairs: Pairs) -> Sources:
+        """See `Checkpoint.take_groups`."""
+        asked, found = _Asked(self.shapes), dict[str, Any]()
+        for ours, _ in pairs(asked):
+            names = asked.names()
+            parts = [self._stored[name] for name in names]
+            few = any(part.kind not in FLOATS for part in parts)
+            if few and all(len(part.shape) == 2 for part in parts) and ours not in _READ_AS_THEY_ARE:
+                orders = [
+                    unturned(name, torch.arange(part.shape[0]), self._config)
+                    for name, part in zip(names, parts, strict=True)
+                ]
+                found[ours] = in_groups(parts, orders, unpacked)
+                for name in names:
+                    del self._stored[name]
+                    self.unread.discard(name)
+        return found
+
     @property
     def quantised(self) -> str:
         return ""
@@ -243,6 +264,31 @@ class GGUFCheckpoint(Checkpoint):
         most = max(sizes, key=lambda kind: sizes[kind])
         kinds = gguf.GGMLQuantizationType
         return {kinds.F32: torch.float32, kinds.BF16: torch.bfloat16}.get(most, torch.float16)
+
+
+class _Asked(Mapping[str, Tensor]):
+    """Tensors without values; which of them were asked for."""
+
+    def __init__(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
+        self._shapes, self._asked = shapes, list[str]()
+
+    def names(self) -> list[str]:
+        """Those asked for since the last time."""
+        found, self._asked = self._asked, []
+        return found
+
+    def __getitem__(self, name: str) -> Tensor:
+        self._asked.append(name)
+        return torch.empty(self._shapes[name], device="meta")
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._shapes)
+
+    def __len__(self) -> int:
+        return len(self._shapes)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._shapes
 
 
 def values_of(stored: Stored) -> Tensor:

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from malmoi.core.errors import UserError
+from malmoi.models.packed import Sources
 from malmoi.util import files
 from malmoi.util.files import WEIGHTS
 from malmoi.util.tensor_files import absent, open_tensors
@@ -27,6 +28,8 @@ from malmoi.util.tensor_files import absent, open_tensors
 WEIGHTS_INDEX = f"{WEIGHTS}.index.json"
 _PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json", "model.pt", "consolidated.00.pth")
 _FLOATS = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+
+Pairs = Callable[[Mapping[str, Tensor]], Iterable[tuple[str, Tensor]]]  # our names, from outside ones
 
 
 class Checkpoint(Mapping[str, Tensor]):
@@ -77,6 +80,14 @@ class Checkpoint(Mapping[str, Tensor]):
     def shape(self, name: str) -> str:
         """A tensor's size as people write it: 320x64."""
         return "x".join(map(str, self.shapes[name])) or "one number"
+
+    def take_groups(self, pairs: Pairs) -> Sources:
+        """The matrices in few bits, by our names; the checkpoint no longer has their tensors.
+
+        pairs: gives our names to the tensors that they are made of, one after the other.
+        """
+        del pairs
+        return {}
 
     @property
     def quantised(self) -> str:
@@ -238,15 +249,20 @@ def build_unfilled(build: Callable[[], Model], device: torch.device | str, dtype
 
 
 def fill(
-    model: nn.Module, pairs: Iterable[tuple[str, Tensor]], stored: Checkpoint, outside: Outside = dict
+    model: nn.Module,
+    pairs: Iterable[tuple[str, Tensor]],
+    stored: Checkpoint,
+    outside: Outside = dict,
+    apart: Iterable[str] = (),
 ) -> None:
     """Give every tensor of `model` its values.
 
-    pairs: (our name, values), read from `stored` one by one. outside: as in `check_fit`. Raises UserError
-    naming tensors that are missing, left over, of another shape, or should be one and differ.
+    pairs: (our name, values), read from `stored` one by one. outside: as in `check_fit`. apart: our names of
+    what needs no values here. Raises UserError naming tensors that are missing, left over, of another shape,
+    or should be one and differ.
     """
     targets = model.state_dict(keep_vars=True)
-    filled: dict[int, str] = {}  # by identity: two names may share one matrix
+    filled = {id(targets[name]): name for name in apart}  # by identity: two names may share one matrix
     with torch.no_grad():
         for name, values in pairs:
             target = targets.get(name)

@@ -49,7 +49,7 @@ Catalogue = dict[str, Entry]
 
 
 def open_catalogue(
-    folders: Sequence[Path], *, dtype: str = "fp32", quantize: str | None = None, max_rows: int = 16
+    folders: Sequence[Path], *, dtype: str | None = None, quantize: str | None = None, max_rows: int = 16
 ) -> Catalogue:
     """Load trained models, fitted methods and the winners of comparisons; each is named after its folder.
 
@@ -115,7 +115,7 @@ def _named(folders: Sequence[Path]) -> dict[str, Path]:
     return named
 
 
-def _entry(name: str, folder: Path, dtype: str, quantize: str | None, max_rows: int) -> Entry:
+def _entry(name: str, folder: Path, dtype: str | None, quantize: str | None, max_rows: int) -> Entry:
     if is_method(method_folder(folder)):
         method = LoadedMethod(folder)
         return TaskEntry(name, folder, method.task, method, _created(method.folder))
