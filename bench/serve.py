@@ -1,6 +1,7 @@
 """Decoding, prefill and serving speed beside `transformers`, in tokens/s and as ratios of one run.
 
     python bench/serve.py [SHAPE ...] [--only decode,batch,prefill,server] [--repeats 5]     shapes: 15m, 110m
+    python bench/serve.py --model FILE.gguf [--only decode,batch,prefill] [--repeats 5]
 
 The weights are the same random ones on both sides, in Llama shapes with a vocabulary of 32,000; decoding is
 greedy, 16 prompt tokens and 64 new ones at batch 1. Contenders take turns, so that a change of the machine's
@@ -12,6 +13,9 @@ running server, against the engine alone; by a client that only reads, and by Op
 the processor that both share than the server does. llama.cpp takes part where llama-cpp-python is installed,
 with the model exported to GGUF; its batch gets prompts of one length and reads and writes all tokens of a
 step in one call.
+
+--model: a real model's file as it is, beside llama.cpp where xllamacpp is installed, which serves it over
+HTTP: one request of 16 tokens and 64 new ones, a prompt of 256, and 16 of the requests that arrive at once.
 """
 
 from __future__ import annotations
@@ -26,6 +30,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Coroutine, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
@@ -62,9 +67,13 @@ def main() -> None:
     parser.add_argument("shapes", nargs="*", choices=[*SHAPES, []], default=[])
     parser.add_argument("--only", default=",".join(PARTS))
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--model", type=Path)
     options = parser.parse_args()
     keep_heap()
     print(f"{cpu_name()}, {torch.get_num_threads()} threads, torch {torch.__version__}")
+    if options.model:
+        of_file(options.model, options.only.split(","), options.repeats)
+        return
     with tempfile.TemporaryDirectory() as folder:
         for name in options.shapes or SHAPES:
             made = make(name, Path(folder) / name)
@@ -165,7 +174,72 @@ def server(folder: Path, repeats: int) -> None:
                 table(runs, repeats, next(iter(runs)))
 
 
+def of_file(path: Path, parts: list[str], repeats: int) -> None:
+    """A GGUF file, as it is and in other formats, beside llama.cpp."""
+    ours = {"malmoi as stored": Loaded(path), "malmoi int8": Loaded(path, quantize="int8")}
+    work = {"decode": (1, PROMPT, NEW), "prefill": (1, PREFILL, 1), "batch": (ROWS, PROMPT, NEW)}
+    with llama_server(path) as url:
+        for part, (rows, num_prompt, num_new) in work.items():
+            if part not in parts:
+                continue
+            asked, params = (
+                real_prompts(rows, num_prompt),
+                [Sampling(max_tokens=num_new, temperature=0)] * rows,
+            )
+            made = {name: engine_run(one, asked, params) for name, one in ours.items()}
+            if url:
+                made["llama.cpp"] = partial(llama_server_run, url, asked, num_new)
+            read = num_prompt if part == "prefill" else 0  # a prompt's tokens are what counts there
+            print(f"\n### {path.name}, {part}\n")
+            table({name: counting(run, read) for name, run in made.items()}, repeats, list(made)[-1])
+
+
+def counting(run: Run, read: int) -> Run:
+    """The same work, of which `read` tokens count if they are any."""
+
+    def counted() -> int:
+        made = run()
+        return read or made
+
+    return counted
+
+
+def real_prompts(count: int, length: int) -> list[list[int]]:
+    """Ids that a real vocabulary has, and that are no special ones."""
+    random = Random(0)
+    return [[random.randint(1000, 30_000) for _ in range(length)] for _ in range(count)]
+
+
 # --- the contenders
+
+
+@contextmanager
+def llama_server(path: Path) -> Iterator[str]:
+    """The address of llama.cpp's server in this process; '' where xllamacpp is not installed."""
+    if find_spec("xllamacpp") is None:
+        yield ""
+        return
+    import xllamacpp
+
+    params = xllamacpp.CommonParams()
+    params.model.path, params.n_parallel, params.n_ctx = str(path), ROWS, ROWS * 512
+    params.cpuparams.n_threads = params.cpuparams_batch.n_threads = torch.get_num_threads()
+    server = xllamacpp.Server(params)  # which ends with its last name
+    yield server.listening_address
+
+
+def llama_server_run(url: str, asked: list[list[int]], num_new: int) -> int:
+    import httpx
+
+    def one(ids: list[int]) -> int:
+        body = {
+            "prompt": ids, "n_predict": num_new, "temperature": 0, "cache_prompt": False, "ignore_eos": True
+        }  # fmt: skip
+        found = httpx.post(f"{url}/completion", json=body, timeout=600).raise_for_status().json()
+        return int(found["timings"]["predicted_n"])
+
+    with ThreadPoolExecutor(len(asked)) as pool:
+        return sum(pool.map(one, asked))
 
 
 def prompts(count: int, least: int, most: int) -> list[list[int]]:
