@@ -267,7 +267,7 @@ class GGUFCheckpoint(Checkpoint):
 
 
 class _Asked(Mapping[str, Tensor]):
-    """Tensors without values; which of them were asked for."""
+    """Tensors without rows; which of them were asked for. (To join meta tensors loads PyTorch's compiler.)"""
 
     def __init__(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
         self._shapes, self._asked = shapes, list[str]()
@@ -279,7 +279,7 @@ class _Asked(Mapping[str, Tensor]):
 
     def __getitem__(self, name: str) -> Tensor:
         self._asked.append(name)
-        return torch.empty(self._shapes[name], device="meta")
+        return torch.empty(0, *self._shapes[name][1:])
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._shapes)
