@@ -8,6 +8,7 @@ from numbers import Integral, Real
 from typing import Any, Literal, NamedTuple, Self
 
 import numpy as np
+from numpy.typing import NDArray
 
 from malmoi.core.errors import UserError
 from malmoi.engine.constraints import Grammar, Matcher
@@ -57,7 +58,8 @@ class Sampling:
     and for each time, that it was sampled; logit_bias: (id, what its logit gains), as in OpenAI's
     interface. seed: None draws a fresh one. stop: strings that end the text and are not
     shown. n: samples of one prompt. logprobs: how many of the best alternatives to report at each token.
-    constraint: what the answer may be (`malmoi.engine.constraints`); max_tokens may cut it.
+    constraint: what the answer may be (`malmoi.engine.constraints`); max_tokens may cut it. biases: the ids
+    and the gains of logit_bias, made once and not at every step.
     """
 
     max_tokens: int = 128
@@ -74,6 +76,7 @@ class Sampling:
     n: int = 1
     logprobs: int = 0
     constraint: Grammar | None = None
+    biases: tuple[NDArray[np.int64], NDArray[np.float32]] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         for name, allowed in RANGES.items():
@@ -87,6 +90,8 @@ class Sampling:
         # a lone string would be its letters
         stops = isinstance(self.stop, tuple | list) and all(isinstance(one, str) and one for one in self.stop)
         self._require("stop", stops, "a list of strings of at least one character")
+        ids, values = zip(*self.logit_bias, strict=True) if self.logit_bias else ((), ())
+        object.__setattr__(self, "biases", (np.array(ids, np.int64), np.array(values, np.float32)))
 
     @property
     def changes_logits(self) -> bool:

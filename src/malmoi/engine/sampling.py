@@ -58,11 +58,9 @@ def biased(
     if not rows:
         return logits_BV
     logits_BV = logits_BV.clone()
-    if biases := [(b, id, bias) for b in rows for id, bias in params[b].logit_bias]:
-        places_B, ids, values = zip(*biases, strict=True)
-        added = torch.tensor(values, dtype=logits_BV.dtype, device=logits_BV.device)
-        logits_BV[list(places_B), list(ids)] += added
     for b in rows:
+        ids, biases = (torch.from_numpy(it).to(logits_BV.device) for it in params[b].biases)
+        logits_BV[b, ids] += biases.to(logits_BV.dtype)
         _penalise(logits_BV[b], params[b], histories[b], prompt_lengths[b])
     return logits_BV
 
