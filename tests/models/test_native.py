@@ -26,6 +26,7 @@ from malmoi.models.native import library
 from malmoi.models.native.decoder import PIECE_TOKENS
 from malmoi.models.native.linear import (
     GROUP,
+    TILED_TOKENS,
     GroupPanels,
     GroupSource,
     NativeEmbedding,
@@ -33,9 +34,9 @@ from malmoi.models.native.linear import (
     Panels,
     values_of,
 )
-from malmoi.models.packed import PackedLinear, pack, source_of
+from malmoi.models.packed import pack, source_of
 from malmoi.models.transformer import Transformer
-from malmoi.util.hardware import cpu_flags, onednn_packs
+from malmoi.util.hardware import cpu_flags
 from tests.models.variants import SMALL, TRANSFORMERS, VOCAB
 
 pytestmark = pytest.mark.skipif(
@@ -50,6 +51,7 @@ every_precision = pytest.mark.parametrize("precision", PRECISIONS)
 BUILDS = {
     "AVX2": ("c++", ["-march=haswell"], {"avx2", "fma"}),
     "AVX2 with VNNI": ("c++", ["-march=haswell", "-mavxvnni"], {"avx2", "fma", "avx_vnni"}),
+    "AMX": ("c++", ["-march=sapphirerapids"], {"amx_tile", "amx_bf16", "avx512_bf16", "avx512_fp16"}),
     "AVX-512": ("c++", ["-march=skylake-avx512"], {f"avx512{it}" for it in ("f", "bw", "dq", "vl", "cd")}),
     "by clang": ("clang++", [], set[str]()),
 }
@@ -136,19 +138,19 @@ def test_heads_of_every_width(head_width: int, window: int | None, precision: st
 
 
 @every_precision
-def test_a_row_is_the_same_to_the_bit_whatever_stands_beside_it(
-    precision: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(packed, "has_amx", lambda: False)  # many rows would be PyTorch's, rounded otherwise
+@pytest.mark.parametrize("last_only", [True, False])
+def test_a_row_is_the_same_to_the_bit_whatever_stands_beside_it(precision: str, last_only: bool) -> None:
     _, model = model_of(TRANSFORMERS["qwen3-window"], precision)
-    ids_BT, counts_B = torch.randint(VOCAB, (19, 12)), torch.randint(1, 13, (19,))
+    ids_BT, counts_B = torch.randint(VOCAB, (19, 40)), torch.randint(1, 41, (19,))
     together, alone = model.new_state(19), [model.new_state(1) for _ in range(19)]
     for _ in range(3):
-        found_B1V = model.step(ids_BT, counts_B, together, last_only=True)
+        found_BTV = model.step(ids_BT, counts_B, together, last_only=last_only)
         for row, state in enumerate(alone):
-            one = slice(row, row + 1)
-            row_B1V = model.step(ids_BT[one, : counts_B[row]], counts_B[one], state, last_only=True)
-            assert torch.equal(found_B1V[one], row_B1V)
+            count = int(counts_B[row])
+            row_1TV = model.step(
+                ids_BT[row : row + 1, :count], counts_B[row : row + 1], state, last_only=last_only
+            )
+            assert torch.equal(found_BTV[row : row + 1, :count], row_1TV)
         ids_BT, counts_B = ids_BT[:, :1], torch.ones(19, dtype=torch.int64)
 
 
@@ -194,23 +196,6 @@ def test_what_is_not_known_goes_block_by_block() -> None:
     assert_near(reading(model)[:1], reading(plain)[:1], 2e-5)
 
 
-@every_precision
-def test_with_amx_many_rows_go_through_pytorchs_products(
-    precision: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(packed, "has_amx", lambda: True)
-    plain, model = model_of(SMALL, precision)
-    assert model.fused is not None
-    assert isinstance(model.head, NativeLinear)
-    in_bf16 = PackedLinear if onednn_packs(torch.bfloat16) else type(None)
-    kept = in_bf16 if precision == "bf16" else type(None)
-    assert type(model.head.many) is kept
-    most = NativeLinear.MANY_ROWS
-    assert model.fused.pays(torch.tensor([most - 1]))
-    assert model.fused.pays(torch.tensor([most])) == (kept is type(None))
-    assert_near(reading(model), reading(plain), PRECISIONS[precision])  # both ways continue one state
-
-
 @settings(max_examples=40, deadline=None)
 @given(
     rows=st.integers(0, 30), inputs=st.integers(1, 70), outputs=st.integers(1, 90), bias=st.booleans(),
@@ -226,10 +211,22 @@ def test_products_are_exact_for_what_the_matrix_holds(
     x_NI_as_read = x_NI if kind == "fp32" else x_NI.bfloat16().float()
     linear = NativeLinear([panels], bias_O)
     found_NO = linear(x_NI)
+    assert_products_of_long_texts_are_near(linear, x_NI, bias_O)
     wanted_NO = x_NI_as_read.double() @ linear.weight.double().T + (0 if bias_O is None else bias_O)
     assert found_NO.shape == (rows, outputs)
     torch.testing.assert_close(found_NO.double(), wanted_NO, rtol=0, atol=1e-4)
     assert torch.equal(panels.rows(torch.arange(outputs)), linear.weight)
+
+
+def assert_products_of_long_texts_are_near(linear: NativeLinear, x_NI: Tensor, bias_O: Tensor | None) -> None:
+    """Where they are in tiles, of numbers in bf16."""
+    if not linear.panels[0].library.malmoi_has_tiles():
+        return
+    x_1TI = x_NI.repeat(1 + TILED_TOKENS // max(len(x_NI), 1), 1)[None]
+    terms_TOI = x_1TI[0].double()[:, None] * linear.weight.double()
+    wanted_TO = terms_TOI.sum(2) + (0 if bias_O is None else bias_O)
+    apart_TO = (linear(x_1TI)[0] - wanted_TO).abs()
+    assert bool((apart_TO <= 1e-4 + 2**-7 * terms_TOI.abs().sum(2)).all())
 
 
 LAYOUTS = [
@@ -292,6 +289,7 @@ def test_products_in_groups_are_exact_for_what_the_matrix_holds(
     source = extremes(layout, outputs, inputs)
     panels = GroupPanels.of(built, source)
     linear = NativeLinear([panels], bias_O)
+    assert_products_of_long_texts_are_near(linear, x_NI, bias_O)
     found_NO, matrix_OI = linear(x_NI), values(layout, source.read(slice(None)))
     assert torch.equal(linear.weight, matrix_OI)
     assert torch.equal(panels.rows(torch.arange(outputs)), matrix_OI)

@@ -81,10 +81,6 @@ class WeightFormat(Protocol):
         """What multiplies by packed rows without our kernels."""
         ...
 
-    def linear_for_many(self, linear: nn.Linear) -> nn.Module | None:
-        """What multiplies faster than our kernels where there are many rows and AMX; None: nothing."""
-        ...
-
     def embedding(self, embedding: nn.Embedding, rows: PackedRows) -> nn.Module:
         """What looks up packed rows."""
         ...

@@ -43,10 +43,6 @@ class Grouped:
     def linear(self, linear: nn.Linear, rows: PackedRows) -> nn.Module:
         return GroupedLinear(rows, self.groups.size, linear.bias)
 
-    def linear_for_many(self, linear: nn.Linear) -> nn.Module | None:
-        del linear
-        return None
-
     def embedding(self, embedding: nn.Embedding, rows: PackedRows) -> nn.Module:
         del embedding
         return GroupedEmbedding(rows, self.groups.size)

@@ -29,7 +29,7 @@ from malmoi.models.native.linear import (
     Panels,
 )
 from malmoi.models.transformer import Transformer
-from malmoi.util.hardware import has_amx, onednn_packs
+from malmoi.util.hardware import onednn_packs
 
 # smaller matrices stay in the processor's caches, where a plain product is as fast
 _LEAST_NUMBERS = {torch.float32: 1 << 20, torch.bfloat16: 1 << 15}
@@ -69,9 +69,6 @@ class Plain:
         del rows
         pays = linear.weight.numel() >= _LEAST_NUMBERS.get(self.dtype, torch.inf)
         return PackedLinear(linear) if pays and onednn_packs(self.dtype) else linear
-
-    def linear_for_many(self, linear: nn.Linear) -> nn.Module | None:
-        return PackedLinear(linear) if self.dtype == torch.bfloat16 and onednn_packs(self.dtype) else None
 
     def embedding(self, embedding: nn.Embedding, rows: PackedRows) -> nn.Module:
         del rows
@@ -124,11 +121,7 @@ def _replace(model: nn.Module, packer: _Packer) -> None:
 
 
 class _Packer:
-    """What takes a module's place; a matrix that two modules share stays one.
-
-    On processors with AMX, PyTorch's own products use it and are faster for many rows than our kernels:
-    matrices are kept for them, too.
-    """
+    """What takes a module's place; a matrix that two modules share stays one."""
 
     def __init__(
         self, format: WeightFormat, library: ctypes.CDLL | None, model: nn.Module, sources: Sources
@@ -145,9 +138,7 @@ class _Packer:
 
     def __call__(self, module: nn.Module) -> nn.Module:
         if self._library is not None and type(module) is nn.Linear:
-            panels = self._in_panels(self._library, module.weight)
-            many = self._format.linear_for_many(module) if has_amx() else None
-            return NativeLinear(panels, module.bias, many)
+            return NativeLinear(self._in_panels(self._library, module.weight), module.bias)
         if self._library is None and isinstance(module, nn.Linear):
             return self._format.linear(module, self._packed(module.weight))
         if isinstance(module, nn.Embedding):

@@ -68,10 +68,6 @@ def initialise(model: nn.Module, layers: int) -> None:
 class FusedStep(Protocol):
     """Computes `Scorer.step` in another way than module by module."""
 
-    def pays(self, counts_B: Tensor) -> bool:
-        """Whether it is the faster one for this many tokens."""
-        ...
-
     def __call__(
         self, model: Transformer, ids_BT: Tensor, counts_B: Tensor, state: State, *, last_only: bool = False
     ) -> Tensor:
@@ -157,7 +153,7 @@ class Transformer(LanguageModel):
     @torch.inference_mode()
     def step(self, ids_BT: Tensor, counts_B: Tensor, state: State, *, last_only: bool = False) -> Tensor:
         """See `Scorer.step`."""
-        if self.fused is None or not self.fused.pays(counts_B):
+        if self.fused is None:
             return super().step(ids_BT, counts_B, state, last_only=last_only)
         return self.fused(self, ids_BT, counts_B, state, last_only=last_only)
 

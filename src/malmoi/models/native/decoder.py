@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from malmoi.models.blocks import OffsetRMSNorm
 from malmoi.models.language import capped
 from malmoi.models.native import library
-from malmoi.models.native.linear import NativeLinear
+from malmoi.models.native.linear import KINDS, TILED_TOKENS, NativeLinear
 from malmoi.models.rope import Rotary
 from malmoi.models.state import KVState, State
 from malmoi.models.transformer import Block, SandwichBlock, Transformer
@@ -40,6 +40,10 @@ class FusedDecoder:
 
     Between the matrices everything is in fp32, whatever they are in; keys and values are cached as the plain
     blocks cache them, so both can continue the same state.
+
+    Where the processor has tiles, texts of `TILED_TOKENS` new tokens or more are multiplied in them, which
+    rounds otherwise. Shorter ones beside them are read by a call of their own, so that what stands beside a
+    row still does not change it.
     """
 
     def __init__(self, model: Transformer) -> None:
@@ -47,7 +51,10 @@ class FusedDecoder:
         config = model.config
         layers = [self._layer(model, layer) for layer in range(config.layers)]
         self._library = _native(model.head).panels[0].library
-        self._most_tokens = None if _native(model.head).many is None else NativeLinear.MANY_ROWS
+        in_fp32 = all(
+            it.matrix.kind == KINDS[torch.float32] for it in model.modules() if isinstance(it, NativeLinear)
+        )
+        self._has_tiles = bool(self._library.malmoi_has_tiles()) and not in_fp32
         self._decoder = library.Decoder(
             layers=(library.Layer * len(layers))(*layers),
             norm=self._norm(model.norm),
@@ -64,16 +71,32 @@ class FusedDecoder:
             softcap=config.attention_softcap or 0,
         )
 
-    def pays(self, counts_B: Tensor) -> bool:
-        """See `FusedStep.pays`."""
-        return self._most_tokens is None or int(counts_B.sum()) < self._most_tokens
-
     def __call__(
         self, model: Transformer, ids_BT: Tensor, counts_B: Tensor, state: State, *, last_only: bool = False
     ) -> Tensor:
         """See `FusedStep`."""
         assert isinstance(state, KVState)
         state.reserve(int((state.lengths_B + counts_B).max()))
+        is_long_B = (counts_B >= TILED_TOKENS) & self._has_tiles
+        some_long, some_short = bool(is_long_B.any()), bool(counts_B[~is_long_B].any())
+        if not (some_long and some_short):
+            return self._step(model, ids_BT, counts_B, state, last_only, some_long)
+        long_BTV, short_BTV = (
+            self._step(model, ids_BT, counts_B * part_B, state, last_only, in_tiles)
+            for part_B, in_tiles in ((is_long_B, True), (~is_long_B, False))
+        )
+        return torch.where(is_long_B[:, None, None], long_BTV, short_BTV)
+
+    def _step(
+        self,
+        model: Transformer,
+        ids_BT: Tensor,
+        counts_B: Tensor,
+        state: KVState,
+        last_only: bool,
+        in_tiles: bool,
+    ) -> Tensor:
+        """The same, of texts whose products may all be in tiles, or none."""
         here_1T = torch.arange(ids_BT.shape[1])[None]
         real_BT = here_1T < counts_B[:, None]
         ids_N, positions_N = ids_BT[real_BT], (state.lengths_B[:, None] + here_1T)[real_BT]
@@ -81,7 +104,8 @@ class FusedDecoder:
         logits = torch.empty(len(wanted), model.vocab_size, dtype=torch.float32, device="cpu")
         for piece in _pieces(counts_B, state.lengths_B, wanted):
             ids, positions = ids_N[piece.tokens], positions_N[piece.tokens]
-            self._read(model, piece, ids, positions, state, logits[piece.rows_wanted])
+            tiles = in_tiles, in_tiles and not last_only
+            self._read(model, piece, ids, positions, state, logits[piece.rows_wanted], tiles)
         state.lengths_B += counts_B
         logits = capped(logits, model.softcap)
         if last_only or bool(real_BT.all()):
@@ -96,6 +120,7 @@ class FusedDecoder:
         positions_N: Tensor,
         state: KVState,
         logits: Tensor,
+        tiles: tuple[bool, bool],
     ) -> None:
         x_ND = model.embedded(ids_N, positions_N).float().contiguous()
         length = int(positions_N.max()) + 1
@@ -126,6 +151,8 @@ class FusedDecoder:
             row_stride=keys.stride(1),
             head_stride=keys.stride(2),
             is_bf16=keys.dtype == torch.bfloat16,
+            tiles_blocks=tiles[0],
+            tiles_head=tiles[1],
             logits=logits.data_ptr(),
         )
         self._library.malmoi_forward(self._decoder, batch)

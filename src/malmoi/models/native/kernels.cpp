@@ -8,17 +8,21 @@
 //
 // In 4 and 8 bits the inputs come in groups, each of which has a scale, and maybe a least value, for every
 // output: w = scale * whole + least. A row is brought to 8 bits in groups of its own, so that what a group
-// gives is a sum of whole numbers, and only the groups' sums are added up in fp32.
+// gives is a sum of whole numbers, and only the groups' sums are added up in fp32. Where the processor
+// multiplies tiles of bf16 (Intel's AMX), many rows are brought to bf16 instead, and a panel with them.
 
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <cstring>
+#include <memory>
 #include <type_traits>
 #include <vector>
 
 #include <immintrin.h>
 #include <omp.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 
 namespace {
 
@@ -52,6 +56,16 @@ template <class To, class From>
 inline To bits(From from) {
     static_assert(sizeof(To) == sizeof(From));
     return read<To>(&from);
+}
+
+// Room for so many, from the beginning of a line of the caches; the same one until more is asked for.
+template <class T>
+T* room(std::vector<T>& of, int64_t count) {
+    constexpr size_t LINE = 64;
+    size_t size = count * sizeof(T), space = size + LINE;
+    if (of.size() * sizeof(T) < space) of.resize((space + sizeof(T) - 1) / sizeof(T));
+    void* begin = of.data();
+    return static_cast<T*>(std::align(LINE, size, begin, space));
 }
 
 // --- numbers
@@ -204,20 +218,45 @@ struct Matrix {
     int64_t all_outputs() const { return outputs + (next ? next->all_outputs() : 0); }
 };
 
-// Rows brought to a matrix's kind.
+#if defined(__AMX_BF16__)
+// Linux gives a process the tiles' registers when it asks (ARCH_REQ_XCOMP_PERM of XFEATURE_XTILEDATA).
+const bool has_tiles = syscall(SYS_arch_prctl, 0x1023, 18) == 0;
+#else
+constexpr bool has_tiles = false;
+#endif
+constexpr int64_t TILE_ROWS = 16;
+
+// Whether a product that may be in tiles is.
+inline bool is_tiled(const Matrix& matrix, bool in_tiles) {
+    return has_tiles && in_tiles && matrix.kind != FP32;
+}
+
+// Rows brought to a matrix's kind, or to bf16 for a product in tiles.
 struct Rows {
     uint32_t* words;  // `stride` apart; where there are groups, four whole numbers from -127 to 127 each
     float* scales;    // of each group of GROUP inputs, `stride / 8` apart
     int32_t* sums;    // of the whole numbers of each half of a group, `stride / 4` apart
     int64_t stride;   // a multiple of GROUP
 
-    void put(int64_t row, const float* x, const Matrix& matrix) const {
+    void put(int64_t row, const float* x, const Matrix& matrix, bool in_tiles) const {
         uint32_t* to = words + row * stride;
         int64_t count = matrix.inputs;
+        if (is_tiled(matrix, in_tiles)) return put_in_tiles(row, x, count);
         if (matrix.has_groups()) return put_groups(row, x, count);
         to[matrix.words() - 1] = 0;
         if (matrix.kind == FP32) std::memcpy(to, x, count * sizeof(float));
         else halve(reinterpret_cast<uint16_t*>(to), x, count);
+    }
+
+    // Tiles of GROUP inputs of TILE_ROWS rows, with zeros after the last input.
+    uint32_t* tiles(int64_t first_row) const { return words + first_row * stride; }
+
+    void put_in_tiles(int64_t row, const float* x, int64_t count) const {
+        uint32_t* to = tiles(row / TILE_ROWS * TILE_ROWS) + row % TILE_ROWS * (GROUP / 2);
+        for (int64_t at = 0; at < count; at += GROUP, to += TILE_ROWS * GROUP / 2) {
+            if (count - at < GROUP) std::memset(to, 0, GROUP / 2 * sizeof *to);
+            halve(reinterpret_cast<uint16_t*>(to), x + at, std::min<int64_t>(GROUP, count - at));
+        }
     }
 
   private:
@@ -314,6 +353,16 @@ inline void in_tiles(int64_t rows, F f) {
     for (int64_t t = 0; t < tiles; t++) f(rows * t / tiles, rows * (t + 1) / tiles - rows * t / tiles);
 }
 
+// What the p-th panel gives a row, with its bias.
+template <class Put>
+void finish(const Matrix& matrix, int64_t row, int64_t p, float* values, Put put) {
+    int64_t begin = p * WIDE, count = std::min<int64_t>(WIDE, matrix.outputs - begin);
+    if (matrix.bias)
+        for (int64_t i = 0; i < count; i++) values[i] += matrix.bias[begin + i];
+    if (count == WIDE) put(row, begin, std::integral_constant<int64_t, WIDE>(), values);
+    else put(row, begin, count, values);
+}
+
 template <class Op, bool fetches, class Put>
 void product_of(const Matrix& matrix, const Rows& x, int64_t rows, Put put) {
     int64_t words = matrix.words(), panels = (matrix.outputs + WIDE - 1) / WIDE;
@@ -324,7 +373,6 @@ void product_of(const Matrix& matrix, const Rows& x, int64_t rows, Put put) {
         const char* panel = matrix.panels + p * bytes;
         // each tile fetches a part of the next panel
         Ahead ahead = p + 1 == panels ? Ahead{panel, 0} : Ahead{panel + bytes, step / tiles};
-        int64_t begin = p * WIDE, count = std::min<int64_t>(WIDE, matrix.outputs - begin);
         in_tiles(rows, [&](int64_t first, int64_t height) {
             alignas(64) int32_t out[TILE][WIDE];
             tile_of<Op, fetches>(height, x.words + first * x.stride, x.stride, panel, words, out, ahead);
@@ -332,9 +380,7 @@ void product_of(const Matrix& matrix, const Rows& x, int64_t rows, Put put) {
             for (int64_t r = 0; r < height; r++) {
                 float values[WIDE];
                 std::memcpy(values, out[r], sizeof values);
-                if (matrix.bias)
-                    for (int64_t i = 0; i < count; i++) values[i] += matrix.bias[begin + i];
-                put(first + r, begin, count, values);
+                finish(matrix, first + r, p, values, put);
             }
         });
     }
@@ -393,6 +439,12 @@ struct Nibbles {
     static constexpr int64_t bytes_of(int64_t group) { return group / 2 * WIDE; }
     static constexpr int32_t offset(bool has_least) { return has_least ? 0 : 8; }
 
+    template <int WORDS>
+    static Words word(const char* from, int k) {
+        Words both = read<Words>(from + k % (WORDS / 2) * 4 * WIDE);
+        return (k < WORDS / 2 ? both : both >> 4) & 0x0f0f0f0fu;
+    }
+
     template <int R, int WORDS>
     static void dot(const uint32_t* x, int64_t stride, const char* from, Vector (&dots)[R][2]) {
         constexpr int apart = WORDS / 2;
@@ -433,6 +485,11 @@ struct Nibbles {
 struct Bytes {
     static constexpr int64_t bytes_of(int64_t group) { return group * WIDE; }
     static constexpr int32_t offset(bool) { return HAS_VNNI ? 128 : 0; }
+
+    template <int WORDS>
+    static Words word(const char* from, int k) {
+        return read<Words>(from + k * 4 * WIDE);
+    }
 
     template <int R, int WORDS>
     static void dot(const uint32_t* x, int64_t stride, const char* from, Vector (&dots)[R][2]) {
@@ -516,16 +573,34 @@ void group_tile_of(
         group_tile_of<Op, INPUTS, has_least, R - 1>(height, rows, first, panel, groups, out, ahead);
 }
 
+// f(operation, inputs of a group, whether it has a least value) of a matrix in groups
+template <class F>
+void by_layout(const Matrix& matrix, F f) {
+    using std::integral_constant, std::bool_constant;
+    auto of = [&](auto op, auto inputs) {
+        if (matrix.has_least) f(op, inputs, bool_constant<true>());
+        else f(op, inputs, bool_constant<false>());
+    };
+    auto of_size = [&](auto op) {
+        if (matrix.group == GROUP) of(op, integral_constant<int, GROUP>());
+        else of(op, integral_constant<int, GROUP / 2>());
+    };
+    if (matrix.kind == NIBBLES) of_size(Nibbles());
+    else of_size(Bytes());
+}
+
+template <class Op, int INPUTS, bool has_least>
+constexpr int64_t GROUP_BYTES = (has_least ? 4 : 2) * WIDE + Op::bytes_of(INPUTS);
+
 template <class Op, int INPUTS, bool has_least, class Put>
 void group_product(const Matrix& matrix, const Rows& x, int64_t rows, Put put) {
     int64_t panels = (matrix.outputs + WIDE - 1) / WIDE, groups = num_groups(matrix.inputs) * (GROUP / INPUTS);
-    int64_t step = (has_least ? 4 : 2) * WIDE + Op::bytes_of(INPUTS), bytes = groups * step;
+    int64_t step = GROUP_BYTES<Op, INPUTS, has_least>, bytes = groups * step;
     int64_t tiles = num_tiles<GROUP_TILE>(rows);
     int64_t chunk = std::max<int64_t>(1, panels / (4 * omp_get_num_threads()));
 #pragma omp for schedule(dynamic, chunk)
     for (int64_t p = 0; p < panels; p++) {
         const char* panel = matrix.panels + p * bytes;
-        int64_t begin = p * WIDE, count = std::min<int64_t>(WIDE, matrix.outputs - begin);
         // each tile fetches a part of the next panel
         Ahead ahead = p + 1 == panels || tiles > 4 ? Ahead{panel, 0} : Ahead{panel + bytes, step / tiles};
         in_tiles<GROUP_TILE>(rows, [&](int64_t first, int64_t height) {
@@ -533,32 +608,147 @@ void group_product(const Matrix& matrix, const Rows& x, int64_t rows, Put put) {
             group_tile_of<Op, INPUTS, has_least>(height, x, first, panel, groups, out, ahead);
             ahead.from += groups * ahead.step;
             for (int64_t r = 0; r < height; r++) {
-                for (int64_t i = 0; i < count; i++) out[r][i] *= matrix.unit;
-                if (matrix.bias)
-                    for (int64_t i = 0; i < count; i++) out[r][i] += matrix.bias[begin + i];
-                put(first + r, begin, count, out[r]);
+                for (int64_t i = 0; i < WIDE; i++) out[r][i] *= matrix.unit;
+                finish(matrix, first + r, p, out[r], put);
             }
         });
     }
 }
 
-template <class Op, class Put>
-void group_products(const Matrix& matrix, const Rows& x, int64_t rows, Put put) {
-    if (matrix.group == GROUP) {
-        if (matrix.has_least) group_product<Op, GROUP, true>(matrix, x, rows, put);
-        else group_product<Op, GROUP, false>(matrix, x, rows, put);
-    } else {
-        if (matrix.has_least) group_product<Op, GROUP / 2, true>(matrix, x, rows, put);
-        else group_product<Op, GROUP / 2, false>(matrix, x, rows, put);
+// --- products in tiles
+
+#if defined(__AMX_BF16__)
+static_assert(HAS_VNNI && LANES == 16);
+
+// Words of two inputs of all outputs, in the nearest bf16, a half up.
+inline Words two_halves(Floats first, Floats second) {
+    return (bits<Words>(first) + 0x8000u) >> 16 | ((bits<Words>(second) + 0x8000u) & 0xffff0000u);
+}
+
+// A panel in groups brought to bf16.
+template <class Op, int INPUTS, bool has_least>
+void widen(const char* panel, int64_t groups, float unit, uint32_t* to) {
+    constexpr int WORDS = INPUTS / 4;
+    const char* words = panel + (has_least ? 4 : 2) * WIDE;
+    for (int64_t g = 0; g < groups; g++) {
+        for (int v = 0; v < 2; v++) {
+            Floats scale = from_halves(panel + 2 * LANES * v) * unit;
+            Floats zero = scale * float(-Op::offset(has_least));
+            if (has_least) zero += from_halves(panel + 2 * WIDE + 2 * LANES * v) * unit;
+#pragma GCC unroll 8
+            for (int k = 0; k < WORDS; k++) {
+                Words four = Op::template word<WORDS>(words + 4 * LANES * v, k);
+                Floats w[4];
+                for (int i = 0; i < 4; i++) {
+                    Floats whole = __builtin_convertvector(bits<Ints>(four >> 8 * i & 0xffu), Floats);
+                    w[i] = multiply_add(whole, scale, zero);
+                }
+                for (int i = 0; i < 2; i++) {
+                    Words pair = two_halves(w[2 * i], w[2 * i + 1]);
+                    std::memcpy(to + (2 * k + i) * WIDE + v * LANES, &pair, sizeof pair);
+                }
+            }
+        }
+        panel += GROUP_BYTES<Op, INPUTS, has_least>;
+        words += GROUP_BYTES<Op, INPUTS, has_least>;
+        to += INPUTS / 2 * WIDE;
     }
 }
 
+// A matrix's p-th panel in bf16, with zeros up to whole groups; in `room` where it does not lie so.
+const uint32_t* panel_in_bf16(const Matrix& matrix, int64_t p, uint32_t* room) {
+    int64_t groups = num_groups(matrix.inputs), words = matrix.words();
+    if (matrix.kind == BF16) {
+        auto* panel = reinterpret_cast<const uint32_t*>(matrix.panels) + p * words * WIDE;
+        if (words == groups * (GROUP / 2)) return panel;
+        std::memcpy(room, panel, words * 4 * WIDE);
+        std::memset(room + words * WIDE, 0, (groups * (GROUP / 2) - words) * 4 * WIDE);
+    } else {
+        by_layout(matrix, [&](auto op, auto inputs, auto has_least) {
+            int64_t parts = groups * (GROUP / inputs);
+            const char* panel = matrix.panels + p * parts * GROUP_BYTES<decltype(op), inputs, has_least>;
+            widen<decltype(op), inputs, has_least>(panel, parts, matrix.unit, room);
+        });
+    }
+    return room;
+}
+
+// All eight tiles are of 16 rows of 64 bytes.
+struct TileShapes {
+    uint8_t palette = 1, start_row = 0, reserved[14] = {};
+    uint16_t bytes[16] = {64, 64, 64, 64, 64, 64, 64, 64};
+    uint8_t rows[16] = {16, 16, 16, 16, 16, 16, 16, 16};
+};
+
+// out[one or both tiles' rows][WIDE]; what is behind the last row is not to be read
+template <bool both>
+void tiled(const uint32_t* x, const uint32_t* next, const uint32_t* panel, int64_t groups, float (*out)[WIDE]) {
+    _tile_zero(0);
+    _tile_zero(1);
+    _tile_zero(2);
+    _tile_zero(3);
+    constexpr int64_t words = TILE_ROWS * GROUP / 2;
+    for (int64_t g = 0; g < groups; g++, x += words, next += words, panel += GROUP / 2 * WIDE) {
+        _tile_loadd(6, panel, 4 * WIDE);
+        _tile_loadd(7, panel + LANES, 4 * WIDE);
+        _tile_loadd(4, x, 4 * LANES);
+        _tile_dpbf16ps(0, 4, 6);
+        _tile_dpbf16ps(1, 4, 7);
+        if constexpr (both) {
+            _tile_loadd(5, next, 4 * LANES);
+            _tile_dpbf16ps(2, 5, 6);
+            _tile_dpbf16ps(3, 5, 7);
+        }
+    }
+    _tile_stored(0, out[0], sizeof *out);
+    _tile_stored(1, out[0] + LANES, sizeof *out);
+    if constexpr (both) {
+        _tile_stored(2, out[TILE_ROWS], sizeof *out);
+        _tile_stored(3, out[TILE_ROWS] + LANES, sizeof *out);
+    }
+}
+
+// put(row, values) for what a panel gives all rows
+template <class Put>
+void tiled_panel(const Rows& x, int64_t rows, const uint32_t* panel, int64_t groups, Put put) {
+    for (int64_t first = 0; first < rows; first += 2 * TILE_ROWS) {
+        alignas(64) float out[2 * TILE_ROWS][WIDE];
+        const uint32_t *tiles = x.tiles(first), *next = x.tiles(first + TILE_ROWS);
+        if (rows - first > TILE_ROWS) tiled<true>(tiles, next, panel, groups, out);
+        else tiled<false>(tiles, next, panel, groups, out);
+        for (int64_t r = 0; r < std::min(2 * TILE_ROWS, rows - first); r++) put(first + r, out[r]);
+    }
+}
+
+thread_local std::vector<uint32_t> thread_unpacked;
+
+template <class Put>
+void tiled_product(const Matrix& matrix, const Rows& x, int64_t rows, Put put) {
+    int64_t panels = (matrix.outputs + WIDE - 1) / WIDE, groups = num_groups(matrix.inputs);
+    int64_t chunk = std::max<int64_t>(1, panels / (8 * omp_get_num_threads()));
+    uint32_t* unpacked = room(thread_unpacked, groups * (GROUP / 2) * WIDE);
+    TileShapes shapes;
+    _tile_loadconfig(&shapes);
+#pragma omp for schedule(dynamic, chunk)
+    for (int64_t p = 0; p < panels; p++) {
+        const uint32_t* panel = panel_in_bf16(matrix, p, unpacked);
+        tiled_panel(x, rows, panel, groups, [&](int64_t row, float* values) {
+            finish(matrix, row, p, values, put);
+        });
+    }
+    _tile_release();
+}
+#else
+template <class Put>
+void tiled_product(const Matrix&, const Rows&, int64_t, Put) {}
+#endif
+
 // put(row, first output, count, values) for all of x W^T + bias; to be called by all threads
 template <class Put>
-void product(const Matrix& matrix, const Rows& x, int64_t rows, Put put) {
+void product(const Matrix& matrix, const Rows& x, int64_t rows, bool in_tiles, Put put) {
     if (rows == 0) return;
     int64_t before = 0;
-    auto put_here = [&](int64_t row, int64_t begin, int64_t count, const float* values) {
+    auto put_here = [&](int64_t row, int64_t begin, auto count, const float* values) {
         put(row, before + begin, count, values);
     };
     auto run = [&](const Matrix& part, auto op) {
@@ -569,21 +759,24 @@ void product(const Matrix& matrix, const Rows& x, int64_t rows, Put put) {
         else product_of<Op, false>(part, x, rows, put_here);
     };
     for (const Matrix* part = &matrix; part; before += part->outputs, part = part->next) {
-        if (part->kind == FP32) run(*part, Fp32());
+        if (is_tiled(*part, in_tiles)) tiled_product(*part, x, rows, put_here);
+        else if (part->kind == FP32) run(*part, Fp32());
         else if (part->kind == BF16) run(*part, Bf16());
-        else if (part->kind == NIBBLES) group_products<Nibbles>(*part, x, rows, put_here);
-        else group_products<Bytes>(*part, x, rows, put_here);
+        else
+            by_layout(*part, [&](auto op, auto inputs, auto has_least) {
+                group_product<decltype(op), inputs, has_least>(*part, x, rows, put_here);
+            });
     }
 }
 
 auto into(float* y, int64_t stride) {
-    return [=](int64_t row, int64_t begin, int64_t count, const float* values) {
+    return [=](int64_t row, int64_t begin, auto count, const float* values) {
         std::memcpy(y + row * stride + begin, values, count * sizeof(float));
     };
 }
 
 auto added_to(float* y, int64_t stride) {
-    return [=](int64_t row, int64_t begin, int64_t count, const float* values) {
+    return [=](int64_t row, int64_t begin, auto count, const float* values) {
         float* to = y + row * stride + begin;
         for (int64_t i = 0; i < count; i++) to[i] += values[i];
     };
@@ -623,6 +816,7 @@ struct Batch {
     const float *cos[2], *sin[2];     // [tokens][head_width]
     void *keys, *values;              // [layers][rooms][kv_heads][capacity][head_width]
     int64_t layer_stride, row_stride, head_stride, is_bf16;
+    int64_t tiles_blocks, tiles_head;  // whether products of the blocks and of the head may be in tiles
     float* logits;  // [wanted][vocabulary]
 };
 
@@ -636,26 +830,22 @@ struct Scratch {
     std::vector<int32_t> sums;
     std::vector<Task> tasks;
     std::vector<int64_t> row_of, position_of;
-
-    template <class T>
-    static T* room(std::vector<T>& of, int64_t count) {
-        if (int64_t(of.size()) < count) of.resize(count);
-        return of.data();
-    }
 };
 
 thread_local Scratch scratch;  // of the thread that calls
 
-// Room for rows of so many inputs.
+// Room for rows of `inputs` inputs, and for those that fill the last tile.
 Rows rows_of(int64_t count, int64_t inputs) {
     int64_t stride = num_groups(inputs) * GROUP;
+    count = (count + TILE_ROWS - 1) / TILE_ROWS * TILE_ROWS;
     return {
-        Scratch::room(scratch.words, count * stride), Scratch::room(scratch.scales, count * stride / 8),
-        Scratch::room(scratch.sums, count * stride / 4), stride
+        room(scratch.words, count * stride), room(scratch.scales, count * stride / 8),
+        room(scratch.sums, count * stride / 4), stride
     };
 }
 
 thread_local std::vector<float> thread_scores, thread_panel, thread_row;
+thread_local std::vector<uint32_t> thread_keys, thread_values, thread_queries, thread_weights;
 
 class Forward {
   public:
@@ -664,10 +854,10 @@ class Forward {
         qkv_width = (d.heads + 2 * d.kv_heads) * d.head_width;
         attended_width = d.heads * d.head_width;
         up_width = d.feed_forward == GELU ? d.ff_width : 2 * d.ff_width;
-        qkv = Scratch::room(scratch.qkv, b.num_tokens * qkv_width);
-        attended = Scratch::room(scratch.attended, b.num_tokens * attended_width);
-        hidden = Scratch::room(scratch.hidden, b.num_tokens * up_width);
-        added = Scratch::room(scratch.added, b.num_tokens * d.width);
+        qkv = room(scratch.qkv, b.num_tokens * qkv_width);
+        attended = room(scratch.attended, b.num_tokens * attended_width);
+        hidden = room(scratch.hidden, b.num_tokens * up_width);
+        added = room(scratch.added, b.num_tokens * d.width);
         int64_t widest = std::max({d.width, attended_width, d.ff_width});
         rows = rows_of(std::max(b.num_tokens, b.num_wanted), widest);
         lay_out();
@@ -679,8 +869,8 @@ class Forward {
             for (int64_t l = 0; l < d.num_layers; l++) block(d.layers[l], l);
 #pragma omp for
             for (int64_t i = 0; i < b.num_wanted; i++)
-                rows.put(i, normed(d.norm, b.x + b.wanted[i] * d.width), d.head);
-            product(d.head, rows, b.num_wanted, into(b.logits, d.head.outputs));
+                rows.put(i, normed(d.norm, b.x + b.wanted[i] * d.width), d.head, b.tiles_head);
+            product(d.head, rows, b.num_wanted, b.tiles_head, into(b.logits, d.head.outputs));
         }
     }
 
@@ -721,8 +911,8 @@ class Forward {
     void block(const Layer& layer, int64_t l) {
 #pragma omp for
         for (int64_t n = 0; n < b.num_tokens; n++)
-            rows.put(n, normed(layer.attention_norm, b.x + n * d.width), layer.qkv);
-        product(layer.qkv, rows, b.num_tokens, into(qkv, qkv_width));
+            put_row(n, normed(layer.attention_norm, b.x + n * d.width), layer.qkv);
+        multiply(layer.qkv, into(qkv, qkv_width));
 #pragma omp for
         for (int64_t n = 0; n < b.num_tokens; n++)
             b.is_bf16 ? remember<uint16_t>(layer, l, n) : remember<float>(layer, l, n);
@@ -731,21 +921,30 @@ class Forward {
         for (int64_t t = 0; t < num_tasks; t++)
             b.is_bf16 ? attend<uint16_t>(layer, l, tasks[t]) : attend<float>(layer, l, tasks[t]);
 #pragma omp for
-        for (int64_t n = 0; n < b.num_tokens; n++) rows.put(n, attended + n * attended_width, layer.out);
+        for (int64_t n = 0; n < b.num_tokens; n++) put_row(n, attended + n * attended_width, layer.out);
         add_product(layer.out, layer.attention_post_norm);
 #pragma omp for
         for (int64_t n = 0; n < b.num_tokens; n++)
-            rows.put(n, normed(layer.feed_forward_norm, b.x + n * d.width), layer.up);
-        product(layer.up, rows, b.num_tokens, into(hidden, up_width));
+            put_row(n, normed(layer.feed_forward_norm, b.x + n * d.width), layer.up);
+        multiply(layer.up, into(hidden, up_width));
 #pragma omp for
-        for (int64_t n = 0; n < b.num_tokens; n++) rows.put(n, activated(hidden + n * up_width), layer.down);
+        for (int64_t n = 0; n < b.num_tokens; n++) put_row(n, activated(hidden + n * up_width), layer.down);
         add_product(layer.down, layer.feed_forward_post_norm);
+    }
+
+    void put_row(int64_t n, const float* x, const Matrix& matrix) const {
+        rows.put(n, x, matrix, b.tiles_blocks);
+    }
+
+    template <class Put>
+    void multiply(const Matrix& matrix, Put put) const {
+        product(matrix, rows, b.num_tokens, b.tiles_blocks, put);
     }
 
     // x += norm(product)
     void add_product(const Matrix& matrix, const Norm& norm) {
-        if (!norm.weight) return product(matrix, rows, b.num_tokens, added_to(b.x, d.width));
-        product(matrix, rows, b.num_tokens, into(added, d.width));
+        if (!norm.weight) return multiply(matrix, added_to(b.x, d.width));
+        multiply(matrix, into(added, d.width));
 #pragma omp for
         for (int64_t n = 0; n < b.num_tokens; n++) {
             const float* y = normed(norm, added + n * d.width);
@@ -754,7 +953,7 @@ class Forward {
     }
 
     const float* normed(const Norm& norm, const float* x) const {
-        float* to = Scratch::room(thread_row, rows.stride);
+        float* to = room(thread_row, rows.stride);
         apply(norm, x, d.width, to);
         return to;
     }
@@ -774,7 +973,7 @@ class Forward {
     }
 
     const float* activated(const float* up) const {
-        float* to = Scratch::room(thread_row, rows.stride);
+        float* to = room(thread_row, rows.stride);
         const float* other = up + d.ff_width;
         map(to, d.ff_width, [&](int64_t i, int64_t some) {
             Floats x = load_up_to(up + i, some);
@@ -828,6 +1027,9 @@ class Forward {
     void attend(const Layer& layer, int64_t l, const Task& task) {
         const T* keys = cached<T>(b.keys, l, task.row, task.kv_head);
         const T* values = cached<T>(b.values, l, task.row, task.kv_head);
+        if constexpr (std::is_same_v<T, uint16_t>)
+            if (has_tiles && b.tiles_blocks && d.head_width % GROUP == 0)
+                return attend_in_tiles(layer, task, keys, values);
         for (int64_t g = 0; g < groups; g++) {
             if (task.count == 1) attend_once(task, g, keys, values, first_seen(layer, task.position));
             else attend_block(layer, task, g, keys, values);
@@ -851,7 +1053,7 @@ class Forward {
     template <class T>
     void attend_once(const Task& task, int64_t g, const T* keys, const T* values, int64_t begin) {
         int64_t count = task.position + 1 - begin, width = d.head_width;
-        float* weights = Scratch::room(thread_scores, count);
+        float* weights = room(thread_scores, count);
         const T* next = (task.kv_head + 1 < d.kv_heads ? keys + b.head_stride : keys) + begin * width;
         keys += begin * width, values += begin * width;
         in_vectors(width, [&](auto vectors, auto is_full, int64_t c, int64_t some) {
@@ -907,8 +1109,14 @@ class Forward {
     void attend_block(const Layer& layer, const Task& task, int64_t g, const T* keys, const T* values) {
         int64_t origin = first_seen(layer, task.position) / WIDE * WIDE, length = task.position + task.count;
         int64_t stride = (length - origin + WIDE - 1) / WIDE * WIDE;
-        float* scores = Scratch::room(thread_scores, task.count * stride);
+        float* scores = room(thread_scores, task.count * stride);
         score(task, g, keys, origin, scores, stride);
+        soften_block(layer, task, origin, scores, stride);
+        gather(task, g, values, origin, scores, stride);
+    }
+
+    // Weights in place of scores; 0 for keys that a query does not see.
+    void soften_block(const Layer& layer, const Task& task, int64_t origin, float* scores, int64_t stride) const {
         for (int64_t q = 0; q < task.count; q++) {
             float* of = scores + q * stride;
             int64_t begin = first_seen(layer, task.position + q) - origin;
@@ -917,13 +1125,12 @@ class Forward {
             std::fill(of, of + begin, 0.0f);
             std::fill(of + end, of + stride, 0.0f);
         }
-        gather(task, g, values, origin, scores, stride);
     }
 
     // Scores of all queries with the keys that any of them sees, panel by panel.
     template <class T>
     void score(const Task& task, int64_t g, const T* keys, int64_t origin, float* scores, int64_t stride) {
-        float* panel = Scratch::room(thread_panel, d.head_width * WIDE);
+        float* panel = room(thread_panel, d.head_width * WIDE);
         int64_t length = task.position + task.count;
         for (int64_t first = origin; first < length; first += WIDE) {
             for (int64_t s = 0; s < WIDE; s++) {
@@ -948,7 +1155,7 @@ class Forward {
         const Task& task, int64_t g, const T* values, int64_t origin, const float* weights, int64_t stride
     ) {
         int64_t seen = task.position + task.count - origin;
-        float* panel = Scratch::room(thread_panel, seen * WIDE);
+        float* panel = room(thread_panel, seen * WIDE);
         for (int64_t first = 0; first < d.head_width; first += WIDE) {
             int64_t count = std::min<int64_t>(WIDE, d.head_width - first);
             for (int64_t s = 0; s < seen; s++) {
@@ -967,6 +1174,77 @@ class Forward {
         }
     }
 
+#if defined(__AMX_BF16__)
+    // All heads' blocks of queries, which share the keys and values; these, queries and weights are in bf16.
+    void attend_in_tiles(const Layer& layer, const Task& task, const uint16_t* keys, const uint16_t* values) {
+        int64_t width = d.head_width, origin = first_seen(layer, task.position);
+        int64_t seen = task.position + task.count - origin, groups_seen = num_groups(seen);
+        int64_t stride = groups_seen * GROUP;
+        static_assert(GROUP == WIDE);
+        uint32_t* key_panels = room(thread_keys, stride * width / 2);
+        uint32_t* value_panels = room(thread_values, stride * width / 2);
+        for (int64_t p = 0; p < groups_seen; p++)
+            put_keys(keys + origin * width, p * WIDE, seen, key_panels + p * WIDE * width / 2);
+        for (int64_t c = 0; c < width; c += WIDE)
+            put_values(values + origin * width + c, seen, value_panels + c * stride / 2);
+        float* scores = room(thread_scores, task.count * stride);
+        int64_t tiled_rows = (task.count + TILE_ROWS - 1) / TILE_ROWS * TILE_ROWS;
+        Rows queries{room(thread_queries, tiled_rows * width / 2), nullptr, nullptr, width / 2};
+        Rows weights{room(thread_weights, tiled_rows * stride / 2), nullptr, nullptr, stride / 2};
+        TileShapes shapes;
+        _tile_loadconfig(&shapes);
+        for (int64_t g = 0; g < groups; g++) {
+            for (int64_t q = 0; q < task.count; q++)
+                queries.put_in_tiles(q, query(task, g) + q * qkv_width, width);
+            for (int64_t p = 0; p < groups_seen; p++)
+                tiled_panel(
+                    queries, task.count, key_panels + p * WIDE * width / 2, width / GROUP,
+                    [&](int64_t q, const float* of) {
+                        std::memcpy(scores + q * stride + p * WIDE, of, WIDE * sizeof *of);
+                    }
+                );
+            soften_block(layer, task, origin, scores, stride);
+            for (int64_t q = 0; q < task.count; q++) weights.put_in_tiles(q, scores + q * stride, stride);
+            for (int64_t c = 0; c < width; c += WIDE)
+                tiled_panel(
+                    weights, task.count, value_panels + c * stride / 2, groups_seen,
+                    [&](int64_t q, const float* of) {
+                        std::memcpy(answer(task, g) + q * attended_width + c, of, WIDE * sizeof *of);
+                    }
+                );
+        }
+        _tile_release();
+    }
+
+    // A panel of keys from `first` on; of those that are not there, the last one stands for all.
+    void put_keys(const uint16_t* keys, int64_t first, int64_t seen, uint32_t* to) const {
+        for (int64_t v = 0; v < WIDE; v += LANES) {
+            Ints halves;
+            for (int64_t i = 0; i < LANES; i++)
+                halves[i] = int32_t(std::min(first + v + i, seen - 1) * d.head_width);
+            for (int64_t k = 0; k < d.head_width / 2; k++) {
+                auto words = _mm512_i32gather_epi32(bits<__m512i>(halves), keys + 2 * k, 2);
+                std::memcpy(to + k * WIDE + v, &words, sizeof words);
+            }
+        }
+    }
+
+    // A panel of WIDE numbers of all values, two values in a word.
+    void put_values(const uint16_t* values, int64_t seen, uint32_t* to) const {
+        for (int64_t s = 0; s < num_groups(seen) * GROUP; s += 2, to += WIDE)
+            for (int64_t v = 0; v < WIDE; v += LANES) {
+                auto of = [&](int64_t at) {
+                    const uint16_t* value = values + std::min(at, seen - 1) * d.head_width + v;
+                    return __builtin_convertvector(read<Halves>(value), Words);
+                };
+                Words two = of(s) | of(s + 1) << 16;
+                std::memcpy(to + v, &two, sizeof two);
+            }
+    }
+#else
+    void attend_in_tiles(const Layer&, const Task&, const uint16_t*, const uint16_t*) {}
+#endif
+
     static float plain(float value) { return value; }
     static float plain(uint16_t value) { return widened(value); }
 };
@@ -976,6 +1254,9 @@ class Forward {
 extern "C" {
 
 int64_t malmoi_wide() { return WIDE; }
+
+// Whether products can be in tiles.
+int64_t malmoi_has_tiles() { return has_tiles; }
 
 // Puts rows in groups into a matrix's panels, from output `first` on, which begins one. scales and least (or
 // null): [rows][groups], to be multiplied by `factor`; numbers: [rows][inputs].
@@ -1014,13 +1295,15 @@ void malmoi_pack(
 }
 
 // y[rows][outputs] = x[rows][inputs] W^T + bias
-void malmoi_linear(const Matrix* matrix, const float* x, int64_t num_rows, float* y, int64_t threads) {
+void malmoi_linear(
+    const Matrix* matrix, const float* x, int64_t num_rows, float* y, int64_t in_tiles, int64_t threads
+) {
     Rows rows = rows_of(num_rows, matrix->inputs);
 #pragma omp parallel num_threads(threads)
     {
 #pragma omp for
-        for (int64_t r = 0; r < num_rows; r++) rows.put(r, x + r * matrix->inputs, *matrix);
-        product(*matrix, rows, num_rows, into(y, matrix->all_outputs()));
+        for (int64_t r = 0; r < num_rows; r++) rows.put(r, x + r * matrix->inputs, *matrix, in_tiles);
+        product(*matrix, rows, num_rows, in_tiles, into(y, matrix->all_outputs()));
     }
 }
 

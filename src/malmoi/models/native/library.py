@@ -72,7 +72,7 @@ class KernelBatch(ctypes.Structure):
         ("counts", c_void_p), ("lengths", c_void_p), ("wanted", c_void_p), ("x", c_void_p),
         ("cos", c_void_p * 2), ("sin", c_void_p * 2), ("keys", c_void_p), ("values", c_void_p),
         ("layer_stride", c_int64), ("row_stride", c_int64), ("head_stride", c_int64), ("is_bf16", c_int64),
-        ("logits", c_void_p),
+        ("tiles_blocks", c_int64), ("tiles_head", c_int64), ("logits", c_void_p),
     )  # fmt: skip
 
 
@@ -125,8 +125,8 @@ def build(compiler: str, folder: Path, target: Sequence[str] = ()) -> ctypes.CDL
             sync_file(new)
             new.replace(path)
     library = ctypes.CDLL(str(path))
-    library.malmoi_wide.restype = c_int64
-    library.malmoi_linear.argtypes = (POINTER(Matrix), c_void_p, c_int64, c_void_p, c_int64)
+    library.malmoi_wide.restype = library.malmoi_has_tiles.restype = c_int64
+    library.malmoi_linear.argtypes = (POINTER(Matrix), c_void_p, c_int64, c_void_p, c_int64, c_int64)
     library.malmoi_forward.argtypes = (POINTER(Decoder), POINTER(KernelBatch))
     library.malmoi_pack.argtypes = (
         POINTER(Matrix), c_void_p, c_int64, c_int64, c_void_p, c_void_p, c_void_p, c_float, c_int64,

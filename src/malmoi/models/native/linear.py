@@ -22,6 +22,7 @@ from malmoi.util.hardware import in_huge_pages
 KINDS = {torch.float32: 0, torch.bfloat16: 1}  # the kernels' `Kind` of a matrix
 _NIBBLES, _BYTES = 2, 3  # those of few bits
 GROUP = 32  # inputs that the kernels bring to 8 bits together
+TILED_TOKENS = 16  # a text of so many new tokens is multiplied in tiles, where the processor has them
 _CHUNK = 1 << 20  # numbers that are packed at once
 
 
@@ -161,18 +162,13 @@ def values_of(panels: AnyPanels) -> Tensor:
 class NativeLinear(nn.Module):
     """x W^T + b by our kernels, which take and give fp32 and keep W as it is in its panels.
 
-    panels: of W's rows, some after the others, which may be in several formats. many: computes the same, and
-    is faster for `MANY_ROWS` rows and more; None: nothing is. Without it a row's result is the same to the
-    bit whatever stands beside it in a batch.
+    panels: of W's rows, some after the others, which may be in several formats. A row's result is the same to
+    the bit whatever stands beside it in a batch, of texts that are as long.
     """
 
-    MANY_ROWS = 32
-
-    def __init__(
-        self, panels: Sequence[AnyPanels], bias_O: Tensor | None, many: nn.Module | None = None
-    ) -> None:
+    def __init__(self, panels: Sequence[AnyPanels], bias_O: Tensor | None) -> None:
         super().__init__()
-        self.panels, self.many = tuple(panels), many
+        self.panels = tuple(panels)
         self.outputs = sum(it.outputs for it in self.panels)
         self._bias_O = None if bias_O is None else bias_O.detach().float().contiguous()
         self._matrices = self._chain()  # each refers to the next
@@ -184,13 +180,12 @@ class NativeLinear(nn.Module):
         return torch.cat([values_of(it) for it in self.panels])
 
     def forward(self, x: Tensor) -> Tensor:
-        x_NI = x.reshape(-1, x.shape[-1])
-        if self.many is not None and len(x_NI) >= self.MANY_ROWS:
-            return self.many(x)
-        x_NI = x_NI.float().contiguous()
+        x_NI = x.reshape(-1, x.shape[-1]).float().contiguous()
         y_NO = x_NI.new_empty(len(x_NI), self.outputs)
-        threads, library = torch.get_num_threads(), self.panels[0].library
-        library.malmoi_linear(self.matrix, x_NI.data_ptr(), len(x_NI), y_NO.data_ptr(), threads)
+        in_tiles = x.ndim > 2 and x.shape[-2] >= TILED_TOKENS
+        self.panels[0].library.malmoi_linear(
+            self.matrix, x_NI.data_ptr(), len(x_NI), y_NO.data_ptr(), in_tiles, torch.get_num_threads()
+        )
         return y_NO.to(x.dtype).view(*x.shape[:-1], self.outputs)
 
     def _chain(self) -> list[Matrix]:
