@@ -16,6 +16,7 @@ step in one call.
 
 --model: a real model's file as it is, beside llama.cpp where xllamacpp is installed, which serves it over
 HTTP: one request of 16 tokens and 64 new ones, a prompt of 256, and 16 of the requests that arrive at once.
+`--only file` does that with the random weights in q4_0.
 """
 
 from __future__ import annotations
@@ -56,7 +57,6 @@ from malmoi.util.hardware import cpu_name, keep_heap
 
 SHAPES = {"15m": (6, 288, 6, 768), "110m": (12, 768, 12, 2048)}  # layers, width, heads, feed-forward width
 VOCAB, CONTEXT, PROMPT, NEW, ROWS, PREFILL = 32_000, 1024, 16, 64, 16, 256
-PARTS = ("decode", "batch", "prefill", "server")
 Run = Callable[[], int]  # does the work, says how many tokens
 
 
@@ -65,7 +65,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("shapes", nargs="*", choices=[*SHAPES, []], default=[])
-    parser.add_argument("--only", default=",".join(PARTS))
+    parser.add_argument("--only", default="decode,batch,prefill,server")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--model", type=Path)
     options = parser.parse_args()
@@ -79,9 +79,7 @@ def main() -> None:
             made = make(name, Path(folder) / name)
             for part in options.only.split(","):
                 print(f"\n### {name}, {part}\n")
-                {"decode": decode, "batch": batch, "prefill": prefill, "server": server}[part](
-                    made, options.repeats
-                )
+                PARTS[part](made, options.repeats)
 
 
 def make(name: str, folder: Path) -> Path:
@@ -175,7 +173,7 @@ def server(folder: Path, repeats: int) -> None:
 
 
 def of_file(path: Path, parts: list[str], repeats: int) -> None:
-    """A GGUF file, as it is and in other formats, beside llama.cpp."""
+    """A GGUF file, as it is and in 8 bits, beside llama.cpp."""
     ours = {"malmoi as stored": Loaded(path), "malmoi int8": Loaded(path, quantize="int8")}
     work = {"decode": (1, PROMPT, NEW), "prefill": (1, PREFILL, 1), "batch": (ROWS, PROMPT, NEW)}
     with llama_server(path) as url:
@@ -192,6 +190,15 @@ def of_file(path: Path, parts: list[str], repeats: int) -> None:
             read = num_prompt if part == "prefill" else 0  # a prompt's tokens are what counts there
             print(f"\n### {path.name}, {part}\n")
             table({name: counting(run, read) for name, run in made.items()}, repeats, list(made)[-1])
+
+
+def in_q4_0(folder: Path, repeats: int) -> None:
+    path = folder.with_name(f"{folder.name}-q4_0.gguf")
+    export(folder, "gguf", path, "q4_0")
+    of_file(path, ["decode", "batch", "prefill"], repeats)
+
+
+PARTS = {"decode": decode, "batch": batch, "prefill": prefill, "server": server, "file": in_q4_0}
 
 
 def counting(run: Run, read: int) -> Run:
@@ -213,19 +220,41 @@ def real_prompts(count: int, length: int) -> list[list[int]]:
 # --- the contenders
 
 
+LLAMA_SERVER = """
+import sys, xllamacpp
+params = xllamacpp.CommonParams()
+params.model.path = sys.argv[1]
+params.n_parallel, params.n_ctx, threads = map(int, sys.argv[2:])
+params.cpuparams.n_threads = params.cpuparams_batch.n_threads = threads
+server = xllamacpp.Server(params)
+print("listening at", server.listening_address, flush=True)
+sys.stdin.read()
+"""
+
+
 @contextmanager
 def llama_server(path: Path) -> Iterator[str]:
-    """The address of llama.cpp's server in this process; '' where xllamacpp is not installed."""
+    """The address of llama.cpp's server; '' where xllamacpp is not installed.
+
+    In a process of its own: where two pools of OpenMP's threads are in one, neither's wait busily any more.
+    """
     if find_spec("xllamacpp") is None:
         yield ""
         return
-    import xllamacpp
-
-    params = xllamacpp.CommonParams()
-    params.model.path, params.n_parallel, params.n_ctx = str(path), ROWS, ROWS * 512
-    params.cpuparams.n_threads = params.cpuparams_batch.n_threads = torch.get_num_threads()
-    server = xllamacpp.Server(params)  # which ends with its last name
-    yield server.listening_address
+    numbers = map(str, (ROWS, ROWS * 512, torch.get_num_threads()))
+    process = subprocess.Popen(
+        [sys.executable, "-c", LLAMA_SERVER, str(path), *numbers],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
+    )  # fmt: skip
+    try:
+        assert process.stdout is not None
+        said = next((line for line in process.stdout if line.startswith("listening at ")), None)
+        if said is None:
+            raise SystemExit(f"llama.cpp does not serve {path}")
+        yield said.split()[-1]
+    finally:
+        process.terminate()
+        process.wait()
 
 
 def llama_server_run(url: str, asked: list[list[int]], num_new: int) -> int:

@@ -90,12 +90,12 @@ def test_llama_3s_positions_come_back(tmp_path: Path) -> None:
     torch.testing.assert_close(logits(found), logits(model), rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("dtype", ["f16", "bf16", "q8_0"])
-def test_files_in_fewer_bits(dtype: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("dtype", "most"), [("f16", 0.05), ("bf16", 0.05), ("q8_0", 0.05), ("q4_0", 0.3)])
+def test_files_in_fewer_bits(dtype: str, most: float, tmp_path: Path) -> None:
     model, path = written(tmp_path, "llama", dtype)
     found = load_model(path).model
     apart = (logits(found) - logits(model)).norm() / logits(model).norm()
-    assert 0 < float(apart) < 0.05
+    assert 0 < float(apart) < most
 
 
 @pytest.mark.parametrize("kind", [kind for kind in Kind if kind in gguf.quants._type_traits])

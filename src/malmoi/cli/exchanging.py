@@ -18,8 +18,8 @@ def export(
     ],
     out: Annotated[Path, Option(help="The folder to make, or for gguf a file NAME.gguf.")],
     dtype: Annotated[
-        Literal["f32", "f16", "bf16", "q8_0"] | None,
-        Option(help="The weights' type (q8_0: gguf only); as they are stored unless given."),
+        Literal["f32", "f16", "bf16", "q8_0", "q4_0"] | None,
+        Option(help="The weights' type (q8_0 and q4_0: gguf only); as they are stored unless given."),
     ] = None,
 ) -> None:
     """Write a model for other programs, and check that it does there what it does here."""

@@ -44,7 +44,7 @@ class Target(NamedTuple):
 def export(folder: Path, to: str, out: Path, dtype: str | None = None) -> list[str]:
     """Write the model of `folder`, with its adapter merged in, to `out`, which must be new.
 
-    to: "hf" or "gguf". dtype: "f32", "f16", "bf16" or, for gguf, "q8_0"; None: as the weights are stored.
+    to: "hf" or "gguf". dtype: "f32", "f16", "bf16" or, for gguf, "q8_0" or "q4_0"; None: as it is stored.
     Returns lines that say what was written and compared. Raises UserError where the model cannot be one, or
     does not come out as it is here; then nothing is left at `out`.
     """

@@ -22,10 +22,11 @@ from malmoi.core.errors import UserError
 from malmoi.core.nouns import Json
 from malmoi.hub.gguf_vocab import Vocabulary
 
-KINDS = {"f32": Kind.F32, "f16": Kind.F16, "bf16": Kind.BF16, "q8_0": Kind.Q8_0}
+KINDS = {"f32": Kind.F32, "f16": Kind.F16, "bf16": Kind.BF16, "q8_0": Kind.Q8_0, "q4_0": Kind.Q4_0}
 _FILE_TYPES = {
     "f32": gguf.LlamaFileType.ALL_F32, "f16": gguf.LlamaFileType.MOSTLY_F16,
     "bf16": gguf.LlamaFileType.MOSTLY_BF16, "q8_0": gguf.LlamaFileType.MOSTLY_Q8_0,
+    "q4_0": gguf.LlamaFileType.MOSTLY_Q4_0,
 }  # fmt: skip
 
 
@@ -147,13 +148,13 @@ def write_gguf(path: Path, model: Outside, vocab: Vocabulary, dtype: str, *, nam
         writer.write_tensors_to_file()
     finally:
         writer.close()
-    return _notes(model.config, vocab, odd)
+    return _notes(model.config, vocab, dtype, odd)
 
 
-def _notes(config: Json, vocab: Vocabulary, odd: int) -> list[str]:
+def _notes(config: Json, vocab: Vocabulary, dtype: str, odd: int) -> list[str]:
     found = [vocab.note] if vocab.note else []
     if odd:
-        found.append(f"{odd} matrices are f16, as their rows are no multiple of 32 as q8_0 wants")
+        found.append(f"{odd} matrices are f16, as their rows are no multiple of 32 as {dtype} wants")
     longest = config.get("max_position_embeddings") or 0
     if (context := context_of(config)) < longest:
         found.append(
@@ -215,7 +216,8 @@ def _paired(tensor: Tensor, heads: int) -> Tensor:
 def _kind(tensor: Tensor, wanted: Kind) -> Kind:
     if tensor.ndim < 2:
         return Kind.F32
-    return Kind.F16 if wanted == Kind.Q8_0 and tensor.shape[-1] % 32 else wanted
+    block, _ = gguf.GGML_QUANT_SIZES[wanted]
+    return Kind.F16 if tensor.shape[-1] % block else wanted
 
 
 def _packed(tensor: Tensor, kind: Kind) -> np.ndarray:
