@@ -208,13 +208,14 @@ def test_products_are_exact_for_what_the_matrix_holds(
     x_NI, matrix_OI = torch.randn(rows, inputs), torch.randn(outputs, inputs)
     bias_O = torch.randn(outputs) if bias else None
     panels = Panels.of(built, matrix_OI if kind == "fp32" else matrix_OI.bfloat16())
-    x_NI_as_read = x_NI if kind == "fp32" else x_NI.bfloat16().float()
     linear = NativeLinear([panels], bias_O)
     found_NO = linear(x_NI)
     assert_products_of_long_texts_are_near(linear, x_NI, bias_O)
-    wanted_NO = x_NI_as_read.double() @ linear.weight.double().T + (0 if bias_O is None else bias_O)
     assert found_NO.shape == (rows, outputs)
-    torch.testing.assert_close(found_NO.double(), wanted_NO, rtol=0, atol=1e-4)
+    # where the processor has no products of bf16, a row stays in fp32
+    as_read = [x_NI] if kind == "fp32" else [x_NI, x_NI.bfloat16().float()]
+    wanted = [x.double() @ linear.weight.double().T + (0 if bias_O is None else bias_O) for x in as_read]
+    assert any(torch.allclose(found_NO.double(), it, rtol=0, atol=1e-4) for it in wanted)
     assert torch.equal(panels.rows(torch.arange(outputs)), linear.weight)
 
 

@@ -231,7 +231,14 @@ inline bool is_tiled(const Matrix& matrix, bool in_tiles) {
     return has_tiles && in_tiles && matrix.kind != FP32;
 }
 
-// Rows brought to a matrix's kind, or to bf16 for a product in tiles.
+// A matrix in bf16 is multiplied with rows in bf16 where the processor does that, else with rows in fp32.
+#if defined(__AVX512BF16__)
+constexpr bool ROWS_IN_BF16 = true;
+#else
+constexpr bool ROWS_IN_BF16 = false;
+#endif
+
+// Rows as a matrix's kind takes them, or in bf16 for a product in tiles.
 struct Rows {
     uint32_t* words;  // `stride` apart; where there are groups, four whole numbers from -127 to 127 each
     float* scales;    // of each group of GROUP inputs, `stride / 8` apart
@@ -243,9 +250,13 @@ struct Rows {
         int64_t count = matrix.inputs;
         if (is_tiled(matrix, in_tiles)) return put_in_tiles(row, x, count);
         if (matrix.has_groups()) return put_groups(row, x, count);
-        to[matrix.words() - 1] = 0;
-        if (matrix.kind == FP32) std::memcpy(to, x, count * sizeof(float));
-        else halve(reinterpret_cast<uint16_t*>(to), x, count);
+        if (matrix.kind == BF16 && ROWS_IN_BF16) {
+            to[count / 2] = 0;
+            halve(reinterpret_cast<uint16_t*>(to), x, count);
+        } else {
+            std::memcpy(to, x, count * sizeof(float));
+            if (count % 2) to[count] = 0;
+        }
     }
 
     // Tiles of GROUP inputs of TILE_ROWS rows, with zeros after the last input.
@@ -286,21 +297,26 @@ struct Rows {
     }
 };
 
+// What is multiplied with a panel's word: as many of a row's.
 struct Fp32 {
     using Sums = Floats;
-    static void add(Sums& total, uint32_t word, Words panel) {
-        total += bits<float>(word) * bits<Floats>(panel);
+    static constexpr int ROW_WORDS = 1;
+
+    static void add(Sums& total, const uint32_t* x, Words panel) {
+        total += bits<float>(*x) * bits<Floats>(panel);
     }
 };
 
 struct Bf16 {
     using Sums = Floats;
-    static void add(Sums& total, uint32_t word, Words panel) {
+    static constexpr int ROW_WORDS = ROWS_IN_BF16 ? 1 : 2;
+
+    static void add(Sums& total, const uint32_t* x, Words panel) {
 #if defined(__AVX512BF16__)
-        total = _mm512_dpbf16_ps(total, bits<__m512bh>(panel), bits<__m512bh>(Words{} + word));
+        total = _mm512_dpbf16_ps(total, bits<__m512bh>(panel), bits<__m512bh>(Words{} + *x));
 #else
-        total += bits<float>(word << 16) * bits<Floats>(panel << 16);
-        total += bits<float>(word & 0xffff0000u) * bits<Floats>(panel & 0xffff0000u);
+        total += bits<float>(x[0]) * bits<Floats>(panel << 16);
+        total += bits<float>(x[1]) * bits<Floats>(panel & 0xffff0000u);
 #endif
     }
 };
@@ -323,9 +339,9 @@ void tile(const uint32_t* x, int64_t stride, const char* panel, int64_t words, v
         Words first = read<Words>(panel), second = read<Words>(panel + 4 * LANES);
 #pragma GCC unroll 16
         for (int r = 0; r < R; r++) {
-            uint32_t word = x[r * stride + k];
-            Op::add(totals[r][0], word, first);
-            Op::add(totals[r][1], word, second);
+            const uint32_t* of = x + r * stride + k * Op::ROW_WORDS;
+            Op::add(totals[r][0], of, first);
+            Op::add(totals[r][1], of, second);
         }
     }
     std::memcpy(out, totals, sizeof totals);
