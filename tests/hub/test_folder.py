@@ -11,7 +11,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from malmoi.core.errors import UserError
-from malmoi.hub.folder import load_model, save_model
+from malmoi.hub.folder import load_model, load_stored, save_model
+from malmoi.models.language import LanguageModel
+from malmoi.models.native.library import kernels
+from malmoi.models.packed import precision
 from malmoi.models.state import Scorer
 from malmoi.text.tokenizer import train_tokenizer
 from malmoi.util.files import read_json, write_json
@@ -52,6 +55,22 @@ def test_what_no_architecture_expresses_is_a_malmoi_folder(
     assert any(reason in note for reason in reasons)
     assert "\n" not in note
     assert read_json(tmp_path / "config.json")["model_type"] == "malmoi_transformer"
+
+
+@pytest.mark.parametrize(
+    ("stored", "held"), [(torch.float32, "fp32"), (torch.bfloat16, "bf16"), (torch.float16, "fp32")]
+)
+def test_weights_stay_as_they_are_stored_if_our_kernels_have_them_so(
+    stored: torch.dtype, held: str, tmp_path: Path
+) -> None:
+    model = make_model("llama-gqa").to(stored)
+    save_model(tmp_path, model, None)
+    found = load_stored(tmp_path).model
+    assert isinstance(found, LanguageModel)
+    assert precision(found) == (held if kernels() else "fp32")
+    exact = logits(load_model(tmp_path).model)
+    off = float((logits(found) - exact).norm() / exact.norm())
+    assert off < (0.02 if held == "bf16" else 1e-4)
 
 
 def test_a_shared_matrix_is_stored_once(tmp_path: Path) -> None:

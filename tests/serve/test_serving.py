@@ -115,7 +115,7 @@ def test_the_command_serves_until_it_is_asked_to_stop(
     shown = "".join(lines)
     url = lines[0].split()[3]
     for expected in (
-        "tiny    chat and completion",
+        "tiny    chat and completion, in fp32",
         "topics  task classification, by tfidf",
         f"{url}/v1",
         "YOUR_KEY",

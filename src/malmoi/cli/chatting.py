@@ -288,12 +288,14 @@ def complete(
 
 
 def _language_model(folder: Path) -> Loaded:
-    """Raises UserError for a fitted method."""
+    """At a terminal it says what the weights are held in. Raises UserError for a fitted method."""
     model = malmoi.load(folder)
     from malmoi.engine.loaded import Loaded  # after `load`, which imports PyTorch faster
 
     if not isinstance(model, Loaded):
         raise UserError(f"{folder} does {model.task.name}; use: malmoi predict {folder} ...")
+    if sys.stderr is not None and sys.stderr.isatty():
+        typer.echo(f"{folder.name}: weights in {model.precision}", err=True)
     return model
 
 

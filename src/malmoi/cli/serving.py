@@ -32,7 +32,7 @@ def serve(
     ] = None,
     dtype: Annotated[
         Literal[*DTYPES] | None,  # pyright: ignore[reportInvalidTypeForm]
-        Option(help="What the language models compute with; else fp32, but GGUF files as they are."),
+        Option(help="What the language models compute with; as their weights are stored if not given."),
     ] = None,
     quantize: Annotated[
         Literal[*QUANTIZED] | None,  # pyright: ignore[reportInvalidTypeForm]

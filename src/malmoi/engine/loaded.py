@@ -17,7 +17,7 @@ from malmoi.engine.session import as_messages, check_one_reply
 from malmoi.hub.folder import load_model, load_stored
 from malmoi.models.formats import find_format
 from malmoi.models.language import LanguageModel
-from malmoi.models.packed import pack
+from malmoi.models.packed import pack, precision
 from malmoi.models.state import Scorer
 from malmoi.text.chat import ChatFormat
 from malmoi.text.tokenizer import Tokenizer
@@ -29,8 +29,9 @@ class Loaded:
 
     dtype: what it computes with, fp32, bf16 or fp16. quantize: "int8" or "int4" to hold its matrices in
     that many bits (a processor only, and fp32). The names are those of `malmoi.models.formats`. Without both
-    it is fp32, but what a GGUF file holds in few bits stays as it is there. On a processor its matrices are
-    packed for speed, so it can not be trained further: `malmoi.hub.folder:load_model` gives a model that can.
+    weights stay as they are stored, which is fastest without a loss, where our kernels can have them so: in
+    bf16, or in the few bits of a GGUF file; else it is fp32. On a processor matrices are packed for speed, so
+    it can not be trained further: `malmoi.hub.folder:load_model` gives a model that can.
     """
 
     def __init__(
@@ -58,6 +59,11 @@ class Loaded:
         if self._tokenizer is None:
             raise UserError(f"{self.folder} has no tokenizer.json; only logits(ids_BT) works without one")
         return self._tokenizer
+
+    @property
+    def precision(self) -> str:
+        """What its weights are held in, for people: "bf16", "4 and 8 bits", "counts"."""
+        return precision(self.model) if isinstance(self.model, LanguageModel) else "counts"
 
     def complete(self, prompts: str | Sequence[str], **options: Any) -> list[Completion]:
         """n completions of each prompt. Raises UserError for an option or prompt out of range."""

@@ -93,14 +93,21 @@ def load_model(
     dtype: of the weights in memory; None: as they are stored. Weights are read one by one, so that memory
     holds them once. Raises UserError with the fix where a part is missing or does not fit.
     """
+    return _load(folder, device, dtype)
+
+
+def _load(
+    folder: Path, device: torch.device | str, dtype: torch.dtype | None, *, as_stored: bool = False
+) -> ModelFolder:
     files.check_readable(folder)
     if is_gguf(folder):
-        return _load_gguf(folder, device, dtype)
+        return _load_gguf(folder, device, dtype, as_stored=as_stored)
     if not folder.is_dir():
         raise UserError(f"{folder} is not a folder; give the `out` folder of a finished run, or a .gguf file")
-    if is_adapter(folder) and not (folder / CONFIG).exists():
+    if _is_adapted(folder):
         return _load_adapted(folder, device, dtype)
-    model = _import(read_config(folder), open_checkpoint(folder), folder, device, dtype)
+    found = read_config(folder)
+    model = _import(found, open_checkpoint(folder), folder, device, dtype, as_stored=as_stored)
     tokenizer = Tokenizer.find(folder)
     if tokenizer is not None and tokenizer.vocab_size > model.vocab_size:
         raise UserError(
@@ -111,12 +118,13 @@ def load_model(
 
 
 def load_stored(folder: Path, device: torch.device | str = "cpu") -> ModelFolder:
-    """A model packed to answer: what a GGUF file has in few bits stays as it is there, all else is in fp32.
+    """A model packed to answer: its weights as they are stored where our kernels have that, else in fp32.
 
-    Where our kernels are not, that is fp32, too. Raises UserError as `load_model` does.
+    They have fp32, bf16, and what a GGUF file holds in few bits; not fp16, nor what an adapter makes of its
+    base. Raises UserError as `load_model` does.
     """
-    if is_gguf(folder) and torch.device(device).type == "cpu" and kernels() is not None:
-        return _load_gguf(folder, device, torch.float32, as_stored=True)
+    if torch.device(device).type == "cpu" and kernels() is not None and not _is_adapted(folder):
+        return _load(folder, device, None, as_stored=True)
     found = load_model(folder, device=device)
     if isinstance(found.model, LanguageModel):
         pack(found.model)
@@ -198,6 +206,10 @@ def _load_gguf(
     return ModelFolder(_import(found, stored, path, device, dtype, as_stored=as_stored), tokenizer)
 
 
+def _is_adapted(folder: Path) -> bool:
+    return is_adapter(folder) and not (folder / CONFIG).exists()
+
+
 def _load_adapted(folder: Path, device: torch.device | str, dtype: torch.dtype | None) -> ModelFolder:
     base = load_model(base_of(folder), device=device, dtype=dtype)
     if not isinstance(base.model, LanguageModel):
@@ -234,7 +246,7 @@ def _import(
     *,
     as_stored: bool = False,
 ) -> LanguageModel | KneserNey:
-    """as_stored: pack the model to answer, what is in few bits as it is."""
+    """as_stored: pack the model to answer, its weights as they are but fp16, which becomes fp32."""
     model_type = str(found.get("model_type"))
     try:
         if model_type == NGRAM:
@@ -244,8 +256,11 @@ def _import(
         config, pairs, outside = _read_as(model_type, found)
         _check_sizes(config, stored)
         check_fit(partial(build_model, config), stored, outside)
-        model = build_unfilled(partial(build_model, config), device, dtype or stored.dtype)
+        dtype = dtype or stored.dtype
         apart = stored.take_groups(pairs) if as_stored else {}
+        if as_stored and (apart or dtype == torch.float16):
+            dtype = torch.float32
+        model = build_unfilled(partial(build_model, config), device, dtype)
         fill(model, pairs(stored), stored, outside, apart)
         if as_stored:
             pack(model, STORED if apart else None, apart)

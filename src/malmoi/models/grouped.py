@@ -41,11 +41,11 @@ class Grouped:
         )
 
     def linear(self, linear: nn.Linear, rows: PackedRows) -> nn.Module:
-        return GroupedLinear(rows, self.groups.size, linear.bias)
+        return GroupedLinear(rows, self.groups, linear.bias)
 
     def embedding(self, embedding: nn.Embedding, rows: PackedRows) -> nn.Module:
         del embedding
-        return GroupedEmbedding(rows, self.groups.size)
+        return GroupedEmbedding(rows, self.groups)
 
 
 INT8 = Grouped("int8", GroupLayout(8), error=0.015)
@@ -89,12 +89,12 @@ def _line(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     return slope, mean_y - slope * mean_x
 
 
-class _GroupedModule(nn.Module):
+class GroupedModule(nn.Module):
     """Holds rows in groups."""
 
-    def __init__(self, rows: PackedRows, size: int) -> None:
+    def __init__(self, rows: PackedRows, layout: GroupLayout) -> None:
         super().__init__()
-        self.rows, self._size = rows, size
+        self.rows, self.layout = rows, layout
 
     @property
     def weight(self) -> Tensor:
@@ -109,14 +109,14 @@ class _GroupedModule(nn.Module):
         return values if least is None else values + self._wide(least[which], numbers.shape[-1])
 
     def _wide(self, groups: Tensor, width: int) -> Tensor:
-        return groups.repeat_interleave(self._size, -1)[..., :width]
+        return groups.repeat_interleave(self.layout.size, -1)[..., :width]
 
 
-class GroupedLinear(_GroupedModule):
+class GroupedLinear(GroupedModule):
     """x W^T + b without our kernels: W is unpacked for every product, a part at a time."""
 
-    def __init__(self, rows: PackedRows, size: int, bias_O: Tensor | None) -> None:
-        super().__init__(rows, size)
+    def __init__(self, rows: PackedRows, layout: GroupLayout, bias_O: Tensor | None) -> None:
+        super().__init__(rows, layout)
         self._bias_O = None if bias_O is None else bias_O.detach().float()
 
     def forward(self, x: Tensor) -> Tensor:
@@ -127,7 +127,7 @@ class GroupedLinear(_GroupedModule):
         return y if self._bias_O is None else y + self._bias_O
 
 
-class GroupedEmbedding(_GroupedModule):
+class GroupedEmbedding(GroupedModule):
     """Rows of a matrix in groups."""
 
     def forward(self, ids: Tensor) -> Tensor:

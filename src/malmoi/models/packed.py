@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from malmoi.core.errors import UserError
 from malmoi.models.formats import DTYPES, QUANTIZED, PackedRows, WeightFormat, find_format
+from malmoi.models.grouped import GroupedModule
 from malmoi.models.native.decoder import FusedDecoder, can_fuse
 from malmoi.models.native.library import kernels
 from malmoi.models.native.linear import (
@@ -109,6 +110,15 @@ def pack(model: nn.Module, format: WeightFormat | None = None, sources: Sources 
         assert isinstance(model, Transformer)
         model.fused = FusedDecoder(model)
         model.cache_dtype = format.cache_dtype
+
+
+def precision(model: nn.Module) -> str:
+    """What the matrices of a packed model are held in, for people: "bf16", "4 and 8 bits"."""
+    held: list[object] = list(model.modules())
+    held += [panel for it in held if isinstance(it, NativeLinear) for panel in it.panels]
+    if bits := sorted({it.layout.bits for it in held if isinstance(it, GroupPanels | GroupedModule)}):
+        return f"{' and '.join(map(str, bits))} bits"
+    return next(name for name in DTYPES if find_format(name).dtype == next(model.parameters()).dtype)
 
 
 def _replace(model: nn.Module, packer: _Packer) -> None:

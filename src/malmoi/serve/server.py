@@ -98,7 +98,7 @@ def opening_lines(url: str, catalogue: Catalogue, with_key: bool, page: bool) ->
     for entry in catalogue.values():
         does = (
             f"task {entry.task.name}, by {entry.method.method.name}" if isinstance(entry, TaskEntry)
-            else "chat and completion" if entry.form else "completion"
+            else f"{'chat and completion' if entry.form else 'completion'}, in {entry.model.precision}"
         )  # fmt: skip
         lines.append(f"  {entry.name:{width}}  {does}")
     return [*lines, f"base URL for OpenAI clients: {url}/v1", "try:", *_example(url, catalogue, with_key)]
