@@ -1284,7 +1284,7 @@ void malmoi_pack(
     int64_t given = (inputs + size - 1) / size, head = (least ? 4 : 2) * WIDE;
     bool are_bytes = matrix->kind == BYTES;
     int64_t bytes = head + (are_bytes ? size : size / 2) * WIDE;
-    int offset = are_bytes ? 128 : least ? 0 : 8;
+    int64_t words = size / 4, apart = words / 2;
 #pragma omp parallel for num_threads(threads)
     for (int64_t panel = 0; panel < (rows + WIDE - 1) / WIDE; panel++)
         for (int64_t i = 0; i < WIDE; i++)
@@ -1292,9 +1292,8 @@ void malmoi_pack(
                 int64_t row = panel * WIDE + i, begin = g * size;
                 int64_t count = row < rows ? std::clamp<int64_t>(inputs - begin, 0, size) : 0;
                 char* to = panels + ((first / WIDE + panel) * groups + g) * bytes;
-                uint8_t group[GROUP];
-                for (int64_t k = 0; k < size; k++)
-                    group[k] = uint8_t((k < count ? numbers[row * inputs + begin + k] : 0) + offset);
+                uint32_t group[GROUP / 4] = {};
+                std::memcpy(group, numbers + row * inputs + begin, count);
                 bool is_there = row < rows && g < given;
                 uint16_t half = _cvtss_sh(is_there ? scales[row * given + g] * factor : 0, 0);
                 std::memcpy(to + 2 * i, &half, 2);
@@ -1302,11 +1301,12 @@ void malmoi_pack(
                     half = _cvtss_sh(is_there ? least[row * given + g] * factor : 0, 0);
                     std::memcpy(to + 2 * WIDE + 2 * i, &half, 2);
                 }
-                int64_t words = are_bytes ? size / 4 : size / 8;
-                if (!are_bytes)
-                    for (int64_t k = 0; k < size / 2; k++) group[k] |= uint8_t(group[k + size / 2] << 4);
-                for (int64_t k = 0; k < words; k++)
-                    std::memcpy(to + head + 4 * (k * WIDE + i), group + 4 * k, 4);
+                for (int64_t k = 0; k < (are_bytes ? words : apart); k++) {  // 128 or 8 more, of each byte
+                    uint32_t word = group[k] ^ 0x80808080u, more = least ? 0 : 0x08080808u;
+                    if (!are_bytes)
+                        word = ((group[k] & 0x0f0f0f0fu) ^ more) | ((group[k + apart] & 0x0f0f0f0fu) ^ more) << 4;
+                    std::memcpy(to + head + 4 * (k * WIDE + i), &word, 4);
+                }
             }
 }
 
