@@ -154,6 +154,27 @@ def test_a_row_is_the_same_to_the_bit_whatever_stands_beside_it(precision: str, 
         ids_BT, counts_B = ids_BT[:, :1], torch.ones(19, dtype=torch.int64)
 
 
+@every_precision
+@pytest.mark.parametrize("name", TRANSFORMERS)
+def test_tokens_are_verified_as_they_are_read_one_by_one(name: str, precision: str) -> None:
+    """To the bit, with other rows beside them, and what is taken back leaves nothing behind."""
+    _, model = model_of(TRANSFORMERS[name], precision)
+    assert (model.most_verified > 0) == (model.fused is not None)
+    if not model.most_verified:
+        return
+    ids_BT, counts_B = torch.randint(VOCAB, (4, 14)), torch.tensor([6, 1, 3, 4])
+    state = model.new_state(4)
+    model.step(ids_BT[:, :8], torch.tensor([8, 2, 5, 1]), state)
+    model.verify(torch.randint(VOCAB, (4, 3)), torch.tensor([3, 1, 2, 3]), state)
+    state.lengths_B = state.lengths_B - torch.tensor([3, 1, 2, 3])
+    one_by_one = [state.select([row]) for row in range(4)]
+    found_NV = model.verify(ids_BT[:, 8:], counts_B, state)
+    assert state.lengths_B.tolist() == [14, 3, 8, 5]
+    for row, (alone, some_TV) in enumerate(zip(one_by_one, found_NV.split(counts_B.tolist()), strict=True)):
+        for id, logits_V in zip(ids_BT[row, 8:], some_TV, strict=False):
+            assert torch.equal(model.step(id.view(1, 1), torch.tensor([1]), alone)[0, 0], logits_V)
+
+
 @pytest.mark.parametrize("counts", [(503, 10), (490, 23), (511, 2, 2), (1, 511, 5), (700, 400)])
 def test_where_a_call_ends_changes_no_row(counts: tuple[int, ...]) -> None:
     _, model = model_of(TRANSFORMERS["llama-gqa"].model_copy(update={"context": 800}))

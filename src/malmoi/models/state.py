@@ -77,6 +77,24 @@ class Scorer(Protocol):
         ...
 
 
+@runtime_checkable
+class Verifier(Scorer, Protocol):
+    """A model that may be able to read several tokens of a row at once as if they came one at a time.
+
+    Its states then forget what lies beyond their `lengths_B`: to lower these takes tokens back.
+    """
+
+    @property
+    def most_verified(self) -> int:
+        """How many tokens, of all rows together, are read so; 0: none."""
+        ...
+
+    def verify(self, ids_BT: Tensor, counts_B: Tensor, state: State) -> Tensor:
+        """As `step`, but logits_NV of the N real tokens, one row's after the other's. They are the same to
+        the bit as from a step for each token, whatever stands beside it."""
+        ...
+
+
 def last_positions(x_BTD: Tensor, counts_B: Tensor) -> Tensor:
     """x_B1D at each row's last real position."""
     if x_BTD.shape[1] == 1:

@@ -68,10 +68,16 @@ def initialise(model: nn.Module, layers: int) -> None:
 class FusedStep(Protocol):
     """Computes `Scorer.step` in another way than module by module."""
 
+    most_verified: int  # see `Verifier`
+
     def __call__(
         self, model: Transformer, ids_BT: Tensor, counts_B: Tensor, state: State, *, last_only: bool = False
     ) -> Tensor:
         """See `Scorer.step`; `model` is the one that this was made for."""
+        ...
+
+    def verify(self, model: Transformer, ids_BT: Tensor, counts_B: Tensor, state: State) -> Tensor:
+        """See `Verifier.verify`."""
         ...
 
 
@@ -156,6 +162,17 @@ class Transformer(LanguageModel):
         if self.fused is None:
             return super().step(ids_BT, counts_B, state, last_only=last_only)
         return self.fused(self, ids_BT, counts_B, state, last_only=last_only)
+
+    @property
+    def most_verified(self) -> int:
+        """See `Verifier`: only our kernels compute the same to the bit however tokens come."""
+        return 0 if self.fused is None else self.fused.most_verified
+
+    @torch.inference_mode()
+    def verify(self, ids_BT: Tensor, counts_B: Tensor, state: State) -> Tensor:
+        """See `Verifier.verify`."""
+        assert self.fused is not None
+        return self.fused.verify(self, ids_BT, counts_B, state)
 
     def _read(self, ids_BT: Tensor, counts_B: Tensor, state: State) -> Tensor:
         """Causal attention never looks at the padding to the right; a rotation may depend on real lengths."""

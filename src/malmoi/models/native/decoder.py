@@ -8,6 +8,7 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -35,6 +36,14 @@ def can_fuse(model: nn.Module) -> bool:
     )
 
 
+class _Way(NamedTuple):
+    """How a call computes: see `Batch` in `kernels.cpp`."""
+
+    tiles_blocks: bool = False
+    tiles_head: bool = False
+    one_by_one: bool = False
+
+
 class FusedDecoder:
     """`Scorer.step` of a packed Transformer by one call of our kernels.
 
@@ -45,6 +54,8 @@ class FusedDecoder:
     rounds otherwise. Shorter ones beside them are read by a call of their own, so that what stands beside a
     row still does not change it.
     """
+
+    most_verified = 64
 
     def __init__(self, model: Transformer) -> None:
         self._kept: list[Tensor] = []  # what the structures refer to
@@ -75,8 +86,6 @@ class FusedDecoder:
         self, model: Transformer, ids_BT: Tensor, counts_B: Tensor, state: State, *, last_only: bool = False
     ) -> Tensor:
         """See `FusedStep`."""
-        assert isinstance(state, KVState)
-        state.reserve(int((state.lengths_B + counts_B).max()))
         is_long_B = (counts_B >= TILED_TOKENS) & self._has_tiles
         some_long, some_short = bool(is_long_B.any()), bool(counts_B[~is_long_B].any())
         if not (some_long and some_short):
@@ -92,25 +101,46 @@ class FusedDecoder:
         model: Transformer,
         ids_BT: Tensor,
         counts_B: Tensor,
-        state: KVState,
+        state: State,
         last_only: bool,
         in_tiles: bool,
     ) -> Tensor:
         """The same, of texts whose products may all be in tiles, or none."""
+        wanted = (counts_B.cumsum(0) - 1).clamp(min=0) if last_only else None
+        way = _Way(in_tiles, in_tiles and not last_only)
+        logits = self._logits(model, ids_BT, counts_B, state, way, wanted)
+        if last_only or logits.shape[0] == ids_BT.numel():
+            return logits.view(len(ids_BT), -1, model.vocab_size)
+        real_BT = _real(ids_BT, counts_B)
+        return logits.new_zeros(*ids_BT.shape, model.vocab_size).index_put_((real_BT,), logits)
+
+    def verify(self, model: Transformer, ids_BT: Tensor, counts_B: Tensor, state: State) -> Tensor:
+        """See `FusedStep.verify`."""
+        assert int(counts_B.sum()) <= self.most_verified
+        return self._logits(model, ids_BT, counts_B, state, _Way(one_by_one=True))
+
+    def _logits(
+        self,
+        model: Transformer,
+        ids_BT: Tensor,
+        counts_B: Tensor,
+        state: State,
+        way: _Way,
+        wanted: Tensor | None = None,
+    ) -> Tensor:
+        """Read; the logits at the real tokens that are wanted, at all if None."""
+        assert isinstance(state, KVState)
+        state.reserve(int((state.lengths_B + counts_B).max()))
+        real_BT = _real(ids_BT, counts_B)
         here_1T = torch.arange(ids_BT.shape[1])[None]
-        real_BT = here_1T < counts_B[:, None]
         ids_N, positions_N = ids_BT[real_BT], (state.lengths_B[:, None] + here_1T)[real_BT]
-        wanted = (counts_B.cumsum(0) - 1).clamp(min=0) if last_only else torch.arange(len(ids_N))
+        wanted = torch.arange(len(ids_N)) if wanted is None else wanted
         logits = torch.empty(len(wanted), model.vocab_size, dtype=torch.float32, device="cpu")
         for piece in _pieces(counts_B, state.lengths_B, wanted):
             ids, positions = ids_N[piece.tokens], positions_N[piece.tokens]
-            tiles = in_tiles, in_tiles and not last_only
-            self._read(model, piece, ids, positions, state, logits[piece.rows_wanted], tiles)
+            self._read(model, piece, ids, positions, state, logits[piece.rows_wanted], way)
         state.lengths_B += counts_B
-        logits = capped(logits, model.softcap)
-        if last_only or bool(real_BT.all()):
-            return logits.view(len(ids_BT), -1, model.vocab_size)
-        return logits.new_zeros(*ids_BT.shape, model.vocab_size).index_put_((real_BT,), logits)
+        return capped(logits, model.softcap)
 
     def _read(
         self,
@@ -120,7 +150,7 @@ class FusedDecoder:
         positions_N: Tensor,
         state: KVState,
         logits: Tensor,
-        tiles: tuple[bool, bool],
+        way: _Way,
     ) -> None:
         x_ND = model.embedded(ids_N, positions_N).float().contiguous()
         length = int(positions_N.max()) + 1
@@ -151,8 +181,9 @@ class FusedDecoder:
             row_stride=keys.stride(1),
             head_stride=keys.stride(2),
             is_bf16=keys.dtype == torch.bfloat16,
-            tiles_blocks=tiles[0],
-            tiles_head=tiles[1],
+            tiles_blocks=way.tiles_blocks,
+            tiles_head=way.tiles_head,
+            one_by_one=way.one_by_one,
             logits=logits.data_ptr(),
         )
         self._library.malmoi_forward(self._decoder, batch)
@@ -225,6 +256,11 @@ def _pieces(counts_B: Tensor, lengths_B: Tensor, wanted: Tensor) -> Iterator[_Pi
             slice(first, last), to_B - from_B, lengths_B + from_B - starts_B, wanted[begin:end] - first,
             slice(begin, end),
         )  # fmt: skip
+
+
+def _real(ids_BT: Tensor, counts_B: Tensor) -> Tensor:
+    """Which of the ids are no padding."""
+    return torch.arange(ids_BT.shape[1])[None] < counts_B[:, None]
 
 
 def _rotaries(model: Transformer) -> list[Rotary]:

@@ -833,7 +833,8 @@ struct Batch {
     void *keys, *values;              // [layers][rooms][kv_heads][capacity][head_width]
     int64_t layer_stride, row_stride, head_stride, is_bf16;
     int64_t tiles_blocks, tiles_head;  // whether products of the blocks and of the head may be in tiles
-    float* logits;  // [wanted][vocabulary]
+    int64_t one_by_one;                // whether every token attends as in a call of its own: to the bit
+    float* logits;                     // [wanted][vocabulary]
 };
 
 struct Task {
@@ -908,7 +909,7 @@ class Forward {
         for (int64_t r = 0; r < b.rows; r++) {
             if (b.counts[r] == 0) continue;
             int64_t most = std::max<int64_t>(TILE, SCORES / (b.lengths[r] + b.counts[r]));
-            int64_t blocks = (b.counts[r] + most - 1) / most;
+            int64_t blocks = b.one_by_one ? b.counts[r] : (b.counts[r] + most - 1) / most;
             for (int64_t i = 0; i < blocks; i++) {
                 int64_t begin = b.counts[r] * i / blocks, end = b.counts[r] * (i + 1) / blocks;
                 for (int64_t j = 0; j < d.kv_heads; j++)

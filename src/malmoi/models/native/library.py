@@ -72,7 +72,7 @@ class KernelBatch(ctypes.Structure):
         ("counts", c_void_p), ("lengths", c_void_p), ("wanted", c_void_p), ("x", c_void_p),
         ("cos", c_void_p * 2), ("sin", c_void_p * 2), ("keys", c_void_p), ("values", c_void_p),
         ("layer_stride", c_int64), ("row_stride", c_int64), ("head_stride", c_int64), ("is_bf16", c_int64),
-        ("tiles_blocks", c_int64), ("tiles_head", c_int64), ("logits", c_void_p),
+        ("tiles_blocks", c_int64), ("tiles_head", c_int64), ("one_by_one", c_int64), ("logits", c_void_p),
     )  # fmt: skip
 
 
