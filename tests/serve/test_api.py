@@ -404,6 +404,8 @@ def test_metrics_are_prometheus_text(server: Running) -> None:
         r'malmoi_tokens_per_second_count\{model="talker"\} \d',
         r'malmoi_batch_occupancy_count\{model="talker"\} \d',
         r'malmoi_generated_tokens_total\{model="talker"\} \d',
+        r'malmoi_guessed_tokens_total\{model="talker"\} \d',
+        r'malmoi_guessed_right_tokens_total\{model="talker"\} \d',
         r'malmoi_running_rows\{model="talker"\} 0',
         r'malmoi_cache_bytes\{model="talker"\} \d',
         r'malmoi_waiting_requests\{model="talker"\} 0',

@@ -187,6 +187,11 @@ class Matcher:
         allowed_V[self._ends_E] = self.accepting
         return allowed_V
 
+    def fitting(self, ids: Sequence[int]) -> int:
+        """How many of these ids it takes, one after the other; only once a reply has begun."""
+        assert self._begun
+        return self._inner.validate_tokens(list(ids))
+
     def consume(self, id: int) -> None:
         """Go on by a token that the mask allows, an end apart."""
         begun, self._begun = self._begun, True

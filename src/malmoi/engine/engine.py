@@ -16,6 +16,7 @@ from typing import Self
 
 from malmoi.core.errors import UserError
 from malmoi.core.nouns import Done, silent
+from malmoi.engine.lookup import Guesses
 from malmoi.engine.prefixes import Prefixes
 from malmoi.engine.queue import RoundRobin
 from malmoi.engine.reader import Reader
@@ -35,7 +36,8 @@ class Engine:
     max_rows: how many samples run at the same time. deterministic: every row goes through the model alone, so
     its answer is bit-exact whatever else runs; it costs the speed-up of batching, and nothing read before is
     used. prefix_bytes: memory for the states of texts read before, so that prompts that begin like them are
-    read from there on.
+    read from there on. lookup: whether greedy samples guess what they copy (`malmoi.engine.lookup`), where
+    the model can check it without changing any answer: a Transformer in our kernels.
     """
 
     def __init__(
@@ -46,13 +48,14 @@ class Engine:
         max_rows: int = 16,
         deterministic: bool = False,
         prefix_bytes: int = 0,
+        lookup: bool = True,
     ) -> None:
         if max_rows < 1:
             raise UserError(f"engine: max_rows is {max_rows}; it must be 1 or more")
         self.scorer, self.tokenizer = scorer, tokenizer
         self.max_rows, self.deterministic = max_rows, deterministic
         self.reader = Reader(scorer, max_rows, deterministic, Prefixes(0 if deterministic else prefix_bytes))
-        self._batch = Batch(self.reader, tokenizer)
+        self._batch = Batch(self.reader, tokenizer, lookup=lookup)
         self._waiting: RoundRobin[Request] = RoundRobin()
         self._inboxes: dict[int, deque[TokenEvent]] = {}  # of the requests of `stream` and `generate`
         self._submitted = 0
@@ -71,6 +74,11 @@ class Engine:
     def num_running(self) -> int:
         """How many samples run now."""
         return len(self._batch.rows)
+
+    @property
+    def guesses(self) -> Guesses:
+        """How many tokens have been guessed and checked so far, and how many of them were right."""
+        return self._batch.guesses
 
     @property
     def state_bytes(self) -> int:
@@ -107,7 +115,7 @@ class Engine:
         return request.number
 
     def step(self) -> list[TokenEvent]:
-        """One token for every running sample: schedule -> forward -> sample.
+        """One token for every running sample, or several that it guessed: schedule -> forward -> sample.
 
         What goes wrong with a sample is an event of it (`TokenEvent.error`) and does not concern the others.
         """

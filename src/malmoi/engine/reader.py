@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from malmoi.engine.prefixes import LEAST_TOKENS, NOTHING, Found, Prefixes, common
-from malmoi.models.state import Scorer, State
+from malmoi.models.state import Scorer, State, Verifier
 
 CHUNK_TOKENS = 1024  # a longer prompt is read alone and in pieces, which bounds the memory of activations
 
@@ -39,6 +39,16 @@ class Reader:
         """logits_BV after the last of each row's new tokens."""
         ids_BT, counts_B = padded(rows)
         return self.scorer.step(ids_BT, counts_B, state, last_only=True).squeeze(1)
+
+    @property
+    def most_verified(self) -> int:
+        """How many tokens `verify` reads; 0 where the model cannot."""
+        return self.scorer.most_verified if isinstance(self.scorer, Verifier) else 0
+
+    def verify(self, rows: Sequence[Sequence[int]], state: State) -> Tensor:
+        """logits_NV after each of each row's new tokens. See `Verifier`."""
+        assert isinstance(self.scorer, Verifier)
+        return self.scorer.verify(*padded(rows), state)
 
     def read_prompts(
         self, prompts: Sequence[Sequence[int]], room: int, found: Sequence[Found] = ()

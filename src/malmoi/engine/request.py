@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from numbers import Integral, Real
 from typing import Any, Literal, NamedTuple, Self
@@ -12,8 +12,10 @@ from numpy.typing import NDArray
 
 from malmoi.core.errors import UserError
 from malmoi.engine.constraints import Grammar, Matcher
+from malmoi.engine.lookup import Lookup
 
 FinishReason = Literal["stop", "length", "cancelled", "failed"]
+SampleKey = tuple[int, int]  # a request's number, and which of its samples
 TopLogprobs = tuple[tuple[int, float], ...]
 MOST_WHOLE = 2**31 - 1  # of a count or an id
 MOST_SEEDS = 2**64
@@ -256,10 +258,28 @@ class SampleRow:
     decode: Callable[[int | None], str]
     matcher: Matcher | None = None  # where it stands in its constraint
     num_cached: int = 0  # tokens of the prompt that had been read before
+    lookup: Lookup | None = None  # guesses tokens, if that may be
+    guessed: list[int] = field(default_factory=list)  # that the next step checks
     stop_text: StopText = field(init=False)
 
     def __post_init__(self) -> None:
         self.stop_text = StopText(self.params.stop)
+
+    @property
+    def key(self) -> SampleKey:
+        return self.request, self.index
+
+    def guess(self, rows: int, most: int, ends: Collection[int]) -> list[int]:
+        """What the next step is to check, for a row that goes through the model with others: `rows` in all.
+
+        most: tokens that may still be read, with the last one. Only what may be said is guessed.
+        """
+        left = self.params.max_tokens - (len(self.ids) - self.num_prompt)
+        guessed = [] if self.lookup is None else self.lookup.guess(self.ids, min(left, most) - 1, rows)
+        guessed = guessed[: next((at for at, id in enumerate(guessed) if id in ends), len(guessed))]
+        if guessed and self.matcher is not None:
+            guessed = guessed[: self.matcher.fitting(guessed)]
+        return guessed
 
     def take(self, id: int, logprob: float, top: TopLogprobs, reason: FinishReason | None) -> TokenEvent:
         """Append a sampled token. `reason` is why it must be the last one, if it must."""

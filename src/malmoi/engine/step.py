@@ -1,9 +1,10 @@
 """The samples that run: their rows go through the model together, one token each per step.
 
-What fails for several is tried again for each alone, so an exception ends the sample that causes it and no
-other.
+A greedy row that copies takes more: what it guessed (`malmoi.engine.lookup`) is read with its last token, and
+as long as the model says the same, the next token is there already. What fails for several is tried again for
+each alone, so an exception ends the sample that causes it and no other.
 
-Shape letters: B rows, V vocabulary.
+Shape letters: B rows, N tokens of all rows, V vocabulary.
 """
 
 from __future__ import annotations
@@ -13,16 +14,17 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import chain
+from itertools import accumulate, chain
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from malmoi.engine.constraints import Constrainer, constrained
-from malmoi.engine.prefixes import Found
+from malmoi.engine.lookup import Guesses, Lookup
+from malmoi.engine.prefixes import Found, common
 from malmoi.engine.reader import Reader
-from malmoi.engine.request import FinishReason, Request, SampleRow, TokenEvent, TopLogprobs
+from malmoi.engine.request import FinishReason, Request, SampleKey, SampleRow, TokenEvent, TopLogprobs
 from malmoi.engine.sampling import check_finite, sample, top_logprobs
 from malmoi.models.state import State
 from malmoi.text.tokenizer import Tokenizer
@@ -61,7 +63,7 @@ class Tile:
             self.state = None
 
 
-Part = tuple[Tile, Tensor]  # and logits_BV, what follows its rows
+Part = tuple[Tile, Tensor]  # and logits_NV, what follows the last token of each row, and each of its guesses
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,15 +76,20 @@ class Choice:
 
 
 class Batch:
-    """The running samples of an engine. Only `forward` and `sample` touch a state; the rest is safe."""
+    """The running samples of an engine. Only `forward` and `sample` touch a state; the rest is safe.
 
-    def __init__(self, reader: Reader, tokenizer: Tokenizer) -> None:
-        self.rows: dict[tuple[int, int], SampleRow] = {}  # (request, index) -> a sample that has not ended
+    lookup: whether greedy rows may guess.
+    """
+
+    def __init__(self, reader: Reader, tokenizer: Tokenizer, *, lookup: bool = True) -> None:
+        self.rows: dict[SampleKey, SampleRow] = {}  # (request, index) -> a sample that has not ended
         self._reader, self._tokenizer = reader, tokenizer
         self._ends = tokenizer.specials.ends
         self._new: list[list[SampleRow]] = []  # of each request whose prompt is not read yet
         self._tiles: list[Tile] = []
         self._events: list[TokenEvent] = []
+        self._lookup = lookup and reader.most_verified > 0
+        self.guesses = Guesses()
 
     @property
     def busy(self) -> bool:
@@ -106,7 +113,7 @@ class Batch:
         except Exception as error:
             self.report(request.ended("failed", error))
             return
-        self.rows |= {(row.request, row.index): row for row in rows}
+        self.rows |= {row.key: row for row in rows}
         self._new.append(rows)
 
     def report(self, events: Sequence[TokenEvent]) -> None:
@@ -133,16 +140,16 @@ class Batch:
                 raise
 
     def forward(self) -> Tensor:
-        """logits_BV after the last token of every sample, new ones included."""
+        """logits_NV after the last token of every sample, new ones included, and after what it guessed."""
         self._sweep()
         parts = self._forward()
         self._tiles = [tile for tile, _ in parts]
-        return torch.cat([logits_BV for _, logits_BV in parts]) if parts else torch.empty(0)
+        return torch.cat([logits_NV for _, logits_NV in parts]) if parts else torch.empty(0)
 
-    def sample(self, logits_BV: Tensor) -> None:
-        """One token for every sample."""
-        if len(logits_BV):
-            self._sample(logits_BV)
+    def sample(self, logits_NV: Tensor) -> None:
+        """A token for every sample, and one more for each of its guesses that is right."""
+        if len(logits_NV):
+            self._sample(logits_NV)
         self._sweep()
         self._join()
 
@@ -169,6 +176,8 @@ class Batch:
             if params.constraint is not None:
                 follows_text = any(map(self._tokenizer.token_bytes, before))
                 row.matcher = self.constrainer.matcher(params.constraint, follows_text=follows_text)
+            if self._lookup and params.temperature == 0:
+                row.lookup = Lookup()
         return rows
 
     def _text_before(self, prompt: Sequence[int]) -> list[int]:
@@ -197,9 +206,9 @@ class Batch:
     def _sweep(self) -> None:
         """Rows that have ended leave."""
         for tile in self._tiles:
-            tile.keep([b for b, row in enumerate(tile.rows) if (row.request, row.index) in self.rows])
+            tile.keep([b for b, row in enumerate(tile.rows) if row.key in self.rows])
         self._tiles = [tile for tile in self._tiles if tile.rows]
-        self._new = [rows for rows in self._new if (rows[0].request, rows[0].index) in self.rows]
+        self._new = [rows for rows in self._new if rows[0].key in self.rows]
 
     def _join(self) -> None:
         """The rows of several tiles in one, unless each goes through the model alone."""
@@ -235,13 +244,24 @@ class Batch:
         """A tile and what follows its rows. Where that fails, its state may be written by half."""
         try:
             if tile.state is not None:
-                return [(tile, self._reader.read([row.ids[-1:] for row in tile.rows], tile.state))]
+                return [(tile, self._stepped(tile.rows, tile.state))]
         except Exception:
             _log.warning("%d rows could not go on; each is read again", len(tile.rows), exc_info=True)
+        for row in tile.rows:
+            row.guessed = []
         parts = self._read_alone([[row] for row in tile.rows])
         for alone, _ in parts:
             alone.apart = True
         return parts
+
+    def _stepped(self, rows: Sequence[SampleRow], state: State) -> Tensor:
+        """What follows rows that have read all but their last token, and what they guess."""
+        most, context = self._reader.most_verified // len(rows), self._reader.scorer.context
+        for row in rows:
+            left = most if context is None else min(most, context + 1 - len(row.ids))
+            row.guessed = row.guess(len(rows), left, self._ends)
+        read = self._reader.verify if any(row.guessed for row in rows) else self._reader.read
+        return read([[row.ids[-1], *row.guessed] for row in rows], state)
 
     def _read(self, samples: Sequence[list[SampleRow]], found: Sequence[Found]) -> list[Part]:
         """The rows of these requests, and what follows them."""
@@ -288,16 +308,49 @@ class Batch:
 
     # --- sample
 
-    def _sample(self, logits_BV: Tensor) -> None:
-        """A token for every row; what the ended ones read is kept for a next turn that begins with it."""
-        places = [(tile, b) for tile in self._tiles for b in range(len(tile.rows))]
-        rows = [tile.rows[b] for tile, b in places]
+    def _sample(self, logits_NV: Tensor) -> None:
+        """A token for every row, then one for each whose first guess was that, and so on."""
+        rows = list(chain(*(tile.rows for tile in self._tiles)))
+        counts = [1 + len(row.guessed) for row in rows]
+        asked = [(row, end - count) for row, count, end in zip(rows, counts, accumulate(counts), strict=True)]
+        ended: set[SampleKey] = set()
+        for turn in range(max(counts)):
+            ended |= self._take([row for row, _ in asked], _lines(logits_NV, [line for _, line in asked]))
+            asked = [
+                (row, line + 1)
+                for row, line in asked
+                if row.key in self.rows and row.guessed[turn : turn + 1] == row.ids[-1:]
+            ]
+            if not asked:
+                break
+        for tile in self._tiles:
+            self._settle(tile, ended)
+
+    def _take(self, rows: Sequence[SampleRow], logits_BV: Tensor) -> set[SampleKey]:
+        """A token for each of these rows; returns which have ended without an error."""
         choices = self._choose(rows, logits_BV, [row.random.random() for row in rows])
-        for (tile, b), row, choice in zip(places, rows, choices, strict=True):
-            event = self._event(row, choice)
+        events = [self._event(row, choice) for row, choice in zip(rows, choices, strict=True)]
+        for event in events:
             self._emit(event)
-            if event.finished and event.error is None and tile.state is not None:
-                self._reader.remember(row.ids[: int(tile.state.lengths_B[b])], tile.state, b)
+        return {(event.request, event.index) for event in events if event.finished and event.error is None}
+
+    def _settle(self, tile: Tile, ended: set[SampleKey]) -> None:
+        """Wrong guesses are forgotten; what ended rows read is kept for a next turn that begins with it."""
+        if tile.state is None:
+            return
+        lengths = tile.state.lengths_B.tolist()
+        for b, row in enumerate(tile.rows):
+            if row.lookup is not None and row.guessed:
+                known = lengths[b] - len(row.guessed)
+                right = common(row.guessed, row.ids[known:])
+                row.lookup.check(len(row.guessed), right)
+                self.guesses = self.guesses.plus(len(row.guessed), right)
+                lengths[b] = known + right
+        if any(row.guessed for row in tile.rows):
+            tile.state.lengths_B = torch.tensor(lengths)
+        for b, row in enumerate(tile.rows):
+            if row.key in ended:
+                self._reader.remember(row.ids[: lengths[b]], tile.state, b)
 
     def _choose(
         self, rows: Sequence[SampleRow], logits_BV: Tensor, uniforms: Sequence[float]
@@ -327,6 +380,11 @@ class Batch:
             return "stop"
         context = self._reader.scorer.context  # the last token need not be read, so it may lie beyond
         return "length" if context is not None and len(row.ids) >= context else None
+
+
+def _lines(logits_NV: Tensor, lines: Sequence[int]) -> Tensor:
+    """Some lines, in ascending order; not copied where these are all."""
+    return logits_NV if len(lines) == len(logits_NV) else logits_NV[lines]
 
 
 def choose(

@@ -9,6 +9,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4 as CONTENT_TYPE
 
 from malmoi.engine.engine import Engine
+from malmoi.engine.lookup import Guesses
 from malmoi.engine.request import TokenEvent
 
 __all__ = ["CONTENT_TYPE", "Meter", "ServeMetrics"]
@@ -32,6 +33,9 @@ class ServeMetrics:
             "cached_prompt_tokens", "Tokens of prompts that the prefix cache had.", "model"
         )
         self.tokens = self._counter("generated_tokens", "Tokens generated.", "model")
+        self.guessed = self._counter("guessed_tokens", "Tokens that prompt lookup guessed.", "model")
+        self.right = self._counter("guessed_right_tokens", "Those of them that were right.", "model")
+        self._guesses = dict.fromkeys(engines, Guesses())  # that the counters have
         self.seconds = self._histogram("request_seconds", "Time of a whole request.", SECONDS, "endpoint")
         self.first_token = self._histogram(
             "time_to_first_token_seconds", "From a request to its first token.", SECONDS, "model"
@@ -52,6 +56,9 @@ class ServeMetrics:
         if name is not None:
             self.rows.labels(name).set(engine.num_running)
             self.cache.labels(name).set(engine.state_bytes)
+            before, self._guesses[engine] = self._guesses[engine], engine.guesses
+            self.guessed.labels(name).inc(engine.guesses.checked - before.checked)
+            self.right.labels(name).inc(engine.guesses.right - before.right)
             if rows:
                 self.occupancy.labels(name).observe(rows / engine.max_rows)
 

@@ -365,7 +365,8 @@ class Worker:
         if self.observe is None:
             return
         try:
-            self.observe(engine, sum(event.id is not None for event in events))
+            rows = {(event.request, event.index) for event in events if event.id is not None}
+            self.observe(engine, len(rows))
         except Exception:  # no answer depends on it
             _log.exception("a step could not be observed, and none will be from now on")
             self.observe = None
