@@ -90,7 +90,7 @@ def test_sentencepiece_gives_its_ids(name: str, tmp_path: Path) -> None:
     theirs, ours = both(name, tmp_path)
     assert ours.vocab_size == theirs.vocab_size()
     assert (ours.specials.bos, ours.specials.eos) == (theirs.bos_id(), theirs.eos_id())
-    for text in [*MIXED, "방앗간<sep>방앗간 <sep> 고양이", "the<sep>cat"]:
+    for text in [*MIXED, "방앗간<sep>방앗간 <sep> 고양이", "the<sep>cat", "<s>", "<0x41>", "<unk>"]:
         assert ours.encode(text) == theirs.encode(text), text
         if theirs.unk_id() not in theirs.encode(text):
             assert ours.decode(theirs.encode(text)) == theirs.decode(theirs.encode(text)), text

@@ -71,11 +71,23 @@ def to_backend(model: SentencePieceModel) -> Backend:
     specials = [piece.text for piece in model.pieces if piece.kind in (_CONTROL, _UNKNOWN)]
     backend.add_special_tokens([AddedToken(text, special=True, normalized=False) for text in specials])
     own = sorted((piece.text for piece in model.pieces if piece.kind == _USER), key=len, reverse=True)
-    if own and model.is_bpe:  # cut out before anything is merged
-        pattern = Regex("|".join(re.sub(r"\W", r"\\\g<0>", text) for text in own))
-        backend.pre_tokenizer = pre_tokenizers.Split(pattern, behavior="isolated")
-        backend.model.ignore_merges = True
+    if own and model.is_bpe:
+        _cut_out(backend, own, model)
     return backend
+
+
+def _cut_out(backend: Backend, own: list[str], model: SentencePieceModel) -> None:
+    """Take the user's own tokens, longest first, out of a text before anything is merged.
+
+    Where texts get a mark, the library would put one before each of them, too. There the text is cut, and
+    what lies between is taken whole if it is a token: even one that no text has.
+    """
+    if not model.adds_prefix:
+        backend.add_tokens([AddedToken(text, special=False, normalized=True) for text in own])
+        return
+    pattern = Regex("|".join(re.sub(r"\W", r"\\\g<0>", text) for text in own))
+    backend.pre_tokenizer = pre_tokenizers.Split(pattern, behavior="isolated")
+    backend.model.ignore_merges = True
 
 
 def specials_of(model: SentencePieceModel) -> dict[str, str]:
