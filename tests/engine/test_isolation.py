@@ -354,7 +354,7 @@ def test_a_failure_beside_all_samples_ends_those_that_run_only(monkeypatch: pyte
     engine = Engine(FakeScorer(VOCAB), BYTES, max_rows=2)
     numbers = [engine.submit(prompt, GREEDY) for prompt in PROMPTS[:3]]
     with monkeypatch.context() as patch:
-        patch.setattr("malmoi.engine.step.torch.cat", lambda _: pairwise(None))  # type: ignore[arg-type]
+        patch.setattr("malmoi.engine.step.Batch._forward", lambda _: pairwise(None))  # type: ignore[arg-type]
         failed = engine.step()
     assert [(event.request, event.finished) for event in failed] == [(n, "failed") for n in numbers[:2]]
     assert ids_of(run(engine, numbers)[2]) == alone(FakeScorer(VOCAB), PROMPTS[2])

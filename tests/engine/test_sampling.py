@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from transformers.generation import logits_process as theirs
 
 from malmoi.engine import Sampling
-from malmoi.engine.sampling import biased, draw, filtered, sample
+from malmoi.engine.sampling import best, biased, draw, filtered, logprobs_of, sample, top_logprobs
 
 PARAMS = st.builds(
     Sampling,
@@ -59,6 +59,20 @@ def test_draws_follow_the_probabilities() -> None:
     drawn = Counter(draw(probs.log().double().expand(20_000, 4), uniforms).tolist())
     shares = [drawn[id] / 20_000 for id in range(4)]
     assert shares == pytest.approx([0.5, 0.3, 0.0, 0.2], abs=0.02)
+
+
+@pytest.mark.parametrize("cached", [1, 20, 1 << 18])
+def test_logprobs_are_those_of_all_rows_at_once(cached: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many rows are worked on together."""
+    monkeypatch.setattr("malmoi.engine.sampling.CACHED_NUMBERS", cached)
+    logits_BV = 5 * torch.randn(7, 9, generator=torch.Generator().manual_seed(1))
+    params = [Sampling(logprobs=row % 3) for row in range(7)]
+    ids = best(logits_BV)
+    assert ids == logits_BV.argmax(-1).tolist()
+    logprobs_BV = logits_BV.log_softmax(-1)
+    found, tops = logprobs_of(logits_BV, ids, params)
+    assert found == logprobs_BV.amax(-1).tolist()
+    assert tops == top_logprobs(logprobs_BV, params)
 
 
 def test_temperature_zero_is_greedy_beside_rows_that_sample() -> None:

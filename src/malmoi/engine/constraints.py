@@ -179,7 +179,9 @@ class Matcher:
 
         None is allowed where the vocabulary cannot spell what the grammar wants.
         """
-        allowed = torch.from_numpy(np.frombuffer(self._inner.compute_logit_bias(), np.uint8) != 0)
+        words = np.frombuffer(self._inner.compute_bitmask(), np.uint8)
+        size = len(self._vocabulary.tokens)
+        allowed = torch.from_numpy(np.unpackbits(words, count=size, bitorder="little").view(np.bool_))
         allowed_V, first_F = allowed.tensor_split([self._vocabulary.size])
         if not self._begun:
             allowed_V[self._vocabulary.first_F] = first_F
@@ -218,22 +220,21 @@ class Constrainer:
         return Matcher(inner, self._ends_E, vocabulary, begun=follows_text)
 
 
-def constrained(logits_BV: Tensor, matchers: Sequence[Matcher | None]) -> tuple[Tensor, set[int]]:
-    """Logits with -inf for what a row's matcher forbids, and the rows for which that leaves nothing.
+def constrain(logits_BV: Tensor, matchers: Sequence[Matcher | None]) -> set[int]:
+    """Write -inf over what a row's matcher forbids; returns the rows for which that leaves nothing.
 
-    The logits of those stay as they are.
+    The logits of those say nothing then.
     """
     stuck: set[int] = set()
-    held = [(b, matcher) for b, matcher in enumerate(matchers) if matcher is not None]
-    logits_BV = logits_BV.clone() if held else logits_BV
-    for b, matcher in held:
-        allowed_V = matcher.mask()[: logits_BV.shape[1]].to(logits_BV.device)
-        logits_V = logits_BV[b].masked_fill(~allowed_V, float("-inf"))
-        if bool(logits_V.amax() > float("-inf")):
-            logits_BV[b] = logits_V
-        else:
+    for b, matcher in enumerate(matchers):
+        if matcher is None:
+            continue
+        logits_V = logits_BV[b]
+        logits_V.masked_fill_(~matcher.mask()[: len(logits_V)].to(logits_V.device), float("-inf"))
+        if bool(logits_V.amax() == float("-inf")):
+            logits_V.zero_()
             stuck.add(b)
-    return logits_BV, stuck
+    return stuck
 
 
 class _Vocabulary:

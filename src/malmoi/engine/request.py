@@ -101,6 +101,11 @@ class Sampling:
         penalties = (self.presence_penalty, self.frequency_penalty, self.repetition_penalty - 1)
         return bool(self.logit_bias) or any(penalties)
 
+    @property
+    def takes_best(self) -> bool:
+        """Whether the next token is simply the one with the largest logit of those that may follow."""
+        return self.temperature == 0 and not self.changes_logits
+
     def _require(self, name: str, holds: bool, allowed: str) -> None:
         if not holds:
             raise UserError(f"sampling: {name} is {_shown(getattr(self, name))}; it must be {allowed}")

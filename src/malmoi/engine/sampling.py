@@ -4,7 +4,7 @@ Everything is a function of the row alone, so neighbours in a batch never change
 with a threshold of the row (equal logits are kept or dropped together), and the draw goes through the
 vocabulary in its order.
 
-Shape letters: B rows, R some of the rows, V vocabulary, K best tokens.
+Shape letters: B rows, R some of the rows, V vocabulary, A ids that are allowed, K best tokens.
 """
 
 from __future__ import annotations
@@ -12,11 +12,15 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from malmoi.core.errors import UserError
+from malmoi.engine.constraints import Matcher
 from malmoi.engine.request import Sampling, TopLogprobs
+
+CACHED_NUMBERS = 1 << 18  # that are worked on at once
 
 
 def check_finite(logprobs: Tensor) -> None:
@@ -39,12 +43,52 @@ def sample(
 
     histories: prompt and generated ids, for the penalties. uniforms: a number in [0, 1) per row.
     """
-    logits_BV = biased(logits_BV, params, histories, prompt_lengths)
-    greedy_B = torch.tensor([p.temperature == 0 for p in params], device=logits_BV.device)
-    best_B = logits_BV.argmax(dim=-1)
-    if bool(greedy_B.all()):
-        return best_B.tolist()
-    return torch.where(greedy_B, best_B, draw(filtered(logits_BV, params), uniforms)).tolist()
+    logits_BV, ids = biased(logits_BV, params, histories, prompt_lengths), []
+    rows = [b for b, p in enumerate(params) if p.temperature > 0]
+    if len(rows) < len(params):
+        ids = best(logits_BV)
+    if len(rows) in (0, len(params)):
+        return ids or draw(filtered(logits_BV, params), uniforms).tolist()
+    filtered_RV = filtered(logits_BV[rows], [params[b] for b in rows])
+    for b, id in zip(rows, draw(filtered_RV, [uniforms[b] for b in rows]).tolist(), strict=True):
+        ids[b] = id
+    return ids
+
+
+def best(logits_BV: Tensor) -> list[int]:
+    """The id of each row's largest logit. On a processor NumPy finds it ten times as fast as PyTorch."""
+    if logits_BV.device.type == "cpu":
+        return logits_BV.numpy().argmax(-1).tolist()
+    return logits_BV.argmax(-1).tolist()
+
+
+def best_allowed(logits_V: Tensor, matcher: Matcher) -> int | None:
+    """The id with the largest logit of those that the matcher allows; None where nothing can be said.
+
+    Only their logits are looked at, and nothing of the vocabulary's size is written.
+    """
+    ids_A = torch.from_numpy(np.flatnonzero(matcher.mask()[: len(logits_V)].numpy())).to(logits_V.device)
+    logits_A = logits_V[ids_A]
+    (at,) = best(logits_A[None]) if len(ids_A) else (0,)
+    return int(ids_A[at]) if len(ids_A) and logits_A[at] > float("-inf") else None
+
+
+def logprobs_of(
+    logits_BV: Tensor, ids: Sequence[int], params: Sequence[Sampling]
+) -> tuple[list[float], list[TopLogprobs]]:
+    """The log-probability of each row's id, and its best ones as `top_logprobs`.
+
+    A few rows at a time, which stay in the processor's cache: with a large vocabulary, to write a copy of all
+    takes longer than to choose.
+    """
+    found: list[float] = []
+    tops: list[TopLogprobs] = []
+    for part_RV in logits_BV.split(max(1, CACHED_NUMBERS // logits_BV.shape[1])):
+        rows = slice(len(found), len(found) + len(part_RV))
+        logprobs_RV = part_RV.log_softmax(dim=-1)
+        found += logprobs_RV[torch.arange(len(part_RV)), ids[rows]].tolist()
+        tops += top_logprobs(logprobs_RV, params[rows])
+    return found, tops
 
 
 def biased(

@@ -20,12 +20,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from malmoi.engine.constraints import Constrainer, constrained
+from malmoi.engine.constraints import Constrainer, constrain
 from malmoi.engine.lookup import Guesses, Lookup
 from malmoi.engine.prefixes import Found, common
 from malmoi.engine.reader import Reader
 from malmoi.engine.request import FinishReason, Request, SampleKey, SampleRow, TokenEvent, TopLogprobs
-from malmoi.engine.sampling import check_finite, sample, top_logprobs
+from malmoi.engine.sampling import best, best_allowed, check_finite, logprobs_of, sample
 from malmoi.models.state import State
 from malmoi.text.tokenizer import Tokenizer
 
@@ -144,6 +144,8 @@ class Batch:
         self._sweep()
         parts = self._forward()
         self._tiles = [tile for tile, _ in parts]
+        if len(parts) == 1:
+            return parts[0][1]
         return torch.cat([logits_NV for _, logits_NV in parts]) if parts else torch.empty(0)
 
     def sample(self, logits_NV: Tensor) -> None:
@@ -391,15 +393,30 @@ def choose(
     rows: Sequence[SampleRow], logits_BV: Tensor, uniforms: Sequence[float], vocab_size: int
 ) -> list[Choice]:
     """What each row takes. Raises UserError where a row's logits are not finite."""
-    params = [row.params for row in rows]
-    logprobs_BV = logits_BV.float().log_softmax(dim=-1)
-    check_finite(logprobs_BV[:, 0])
-    logits_BV = logits_BV[:, :vocab_size]  # some models pad their vocabulary
-    logits_BV, stuck = constrained(logits_BV, [row.matcher for row in rows])
-    ids = sample(logits_BV, params, [row.ids for row in rows], [row.num_prompt for row in rows], uniforms)
-    logprobs = logprobs_BV[torch.arange(len(ids)), ids].tolist()
-    tops = top_logprobs(logprobs_BV, params)
+    logits_BV = logits_BV.float()
+    most_B = logits_BV.amax(dim=-1)
+    check_finite(most_B - most_B)
+    said_BV = logits_BV[:, :vocab_size]  # some models pad their vocabulary
+    ids: list[int | None] = [*best(said_BV)]
+    others = [b for b, row in enumerate(rows) if not row.params.takes_best]
+    for b, row in enumerate(rows):
+        if row.matcher is not None and row.params.takes_best:
+            ids[b] = best_allowed(said_BV[b], row.matcher)
+    if others:
+        drawn = _drawn([rows[b] for b in others], said_BV[others], [uniforms[b] for b in others])
+        for b, id in zip(others, drawn, strict=True):
+            ids[b] = id
+    known = [0 if id is None else id for id in ids]
+    logprobs, tops = logprobs_of(logits_BV, known, [row.params for row in rows])
     return [
-        Choice(None) if b in stuck else Choice(id, logprob, top)
-        for b, (id, logprob, top) in enumerate(zip(ids, logprobs, tops, strict=True))
+        Choice(None) if id is None else Choice(id, logprob, top)
+        for id, logprob, top in zip(ids, logprobs, tops, strict=True)
     ]
+
+
+def _drawn(rows: Sequence[SampleRow], logits_BV: Tensor, uniforms: Sequence[float]) -> list[int | None]:
+    """What rows take that do not simply take the best; None where nothing can be said. Overwrites logits."""
+    stuck = constrain(logits_BV, [row.matcher for row in rows])
+    params, histories = [row.params for row in rows], [row.ids for row in rows]
+    ids = sample(logits_BV, params, histories, [row.num_prompt for row in rows], uniforms)
+    return [None if b in stuck else id for b, id in enumerate(ids)]
