@@ -246,7 +246,11 @@ def _flat(part: Json, inner: str) -> Iterator[Json]:
 
 @without_collecting()
 def tokenizer_of(facts: Mapping[str, Any], path: Path) -> Tokenizer:
-    """The tokenizer that a file describes. Raises UserError where none here has the same ids."""
+    """The tokenizer that a file describes. Raises UserError where none here has the same ids.
+
+    Ids are llama.cpp's of plain text, its parse_special off: markers that control are letters, and what the
+    file calls the user's own tokens (Gemma's `<start_of_image>`) are one token wherever they stand.
+    """
     model = facts.get("tokenizer.ggml.model")
     if "tokenizer.ggml.tokens" not in facts or model not in _READERS:
         raise UserError(
