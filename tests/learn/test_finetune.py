@@ -21,8 +21,8 @@ from malmoi.engine.request import Sampling
 from malmoi.hub.folder import load_model, save_model
 from malmoi.learn.job import Job, prepare
 from malmoi.learn.loop import StepReport
-from malmoi.learn.objectives.conversations import Tuning, preview, with_lr
-from malmoi.learn.run_config import FULL_LR, LORA_LR, TuneSpec, load_tuning
+from malmoi.learn.objectives.conversations import Tuning, preview
+from malmoi.learn.run_config import FULL_LR, LORA_LR, TuneSpec, load_tuning, with_lr
 from malmoi.methods.folder import save_method
 from malmoi.methods.registry import make_method
 from malmoi.models.build import build_model
@@ -232,16 +232,14 @@ def test_steps_follow_from_epochs_or_a_budget(base: Path, data: Path, tmp_path: 
 
 
 def test_wide_models_are_moved_in_smaller_steps(base: Path, data: Path, tmp_path: Path) -> None:
-    model = opened(base)[0]
     for lora, lr in ((False, FULL_LR), (True, LORA_LR)):
         config = load_tuning(base, [str(data)], [], [], lora=lora)
         run = prepare(Tuning, config, tmp_path / str(lora), resume=False, say=pytest.fail)
         assert run is not None
         assert run.trial.spec.lr == lr
         assert prepare(Tuning, config, tmp_path / str(lora), resume=True, say=pytest.fail) is not None
-        model.config = model.config.model_copy(update={"width": 1024})
-        assert with_lr(TuneSpec(), model, lora=lora).lr == lr / 4
-        assert with_lr(TuneSpec(lr=0.5), model, lora=lora).lr == 0.5
+        assert with_lr(TuneSpec(), 1024, lora=lora).lr == lr / 4
+        assert with_lr(TuneSpec(lr=0.5), 1024, lora=lora).lr == 0.5
 
 
 def test_a_resume_is_of_the_same_data_and_settings(base: Path, tmp_path: Path) -> None:

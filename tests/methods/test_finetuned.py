@@ -12,6 +12,7 @@ import pytest
 from malmoi.core.errors import UserError
 from malmoi.core.nouns import Answer, Budget, Entity, Example, Message, Question
 from malmoi.hub.folder import load_model, save_model
+from malmoi.learn.run_config import FULL_LR, LORA_LR
 from malmoi.methods.base import Method
 from malmoi.methods.folder import load_method, save_method
 from malmoi.methods.llm.finetuned import FineTuned
@@ -87,14 +88,14 @@ def test_lora_is_merged_and_the_base_stays(model: Path) -> None:
     assert sha256(model / "model.safetensors") == before
 
 
-def test_lora_learns_faster_unless_told(model: Path) -> None:
-    task = make_task("translation")
-    rates = [
-        make_method("finetuned", task, {"model": str(model)} | options).options.lr
-        for options in ({}, {"lora": True}, {"lora": True, "lr": 0.5}, {"lr": 0.5})
-    ]
-    assert rates[0] < rates[1]
-    assert rates[2:] == [0.5, 0.5]
+def test_its_learning_rate_is_that_of_tuning_unless_given(model: Path, tmp_path: Path) -> None:
+    wide = write_model(tmp_path / "wide", width=512)
+    asked: list[tuple[Path, dict[str, Any], float]] = [
+        (model, {}, FULL_LR), (model, {"lora": True}, LORA_LR), (model, {"lora": True, "lr": 0.01}, 0.01),
+        (wide, {}, FULL_LR / 2), (wide, {"lora": True}, LORA_LR / 2), (wide, {"lr": 0.01}, 0.01),
+    ]  # fmt: skip
+    for folder, options, lr in asked:
+        assert finetuned("classification", folder, REVIEWS, steps=1, **options).report["lr"] == lr
 
 
 def test_its_folder_needs_no_other(tmp_path: Path) -> None:

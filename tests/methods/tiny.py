@@ -29,17 +29,17 @@ def tokenizer_of(kind: str) -> str:
 
 def write_model(
     folder: Path, *, chat: bool = False, kind: str = "bpe", context: int = 512, seed: int = 0,
-    family: Literal["transformer", "lstm"] = "transformer",
+    family: Literal["transformer", "lstm"] = "transformer", width: int = 32,
 ) -> Path:  # fmt: skip
-    """An untrained model of width 32; chat: with our chat template."""
+    """An untrained model; chat: with our chat template."""
     tokenizer = Tokenizer.from_json(tokenizer_of(kind))
     if chat:
         ChatFormat.for_tuning(tokenizer).adopt()
     torch.manual_seed(seed)
     size = tokenizer.vocab_size
     config = (
-        TransformerConfig(vocab_size=size, context=context, layers=1, width=32, heads=2, tied=True)
-        if family == "transformer" else RecurrentConfig(family=family, vocab_size=size, layers=1, width=32)
+        TransformerConfig(vocab_size=size, context=context, layers=1, width=width, heads=2, tied=True)
+        if family == "transformer" else RecurrentConfig(family=family, vocab_size=size, layers=1, width=width)
     )  # fmt: skip
     save_model(folder, build_model(config), tokenizer)
     return folder

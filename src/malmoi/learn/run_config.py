@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, Self, get_args
+from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar, get_args
 
 import yaml
 from pydantic import (
@@ -31,6 +31,7 @@ Beta = Annotated[float, Field(ge=0, lt=1)]
 Size = Literal["nano", "micro", "mini", "small", "base"]
 DEPTHS: dict[Size, int] = {"nano": 2, "micro": 4, "mini": 6, "small": 8, "base": 12}
 FULL_LR, LORA_LR = 2e-3, 6e-3  # of Muon on all weights of a small model, of AdamW on LoRA's
+SMALL_WIDTH = 256  # of the widest small model; wider ones are moved in smaller steps
 EVALUATIONS = 5  # of a tuning on the way, the last step's included
 
 
@@ -66,6 +67,15 @@ class OptimSpec(StrictModel):
     decay_fraction: Annotated[float, Field(gt=0, le=1)] = 0.2
     dtype: Literal["auto", "fp32", "bf16"] = "auto"
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+
+
+Spec = TypeVar("Spec", bound=OptimSpec)
+
+
+def with_lr(spec: Spec, width: int, *, lora: bool) -> Spec:
+    """The spec of a tuning with the usual learning rate for a model of that width, unless one is given."""
+    lr = (LORA_LR if lora else FULL_LR) * min(1, SMALL_WIDTH / width)
+    return spec if "lr" in spec.model_fields_set else spec.model_copy(update={"lr": lr})
 
 
 class LoopSpec(OptimSpec):

@@ -16,13 +16,12 @@ from malmoi.learn import cards
 from malmoi.learn.loop import Loop, Objective
 from malmoi.learn.losses import next_token_loss
 from malmoi.learn.mixture import Mixture, Rendered, Source, make_mixture
-from malmoi.learn.run_config import FULL_LR, LORA_LR, TuneConfig, TuneSpec
+from malmoi.learn.run_config import TuneConfig, TuneSpec, with_lr
 from malmoi.learn.tuned import Tuned, context_of, load_tunable, packs
 from malmoi.models.language import LanguageModel
 from malmoi.text.chat import ChatFormat, ChatRow, new_markers
 from malmoi.text.tokenizer import Tokenizer
 
-SMALL_WIDTH = 256  # of the widest small model; wider ones are moved in smaller steps
 SAMPLED = 20  # rows, to see their languages
 ASKED, REPLY_TOKENS = 20, 128  # how many held-out questions are asked, and how long replies may be
 FEW_ENDED = 0.8  # of the replies
@@ -87,7 +86,7 @@ class Tuning(Tuned[TokenBatch]):
 
     @classmethod
     def settled(cls, config: TuneConfig, model: LanguageModel) -> TuneConfig:
-        spec = with_lr(config.train, model, lora=config.lora is not None)
+        spec = with_lr(config.train, model.config.width, lora=config.lora is not None)
         return config.model_copy(update={"train": spec})
 
     @classmethod
@@ -163,12 +162,6 @@ def _pieces(row: ChatRow, tokenizer: Tokenizer) -> Iterator[tuple[str, bool]]:
         ids = [id for id, _ in pairs]
         text = "".join(map(tokenizer.token_text, ids)) if special else tokenizer.decode(ids)
         yield text, learned
-
-
-def with_lr(spec: TuneSpec, model: LanguageModel, *, lora: bool) -> TuneSpec:
-    """The spec with the usual learning rate, unless one is given."""
-    lr = (LORA_LR if lora else FULL_LR) * min(1, SMALL_WIDTH / model.config.width)
-    return spec if "lr" in spec.model_fields_set else spec.model_copy(update={"lr": lr})
 
 
 def replies_ended(model: LanguageModel, form: ChatFormat, judged: Sequence[Rendered]) -> tuple[int, int]:

@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
 from malmoi.core.errors import UserError
-from malmoi.core.nouns import Example, Examples, FitReport, Json, Work
+from malmoi.core.nouns import Example, Examples, FitReport, Work
 from malmoi.core.tensors import Loss, mean
 from malmoi.data.batches import Packed
 from malmoi.engine.ask import Asker, AskSettings
@@ -27,7 +27,7 @@ from malmoi.hub.weights import arrays_of, set_parameters
 from malmoi.learn.losses import next_token_loss
 from malmoi.learn.objectives.examples import Chosen, FitSpec, LabelledRows, fit, identity
 from malmoi.learn.optim import OptimizerKind
-from malmoi.learn.run_config import FULL_LR, LORA_LR
+from malmoi.learn.run_config import FULL_LR, with_lr
 from malmoi.methods.base import Parts
 from malmoi.methods.llm.prompted import LanguageMethod, ModelPath
 from malmoi.methods.neural.continuations import text_rows
@@ -46,7 +46,8 @@ ROW_TOKENS = 512  # of a piece of a longer text, where the model's context has n
 
 class FineTunedOptions(FitSpec):
     """model: the folder of the language model to begin with. lora: train thin matrices beside its own, which
-    takes less memory, and merge them at the end. Otherwise as every fit."""
+    takes less memory, and merge them at the end. lr: unless given it is more with LoRA, and less for wide
+    models. Otherwise as every fit."""
 
     model: ModelPath = ""
     lora: bool = False
@@ -56,11 +57,6 @@ class FineTunedOptions(FitSpec):
     weight_decay: NonNegativeFloat = 0.0
     batch: PositiveInt = 16
     epochs: PositiveFloat = 4.0
-
-    @model_validator(mode="before")
-    @classmethod
-    def _lora_learns_faster(cls, given: Json) -> Json:
-        return {"lr": LORA_LR, **given} if given.get("lora") else given
 
 
 class FineTunedReplyOptions(FineTunedOptions):
@@ -86,6 +82,7 @@ class FineTuned(LanguageMethod):
         if not isinstance(model, LanguageModel):
             raise UserError(f"{o.model} is an n-gram model, which only counts; tune a GPT or an LSTM")
         goes_on = self.task.kind.goes_on
+        o = with_lr(o, model.config.width, lora=o.lora)
         form = None if goes_on else tunable_format(model, tokenizer)
         tokenizer = form.tokenizer if form else tokenizer
         settings = AskSettings.learn(
@@ -109,7 +106,8 @@ class FineTuned(LanguageMethod):
         )
         merge_lora(model)
         return FitReport(({"note": note} if note else {}) | {
-            "steps": found["steps"], "dtype": dtype, "fit": found, "parameters": model.num_parameters()
+            "steps": found["steps"], "lr": o.lr, "dtype": dtype, "fit": found,
+            "parameters": model.num_parameters(),
         })  # fmt: skip
 
     def _note(self, num_given: int, num_learned: int, valid: Examples) -> str:
