@@ -17,7 +17,6 @@ import os
 import re
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -25,8 +24,8 @@ from typing import Any
 from rich.console import Console
 
 from malmoi.core.errors import UserError, nearest
-from malmoi.core.nouns import Budget, Example, Json, Metric, Predictions, Work
-from malmoi.data.splits import Splits, split_examples
+from malmoi.core.nouns import Budget, Json, Metric, Predictions, Work
+from malmoi.data.splits import Splits
 from malmoi.methods.base import Method
 from malmoi.methods.registry import make_method, methods_for
 from malmoi.tasks import make_task
@@ -34,46 +33,12 @@ from malmoi.tasks.base import Task
 from malmoi.util.files import read_json, write_json
 from malmoi.util.hardware import cpu_name, keep_heap
 from peers import MISSING, PEERS, Peer
+from sets import SETS, read
 
-DATA = Path(__file__).parents[2] / "shared" / "data"
 LIBRARIES = ("malmoi", "torch", "scikit-learn", "fasttext-wheel", "spacy", "transformers", "networkx")
 console = Console(stderr=True)  # the tables alone go to standard output
 
 
-@dataclass(frozen=True)
-class DataSet:
-    """Folders of DATA, read as one: train.* and, where there is one, valid.*."""
-
-    task: str
-    folders: tuple[str, ...]
-    fields: dict[str, str] = field(default_factory=dict)
-
-    def read(self, task: Task[Any, Any], part: str) -> list[Example[Any, Any]]:
-        files = [file for folder in self.folders for file in (DATA / folder).glob(f"{part}.*")]
-        return [example for file in files for example in task.load(file)]
-
-
-EN_KO, KO_EN = {"source": "en", "target": "ko"}, {"source": "ko", "target": "en"}
-DOCS_AND_TALK = ("translation/tatoeba-enko", "translation/python-docs-enko")
-SETS = {
-    "nsmc": DataSet("classification", ("classification/nsmc",)),
-    "goemotions": DataSet("classification", ("classification/goemotions",)),
-    "clinc150": DataSet("classification", ("classification/clinc150",)),
-    "wnut17": DataSet("ner", ("ner/wnut17",)),
-    "btc": DataSet("ner", ("ner/btc",)),
-    "python-docs-enko": DataSet("translation", ("translation/python-docs-enko",), EN_KO),
-    "tatoeba-enko": DataSet("translation", ("translation/tatoeba-enko",), EN_KO),
-    "tldr-enko": DataSet("translation", ("translation/tldr-enko",), EN_KO),
-    "msdocs-enko": DataSet("translation", ("translation/msdocs-enko",), EN_KO),
-    "translation-en-ko": DataSet("translation", DOCS_AND_TALK, EN_KO),
-    "translation-ko-en": DataSet("translation", DOCS_AND_TALK, KO_EN),
-    "gutenberg-en": DataSet("completion", ("completion/gutenberg-en",)),
-    "mixed-ko": DataSet("completion", ("completion/mixed-ko",)),
-    "scitldr": DataSet("summarization", ("summarization/scitldr",)),
-    "squad": DataSet("question-answering", ("qa/squad",)),
-    "songys-ko": DataSet("chat", ("chat/songys-ko",)),
-    "self-dialogue-en": DataSet("chat", ("chat/self-dialogue-en",)),
-}
 BOTH_WAYS = {"translation-enko": ("translation-en-ko", "translation-ko-en")}
 
 
@@ -122,14 +87,6 @@ def choose(given: str, task: Task[Any, Any]) -> list[str]:
         if name not in methods_for(task, all_known=True) + peers:
             raise UserError(f"no method {name!r} for {task.name}; {nearest(name, groups['all'])}")
     return names
-
-
-def read(data: DataSet, task: Task[Any, Any], limit: int) -> Splits:
-    """Without a validation file a part of the training file is for the report."""
-    label = (lambda example: example.target) if task.kind.is_choice else None
-    parts = data.read(task, "train"), data.read(task, "valid") or None
-    splits = split_examples(*parts, key=task.key, group=task.group, label=label)
-    return dataclasses.replace(splits, test=splits.test[: limit or None])
 
 
 # ---- one row
