@@ -6,9 +6,10 @@ import io
 import re
 import warnings
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from itertools import cycle
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import matplotlib as mpl
 import numpy as np
@@ -16,20 +17,37 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
 from malmoi.core.nouns import Metric
-from malmoi.show.palette import COLOURS, GREY
+from malmoi.show.palette import COLOURS, DARK, GREY, LIGHT, PAGE_FONTS, font_family
 from malmoi.util.units import figures, human_count
 
 if TYPE_CHECKING:
     from malmoi.text.tokenizer_comparison import TokenizerRow
 
 _INK = "#010203"  # stands for the page's text colour until the SVG is in the page
+_RING: dict[str, Any] = {
+    "marker": "o", "markersize": 10, "markerfacecolor": "none", "markeredgecolor": _INK, "linestyle": "none"
+}  # fmt: skip
 
 Curve = tuple[str, Sequence[float], Sequence[float]]  # name, x, y
 Points = Sequence[tuple[int, Metric]]
 Look = tuple[str, str]  # colour, marker
+
+
+@dataclass(frozen=True, slots=True)
+class Panel:
+    """One of several plots side by side. A curve of one point holds at every count.
+
+    marks: places (count, value) to point at, each with its count beside it.
+    """
+
+    title: str
+    y_label: str
+    curves: Mapping[str, Points]
+    marks: Sequence[tuple[float, float]] = ()
 
 
 def loss_curves(curves: Sequence[Curve], *, x_label: str, y_label: str) -> str:
@@ -111,6 +129,69 @@ def _around(metric: Metric) -> tuple[float, float]:
     """How far the interval reaches below and above the value."""
     low, high = metric.interval or (metric.value, metric.value)
     return max(0.0, metric.value - low), max(0.0, high - metric.value)
+
+
+def small_multiples(
+    panels: Sequence[Panel], looks: Mapping[str, Look], *, x_label: str, mark: str = "", columns: int = 4
+) -> str:
+    """An SVG of metrics against a count (log) in panels, with intervals as bands; the legend comes last.
+
+    mark: what a marked place is.
+    """
+    rows = -(-(len(panels) + 1) // columns)
+    figure = Figure(figsize=(11.5, 2.7 * rows), layout="constrained")
+    grid = figure.subplots(rows, columns, squeeze=False).ravel()
+    ticks = sorted({count for panel in panels for points in panel.curves.values() for count, _ in points})
+    for axes, panel in zip(grid, panels, strict=False):
+        _draw_panel(axes, panel, looks, ticks)
+    for axes in grid[len(panels) :]:
+        axes.set_axis_off()
+    for axes in grid[max(0, len(panels) - columns) : len(panels)]:
+        axes.set_xlabel(x_label)
+    handles = {name: it for axes in grid for it, name in zip(*axes.get_legend_handles_labels(), strict=True)}
+    if mark and any(panel.marks for panel in panels):
+        handles[mark] = Line2D([], [], **_RING)
+    names = [name for name in (*looks, mark) if name in handles]
+    grid[len(panels)].legend(
+        [handles[name] for name in names], names, frameon=False, loc="center left", fontsize=11
+    )
+    return _svg(figure)
+
+
+def _draw_panel(axes: Axes, panel: Panel, looks: Mapping[str, Look], ticks: Sequence[int]) -> None:
+    axes.set_xscale("log")
+    for name, points in panel.curves.items():
+        (colour, marker), flat = looks[name], len(points) == 1
+        counts = [ticks[0], ticks[-1]] if flat else [count for count, _ in points]
+        metrics = [metric for _, metric in points] * (2 if flat else 1)
+        values = np.array([metric.value for metric in metrics])
+        below, above = np.transpose([_around(metric) for metric in metrics])
+        axes.fill_between(counts, values - below, values + above, color=colour, alpha=0.16, linewidth=0)
+        axes.plot(
+            counts, values, color=colour, linewidth=2.0, linestyle="--" if flat else "-",
+            marker="" if flat else marker, markersize=4.5, label=name,
+        )  # fmt: skip
+    for count, value in panel.marks:
+        axes.plot(count, value, **_RING)
+        axes.annotate(
+            figures(count, 1 if count < 100 else 2), (count, value), textcoords="offset points",
+            xytext=(-4, 6), ha="right", color=_INK, fontsize=10,
+        )  # fmt: skip
+    axes.set_title(panel.title, fontsize=11)
+    axes.set_ylabel(panel.y_label)
+    axes.set_xticks(ticks, [human_count(tick) for tick in ticks])
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.tick_params(axis="x", which="minor", bottom=False)
+
+
+def standalone(svg: str) -> str:
+    """The SVG element of a chart as a file of its own, which is light or dark as its reader's system is."""
+    fonts = font_family(PAGE_FONTS)
+    light, dark = (f"color: {look['ink']}; background: {look['page']};" for look in (LIGHT, DARK))
+    style = f"svg {{ {light} font-family: {fonts}; }}"
+    style += f" @media (prefers-color-scheme: dark) {{ svg {{ {dark} }} }}"
+    end = svg.index(">", svg.index("<svg")) + 1
+    return f"{svg[:end]}<style>{style}</style>{svg[end:]}"
 
 
 def plot_tokenizers(rows: Sequence[TokenizerRow], path: Path) -> None:
