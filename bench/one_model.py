@@ -78,7 +78,7 @@ PICTURE = Path(__file__).parents[1] / "docs" / "images" / "when-do-you-need-an-l
 FIRST_LABELS = {"clinc150": 20}  # of a set with many, which a question names all
 LABELS, TESTS, SHOTS = (20, 100, 500, 2000), 200, (8, 4, 0)
 NETWORK, NETWORK_EPOCHS, NETWORK_S = "lstm", 40, 150.0  # the small one; seconds of training at most
-ROWS, WINDOWS, TOKENS = 16, 4, 512  # of a step: examples of one set, or windows of so many tokens of all sets
+ROWS, WINDOWS, TOKENS = 8, 4, 512  # of a step: examples of one set, or windows of so many tokens of all sets
 EPOCHS = 45.0  # over the square root of the number of labelled examples
 VOCABULARY_ROWS = 12_000  # of each set's training file, whose tokens are kept
 
@@ -319,7 +319,7 @@ def table(run: Run, rows: Sequence[Json]) -> Iterator[str]:
             by_count = found[name, family, method]
             cells = " | ".join(shown(by_count[count]) if count in by_count else "" for count in run.labels)
             last = by_count[max(by_count)]
-            times = f"{last.get('ms_per_prediction', 0):,.3g} | {last.get('training_s', 0):,.0f}"
+            times = f"{figures(last.get('ms_per_prediction', 0), 3)} | {last.get('training_s', 0):,.0f}"
             yield f"| {name} | {method if family == 'small' else f'{family}, {method}'} | {cells} | {times} |"
         for other, (count, _) in marks(lines_of(name, rows)).items():
             rest = "|" * (len(run.labels) + 2)

@@ -172,10 +172,11 @@ def _draw_panel(axes: Axes, panel: Panel, looks: Mapping[str, Look], ticks: Sequ
             marker="" if flat else marker, markersize=4.5, label=name,
         )  # fmt: skip
     for count, value in panel.marks:
+        side = 1 if count**2 < ticks[0] * ticks[-1] else -1  # to the panel's middle
         axes.plot(count, value, **_RING)
         axes.annotate(
             figures(count, 1 if count < 100 else 2), (count, value), textcoords="offset points",
-            xytext=(-4, 6), ha="right", color=_INK, fontsize=10,
+            xytext=(4 * side, 6), ha="left" if side > 0 else "right", color=_INK, fontsize=10,
         )  # fmt: skip
     axes.set_title(panel.title, fontsize=11)
     axes.set_ylabel(panel.y_label)
