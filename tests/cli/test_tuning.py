@@ -115,6 +115,8 @@ def test_ctrl_c_ends_it_and_resume_goes_on(
         ([{"messages": [{"role": "user", "content": "a"}]}], (), "the last turn is not the assistant's"),
         (rows(), ("--set", "train.epoks=1"), "did you mean 'epochs'"),
         (rows(), ("--set", "lora.rank=2"), "no effect without --lora"),
+        (rows(), ("--set", "lora.base=int4"), "no effect without --lora"),
+        (rows(), ("--lora", "--set", "lora.base=stored"), "take int8 or int4"),
         (rows(), ("--fields", "label=mood"), "conversations have no fields"),
         (rows(), ("--data", "sumarization=x.jsonl"), "did you mean 'summarization'"),
         (rows(), ("--valid", "none.jsonl"), "none.jsonl"),

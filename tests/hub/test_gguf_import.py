@@ -26,8 +26,9 @@ from malmoi.core.errors import UserError
 from malmoi.core.tensors import TokenBatch
 from malmoi.engine.loaded import Loaded
 from malmoi.hub import gguf_blocks
+from malmoi.hub.adapter import load_adapter
 from malmoi.hub.export import export
-from malmoi.hub.folder import load_model, save_model, weights_hash
+from malmoi.hub.folder import load_model, save_model, stored_groups, weights_hash
 from malmoi.hub.gguf_file import GGUFFile, Stored
 from malmoi.hub.gguf_import import read_config, unpacked, values_of
 from malmoi.hub.source import import_model
@@ -35,6 +36,7 @@ from malmoi.hub.verify import TEXTS
 from malmoi.models.build import build_model
 from malmoi.models.config import TransformerConfig
 from malmoi.models.language import LanguageModel
+from malmoi.models.lora import LoRASpec, add_lora, frozen_layers, give_back, hold_base, merge_lora
 from malmoi.models.native.library import kernels
 from malmoi.models.native.linear import GroupPanels, NativeLinear
 from malmoi.models.native.linear import values_of as values_of_panels
@@ -428,17 +430,38 @@ def test_it_is_served_by_its_name(tmp_path: Path) -> None:
     assert list(open_catalogue([inside], max_rows=1)) == ["small.gguf"]
 
 
-def test_it_is_tuned(run: Callable[..., str], tmp_path: Path) -> None:
+def tune(run: Callable[..., str], tmp_path: Path, dtype: str, *options: object) -> None:
+    """Make a GGUF file of a tiny model, and tune it for two steps."""
     tokenizer = Tokenizer.from_json(BPE.to_json(), {"chat_template": CHATML})
     saved(tmp_path / "m", "llama", tokenizer, changes={"context": 256})
-    export(tmp_path / "m", "gguf", tmp_path / "m.gguf", "f32")
+    export(tmp_path / "m", "gguf", tmp_path / "m.gguf", dtype)
     turns = ([("user", f"{n}?"), ("assistant", "b")] for n in range(60))
     rows = [{"messages": [{"role": role, "content": said} for role, said in talk]} for talk in turns]
     data = tmp_path / "talk.jsonl"
     data.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
     short = ("--set", "train.steps=2", "--set", "train.batch=2")
-    run("finetune", tmp_path / "m.gguf", "--data", data, "--out", tmp_path / "tuned", *short)
+    run("finetune", tmp_path / "m.gguf", "--data", data, "--out", tmp_path / "tuned", *short, *options)
     assert load_model(tmp_path / "tuned").tokenizer is not None
+
+
+def test_it_is_tuned(run: Callable[..., str], tmp_path: Path) -> None:
+    tune(run, tmp_path, "f32")
+
+
+def test_its_own_bits_stay_while_it_is_tuned(run: Callable[..., str], tmp_path: Path) -> None:
+    """What is saved is the file's weights with what was learned on top."""
+    tune(run, tmp_path, "q8_0", "--lora", "--set", "lora.base=stored")
+    base, tuned = load_model(tmp_path / "m.gguf").model, load_model(tmp_path / "tuned").model
+    assert isinstance(base, LanguageModel)
+    add_lora(base, LoRASpec())
+    hold_base(base, "stored", stored_groups(tmp_path / "m.gguf"))
+    assert all(layer.weight is None for layer in frozen_layers(base).values())
+    give_back(base, load_model(tmp_path / "m.gguf").model)  # type: ignore[arg-type]
+    load_adapter(tmp_path / "tuned" / "adapter", model := load_model(tmp_path / "m.gguf").model)  # type: ignore[arg-type]
+    torch.testing.assert_close(logits(tuned), logits(model), atol=1e-4, rtol=1e-4)
+    merge_lora(base)
+    for name, weight in load_model(tmp_path / "m.gguf").model.named_parameters():  # type: ignore[union-attr]
+        assert torch.equal(base.get_parameter(name), weight)
 
 
 def test_its_hash_is_that_of_the_file(tmp_path: Path) -> None:

@@ -137,10 +137,19 @@ def test_it_learns_to_answer_and_to_stop(
     assert "ended its turn in 2 of 2" in card
 
 
-@pytest.mark.parametrize("lora", [False, True])
-def test_the_folder_is_one_for_transformers(lora: bool, base: Path, data: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("lora", "settings"),
+    [
+        (False, ()), (True, ()), (True, ("lora.base=int4",)), (True, ("lora.base=int8",)),
+        (True, ("lora.base=bf16",)),
+    ],
+)  # fmt: skip
+def test_the_folder_is_one_for_transformers(
+    lora: bool, settings: tuple[str, ...], base: Path, data: Path, tmp_path: Path
+) -> None:
+    """Also where the base was held in few bits: what was learned goes on top of the weights as they were."""
     out = tmp_path / "out"
-    prepared(base, data, out, lora=lora).run(lambda _: None)
+    prepared(base, data, out, *settings, lora=lora).run(lambda _: None)
     _, tokenizer = opened(out)
     assert chat_template(tokenizer) == TEMPLATE
     theirs = transformers.AutoTokenizer.from_pretrained(out)
@@ -177,6 +186,7 @@ def killed_at(step: int) -> Callable[[StepReport], None]:
     [
         ("transformer", (), False),
         ("transformer", ("lora.dropout=0.2", "train.weight_decay=0.1"), True),
+        ("transformer", ("lora.base=int4", "train.dtype=bf16"), True),
         ("lstm", ("train.micro_batch=2",), False),
     ],
 )
@@ -268,6 +278,9 @@ def test_a_resume_is_of_the_same_data_and_settings(base: Path, tmp_path: Path) -
         (["train.epochs=0"], {}, r"train\.epochs"),
         (["lora.rank=4"], {}, "no effect without `lora`"),
         (["lora.rang=4"], {"lora": True}, "did you mean 'rank'"),
+        (["lora.base=int4"], {}, "no effect without `lora`"),
+        (["lora.base=int5"], {"lora": True}, "lora.base"),
+        (["lora.base=stored"], {"lora": True}, "of a GGUF file, and .* is none; take int8"),
         (["model.layers=4"], {}, "known places are train and lora"),
         (["lora.targets=[attention.qvk]"], {"lora": True}, r"did you mean 'attention\.qkv'"),
     ],

@@ -23,12 +23,12 @@ from malmoi.models.config import MOST_SIZE, TransformerConfig
 from malmoi.models.language import LanguageModel
 from malmoi.models.lora import (
     LoRALinear,
+    freeze_tokens,
     inner_layers,
     lora_layers,
     put_layer,
     token_layers,
     token_rows,
-    train_rows,
 )
 from malmoi.text.tokenizer import Tokenizer
 from malmoi.util import files
@@ -75,7 +75,7 @@ def save_adapter(folder: Path, model: LanguageModel, base: Path, tokenizer: Toke
     targets = {".".join(name.removeprefix(_PREFIX).split(".")[-4:-2]) for name in tensors}
     learned: dict[str, list[int]] = {}  # tokens that have vectors of their own, by layer
     for name, rows in token_rows(model).items():
-        (outside,) = _outside_rows(model, name, len(rows.whole[0]))
+        (outside,) = _outside_rows(model, name, model.vocab_size)
         tensors[f"{_PREFIX}{outside}{_ROWS}"] = torch.stack(list(rows.rows))
         learned[outside.rpartition(".")[2]] = rows.ids
     architecture = _architecture(model)
@@ -164,7 +164,8 @@ def _scale(config: Json, folder: Path) -> tuple[float, float]:
 
 def _take_rows(config: Json, tensors: dict[str, Tensor], model: LanguageModel, folder: Path) -> None:
     """Give tokens the vectors that the adapter has for them, which are taken out of `tensors`."""
-    found = config.get("trainable_token_indices") or {}
+    found, learned = config.get("trainable_token_indices") or {}, dict[str, Tensor]()
+    ids_of: dict[str, list[int]] = {}
     for name in token_layers(model):
         (outside,) = _outside_rows(model, name, model.vocab_size)
         rows_KD = tensors.pop(f"{_PREFIX}{outside}{_ROWS}", None)
@@ -178,9 +179,12 @@ def _take_rows(config: Json, tensors: dict[str, Tensor], model: LanguageModel, f
         )
         if ids != named or rows_KD.shape != (len(ids), model.config.width):
             raise UserError(f"{folder / ADAPTER_CONFIG} has no trainable_token_indices that fit {outside}")
-        train_rows(model, name, ids)
-        with torch.no_grad():
-            for row, given in zip(token_rows(model)[name].rows, rows_KD, strict=True):
+        ids_of[name], learned[name] = ids, rows_KD
+    if ids_of:
+        freeze_tokens(model, ids_of)
+    with torch.no_grad():
+        for name, rows in token_rows(model).items():
+            for row, given in zip(rows.rows, learned[name], strict=True):
                 row.copy_(given)
 
 

@@ -37,7 +37,7 @@ from malmoi.models.language import LanguageModel
 from malmoi.models.lora import lora_layers, merge_lora
 from malmoi.models.native.library import kernels
 from malmoi.models.ngram import KneserNey
-from malmoi.models.packed import STORED, pack
+from malmoi.models.packed import STORED, Sources, pack
 from malmoi.text.tokenizer import Tokenizer
 from malmoi.util import files
 from malmoi.util.files import CARD, CONFIG, OWN_PREFIX, WEIGHTS
@@ -129,6 +129,18 @@ def load_stored(folder: Path, device: torch.device | str = "cpu") -> ModelFolder
     if isinstance(found.model, LanguageModel):
         pack(found.model)
     return found
+
+
+def stored_groups(path: Path) -> Sources:
+    """The matrices that a GGUF file has in few bits, by the names of our weights. Raises UserError for a
+    broken one."""
+    from malmoi.hub.gguf_import import open_gguf
+
+    try:
+        found, stored, _ = open_gguf(path)
+        return stored.take_groups(_read_as(str(found.get("model_type")), found)[1])
+    except DAMAGE as error:
+        raise UserError(_why(path, error)) from None
 
 
 def weights_hash(folder: Path) -> str:

@@ -11,7 +11,9 @@ import torch
 from torch import Tensor
 
 from malmoi.core.tensors import IGNORE, Loss, TokenBatch
+from malmoi.models.frozen import FrozenLinear
 from malmoi.models.language import LanguageModel, capped
+from malmoi.models.output import head_log_probabilities
 from malmoi.models.state import State
 
 _TINY = torch.finfo(torch.float32).tiny
@@ -92,6 +94,8 @@ def next_token_loss(model: LanguageModel, batch: TokenBatch, state: State | None
     count = int(trained_N.sum())
     if count < len(targets_N):
         x_ND, targets_N = x_ND[trained_N], targets_N[trained_N]
+    if isinstance(model.head, FrozenLinear):
+        return Loss(-head_log_probabilities(model.head, x_ND, targets_N, model.softcap).sum(), count)
     weight_VD = model.head.weight if torch.is_grad_enabled() else model.head.weight.detach()
     if torch.is_autocast_enabled(x_ND.device.type):
         x_ND = x_ND.to(torch.get_autocast_dtype(x_ND.device.type))

@@ -137,7 +137,7 @@ def _inner_matrices(model: nn.Module) -> dict[Tensor, tuple[int, ...]]:
             for name, parameter in module.named_parameters():
                 if name.startswith("weight"):
                     found[parameter] = (module.hidden_size,) * (len(parameter) // module.hidden_size)
-    return {matrix: parts for matrix, parts in found.items() if matrix.requires_grad}
+    return {matrix: parts for matrix, parts in found.items() if matrix is not None and matrix.requires_grad}
 
 
 def learning_rate_factor(

@@ -23,9 +23,12 @@ from malmoi.core.config import StrictModel, apply_setting
 from malmoi.core.errors import UserError, nearest
 from malmoi.core.nouns import Json
 from malmoi.hub.folder import weights_hash
+from malmoi.hub.gguf_file import is_gguf
 from malmoi.learn.optim import OptimizerKind, Schedule
 from malmoi.models.config import RecurrentConfig, TransformerConfig, model_config_adapter
-from malmoi.models.lora import LoRASpec
+from malmoi.models.language import LanguageModel
+from malmoi.models.lora import Base, LoRASpec
+from malmoi.util.hardware import training_dtype
 
 Beta = Annotated[float, Field(ge=0, lt=1)]
 Size = Literal["nano", "micro", "mini", "small", "base"]
@@ -252,6 +255,14 @@ class TuneConfig(AnyRun):
         """What of the model is tuned."""
         return f"LoRA of rank {self.lora.rank}" if self.lora else "all weights"
 
+    def base_of(self, model: LanguageModel) -> Base | None:
+        """What LoRA's frozen matrices are held in; None: in fp32, as they were loaded."""
+        assert self.lora is not None
+        if self.lora.base != "auto":
+            return self.lora.base
+        is_bf16 = training_dtype(self.train.dtype, model.device, model.config.width) == "bf16"
+        return "bf16" if is_bf16 else None
+
 
 class AlignConfig(TuneConfig):
     """Everything that decides a preference tuning, except the data."""
@@ -330,7 +341,12 @@ def load_tuning(
         "valid": tuple(valid), "fields": dict(fields or {}), "allow_skips": allow_skips,
         "budget_seconds": budget_seconds, "licence": licence,
     }  # fmt: skip
-    return checked(TypeAdapter(kind), value | known, "", kind)
+    config = checked(TypeAdapter(kind), value | known, "", kind)
+    if config.lora and config.lora.base == "stored" and not is_gguf(model):
+        raise UserError(
+            f"`set` lora.base=stored keeps the bits of a GGUF file, and {model} is none; take int8 or int4"
+        )
+    return config
 
 
 def load_alignment(

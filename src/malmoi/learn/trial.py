@@ -25,7 +25,7 @@ Spec = TypeVar("Spec", bound=LoopSpec)
 
 CALIBRATION_STEPS = 6  # at most; the first, which warms up, not counted
 _MEMORY_SHARE = 0.6  # of what is free; the rest is for temporaries, the evaluation and other programs
-_BYTES_OF_WEIGHT, _BYTES_OF_TRAINING = 4, 12  # in fp32: the weight; its gradient and AdamW's two moments
+_BYTES_OF_TRAINING = 12  # in fp32: a weight's gradient and AdamW's two moments
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,6 +153,11 @@ def saved_bytes(model: nn.Module, forward: Callable[[], object]) -> int:
     return sum(sizes.values())
 
 
+def held_bytes(model: nn.Module) -> int:
+    """What a model's weights take, in whatever bits they are."""
+    return sum(tensor.nbytes for tensor in (*model.parameters(), *model.buffers()))
+
+
 def _memory(model: nn.Module, objective: Objective[Any, Any], dtype: str) -> Callable[[int], float]:
     """The bytes that a step takes at its peak, by the rows that are read at once."""
     parts = [objective.trial(rows) for rows in (1, 2)]
@@ -160,7 +165,7 @@ def _memory(model: nn.Module, objective: Objective[Any, Any], dtype: str) -> Cal
         saved_bytes(model, lambda part=part: compute_loss(model, objective, part, dtype)) for part in parts
     )
     fixed_bytes, bytes_per_row = max(0, 2 * once - twice), twice - once
-    fixed_bytes += _BYTES_OF_WEIGHT * sum(parameter.numel() for parameter in model.parameters())
+    fixed_bytes += held_bytes(model)
     fixed_bytes += _BYTES_OF_TRAINING * _num_trained(model)
     return lambda rows: fixed_bytes + rows * bytes_per_row
 

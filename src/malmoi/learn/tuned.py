@@ -12,12 +12,13 @@ import torch
 
 from malmoi.hub.adapter import save_adapter
 from malmoi.hub.chat_models import load_chat, load_tunable
+from malmoi.hub.folder import stored_groups
 from malmoi.learn.job import Place, Training
 from malmoi.learn.loop import Loop
 from malmoi.learn.mixture import Source
 from malmoi.learn.run_config import TuneSpec
 from malmoi.models.language import LanguageModel
-from malmoi.models.lora import add_lora, merge_lora, trained_parameters
+from malmoi.models.lora import add_lora, give_back, hold_base, is_held, merge_lora, trained_parameters
 from malmoi.models.transformer import Transformer
 from malmoi.text.chat import ChatFormat
 from malmoi.util.units import counted, human_count
@@ -45,6 +46,9 @@ class Tuned(Training[Part]):
         torch.manual_seed(config.train.seed)
         if config.lora:
             add_lora(model, config.lora, cls.new_tokens(form))
+            if base := config.base_of(model):
+                sources = stored_groups(Path(config.model)) if base == "stored" else {}
+                hold_base(model, base, sources)
         return cls.made(
             found, context, config=config, model=model, tokenizer=form.tokenizer, form=form, data=data,
             ends=tuple(sorted(form.end_ids)),
@@ -97,6 +101,8 @@ class Tuned(Training[Part]):
         del loop
         if self.config.lora:
             save_adapter(folder / ADAPTER, self.model, Path(self.config.model), self.tokenizer)
+            if is_held(self.model):
+                give_back(self.model, self.load(Path(self.config.model))[0])
             merge_lora(self.model)
         self.form.adopt()
         return ()

@@ -81,10 +81,11 @@ class RootMeanSquare(torch.autograd.Function):
         return unit_ND * weight_D.to(x_ND.dtype)
 
     @staticmethod
-    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, Tensor, None]:
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, Tensor | None, None]:
         unit_ND, scale_N1, weight_D = ctx.saved_tensors
-        dy_ND = grad_outputs[0]
-        dweight_D = (dy_ND * unit_ND).flatten(0, -2).sum(0, dtype=weight_D.dtype)
+        dy_ND, dweight_D = grad_outputs[0], None
+        if ctx.needs_input_grad[1]:  # a frozen norm costs nothing
+            dweight_D = (dy_ND * unit_ND).flatten(0, -2).sum(0, dtype=weight_D.dtype)
         dunit_ND = dy_ND * weight_D.to(dy_ND.dtype)
         along_N1 = torch.linalg.vecdot(dunit_ND, unit_ND).unsqueeze(-1).div_(unit_ND.shape[-1])
         return dunit_ND.addcmul_(unit_ND, along_N1, value=-1).mul_(scale_N1.to(dy_ND.dtype)), dweight_D, None

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from malmoi.core.tensors import TokenBatch
 from malmoi.models.config import RecurrentConfig, TransformerConfig
+from malmoi.models.frozen import FewBits, FrozenEmbedding
 from malmoi.models.state import State, last_positions
 
 
@@ -42,6 +43,9 @@ class LanguageModel(nn.Module, ABC):
 
     @property
     def dtype(self) -> torch.dtype:
+        """Of what it computes with, whatever frozen matrices are held in."""
+        if isinstance(self.embed, FrozenEmbedding):
+            return torch.float32
         return next(self.parameters()).dtype
 
     @abstractmethod
@@ -71,13 +75,12 @@ class LanguageModel(nn.Module, ABC):
         return self.hidden(TokenBatch(ids_BT), state)
 
     def num_parameters(self, *, embeddings: bool = True) -> int:
-        """Trainable numbers, counting a shared matrix once; without embeddings, what multiplies in a pass."""
+        """Numbers, counting a shared matrix once; without embeddings, what multiplies in a pass."""
         total = sum(parameter.numel() for parameter in self.parameters())
+        total += sum(module.numel for module in self.modules() if isinstance(module, FewBits))
         if embeddings:
             return total
-        lookups = [
-            m.weight
-            for m in self.modules()
-            if isinstance(m, nn.Embedding) and m.weight is not self.head.weight
-        ]
-        return total - sum(weight.numel() for weight in lookups)
+        lookups = [m for m in self.modules() if isinstance(m, nn.Embedding)]
+        if self.config.tied:
+            lookups.remove(self.embed)
+        return total - sum(m.num_embeddings * m.embedding_dim for m in lookups)

@@ -1,6 +1,7 @@
 """Outputs over a vocabulary: targets' log-probabilities without fp32 logits being held, and copying.
 
-Shape letters: B rows, T positions, S source positions, N some positions of all rows, D width, V vocabulary.
+Shape letters: B rows, T positions, S source positions, N some positions of all rows, D width, V vocabulary;
+M positions at once, C rows of the vocabulary at once, H targets among these, K rows that learn.
 """
 
 from __future__ import annotations
@@ -12,10 +13,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from malmoi.models.attention import Memory
+from malmoi.models.frozen import FrozenLinear, computing_dtype
 from malmoi.models.language import capped
 
 _TINY = torch.finfo(torch.float32).tiny
 _CHUNK_NUMBERS = 1 << 22  # fp32 probabilities at once: 16 MiB, near a processor's cache
+_ROWS, _LEAST_ROWS = 2048, 1024  # positions, and rows of a matrix, whose product is taken at once
 
 
 class TargetLogProbability(torch.autograd.Function):
@@ -51,6 +54,95 @@ class TargetLogProbability(torch.autograd.Function):
             grad_NV.mul_(1 - torch.tanh(logits_NV / ctx.softcap).square_())
         grad_VD = (grad_NV.T @ x_ND).to(weight_VD.dtype) if ctx.needs_input_grad[1] else None
         return grad_NV @ weight_VD.to(x_ND.dtype), grad_VD, None, None
+
+
+class FrozenLogProbability(torch.autograd.Function):
+    """The same by a matrix that does not learn, a few of its rows at a time: logits_NV are never held.
+
+    rows_KD: those of its rows that do learn, for their gradients.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, x_ND: Tensor, rows_KD: Tensor | None, head: FrozenLinear, targets_N: Tensor,
+        softcap: float | None,
+    ) -> Tensor:  # fmt: skip
+        wants_x, wants_rows = ctx.needs_input_grad[:2]
+        logp_N, log_z_N = x_ND.new_empty(2, len(x_ND), dtype=torch.float32)
+        grad_ND = torch.empty_like(x_ND) if wants_x else None
+        rows = -(-len(x_ND) // max(1, -(-len(x_ND) // _ROWS)))  # parts of one size
+        for start in range(0, len(x_ND), rows or 1):
+            part = slice(start, start + rows)
+            found = _log_probability(x_ND[part], head, targets_N[part], softcap, wants_x=wants_x)
+            logp_N[part], log_z_N[part] = found[:2]
+            if grad_ND is not None:
+                grad_ND[part] = found[2]
+        grad_NK = None
+        if wants_rows:
+            assert rows_KD is not None
+            assert head.learned is not None
+            logits_NK = capped(x_ND @ rows_KD.to(x_ND.dtype).T, softcap).float()
+            p_NK = (logits_NK - log_z_N[:, None]).exp_()
+            is_NK = targets_N[:, None] == torch.tensor(head.learned.ids, device=x_ND.device)
+            grad_NK = (is_NK.float() - p_NK) * _let_through(logits_NK, softcap)
+        ctx.save_for_backward(x_ND if wants_rows else None, grad_ND, grad_NK)
+        return logp_N
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, Tensor | None, None, None, None]:
+        x_ND, grad_ND, grad_NK = ctx.saved_tensors
+        grad_N1 = grad_outputs[0][:, None]
+        dx_ND = None if grad_ND is None else grad_ND * grad_N1.to(grad_ND.dtype)
+        drows_KD = None if grad_NK is None else (grad_NK * grad_N1).T @ x_ND.float()
+        return dx_ND, drows_KD, None, None, None
+
+
+def _log_probability(
+    x_MD: Tensor, head: FrozenLinear, targets_M: Tensor, softcap: float | None, *, wants_x: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """log p of the targets, log of the sum of all, and the gradient of x: w_target - sum_v p_v w_v.
+
+    The largest logit and the sums run along, as in FlashAttention (Dao et al. 2022): one pass is enough.
+    """
+    most_M1 = x_MD.new_full((len(x_MD), 1), float("-inf"), dtype=torch.float32)
+    z_M1, sum_MD = torch.zeros_like(most_M1), torch.zeros_like(x_MD, dtype=torch.float32)
+    said_M1, target_MD = torch.zeros_like(most_M1), torch.zeros_like(sum_MD)
+    step = max(_LEAST_ROWS, _CHUNK_NUMBERS // 4 // len(x_MD))
+    for start in range(0, head.out_features, step):
+        rows_CD = head.matrix(x_MD.dtype, slice(start, min(start + step, head.out_features)))
+        logits_MC = capped(x_MD @ rows_CD.T, softcap)
+        new_M1 = torch.maximum(most_M1, logits_MC.amax(1, keepdim=True).float())
+        less_M1, e_MC = (most_M1 - new_M1).exp_(), (logits_MC - new_M1).exp_()
+        most_M1, z_M1 = new_M1, z_M1.mul_(less_M1).add_(e_MC.sum(1, keepdim=True))
+        here_H = ((targets_M >= start) & (targets_M < start + len(rows_CD))).nonzero()[:, 0]
+        at_H = targets_M[here_H] - start
+        said_M1[here_H, 0] = logits_MC[here_H, at_H].float()
+        if wants_x:
+            if softcap is not None:
+                e_MC *= _let_through(logits_MC, softcap)
+            sum_MD.mul_(less_M1).add_(e_MC.to(x_MD.dtype) @ rows_CD)
+            target_MD[here_H] = rows_CD[at_H].float()
+    log_z_M1 = most_M1 + z_M1.log()
+    grad_MD = (target_MD * _let_through(said_M1, softcap)).sub_(sum_MD.div_(z_M1))
+    return (said_M1 - log_z_M1)[:, 0], log_z_M1[:, 0], grad_MD
+
+
+def _let_through(logits: Tensor, softcap: float | None) -> Tensor | float:
+    """The derivative of capped logits by what they were before."""
+    return 1.0 if softcap is None else 1 - (logits / softcap).square_()
+
+
+def head_log_probabilities(
+    head: nn.Linear, x_ND: Tensor, targets_N: Tensor, softcap: float | None = None
+) -> Tensor:
+    """fp32 log-probability (nats) of each target under a model's output, its logits capped."""
+    if not isinstance(head, FrozenLinear):
+        return target_log_probabilities(x_ND, head.weight, targets_N, softcap)
+    rows_KD, x_ND = head.learned and head.learned.rows_KD, x_ND.to(computing_dtype(x_ND))
+    with torch.autocast(x_ND.device.type, enabled=False):
+        logp_N = FrozenLogProbability.apply(x_ND, rows_KD, head, targets_N, softcap)
+    assert isinstance(logp_N, Tensor)
+    return logp_N
 
 
 def target_log_probabilities(

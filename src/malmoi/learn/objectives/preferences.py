@@ -33,7 +33,7 @@ from malmoi.learn.mixture import held_out
 from malmoi.learn.run_config import AlignConfig, PreferenceSpec
 from malmoi.learn.tuned import Tuned, load_chat
 from malmoi.models.language import LanguageModel
-from malmoi.models.output import target_log_probabilities
+from malmoi.models.output import head_log_probabilities
 from malmoi.text.chat import ChatFormat, ChatRow
 
 Rows = tuple[ChatRow, ChatRow]
@@ -101,7 +101,7 @@ def answer_log_probabilities(model: LanguageModel, tokens: TokenBatch) -> Tensor
     trained_RT = tokens.targets_BT != IGNORE
     x_ND = model.hidden(tokens)[trained_RT]
     targets_N = tokens.targets_BT[trained_RT]
-    logp_N = target_log_probabilities(x_ND, model.head.weight, targets_N, model.softcap)
+    logp_N = head_log_probabilities(model.head, x_ND, targets_N, model.softcap)
     return logp_N.new_zeros(len(trained_RT)).index_add(0, trained_RT.nonzero()[:, 0], logp_N)
 
 

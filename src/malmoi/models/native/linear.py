@@ -76,6 +76,11 @@ class GroupSource:
             yield slice(start, min(start + step, self.shape[0]))
 
 
+def fp16_unit(largest: float) -> float:
+    """What to divide numbers by so that fp16 holds the largest, and what is 2^-29 of it as exactly."""
+    return 2.0 ** (math.frexp(largest)[1] - 15) if largest else 1.0
+
+
 @dataclass(frozen=True)
 class GroupPanels:
     """A matrix in 4 or 8 bits: panels_PGB, of each group W scales, W least values if it has some, and its
@@ -98,9 +103,7 @@ class GroupPanels:
         groups = -(-inputs // GROUP) * GROUP // layout.size
         size = wide * (2 + 2 * layout.has_least + layout.size * layout.bits // 8)
         panels_PGB = in_huge_pages(torch.empty(-(-outputs // wide), groups, size, dtype=torch.uint8))
-        # fp16 then holds the largest, and what is 2^-29 of it as exactly
-        unit = 2.0 ** (math.frexp(source.largest)[1] - 15) if source.largest else 1.0
-        found = cls(library, panels_PGB, outputs, inputs, layout, unit)
+        found = cls(library, panels_PGB, outputs, inputs, layout, fp16_unit(source.largest))
         for part in source.parts(wide):
             found._put(part.start, source.read(part))
         return found
