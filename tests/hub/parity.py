@@ -25,7 +25,7 @@ import transformers
 from torch import Tensor
 
 from malmoi.core.tensors import TokenBatch
-from malmoi.hub.architectures import architecture_of
+from malmoi.hub.architectures import ARCHITECTURES
 from malmoi.hub.bert import ENCODERS, load_bert
 from malmoi.hub.folder import load_model, save_model
 from malmoi.models.bert import BertEncoder
@@ -89,6 +89,13 @@ DECODERS: dict[str, transformers.PretrainedConfig] = {
     ),
     "Mistral": transformers.MistralConfig(**SIZES, sliding_window=6),
     "Mistral, head_dim, no window": transformers.MistralConfig(**SIZES, sliding_window=None, head_dim=12),
+    "Phi-3": transformers.Phi3Config(**SIZES, sliding_window=6),
+    "Phi-3, rope longrope, no window": transformers.Phi3Config(
+        **rope(
+            "longrope", short_factor=[1.0, 1.1, 1.2, 1.3], long_factor=[1.5, 2.0, 3.0, 4.0],
+            original_max_position_embeddings=24,
+        ),
+    ),
     "Qwen2": transformers.Qwen2Config(**SIZES),
     "Qwen2.5, window in upper layers": transformers.Qwen2Config(
         **DEEP, use_sliding_window=True, sliding_window=6, max_window_layers=2, tie_word_embeddings=True
@@ -296,8 +303,7 @@ def check_gradients(name: str) -> None:
     it.ours.zero_grad()
     _loss(it.theirs(ids_BT[:, :-1]).logits, ids_BT).backward()
     _loss(it.ours.logits(it.ours.hidden(TokenBatch(ids_BT[:, :-1]))), ids_BT).backward()
-    architecture = architecture_of(it.config)
-    assert architecture is not None
+    architecture = ARCHITECTURES[it.theirs.config.model_type]
     grads = {ours: p.grad for ours, p in it.ours.named_parameters() if p.grad is not None}
     found = architecture.export_weights(grads, it.config)
     wanted = {theirs: p.grad for theirs, p in it.theirs.named_parameters()}

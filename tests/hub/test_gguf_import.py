@@ -29,8 +29,11 @@ from malmoi.hub import gguf_blocks
 from malmoi.hub.adapter import load_adapter
 from malmoi.hub.export import export
 from malmoi.hub.folder import load_model, save_model, stored_groups, weights_hash
+from malmoi.hub.gguf import Outside, write_gguf
 from malmoi.hub.gguf_file import GGUFFile, Stored
 from malmoi.hub.gguf_import import read_config, unpacked, values_of
+from malmoi.hub.gguf_vocab import vocabulary
+from malmoi.hub.llama import PHI3
 from malmoi.hub.source import import_model
 from malmoi.hub.verify import TEXTS
 from malmoi.models.build import build_model
@@ -78,6 +81,19 @@ def test_the_exported_model_comes_back(name: str, tmp_path: Path) -> None:
         BPE.encode(text) for text in ODD if "é" not in text
     ]
     assert (tokenizer.start, tokenizer.specials.eos) == (BPE.specials.eos, BPE.specials.eos)
+
+
+def test_phi_3_holds_what_reads_the_same_input_as_one_matrix(tmp_path: Path) -> None:
+    model = saved(tmp_path / "m", "llama-gqa")
+    assert isinstance(model.config, TransformerConfig)
+    outside = Outside(
+        PHI3.export_config(model.config), PHI3.export_weights(dict(model.state_dict()), model.config)
+    )
+    vocab = vocabulary(BPE, model.vocab_size, [BPE.specials.eos])
+    write_gguf(tmp_path / "m.gguf", outside, vocab, "f32", name="phi")
+    assert {"blk.0.attn_qkv.weight", "blk.0.ffn_up.weight"} <= set(GGUFFile(tmp_path / "m.gguf").tensors)
+    found = load_model(tmp_path / "m.gguf").model
+    torch.testing.assert_close(logits(found), logits(model), rtol=1e-4, atol=1e-4)
 
 
 def test_llama_3s_positions_come_back(tmp_path: Path) -> None:

@@ -5,14 +5,14 @@ from __future__ import annotations
 from malmoi.hub.bert import ENCODERS
 from malmoi.hub.gemma import GEMMA, GEMMA2, GEMMA3
 from malmoi.hub.gpt2 import GPT2
-from malmoi.hub.llama import LLAMA, MISTRAL, QWEN2, QWEN3, SMOLLM3, LlamaFamily
+from malmoi.hub.llama import LLAMA, MISTRAL, PHI3, QWEN2, QWEN3, SMOLLM3, LlamaFamily
 from malmoi.models.config import TransformerConfig
 
 __all__ = ["ARCHITECTURES", "ENCODERS", "Architecture", "architecture_of", "obstacle"]
 Architecture = GPT2 | LlamaFamily
 
 ARCHITECTURES: dict[str, Architecture] = {
-    a.model_type: a for a in (LLAMA, QWEN3, MISTRAL, QWEN2, SMOLLM3, GEMMA, GEMMA2, GEMMA3, GPT2())
+    a.model_type: a for a in (LLAMA, QWEN3, MISTRAL, PHI3, QWEN2, SMOLLM3, GEMMA, GEMMA2, GEMMA3, GPT2())
 }
 
 

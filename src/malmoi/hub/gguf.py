@@ -56,6 +56,7 @@ _ARCH = gguf.MODEL_ARCH
 FAMILIES = {
     "llama": GGUFFamily(_ARCH.LLAMA, biased=True, paired=True),
     "mistral": GGUFFamily(_ARCH.LLAMA, biased=True, paired=True),
+    "phi3": GGUFFamily(_ARCH.PHI3, whole_heads=True),
     "smollm3": GGUFFamily(_ARCH.SMOLLM3, paired=True),
     "qwen2": GGUFFamily(_ARCH.QWEN2, whole_heads=True),
     "qwen3": GGUFFamily(_ARCH.QWEN3),

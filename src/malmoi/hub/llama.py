@@ -30,7 +30,8 @@ class LlamaFamily:
     fixed: choices that all its models share. free: choices that its config.json can say. bias_keys: what
     biases it can say; always_biased: those that it has anyway. slides: whether a layer has the window where
     `layer_types` is silent (None: no windows). names_layers: whether `layer_types` is obeyed. needs_flag:
-    `sliding_window` counts with `use_sliding_window` only. defaults: of its config.json.
+    `sliding_window` counts with `use_sliding_window` only. modules: of a block, by ours, where they are not
+    Llama's. defaults: of its config.json.
     """
 
     model_type: str
@@ -44,6 +45,7 @@ class LlamaFamily:
     names_layers: bool = True
     needs_flag: bool = False
     whole_heads: bool = False  # transformers refuses a width that is not a multiple of heads
+    modules: Mapping[str, tuple[str, ...]] = field(default_factory=dict[str, tuple[str, ...]])
     defaults: Json = field(default_factory=dict)
     fan_in_fan_out: ClassVar = False
 
@@ -113,7 +115,7 @@ class LlamaFamily:
         """Our tensors under the outside names; fused products are taken apart."""
         theirs: dict[str, Tensor] = {}
         for name, tensor in ours.items():
-            theirs |= _export_one(name, tensor, config)
+            theirs |= self._export_one(name, tensor, config)
         if config.tied:
             theirs.pop("lm_head.weight", None)
         return theirs
@@ -126,11 +128,30 @@ class LlamaFamily:
             if outside in theirs:
                 yield name, theirs[outside]
         for layer in range(config.layers):
-            for name, parts in _names(config).items():
+            for name, parts in self._names(config).items():
                 for kind in ("weight", "bias"):
                     found = [f"model.layers.{layer}.{part}.{kind}" for part in parts]
                     if all(part in theirs for part in found):
                         yield f"blocks.{layer}.{name}.{kind}", _whole(theirs, found)
+
+    def _names(self, config: TransformerConfig) -> dict[str, tuple[str, ...]]:
+        """The outside modules that each of ours in a block is."""
+        return _BLOCK | (_SANDWICH if config.post_norm else {}) | dict(self.modules)
+
+    def _export_one(self, name: str, tensor: Tensor, config: TransformerConfig) -> dict[str, Tensor]:
+        for outside, ours in _OUTER.items():
+            if name == ours:
+                return {outside: tensor}
+        _, layer, rest = name.split(".", 2)
+        block, kind = rest.rsplit(".", 1)
+        parts = self._names(config)[block]
+        kv = config.num_kv_heads * config.size_of_head
+        rows = {2: [config.size_of_ff] * 2, 3: [config.heads * config.size_of_head, kv, kv]}
+        pieces = tensor.split(rows[len(parts)]) if len(parts) > 1 else (tensor,)
+        return {
+            f"model.layers.{layer}.{part}.{kind}": piece.contiguous()
+            for part, piece in zip(parts, pieces, strict=True)
+        }
 
     def _possible_biases(self) -> list[set[Part]]:
         found = [set(self.always_biased)]
@@ -233,11 +254,6 @@ _SANDWICH = {
 }
 
 
-def _names(config: TransformerConfig) -> dict[str, tuple[str, ...]]:
-    """The outside modules that each of ours in a block is."""
-    return _BLOCK | _SANDWICH if config.post_norm else _BLOCK
-
-
 def _biased(config: TransformerConfig) -> list[Part]:
     return [part for part in _EVERYWHERE if config.has_bias(part)]
 
@@ -245,22 +261,6 @@ def _biased(config: TransformerConfig) -> list[Part]:
 def _whole(theirs: Mapping[str, Tensor], names: Sequence[str]) -> Tensor:
     """A fused matrix; its parts are let go."""
     return theirs[names[0]] if len(names) == 1 else torch.cat([theirs[name] for name in names])
-
-
-def _export_one(name: str, tensor: Tensor, config: TransformerConfig) -> dict[str, Tensor]:
-    for outside, ours in _OUTER.items():
-        if name == ours:
-            return {outside: tensor}
-    _, layer, rest = name.split(".", 2)
-    block, kind = rest.rsplit(".", 1)
-    parts = _names(config)[block]
-    kv = config.num_kv_heads * config.size_of_head
-    rows = {2: [config.size_of_ff] * 2, 3: [config.heads * config.size_of_head, kv, kv]}
-    pieces = tensor.split(rows[len(parts)]) if len(parts) > 1 else (tensor,)
-    return {
-        f"model.layers.{layer}.{part}.{kind}": piece.contiguous()
-        for part, piece in zip(parts, pieces, strict=True)
-    }
 
 
 LLAMA = LlamaFamily(
@@ -273,6 +273,15 @@ MISTRAL = LlamaFamily(
     slides=lambda _found, _layer: True,
     names_layers=False,
     defaults={"sliding_window": 4096, "num_key_value_heads": 8},
+)
+PHI3 = LlamaFamily(
+    "phi3",
+    "Phi3ForCausalLM",
+    free=frozenset({"window"}),
+    slides=lambda _found, _layer: True,
+    names_layers=False,
+    whole_heads=True,
+    modules={"attention.qkv": ("self_attn.qkv_proj",), "feed_forward.gate_up": ("mlp.gate_up_proj",)},
 )
 SMOLLM3 = SmolLM3(
     "smollm3",
