@@ -57,6 +57,7 @@ from malmoi.util.hardware import (
     has_fast_bf16,
     keep_heap,
     peak_memory_bytes,
+    training_dtype,
 )
 from malmoi.util.units import human_bytes
 
@@ -82,7 +83,7 @@ DATA = Path(__file__).parents[1] / "../shared/data"
 LLM_DATA = (
     "instruct/self-instruct-seeds/train.jsonl", "instruct/gsm8k/train.jsonl", "chat/songys-ko/train.jsonl",
 )  # fmt: skip
-ROWS_OF_EACH, LLM_CONTEXT, LLM_BATCH, PEER_TOKENS = 175, 512, 4, 1500
+ROWS_OF_EACH, LLM_CONTEXT, LLM_BATCH, PEER_TOKENS = 175, 512, 2, 800
 LLMStep = Callable[[], tuple[int, int]]  # tells tokens, and those that are learned
 BYTES = range(7, 263)  # ids of a byte tokenizer
 NEVER = 1_000_000
@@ -219,6 +220,7 @@ def compare_on_llm(options: argparse.Namespace) -> None:
     for _ in range(options.repeats):
         for contender, process in processes.items():
             found[contender].append([float(it) for it in ask(process).split()[:2]])
+            print(f"{contender}: {found[contender][-1][0]:,.1f} tokens/s", file=sys.stderr, flush=True)
     beside = next((it for it in PEERS if it in found), options.contenders[0])
     print(f"| {options.model.name} | tokens/s | trained tokens/s | of {beside} | weights | peak memory |")
     print("|---|---|---|---|---|---|")
@@ -276,7 +278,8 @@ def llm_step(path: Path, base: str) -> tuple[LLMStep, int]:
         hold_base(model, held, stored_groups(path) if held == "stored" else {})
     packed = Packed(rows, LLM_CONTEXT, seed=0)
     objective = Conversations(packed, packed, LLM_BATCH, form.tokenizer)
-    loop = Loop(model, objective, try_step(model, objective, spec).spec)
+    dtype = training_dtype("auto", model.device, model.config.width)
+    loop = Loop(model, objective, spec.model_copy(update={"micro_batch": LLM_BATCH, "dtype": dtype}))
 
     def step() -> tuple[int, int]:
         part = objective.part(loop.step, 0, LLM_BATCH)
