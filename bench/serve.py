@@ -290,7 +290,7 @@ def unending(params: Sampling, tokenizer: Tokenizer) -> Sampling:
 
 
 def engine_run(one: Loaded, asked: list[list[int]], params: list[Sampling]) -> Run:
-    engine = Engine(one.model, one.tokenizer, max_rows=ROWS)
+    engine = Engine(one.model, one.tokenizer, max_rows=ROWS, lookup=False)
     params = [unending(each, one.tokenizer) for each in params]
 
     def run() -> int:

@@ -69,7 +69,7 @@ def test_a_folder_is_copied_whole_and_nothing_that_could_run(theirs: Path, tmp_p
     assert "llama" in said[0]
     assert "400 tokens" in said[0]
     ids_BT = random_ids(2, 9)
-    ours = malmoi.load(tmp_path / "ours")
+    ours = malmoi.load(tmp_path / "ours", dtype="fp32")
     reference = transformers.AutoModelForCausalLM.from_pretrained(theirs, dtype=torch.float32)
     with torch.inference_mode():
         assert torch.allclose(ours.logits(ids_BT), reference(ids_BT).logits, atol=1e-4)

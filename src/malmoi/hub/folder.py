@@ -213,10 +213,9 @@ def _load_gguf(
 
     try:
         found, stored, tokenizer = open_gguf(path)
-        model = _import(found, stored, path, device, dtype, as_stored=as_stored)
-        return ModelFolder(model, tokenizer.result())
     except DAMAGE as error:
         raise UserError(_why(path, error)) from None
+    return ModelFolder(_import(found, stored, path, device, dtype, as_stored=as_stored), tokenizer)
 
 
 def _is_adapted(folder: Path) -> bool:

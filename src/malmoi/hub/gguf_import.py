@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -45,17 +44,11 @@ _READ_AS_THEY_ARE = {"positions.weight"}  # not through a module
 _LLAMA3 = [(8.0, 8192), (32.0, 8192), (16.0, 8192)]  # factor and original context of Llama 3.1 to 3.3
 
 
-def open_gguf(path: Path) -> tuple[Json, GGUFCheckpoint, Future[Tokenizer]]:
-    """A file's config.json, its tensors and its tokenizer. Raises UserError for what cannot be read.
-
-    The tokenizer is made meanwhile: with a large vocabulary that takes as long as to read the weights.
-    """
+def open_gguf(path: Path) -> tuple[Json, GGUFCheckpoint, Tokenizer]:
+    """A file's config.json, its tensors and its tokenizer. Raises UserError for what cannot be read."""
     file = GGUFFile(path)
     config = read_config(file)
-    maker = ThreadPoolExecutor(1)
-    tokenizer = maker.submit(tokenizer_of, file.facts, path)
-    maker.shutdown(wait=False)
-    return config, GGUFCheckpoint(file, config), tokenizer
+    return config, GGUFCheckpoint(file, config), tokenizer_of(file.facts, path)
 
 
 def read_config(file: GGUFFile) -> Json:
