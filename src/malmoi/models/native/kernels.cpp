@@ -243,7 +243,7 @@ struct Rows {
     uint32_t* words;  // `stride` apart; where there are groups, four whole numbers from -127 to 127 each
     float* scales;    // of each group of GROUP inputs, `stride / 8` apart
     int32_t* sums;    // of the whole numbers of each half of a group, `stride / 4` apart
-    int64_t stride;   // a multiple of GROUP
+    int64_t stride;   // a multiple of GROUP, or in tiles of GROUP / 2
 
     void put(int64_t row, const float* x, const Matrix& matrix, bool in_tiles) const {
         uint32_t* to = words + row * stride;
@@ -671,22 +671,22 @@ void widen(const char* panel, int64_t groups, float unit, uint32_t* to) {
     }
 }
 
-// A matrix's p-th panel in bf16, with zeros up to whole groups; in `room` where it does not lie so.
-const uint32_t* panel_in_bf16(const Matrix& matrix, int64_t p, uint32_t* room) {
+// A matrix's p-th panel in bf16, with zeros up to whole groups; in `to` where it does not lie so.
+const uint32_t* panel_in_bf16(const Matrix& matrix, int64_t p, uint32_t* to) {
     int64_t groups = num_groups(matrix.inputs), words = matrix.words();
     if (matrix.kind == BF16) {
         auto* panel = reinterpret_cast<const uint32_t*>(matrix.panels) + p * words * WIDE;
         if (words == groups * (GROUP / 2)) return panel;
-        std::memcpy(room, panel, words * 4 * WIDE);
-        std::memset(room + words * WIDE, 0, (groups * (GROUP / 2) - words) * 4 * WIDE);
+        std::memcpy(to, panel, words * 4 * WIDE);
+        std::memset(to + words * WIDE, 0, (groups * (GROUP / 2) - words) * 4 * WIDE);
     } else {
         by_layout(matrix, [&](auto op, auto inputs, auto has_least) {
             int64_t parts = groups * (GROUP / inputs);
             const char* panel = matrix.panels + p * parts * GROUP_BYTES<decltype(op), inputs, has_least>;
-            widen<decltype(op), inputs, has_least>(panel, parts, matrix.unit, room);
+            widen<decltype(op), inputs, has_least>(panel, parts, matrix.unit, to);
         });
     }
-    return room;
+    return to;
 }
 
 // All eight tiles are of 16 rows of 64 bytes.
