@@ -137,7 +137,7 @@ def stored_groups(path: Path) -> Sources:
     from malmoi.hub.gguf_import import open_gguf
 
     try:
-        found, stored, _ = open_gguf(path)
+        found, stored = open_gguf(path)
         return stored.take_groups(_read_as(str(found.get("model_type")), found)[1])
     except DAMAGE as error:
         raise UserError(_why(path, error)) from None
@@ -209,10 +209,11 @@ def refuse_quantised(config: Json, folder: Path) -> None:
 def _load_gguf(
     path: Path, device: torch.device | str, dtype: torch.dtype | None, *, as_stored: bool = False
 ) -> ModelFolder:
-    from malmoi.hub.gguf_import import open_gguf
+    from malmoi.hub.gguf_import import open_gguf, tokenizer_of
 
     try:
-        found, stored, tokenizer = open_gguf(path)
+        found, stored = open_gguf(path)
+        tokenizer = tokenizer_of(stored.file.facts, path)
     except DAMAGE as error:
         raise UserError(_why(path, error)) from None
     return ModelFolder(_import(found, stored, path, device, dtype, as_stored=as_stored), tokenizer)

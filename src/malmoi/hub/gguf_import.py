@@ -30,11 +30,10 @@ from malmoi.hub.outside import check_values
 from malmoi.hub.weights import Checkpoint, Pairs, Sources, outline
 from malmoi.models.build import build_model
 from malmoi.models.config import TransformerConfig
-from malmoi.text.tokenizer import Tokenizer
 
 __all__ = [
     "GGUFCheckpoint", "GGUFFile", "is_first_part", "is_gguf", "open_gguf", "read_config", "stated_ends",
-    "values_of",
+    "tokenizer_of", "values_of",
 ]  # fmt: skip
 _TYPES = {  # llama.cpp's name of an architecture -> the Hugging Face `model_type`
     gguf.MODEL_ARCH_NAMES[family.arch]: name for name, family in FAMILIES.items() if name != "mistral"
@@ -44,11 +43,11 @@ _READ_AS_THEY_ARE = {"positions.weight"}  # not through a module
 _LLAMA3 = [(8.0, 8192), (32.0, 8192), (16.0, 8192)]  # factor and original context of Llama 3.1 to 3.3
 
 
-def open_gguf(path: Path) -> tuple[Json, GGUFCheckpoint, Tokenizer]:
-    """A file's config.json, its tensors and its tokenizer. Raises UserError for what cannot be read."""
+def open_gguf(path: Path) -> tuple[Json, GGUFCheckpoint]:
+    """A file's config.json and its tensors. Raises UserError for what cannot be read."""
     file = GGUFFile(path)
     config = read_config(file)
-    return config, GGUFCheckpoint(file, config), tokenizer_of(file.facts, path)
+    return config, GGUFCheckpoint(file, config)
 
 
 def read_config(file: GGUFFile) -> Json:
@@ -202,7 +201,7 @@ class GGUFCheckpoint(Checkpoint):
 
     def __init__(self, file: GGUFFile, config: Json) -> None:
         """config: of `read_config`."""
-        self._file, self._config = file, config
+        self.file, self._config = file, config
         self._family = family_of(config)
         architecture = ARCHITECTURES[config["model_type"]]
         ours = architecture.import_config(config)
