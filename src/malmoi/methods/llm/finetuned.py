@@ -34,9 +34,10 @@ from malmoi.methods.neural.continuations import text_rows
 from malmoi.models.build import model_of
 from malmoi.models.cells import computed_in
 from malmoi.models.language import LanguageModel
-from malmoi.models.lora import LoRASpec, add_lora, merge_lora
+from malmoi.models.lora import LoRASpec, add_lora, give_back, hold_base, is_held, merge_lora
 from malmoi.models.packed import pack
-from malmoi.text.chat import ChatRow, new_markers
+from malmoi.text.chat import ChatFormat, ChatRow, new_markers
+from malmoi.text.tokenizer import Tokenizer
 from malmoi.util.hardware import pick_device, training_dtype
 from malmoi.util.units import counted
 
@@ -78,13 +79,9 @@ class FineTuned(LanguageMethod):
 
     def fit(self, train: Examples, valid: Examples, work: Work = Work()) -> FitReport:
         o, work, self.packed = self.options, work.begin(), {}
-        model, tokenizer = open_model(Path(o.model), trainable=True)
-        if not isinstance(model, LanguageModel):
-            raise UserError(f"{o.model} is an n-gram model, which only counts; tune a GPT or an LSTM")
         goes_on = self.task.kind.goes_on
+        model, tokenizer, form = self._begin_with()
         o = with_lr(o, model.config.width, lora=o.lora)
-        form = None if goes_on else tunable_format(model, tokenizer)
-        tokenizer = form.tokenizer if form else tokenizer
         settings = AskSettings.learn(
             self.task, train, tokenizer, form and form.template,
             goes_on=goes_on, reply_tokens=getattr(o, "max_new_tokens", None), context=model.context,
@@ -96,19 +93,35 @@ class FineTuned(LanguageMethod):
         if note := self._note(len(train), len(learned), valid):
             work.say(note)
         torch.manual_seed(o.seed)
+        dtype = training_dtype(o.dtype, model.device, model.config.width)
         if o.lora:
             add_lora(model, LoRASpec(), [] if goes_on else new_markers(tokenizer))
-        dtype = training_dtype(o.dtype, model.device, model.config.width)
+            if dtype == "bf16":
+                hold_base(model, "bf16")
         words = f"{counted(o.batch, 'row')}, {'LoRA' if o.lora else 'all weights'}, "
         words += computed_in(model, dtype)
         found = fit(
             model, _Rows(learned, judged, o), o, dtype, work, words, identity(self.options, train, valid)
         )
+        if is_held(model):
+            give_back(model, self._begin_with()[0])
         merge_lora(model)
         return FitReport(({"note": note} if note else {}) | {
             "steps": found["steps"], "lr": o.lr, "dtype": dtype, "fit": found,
             "parameters": model.num_parameters(),
         })  # fmt: skip
+
+    def _begin_with(self) -> tuple[LanguageModel, Tokenizer, ChatFormat | None]:
+        """The model as it is before it learns, its tokenizer, and how it is talked with (None: not at all)."""
+        model, tokenizer = open_model(Path(self.options.model), trainable=True)
+        if not isinstance(model, LanguageModel):
+            raise UserError(
+                f"{self.options.model} is an n-gram model, which only counts; tune a GPT or an LSTM"
+            )
+        if self.task.kind.goes_on:
+            return model, tokenizer, None
+        form = tunable_format(model, tokenizer)
+        return model, form.tokenizer, form
 
     def _note(self, num_given: int, num_learned: int, valid: Examples) -> str:
         """What is not as one might think, or ''."""
