@@ -15,6 +15,7 @@ from malmoi.engine import score as score_module
 from malmoi.engine.score import score
 from malmoi.text.tokenizer import Tokenizer, train_tokenizer
 from tests.engine.fake_scorer import FakeScorer
+from tests.inside.tiny import tiny_model
 
 BYTES = train_tokenizer([], "byte")
 GREEDY = Sampling(temperature=0, max_tokens=5)
@@ -288,3 +289,20 @@ def test_groups_take_turns() -> None:
     while engine.busy:
         order += [event.request for event in engine.step() if event.finished == "length"]
     assert order == [big[0], small, alone, big[1]]
+
+
+def test_no_more_samples_run_than_memory_has_room_for() -> None:
+    model = tiny_model("llama", BYTES)
+    row_bytes = model.new_state(1, 18 + 7).nbytes
+    prompts = [[9, 8, 7 + n] * 6 for n in range(6)] + [[9] * 40]
+    params = Sampling(max_tokens=7, temperature=0)
+    narrow = Engine(model, BYTES, most_state_bytes=3 * row_bytes, lookup=False)
+    numbers = [narrow.submit(ids, params) for ids in prompts]
+    events, running = list[TokenEvent](), set[int]()
+    while narrow.busy:
+        events += narrow.step()
+        running.add(narrow.num_running)
+    assert max(running) == 3
+    found = [tuple(event.id for event in ids_of(events, number)[0]) for number in numbers]
+    whole = Engine(model, BYTES, lookup=False).generate(prompts, params)
+    assert found == [completion.ids for completion in whole]  # the last, longer than all that fits, alone

@@ -24,20 +24,25 @@ from malmoi.engine.request import Completion, Request, Sampling, TokenEvent
 from malmoi.engine.step import Batch
 from malmoi.models.state import Scorer
 from malmoi.text.tokenizer import Tokenizer
+from malmoi.util.hardware import memory_limit_bytes
 
 Prompt = str | Sequence[int]
 MANY_ROWS = 32  # prompts that are read or answered at the same time, where there are many
 PREFIX_BYTES = 1 << 28  # for beginnings that prompts share, where many are read with one model
+STATE_SHARE = 0.25  # of the machine's memory, for the states of what runs
+REPLY_TOKENS = 256  # a longer reply is asked for far more often than it comes
 
 
 class Engine:
     """Generates with one `scorer`; `malmoi.engine.score` scores with it. Not thread-safe: one thread owns it.
 
-    max_rows: how many samples run at the same time. deterministic: every row goes through the model alone, so
-    its answer is bit-exact whatever else runs; it costs the speed-up of batching, and nothing read before is
-    used. prefix_bytes: memory for the states of texts read before, so that prompts that begin like them are
-    read from there on. lookup: whether greedy samples guess what they copy (`malmoi.engine.lookup`), where
-    the model can check it without changing any answer: a Transformer in our kernels.
+    max_rows: how many samples run at the same time. most_state_bytes: memory for their states, by default a
+    quarter of the machine's; a request whose samples would take more waits until others have ended.
+    deterministic: every row goes through the model alone, so its answer is bit-exact whatever else runs; it
+    costs the speed-up of batching, and nothing read before is used. prefix_bytes: memory for the states of
+    texts read before, so that prompts that begin like them are read from there on. lookup: whether greedy
+    samples guess what they copy (`malmoi.engine.lookup`), where the model can check it without changing any
+    answer: a Transformer in our kernels.
     """
 
     def __init__(
@@ -46,6 +51,7 @@ class Engine:
         tokenizer: Tokenizer,
         *,
         max_rows: int = 16,
+        most_state_bytes: int | None = None,
         deterministic: bool = False,
         prefix_bytes: int = 0,
         lookup: bool = True,
@@ -56,6 +62,8 @@ class Engine:
         self.max_rows, self.deterministic = max_rows, deterministic
         self.reader = Reader(scorer, max_rows, deterministic, Prefixes(0 if deterministic else prefix_bytes))
         self._batch = Batch(self.reader, tokenizer, lookup=lookup)
+        self._token_bytes = _bytes_per_token(scorer)
+        self._most_state_bytes = most_state_bytes or int(STATE_SHARE * memory_limit_bytes())
         self._waiting: RoundRobin[Request] = RoundRobin()
         self._inboxes: dict[int, deque[TokenEvent]] = {}  # of the requests of `stream` and `generate`
         self._submitted = 0
@@ -237,5 +245,22 @@ class Engine:
 
     def _schedule(self) -> None:
         """Take waiting requests by turns; whoever's turn it is waits until its samples fit."""
-        while self._waiting and self._waiting.first().params.n <= self.max_rows - self.num_running:
+        while self._waiting and self._fits(self._waiting.first()):
             self._batch.begin(self._waiting.take())
+
+    def _fits(self, request: Request) -> bool:
+        """Whether there are rows for it, and memory: a batch's rows have room for the longest of them."""
+        rows = self.num_running + request.params.n
+        running = ((row.num_prompt, row.params) for row in self._batch.rows.values())
+        lengths = (
+            length + min(params.max_tokens, REPLY_TOKENS)
+            for length, params in [*running, (len(request.ids), request.params)]
+        )
+        fits = rows * max(lengths) * self._token_bytes <= self._most_state_bytes
+        return rows <= self.max_rows and (fits or not self.num_running)
+
+
+def _bytes_per_token(scorer: Scorer) -> float:
+    """What a state grows by with each token of a row."""
+    short, long = (scorer.new_state(1, tokens).nbytes for tokens in (0, 1))
+    return long - short

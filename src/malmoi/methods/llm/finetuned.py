@@ -112,7 +112,7 @@ class FineTuned(LanguageMethod):
         })  # fmt: skip
 
     def _begin_with(self) -> tuple[LanguageModel, Tokenizer, ChatFormat | None]:
-        """The model as it is before it learns, its tokenizer, and how it is talked with (None: not at all)."""
+        """The model before it learns, its tokenizer, and how it is talked with (None: not at all)."""
         model, tokenizer = open_model(Path(self.options.model), trainable=True)
         if not isinstance(model, LanguageModel):
             raise UserError(
