@@ -37,7 +37,7 @@ from malmoi.hub.llama import PHI3
 from malmoi.hub.source import import_model
 from malmoi.hub.verify import TEXTS
 from malmoi.models.build import build_model
-from malmoi.models.config import TransformerConfig
+from malmoi.models.config import LongRope, TransformerConfig
 from malmoi.models.language import LanguageModel
 from malmoi.models.lora import LoRASpec, add_lora, frozen_layers, give_back, hold_base, merge_lora
 from malmoi.models.native.library import kernels
@@ -94,6 +94,29 @@ def test_phi_3_holds_what_reads_the_same_input_as_one_matrix(tmp_path: Path) -> 
     assert {"blk.0.attn_qkv.weight", "blk.0.ffn_up.weight"} <= set(GGUFFile(tmp_path / "m.gguf").tensors)
     found = load_model(tmp_path / "m.gguf").model
     torch.testing.assert_close(logits(found), logits(model), rtol=1e-4, atol=1e-4)
+
+
+def test_phi_3s_positions_for_short_and_for_long_rows_are_read(tmp_path: Path) -> None:
+    rope = LongRope(
+        factor=4, original_max_position_embeddings=16, attention_factor=1.5,
+        short_factor=(1, 1.25, 1.5, 2), long_factor=(1.5, 2, 3, 4),
+    )  # fmt: skip
+    model, path = written(tmp_path, "llama-gqa")
+    assert isinstance(model.config, TransformerConfig)
+    factors = {
+        f"rope_factors_{which}.weight": list(getattr(rope, f"{which}_factor")) for which in ("long", "short")
+    }
+    facts = {"llama__rope__scaling__original_context_length": 16, "llama__rope__scaling__attn_factor": 1.5}
+    found = load_model(rewritten(path, tmp_path / "long.gguf", add=factors, **facts)).model
+    wanted = build_model(model.config.model_copy(update={"rope": rope})).eval()
+    wanted.load_state_dict(model.state_dict())
+    assert isinstance(found.config, TransformerConfig)
+    assert found.config.rope == rope
+    for length in (16, 48):
+        ids = torch.arange(7, 7 + length)[None]
+        with torch.inference_mode():
+            ours, theirs = (it.logits(it.hidden(TokenBatch(ids))) for it in (found, wanted))
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
 
 
 def test_llama_3s_positions_come_back(tmp_path: Path) -> None:
@@ -336,8 +359,10 @@ def test_what_is_no_gguf_file_is_named(what: str, whole: Path, tmp_path: Path) -
         load_model(tmp_path / "m.gguf")
 
 
-def rewritten(path: Path, out: Path, drop: str = "", **facts: Any) -> Path:
-    """The file with other facts, or without a tensor."""
+def rewritten(
+    path: Path, out: Path, drop: str = "", add: dict[str, list[float]] | None = None, **facts: Any
+) -> Path:
+    """The file with other facts, without a tensor, or with others."""
     reader = gguf.GGUFReader(path)
     writer = gguf.GGUFWriter(out, facts.pop("arch", reader.fields["general.architecture"].contents()))
     given = {name.replace("__", "."): value for name, value in facts.items()}
@@ -352,6 +377,10 @@ def rewritten(path: Path, out: Path, drop: str = "", **facts: Any) -> Path:
             writer.add_string(name, value)
         elif isinstance(value, int):
             writer.add_uint32(name, value)
+        else:
+            writer.add_float32(name, value)
+    for name, values in (add or {}).items():
+        writer.add_tensor(name, np.array(values, np.float32))
     for tensor in reader.tensors:
         if tensor.name != drop:
             writer.add_tensor(tensor.name, np.array(tensor.data), raw_dtype=tensor.tensor_type)

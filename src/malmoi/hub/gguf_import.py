@@ -40,6 +40,8 @@ _TYPES = {  # llama.cpp's name of an architecture -> the Hugging Face `model_typ
 }
 _CHUNK = 1 << 20  # numbers that are unpacked at once
 _READ_AS_THEY_ARE = {"positions.weight"}  # not through a module
+_LONG_ROPE = ("rope_factors_short.weight", "rope_factors_long.weight")
+_ROPE = {"rope_freqs.weight", *_LONG_ROPE}  # tensors that are no weights
 _LLAMA3 = [(8.0, 8192), (32.0, 8192), (16.0, 8192)]  # factor and original context of Llama 3.1 to 3.3
 
 
@@ -150,11 +152,25 @@ def _rope_scaling(file: GGUFFile, size: int) -> Json:
             "beta_fast": file.fact("rope.scaling.yarn_beta_fast", 32.0),
             "beta_slow": file.fact("rope.scaling.yarn_beta_slow", 1.0),
         }}  # fmt: skip
+    if set(_LONG_ROPE) <= set(file.tensors):
+        return {"rope_scaling": _long_rope(file)}
     if kind == "linear" or (kind == "none" and factor != 1.0):
         return {} if factor == 1.0 else {"rope_scaling": {"rope_type": "linear", "factor": factor}}
     if kind != "none":
-        raise UserError(f"{file.path} turns positions by {kind!r}; linear, yarn and Llama 3's are known")
+        known = "linear, yarn, Llama 3's and Phi-3's with its factors"
+        raise UserError(f"{file.path} turns positions by {kind!r}; known are {known}")
     return {}
+
+
+def _long_rope(file: GGUFFile) -> Json:
+    """Phi-3's scaling, whose divisors of each frequency the file holds: for short rows and for long ones."""
+    short, long = (values_of(file.tensors[name]).tolist() for name in _LONG_ROPE)
+    original = _number(file, "rope.scaling.original_context_length")
+    return {
+        "rope_type": "longrope", "short_factor": short, "long_factor": long,
+        "factor": _number(file, "context_length") / original, "original_max_position_embeddings": original,
+        "attention_factor": file.fact("rope.scaling.attn_factor", 1.0),
+    }  # fmt: skip
 
 
 def _llama3(file: GGUFFile, size: int) -> Json:
@@ -210,7 +226,7 @@ class GGUFCheckpoint(Checkpoint):
         names = gguf.get_tensor_name_map(self._family.arch, ours.layers)
         known = {name: names.get_name(name, try_suffixes=(".weight", ".bias")) for name in theirs}
         self._stored = {name: file.tensors[it] for name, it in known.items() if it in file.tensors}
-        left = set(file.tensors) - {it.name for it in self._stored.values()} - {"rope_freqs.weight"}
+        left = set(file.tensors) - {it.name for it in self._stored.values()} - _ROPE
         if left:
             raise UserError(f"{file.path} holds {min(left)}, which no {config['model_type']} has")
         self.shapes = {
