@@ -100,6 +100,14 @@ def test_epochs_differ_in_order_and_place() -> None:
     assert [min(window) for window in first] != sorted(min(window) for window in first)
 
 
+def test_without_a_seed_rows_come_as_the_text_does() -> None:
+    tokens = token_file(100)
+    rows = [batch(tokens, seed=None, step=step, rows=2, context=9).ids_BT.tolist() for step in range(6)]
+    read = [id for step in rows for row in step for id in row]
+    assert read[:99] == tokens.ids[:99].tolist()
+    assert read[99:] == tokens.ids[:9].tolist()  # and once more
+
+
 def test_rows_of_one_step_may_span_epochs() -> None:
     tokens = token_file(40, document=1000)  # 4 windows of 10
     rows = batch(tokens, seed=0, step=0, rows=6, context=10).ids_BT.tolist()

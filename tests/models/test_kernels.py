@@ -12,7 +12,7 @@ from torch.nn import functional
 from malmoi.core.tensors import TokenBatch
 from malmoi.learn.losses import next_token_loss
 from malmoi.models.attention import causal_mask
-from malmoi.models.block_attention import BlockAttention, as_bias
+from malmoi.models.block_attention import BlockAttention, blocks_of
 from malmoi.models.blocks import RMSNorm, rotate
 from malmoi.models.build import build_model
 from malmoi.models.config import TransformerConfig
@@ -36,7 +36,7 @@ def test_block_attention_equals_the_fused_kernel(length: int, packed: bool, wind
         documents_BT = torch.stack([here_1T[0] >= length // 3, here_1T[0] >= length // 2])
         mask_B1TT = mask_B1TT & (documents_BT[:, :, None] == documents_BT[:, None])[:, None]
     expected = functional.scaled_dot_product_attention(q, k, v, attn_mask=mask_B1TT)
-    found = BlockAttention.apply(q, k, v, as_bias(mask_B1TT, torch.float32), window, q.shape[-1] ** -0.5)
+    found = BlockAttention.apply(q, k, v, blocks_of(mask_B1TT, torch.float32), q.shape[-1] ** -0.5)
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
     for ours, theirs in zip(gradients(found, q, k, v), gradients(expected, q, k, v), strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)

@@ -26,7 +26,8 @@ POOL_BATCHES = 50  # drawn at random, then sorted by length among themselves
 # ---- token files, without padding
 #
 # The tokens are a circle: after the last document's eos comes the first document. An epoch cuts the circle
-# into windows of `context` positions, from a random place on, and visits them in a random order, each once.
+# into windows of `context` positions, from a random place on, and visits them in a random order, each once;
+# or from the first document on, one after the other.
 
 
 def fit_context(tokens: TokenFile, context: int) -> int:
@@ -42,11 +43,12 @@ def windows_per_epoch(tokens: TokenFile, context: int) -> int:
 
 
 def batch(
-    tokens: TokenFile, *, seed: int, step: int, rows: int, context: int, start: int = 0,
+    tokens: TokenFile, *, seed: int | None, step: int, rows: int, context: int, start: int = 0,
     stop: int | None = None,
 ) -> TokenBatch:  # fmt: skip
     """Rows `start` to `stop` (default: all) of the global batch of `rows` rows at `step`.
 
+    seed: of the rows' order; None for that of the text.
     ids_BT and targets_BT (the next token, everywhere) are int64; `documents_BT` is None where no row holds
     two documents. Slices of one step, one after another, are the global batch. Needs context < num_tokens
     (see `fit_context`).
@@ -63,8 +65,12 @@ def batch(
     return _token_batch(ids[:, :-1], ids[:, 1:], tokens.eos)
 
 
-def _window(seed: int, epoch: int, number: int, num_windows: int, tokens: TokenFile, context: int) -> int:
+def _window(
+    seed: int | None, epoch: int, number: int, num_windows: int, tokens: TokenFile, context: int
+) -> int:  # fmt: skip
     """The first position of an epoch's window."""
+    if seed is None:
+        return number * context
     offset, order_W = _epoch(seed, epoch, num_windows, tokens.num_tokens)
     return offset + int(order_W[number]) * context
 

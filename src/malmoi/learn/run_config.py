@@ -122,9 +122,11 @@ class LoopSpec(OptimSpec):
 
 
 class TrainSpec(LoopSpec):
-    """How to pre-train. A row has `context` tokens."""
+    """How to pre-train. A row has `context` tokens. order: of the rows; as_written is for a text that begins
+    with what is easy."""
 
     context: PositiveInt = 256
+    order: Literal["shuffled", "as_written"] = "shuffled"
     eval_tokens: PositiveInt = 65_536
     sample_prompt: Annotated[str, Field(min_length=1)] | None = (
         None  # what samples while training begin with; None: as the validation text

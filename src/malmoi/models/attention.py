@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from malmoi.models.block_attention import BlockAttention
+from malmoi.models.block_attention import BlockAttention, QueryBlock
 from malmoi.models.blocks import OffsetRMSNorm, Positions, RMSNorm, rotate
 from malmoi.models.config import TransformerConfig
 from malmoi.models.state import KVState
@@ -49,19 +49,17 @@ class Sight:
 
     mask_B1TS: which keys each query may see (None: all earlier ones, or all where T is 1).
     tables: rotary cos and sin, or None. positions: where new keys go in the cache, if there is one.
-    length: how many cached positions to look at. bias_BTT: the mask as `block_attention` wants it, where that
+    length: how many cached positions to look at. blocks: the mask as `block_attention` wants it, where that
     is how to attend. both_ways: the mask decides alone, nothing is causal. memory: for cross-attention.
-    window: the most keys that a query sees, which the mask says, too.
     """
 
     mask_B1TS: Tensor | None
     tables: tuple[Tensor, Tensor] | None
     positions: Positions
     length: int
-    bias_BTT: Tensor | None = None
+    blocks: tuple[QueryBlock, ...] | None = None
     both_ways: bool = False
     memory: Memory | None = None
-    window: int | None = None
 
 
 def causal_mask(queries_BT: Tensor, keys_BS: Tensor, window: int | None) -> Tensor:
@@ -169,8 +167,8 @@ class Attention(nn.Module):
             k_BKSC, v_BKSC = k_BKSC.repeat_interleave(groups, 1), v_BKSC.repeat_interleave(groups, 1)
         if sight.both_ways and mask_B1TS is not None:
             return attend_all(q_BHTC, k_BKSC, v_BKSC, mask_B1TS, scale)
-        if sight.bias_BTT is not None:
-            return BlockAttention.apply(q_BHTC, k_BKSC, v_BKSC, sight.bias_BTT, sight.window, scale)
+        if sight.blocks is not None:
+            return BlockAttention.apply(q_BHTC, k_BKSC, v_BKSC, sight.blocks, scale)
         causal = mask_B1TS is None
         return attend(q_BHTC, k_BKSC, v_BKSC, attn_mask=mask_B1TS, is_causal=causal, scale=scale)
 

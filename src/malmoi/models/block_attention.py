@@ -2,14 +2,16 @@
 
 PyTorch's fused kernel is slow there, most of all backward. The scores of one block, written out, are a few
 batched matrix products at the processor's bf16 speed: twice as fast at 512 positions (docs/decisions.md).
+Keys that none of a block's queries may see, of other documents or before a window, cost nothing.
 
-Shape letters: B rows, H heads, N = B H, T positions, Q queries of a block, S keys that a block may see,
-C head width.
+Shape letters: B rows, H heads, T positions, Q queries of a block, S keys that a block may see, C head width,
+N = heads of the rows that a block is of.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -18,20 +20,34 @@ from torch import Tensor
 _BLOCK = 128  # queries at once; fewer compute less above the diagonal, more make larger products
 
 
-def _blocks(length: int, window: int | None) -> Iterator[tuple[slice, slice]]:
-    """Which queries, and the keys that the first or the last of them may see."""
+@dataclass(frozen=True, slots=True)
+class QueryBlock:
+    """Some queries of some rows, the keys that any of them may see, and what to add to their scores.
+
+    bias_1QS: 0 where the mask allows, minus infinity elsewhere.
+    """
+
+    rows: slice
+    queries: slice
+    keys: slice
+    bias_1QS: Tensor
+
+
+def blocks_of(mask_B1TT: Tensor, dtype: torch.dtype) -> tuple[QueryBlock, ...]:
+    """All blocks of a causal mask: for each row, or for all at once where there is one mask for all."""
+    return tuple(_blocks(mask_B1TT.squeeze(1), dtype))
+
+
+def _blocks(mask_BTT: Tensor, dtype: torch.dtype) -> Iterator[QueryBlock]:
+    length = mask_BTT.shape[1]
     for start in range(0, length, _BLOCK):
         stop = min(start + _BLOCK, length)
-        yield slice(start, stop), slice(max(0, start - window + 1) if window else 0, stop)
-
-
-def _probabilities(q_NQC: Tensor, k_NSC: Tensor, bias_BQS: Tensor, scale: float) -> Tensor:
-    """p_NQS = softmax(scale q k^T + bias); one bias for all rows, or one each."""
-    if len(bias_BQS) == 1:
-        return torch.baddbmm(bias_BQS, q_NQC, k_NSC.mT, alpha=scale).softmax(-1)
-    scores_NQS = torch.bmm(q_NQC, k_NSC.mT).mul_(scale)
-    scores_NQS.unflatten(0, (len(bias_BQS), -1)).add_(bias_BQS[:, None])
-    return scores_NQS.softmax(-1)
+        seen_BS = mask_BTT[:, start:stop, :stop].any(dim=1)
+        for row, first in enumerate(seen_BS.int().argmax(dim=1).tolist()):
+            rows = slice(None) if len(mask_BTT) == 1 else slice(row, row + 1)
+            allowed_QS = mask_BTT[row, start:stop, first:stop]
+            bias_QS = torch.zeros(allowed_QS.shape, dtype=dtype).masked_fill_(~allowed_QS, float("-inf"))
+            yield QueryBlock(rows, slice(start, stop), slice(first, stop), bias_QS[None])
 
 
 class BlockAttention(torch.autograd.Function):
@@ -39,41 +55,42 @@ class BlockAttention(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any,
-        q_BHTC: Tensor,
-        k_BHTC: Tensor,
-        v_BHTC: Tensor,
-        bias_BTT: Tensor,
-        window: int | None,
-        scale: float,
+        ctx: Any, q_BHTC: Tensor, k_BHTC: Tensor, v_BHTC: Tensor, blocks: Sequence[QueryBlock], scale: float
     ) -> Tensor:
-        q_NTC, k_NTC, v_NTC = (x.flatten(0, 1) for x in (q_BHTC, k_BHTC, v_BHTC))
-        ctx.save_for_backward(q_NTC, k_NTC, v_NTC, bias_BTT)
-        ctx.window, ctx.scale = window, scale
-        y_NTC = torch.empty_like(q_NTC)
-        for queries, keys in _blocks(q_NTC.shape[1], window):
-            p_NQS = _probabilities(q_NTC[:, queries], k_NTC[:, keys], bias_BTT[:, queries, keys], ctx.scale)
-            torch.bmm(p_NQS, v_NTC[:, keys], out=y_NTC[:, queries])
-        return y_NTC.view(q_BHTC.shape)
+        ctx.save_for_backward(q_BHTC, k_BHTC, v_BHTC)
+        ctx.blocks, ctx.scale = blocks, scale
+        y_BHTC = torch.empty_like(q_BHTC, memory_format=torch.contiguous_format)
+        for block in blocks:
+            q_NQC, y_NQC = _part(q_BHTC, block.rows, block.queries), _part(y_BHTC, block.rows, block.queries)
+            k_NSC, v_NSC = (_part(it, block.rows, block.keys) for it in (k_BHTC, v_BHTC))
+            torch.bmm(_probabilities(q_NQC, k_NSC, block.bias_1QS, scale), v_NSC, out=y_NQC)
+        return y_BHTC
 
     @staticmethod
-    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None, None]:
-        q_NTC, k_NTC, v_NTC, bias_BTT = ctx.saved_tensors
-        dy_BHTC = grad_outputs[0]
-        dy_NTC = dy_BHTC.flatten(0, 1)
-        dq_NTC, dk_NTC, dv_NTC = torch.empty_like(q_NTC), torch.zeros_like(k_NTC), torch.zeros_like(v_NTC)
-        for queries, keys in _blocks(q_NTC.shape[1], ctx.window):
-            q_NQC, dy_NQC, k_NSC = q_NTC[:, queries], dy_NTC[:, queries], k_NTC[:, keys]
-            p_NQS = _probabilities(q_NQC, k_NSC, bias_BTT[:, queries, keys], ctx.scale)
-            dp_NQS = torch.bmm(dy_NQC, v_NTC[:, keys].mT)
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None]:
+        given_BHTC, dy_BHTC = ctx.saved_tensors, grad_outputs[0].contiguous()
+        dq_BHTC, dk_BHTC, dv_BHTC = grads_BHTC = tuple(
+            torch.zeros_like(it, memory_format=torch.contiguous_format) for it in given_BHTC
+        )
+        for block in ctx.blocks:
+            wheres = (block.queries, block.keys, block.keys)
+            parts = zip((*given_BHTC, *grads_BHTC), (*wheres, *wheres), strict=True)
+            q_NQC, k_NSC, v_NSC, dq_NQC, dk_NSC, dv_NSC = (_part(it, block.rows, at) for it, at in parts)
+            dy_NQC = _part(dy_BHTC, block.rows, block.queries)
+            p_NQS = _probabilities(q_NQC, k_NSC, block.bias_1QS, ctx.scale)
+            dp_NQS = torch.bmm(dy_NQC, v_NSC.mT)
             ds_NQS = torch.ops.aten._softmax_backward_data(dp_NQS, p_NQS, -1, p_NQS.dtype)
-            dv_NTC[:, keys].baddbmm_(p_NQS.mT, dy_NQC)
-            dk_NTC[:, keys].baddbmm_(ds_NQS.mT, q_NQC, alpha=ctx.scale)
-            dq_NTC[:, queries] = torch.bmm(ds_NQS, k_NSC)
-        shape = dy_BHTC.shape
-        return dq_NTC.mul_(ctx.scale).view(shape), dk_NTC.view(shape), dv_NTC.view(shape), None, None, None
+            dv_NSC.baddbmm_(p_NQS.mT, dy_NQC)
+            dk_NSC.baddbmm_(ds_NQS.mT, q_NQC, alpha=ctx.scale)
+            torch.baddbmm(dq_NQC, ds_NQS, k_NSC, beta=0, alpha=ctx.scale, out=dq_NQC)
+        return dq_BHTC, dk_BHTC, dv_BHTC, None, None
 
 
-def as_bias(mask_B1TT: Tensor, dtype: torch.dtype) -> Tensor:
-    """bias_BTT to add to scores: 0 where the mask allows, minus infinity elsewhere."""
-    return torch.zeros(mask_B1TT.shape, dtype=dtype).masked_fill_(~mask_B1TT, float("-inf")).squeeze(1)
+def _part(x_BHTC: Tensor, rows: slice, positions: slice) -> Tensor:
+    """A view of some rows' heads at some positions."""
+    return x_BHTC[rows].flatten(0, 1)[:, positions]
+
+
+def _probabilities(q_NQC: Tensor, k_NSC: Tensor, bias_1QS: Tensor, scale: float) -> Tensor:
+    """p_NQS = softmax(scale q k^T + bias)."""
+    return torch.baddbmm(bias_1QS, q_NQC, k_NSC.mT, alpha=scale).softmax(-1)

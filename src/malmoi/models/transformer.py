@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from malmoi.core.errors import UserError
 from malmoi.core.tensors import TokenBatch
 from malmoi.models.attention import Attention, Memory, Sight, causal_mask
-from malmoi.models.block_attention import as_bias
+from malmoi.models.block_attention import QueryBlock, blocks_of
 from malmoi.models.blocks import Positions, make_feed_forward, make_norm
 from malmoi.models.config import LayerKind, TransformerConfig
 from malmoi.models.language import LanguageModel
@@ -227,9 +227,9 @@ class Transformer(LanguageModel):
         for kind in dict.fromkeys(self.kinds):
             window = self.config.window if kind.has_window else None
             mask_B1TS = self._mask(batch, positions, length, window)
-            bias_BTT = self._bias(mask_B1TS, length) if state is None else None
+            blocks = self._blocks_of(mask_B1TS, length) if state is None else None
             tables = self._tables(kind, batch, positions, length, reach or length)
-            sights[kind] = Sight(mask_B1TS, tables, positions, length, bias_BTT, memory=memory, window=window)
+            sights[kind] = Sight(mask_B1TS, tables, positions, length, blocks, memory=memory)
         return sights
 
     def rotary_of(self, kind: LayerKind) -> Rotary | None:
@@ -248,7 +248,7 @@ class Transformer(LanguageModel):
             reach = int(positions.max()) + 1
         return rotary.tables(positions, length, reach)
 
-    def _bias(self, mask_B1TT: Tensor | None, length: int) -> Tensor | None:
+    def _blocks_of(self, mask_B1TT: Tensor | None, length: int) -> tuple[QueryBlock, ...] | None:
         """The mask as block attention wants it, where that is how to attend: in bf16 on a processor."""
         autocast = torch.is_autocast_enabled("cpu")
         dtype = torch.get_autocast_dtype("cpu") if autocast else self.dtype
@@ -257,7 +257,7 @@ class Transformer(LanguageModel):
         if mask_B1TT is None:
             here_1T = torch.arange(length)[None]
             mask_B1TT = causal_mask(here_1T, here_1T, None)[None]
-        return as_bias(mask_B1TT, dtype)
+        return blocks_of(mask_B1TT, dtype)
 
     @staticmethod
     def _mask(batch: TokenBatch, positions: Positions, length: int, window: int | None) -> Tensor | None:

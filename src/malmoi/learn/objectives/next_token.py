@@ -35,9 +35,10 @@ class NextToken(Objective[LanguageModel, TokenBatch]):
         return windows_per_epoch(self.train, self.context)
 
     def part(self, step: int, start: int, stop: int) -> TokenBatch:
-        rows, seed = self.spec.batch, self.spec.seed
+        spec = self.spec
+        seed = None if spec.order == "as_written" else spec.seed
         return batch(
-            self.train, seed=seed, step=step, rows=rows, context=self.context, start=start, stop=stop
+            self.train, seed=seed, step=step, rows=spec.batch, context=self.context, start=start, stop=stop
         )
 
     def trial(self, rows: int) -> TokenBatch:
