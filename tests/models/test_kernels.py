@@ -16,7 +16,14 @@ from malmoi.models.block_attention import BlockAttention, blocks_of
 from malmoi.models.blocks import RMSNorm, rotate
 from malmoi.models.build import build_model
 from malmoi.models.config import TransformerConfig
+from malmoi.models.native import fused
 from malmoi.models.rope import Rotary
+
+
+@pytest.fixture(autouse=True, params=["our kernels", "PyTorch"])
+def computed_by(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    if request.param == "PyTorch":
+        monkeypatch.setattr(fused, "has_kernels", lambda _: False)
 
 
 def gradients(result: Tensor, *inputs: Tensor) -> list[Tensor]:

@@ -13,6 +13,7 @@ from torch import Tensor
 from malmoi.core.tensors import IGNORE, Loss, TokenBatch
 from malmoi.models.frozen import FrozenLinear
 from malmoi.models.language import LanguageModel, capped
+from malmoi.models.native import fused
 from malmoi.models.output import head_log_probabilities
 from malmoi.models.state import State
 
@@ -65,25 +66,32 @@ def _chunk(
     softcap: float | None,
 ) -> Tensor:
     """The loss of rows start..start+C; their gradients are written (x) and added (weight)."""
-    logits_CV = capped(torch.matmul(x_CD, weight_VD.T), softcap)
+    logits_CV = torch.matmul(x_CD, weight_VD.T)
+    if fused.has_kernels(logits_CV):
+        loss, grad_CV = fused.cross_entropy(logits_CV, targets_C, softcap).sum(), logits_CV
+    else:
+        loss, grad_CV = _cross_entropy(capped(logits_CV, softcap), targets_C, softcap)
+    if grad_x_ND is not None:
+        torch.matmul(grad_CV, weight_VD, out=grad_x_ND[start : start + len(x_CD)])
+    if grad_weight_VD is not None and grad_weight_VD.dtype == x_CD.dtype:
+        grad_weight_VD.addmm_(grad_CV.T, x_CD)
+    elif grad_weight_VD is not None:  # bf16 products are summed in fp32, where small ones do not get lost
+        grad_weight_VD.add_(grad_CV.T @ x_CD)
+    return loss
+
+
+def _cross_entropy(logits_CV: Tensor, targets_C: Tensor, softcap: float | None) -> tuple[Tensor, Tensor]:
+    """The sum over rows of capped logits, and its gradient by what they were before, in their dtype."""
     p_CV = logits_CV.softmax(1, dtype=torch.float32)
     trained_C = targets_C != IGNORE
     safe_C1 = targets_C.where(trained_C, 0).unsqueeze(1)
     # from the probabilities, as accurate as from log_softmax but for a loss above 87, and much faster
     loss = -(p_CV.gather(1, safe_C1).clamp_min_(_TINY).log_().squeeze(1) * trained_C).sum()
-    if grad_x_ND is not None or grad_weight_VD is not None:
-        grad_CV = p_CV.scatter_add_(1, safe_C1, p_CV.new_full(safe_C1.shape, -1.0))
-        grad_CV.mul_(trained_C.unsqueeze(1))
-        if softcap is not None:
-            grad_CV.mul_(1 - (logits_CV / softcap).square_())
-        grad_CV = grad_CV.to(weight_VD.dtype)
-        if grad_x_ND is not None:
-            torch.matmul(grad_CV, weight_VD, out=grad_x_ND[start : start + len(x_CD)])
-        if grad_weight_VD is not None and grad_weight_VD.dtype == x_CD.dtype:
-            grad_weight_VD.addmm_(grad_CV.T, x_CD)
-        elif grad_weight_VD is not None:  # bf16 products are summed in fp32, where small ones do not get lost
-            grad_weight_VD.add_(grad_CV.T @ x_CD)
-    return loss
+    grad_CV = p_CV.scatter_add_(1, safe_C1, p_CV.new_full(safe_C1.shape, -1.0))
+    grad_CV.mul_(trained_C.unsqueeze(1))
+    if softcap is not None:
+        grad_CV.mul_(1 - (logits_CV / softcap).square_())
+    return loss, grad_CV.to(logits_CV.dtype)
 
 
 def next_token_loss(model: LanguageModel, batch: TokenBatch, state: State | None = None) -> Loss:

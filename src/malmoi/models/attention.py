@@ -16,6 +16,7 @@ from torch.nn import functional
 from malmoi.models.block_attention import BlockAttention, QueryBlock
 from malmoi.models.blocks import OffsetRMSNorm, Positions, RMSNorm, rotate
 from malmoi.models.config import TransformerConfig
+from malmoi.models.native import fused
 from malmoi.models.state import KVState
 
 
@@ -133,6 +134,11 @@ class Attention(nn.Module):
         """Queries q_BHTC and keys, values k_BKTC, v_BKTC, normed and turned by their positions."""
         heads = (self.heads, self.kv_heads)
         qkv_BTJC = self.qkv(x_BTD).unflatten(-1, (-1, self.head_width))
+        if fused.has_kernels(qkv_BTJC) and fused.fits(self.head_width):
+            norms = [it for it in (self.q_norm, self.k_norm) if isinstance(it, RMSNorm)]
+            spec = fused.HeadsSpec(*heads, norms[0].least if norms else 0.0)
+            weights = (norms[0].factors, norms[1].factors) if norms else None
+            return fused.split_heads(qkv_BTJC, spec, sight.tables, weights)
         qk_BTJC, v_BTKC = qkv_BTJC.split((sum(heads), self.kv_heads), dim=2)
         if self.has_qk_norm:
             q_BTHC, k_BTKC = qk_BTJC.split(heads, dim=2)

@@ -6,13 +6,14 @@ Shape letters: B rows, T positions, H heads, C head width, D width, F feed-forwa
 from __future__ import annotations
 
 from functools import cache
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from malmoi.models.config import TransformerConfig
+from malmoi.models.native import fused
 
 # Where tokens stand in their rows: a slice, the same in every row, or positions_BT.
 Positions = slice | Tensor
@@ -28,9 +29,19 @@ def make_norm(config: TransformerConfig, width: int) -> nn.Module:
 class RMSNorm(nn.RMSNorm):
     """weight x / sqrt(mean(x^2) + eps); PyTorch has no fused kernel on processors, so ours trains there."""
 
+    @property
+    def factors(self) -> Tensor:
+        """What a vector of length sqrt(D) is multiplied by, factors_D."""
+        return self.weight
+
+    @property
+    def least(self) -> float:
+        """What keeps a vector of zeros from a division by zero."""
+        return torch.finfo(self.weight.dtype).eps if self.eps is None else self.eps
+
     def forward(self, x: Tensor) -> Tensor:
         if x.device.type == "cpu":
-            return root_mean_square(x, self.weight, self.eps)
+            return root_mean_square(x, self.factors, self.least)
         return super().forward(x)
 
 
@@ -40,16 +51,21 @@ class OffsetRMSNorm(RMSNorm):
     def reset_parameters(self) -> None:
         nn.init.zeros_(self.weight)
 
+    @property
+    def factors(self) -> Tensor:
+        return 1 + self.weight.float()
+
     def forward(self, x: Tensor) -> Tensor:
-        weight, eps = 1 + self.weight.float(), self.eps
         if x.device.type == "cpu":
-            return root_mean_square(x, weight, eps)
-        return (functional.rms_norm(x.float(), self.normalized_shape, eps=eps) * weight).type_as(x)
+            return root_mean_square(x, self.factors, self.least)
+        normed = functional.rms_norm(x.float(), self.normalized_shape, eps=self.eps)
+        return (normed * self.factors).type_as(x)
 
 
-def root_mean_square(x_ND: Tensor, weight_D: Tensor, eps: float | None) -> Tensor:
+def root_mean_square(x_ND: Tensor, weight_D: Tensor, eps: float) -> Tensor:
     """RMSNorm in few operations, for processors."""
-    eps = torch.finfo(x_ND.dtype).eps if eps is None else eps
+    if fused.has_kernels(x_ND):
+        return fused.norm(x_ND, weight_D, eps)
     if not torch.is_grad_enabled():
         return _unit(x_ND, eps)[0] * weight_D.to(x_ND.dtype)
     normed = RootMeanSquare.apply(x_ND, weight_D, eps)
@@ -128,13 +144,18 @@ def _turned(x_BTHC: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 class SwiGLU(nn.Module):
     """down(silu(gate(x)) * up(x)) (Shazeer 2020); gate and up are one matrix product."""
 
+    activation: ClassVar[fused.Activation] = "silu"
+
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
         self.gate_up = nn.Linear(config.width, 2 * config.size_of_ff, bias=config.has_bias("ff"))
         self.down = nn.Linear(config.size_of_ff, config.width, bias=config.has_bias("ff"))
 
     def forward(self, x_BTD: Tensor) -> Tensor:
-        gate_BTF, up_BTF = self.gate_up(x_BTD).chunk(2, dim=-1)
+        gates_BTJ = self.gate_up(x_BTD)
+        if fused.has_kernels(gates_BTJ):
+            return self.down(fused.gate(gates_BTJ, self.activation))
+        gate_BTF, up_BTF = gates_BTJ.chunk(2, dim=-1)
         return self.down(self.activated(gate_BTF) * up_BTF)
 
     def activated(self, gate_BTF: Tensor) -> Tensor:
@@ -144,6 +165,8 @@ class SwiGLU(nn.Module):
 
 class GEGLU(SwiGLU):
     """down(gelu(gate(x)) * up(x)) (Shazeer 2020) with the tanh approximation, as in Gemma."""
+
+    activation = "gelu"
 
     def activated(self, gate_BTF: Tensor) -> Tensor:
         return functional.gelu(gate_BTF, approximate="tanh")

@@ -11,187 +11,24 @@
 // gives is a sum of whole numbers, and only the groups' sums are added up in fp32. Where the processor
 // multiplies tiles of bf16 (Intel's AMX), many rows are brought to bf16 instead, and a panel with them.
 
-#include <algorithm>
-#include <cmath>
-#include <cstdint>
-#include <cstring>
-#include <memory>
-#include <type_traits>
-#include <vector>
+#include "numbers.h"
 
-#include <immintrin.h>
 #include <omp.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
 namespace {
 
-using std::int64_t;
-
 #if defined(__AVX512F__)
-constexpr int LANES = 16, TILE = 12;  // 24 sums, 2 words of a panel and the repeated one in 32 registers
+constexpr int TILE = 12;  // 24 sums, 2 words of a panel and the repeated one in 32 registers
 constexpr int GROUP_TILE = 8;         // and 4 words where two lie in one
 #else
-constexpr int LANES = 8, TILE = 6;  // 12 sums in 16 registers
+constexpr int TILE = 6;  // 12 sums in 16 registers
 constexpr int GROUP_TILE = 4;
 #endif
 constexpr int WIDE = 2 * LANES;
 constexpr int GROUP = 32;  // inputs that a row has one scale for
 constexpr int64_t SCORES = 1 << 18;  // of a block of queries at once (1 MiB), but TILE queries at least
-
-typedef float Floats __attribute__((vector_size(4 * LANES)));
-typedef int32_t Ints __attribute__((vector_size(4 * LANES)));
-typedef uint32_t Words __attribute__((vector_size(4 * LANES)));
-typedef uint16_t Halves __attribute__((vector_size(2 * LANES)));
-
-// Memory need not be aligned to vectors: everything goes through memcpy, which is one instruction then.
-template <class To>
-inline To read(const void* from) {
-    To to;
-    std::memcpy(&to, from, sizeof to);
-    return to;
-}
-
-template <class To, class From>
-inline To bits(From from) {
-    static_assert(sizeof(To) == sizeof(From));
-    return read<To>(&from);
-}
-
-// Room for so many, from the beginning of a line of the caches; the same one until more is asked for.
-template <class T>
-T* room(std::vector<T>& of, int64_t count) {
-    constexpr size_t LINE = 64;
-    size_t size = count * sizeof(T), space = size + LINE;
-    if (of.size() * sizeof(T) < space) of.resize((space + sizeof(T) - 1) / sizeof(T));
-    void* begin = of.data();
-    return static_cast<T*>(std::align(LINE, size, begin, space));
-}
-
-// --- numbers
-
-inline float widened(uint16_t half) { return bits<float>(uint32_t(half) << 16); }
-
-inline uint16_t halved(float value) {  // to the nearest bf16, ties to even
-    uint32_t word = bits<uint32_t>(value);
-    return uint16_t((word + 0x7fff + ((word >> 16) & 1)) >> 16);
-}
-
-inline void halve(uint16_t* __restrict to, const float* __restrict from, int64_t count) {
-    for (int64_t i = 0; i < count; i++) to[i] = halved(from[i]);
-}
-
-inline Floats load(const float* from) { return read<Floats>(from); }
-
-inline Floats load(const uint16_t* from) {
-    return bits<Floats>(__builtin_convertvector(read<Halves>(from), Words) << 16);
-}
-
-template <class T>
-inline Floats load_some(const T* from, int64_t count) {
-    T some[LANES] = {};
-    std::memcpy(some, from, count * sizeof(T));
-    return load(some);
-}
-
-inline float sum(Floats value) {
-#if defined(__AVX512F__)
-    return _mm512_reduce_add_ps(bits<__m512>(value));
-#else
-    auto low = bits<__m256>(value);
-    auto four = _mm_add_ps(_mm256_castps256_ps128(low), _mm256_extractf128_ps(low, 1));
-    auto two = _mm_add_ps(four, _mm_movehl_ps(four, four));
-    return _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)));
-#endif
-}
-
-inline float largest(Floats value) {
-    float most = value[0];
-    for (int i = 1; i < LANES; i++) most = std::max(most, value[i]);
-    return most;
-}
-
-// e^x within 2 units of the last place: 2^n times a polynomial on [-ln 2 / 2, ln 2 / 2] (Cephes' expf).
-inline Floats exponential(Floats x) {
-    x = x < -87.0f ? Floats{} - 87.0f : x;
-    x = x > 88.0f ? Floats{} + 88.0f : x;
-    Floats n = (x * 1.44269504f + 12582912.0f) - 12582912.0f;  // rounded: the large number has no fractions
-    x = x - n * 0.693359375f - n * -2.12194440e-4f;
-    Floats y = x * 1.9875691500e-4f + 1.3981999507e-3f;
-    y = y * x + 8.3334519073e-3f;
-    y = y * x + 4.1665795894e-2f;
-    y = y * x + 1.6666665459e-1f;
-    y = y * x + 5.0000001201e-1f;
-    y = y * x * x + x + 1.0f;
-    return y * bits<Floats>((__builtin_convertvector(n, Ints) + 127) << 23);
-}
-
-inline Floats hyperbolic_tangent(Floats x) { return 1.0f - 2.0f / (exponential(2.0f * x) + 1.0f); }
-
-// f(first, count) for vectors of `count` numbers, all but the last one full
-template <class F>
-inline void each(int64_t count, F f) {
-    int64_t i = 0;
-    for (; i + LANES <= count; i += LANES) f(i, int64_t(LANES));
-    if (i < count) f(i, count - i);
-}
-
-// to[i] = f(i)
-template <class F>
-inline void map(float* to, int64_t count, F f) {
-    each(count, [&](int64_t i, int64_t some) {
-        Floats value = f(i, some);
-        std::memcpy(to + i, &value, some == LANES ? sizeof value : some * sizeof(float));
-    });
-}
-
-template <class T>
-inline Floats load_up_to(const T* from, int64_t count) {
-    return count == LANES ? load(from) : load_some(from, count);
-}
-
-inline float dot(const float* a, const float* b, int64_t count) {
-    Floats total{};
-    each(count, [&](int64_t i, int64_t some) { total += load_up_to(a + i, some) * load_up_to(b + i, some); });
-    return sum(total);
-}
-
-// The last of V vectors of `count` numbers is not full, unless `full` says so.
-template <int V, bool full, class T>
-inline Floats vector_of(const T* from, int v, int64_t count) {
-    return full || v < V - 1 ? load(from + v * LANES) : load_some(from + v * LANES, count - v * LANES);
-}
-
-template <int V, bool full, class T>
-inline float dot_of(const float* a, const T* b, int64_t count) {
-    Floats total{};
-    for (int v = 0; v < V; v++) total += vector_of<V, full>(a, v, count) * vector_of<V, full>(b, v, count);
-    return sum(total);
-}
-
-template <int V, bool full, class T>
-inline void add_vectors(Floats* totals, float weight, const T* from, int64_t count) {
-    for (int v = 0; v < V; v++) totals[v] += weight * vector_of<V, full>(from, v, count);
-}
-
-// f(vectors, whether the last is full, first, count) for parts of four vectors and what is left, so that
-// loops over few vectors are unrolled
-template <class F>
-inline void in_vectors(int64_t count, F f) {
-    auto part = [&](auto vectors, int64_t first, int64_t some) {
-        if (some == vectors * LANES) f(vectors, std::true_type(), first, some);
-        else f(vectors, std::false_type(), first, some);
-    };
-    for (int64_t first = 0; first < count; first += 4 * LANES) {
-        int64_t some = std::min<int64_t>(4 * LANES, count - first);
-        switch ((some + LANES - 1) / LANES) {
-            case 1: part(std::integral_constant<int, 1>(), first, some); break;
-            case 2: part(std::integral_constant<int, 2>(), first, some); break;
-            case 3: part(std::integral_constant<int, 3>(), first, some); break;
-            default: part(std::integral_constant<int, 4>(), first, some);
-        }
-    }
-}
 
 // --- products
 

@@ -1,4 +1,5 @@
-"""`kernels.cpp` as a library: compiled once for this processor, kept in the cache folder, called by ctypes.
+"""The C++ beside this file as a library: compiled once for this processor, kept in the cache, called by
+ctypes.
 
 MALMOI_KERNELS=0 in the environment does without it.
 """
@@ -19,7 +20,7 @@ from pathlib import Path
 from malmoi.util.files import cache_folder, sync_file
 from malmoi.util.hardware import compiler, compiler_target, cpu_flags
 
-_SOURCE = Path(__file__).with_name("kernels.cpp")
+_SOURCES = [Path(__file__).with_name(name) for name in ("kernels.cpp", "fused.cpp", "numbers.h")]
 _FLAGS = ("-std=c++17", "-O3", "-fno-strict-aliasing", "-fopenmp", "-shared", "-fPIC")
 _NEEDED = frozenset({"avx2", "fma", "f16c"})
 _LONGEST_S = 120
@@ -76,6 +77,18 @@ class KernelBatch(ctypes.Structure):
     )  # fmt: skip
 
 
+class Heads(ctypes.Structure):
+    """What is split into heads, and how. See `fused.cpp`."""
+
+    _fields_ = (
+        ("qkv", c_void_p), ("q", c_void_p), ("k", c_void_p), ("v", c_void_p),
+        ("cos", c_void_p), ("sin", c_void_p), ("q_weight", c_void_p), ("k_weight", c_void_p),
+        ("dq_weight", c_void_p), ("dk_weight", c_void_p),
+        ("rows", c_int64), ("length", c_int64), ("heads", c_int64), ("kv_heads", c_int64), ("width", c_int64),
+        ("table_stride", c_int64), ("is_bf16", c_int64), ("eps", c_float),
+    )  # fmt: skip
+
+
 def kernels() -> ctypes.CDLL | None:
     """The library; None where there cannot be one (`why_not`)."""
     found = _found()
@@ -113,14 +126,16 @@ def build(compiler: str, folder: Path, target: Sequence[str] = ()) -> ctypes.CDL
     Raises OSError or subprocess.SubprocessError where it cannot be.
     """
     command = [compiler, *_FLAGS, *(target or [f"-march={compiler_target()}"])]
-    of = (_SOURCE.read_bytes(), " ".join(command).encode(), " ".join(sorted(cpu_flags())).encode())
+    said = (" ".join(it).encode() for it in (command, sorted(cpu_flags())))
+    of = (*(source.read_bytes() for source in _SOURCES), *said)
     path = folder / f"{hashlib.sha256(b'|'.join(of)).hexdigest()[:32]}.so"
     if not path.exists():
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder) as here:  # so that nobody loads a half-written file
             new = Path(here) / path.name
+            units = [str(source) for source in _SOURCES if source.suffix == ".cpp"]
             subprocess.run(
-                [*command, str(_SOURCE), "-o", str(new)], check=True, capture_output=True, timeout=_LONGEST_S
+                [*command, *units, "-o", str(new)], check=True, capture_output=True, timeout=_LONGEST_S
             )
             sync_file(new)
             new.replace(path)
@@ -132,4 +147,25 @@ def build(compiler: str, folder: Path, target: Sequence[str] = ()) -> ctypes.CDL
         POINTER(Matrix), c_void_p, c_int64, c_int64, c_void_p, c_void_p, c_void_p, c_float, c_int64,
     )  # fmt: skip
     library.malmoi_pack.restype = library.malmoi_linear.restype = library.malmoi_forward.restype = None
+    _declare_fused(library)
     return library
+
+
+def _declare_fused(library: ctypes.CDLL) -> None:
+    number, address = c_int64, c_void_p
+    signatures = {
+        "gate": (number, number, address, address, *[number] * 3),
+        "gate_gradient": (number, number, address, address, address, *[number] * 3),
+        "norm": (
+            address, number, address, address, number, address, number, number, c_float, number
+        ),
+        "norm_gradient": (
+            address, number, address, address, address, number, address, address, *[number] * 3
+        ),
+        "split_heads": (POINTER(Heads), number),
+        "split_heads_gradient": (POINTER(Heads), address, number),
+        "cross_entropy": (address, number, address, address, number, number, c_float, number),
+    }  # fmt: skip
+    for name, arguments in signatures.items():
+        function = getattr(library, f"malmoi_{name}")
+        function.argtypes, function.restype = arguments, None
