@@ -13,31 +13,48 @@ from __future__ import annotations
 from collections.abc import Iterator
 from random import Random
 
-from malmoi.world.document import Document, tell
+from malmoi.world.document import Document, tell, tell_page
+from malmoi.world.names import Split
 from malmoi.world.patterns import Language
-from malmoi.world.plots import plan, plots
-from malmoi.world.vocabulary import Split, load_yaml
+from malmoi.world.plots import plan, plan_page, plots
+from malmoi.world.vocabulary import load_yaml
 
 __all__ = ["Document", "Language", "Split", "documents", "kinds", "story"]
 
 
 def documents(
-    count: int, *, split: Split = "train", language: Language | None = None, seed: int = 0
+    count: int,
+    *,
+    split: Split = "train",
+    language: Language | None = None,
+    seed: int = 0,
+    plain: float = 0.0,
+    pages: float = 0.0,
 ) -> Iterator[Document]:
     """Yield `count` documents, one at a time; without a `language`, English and Korean by turns.
 
-    The n-th document depends on `seed`, `split`, `language` and n only, not on `count`.
+    plain: the share of documents of a few plain sentences, from which copying a name is learned first;
+    pages: the share of long documents, of several paragraphs about some of the same people.
+    The n-th document depends on the arguments and n only, not on `count`.
     """
     for number in range(count):
         chosen: Language = language or ("ko" if number % 2 else "en")
         name = f"{split}-{seed}-{chosen}-{number}"
-        rng = Random(name)
-        telling = plan(rng.choice(plots()), split, rng)
-        yield tell(telling, chosen, rng, name)
+        yield _document(split, chosen, Random(name), name, plain, pages)
+
+
+def _document(
+    split: Split, language: Language, rng: Random, name: str, plain: float, pages: float
+) -> Document:
+    kind = rng.random() if plain or pages else 1.0
+    if plain <= kind < plain + pages:
+        return tell_page(plan_page(split, rng), language, rng, name)
+    telling = plan(rng.choice(plots(plain=kind < plain)), split, rng)
+    return tell(telling, language, rng, name)
 
 
 def kinds() -> tuple[str, ...]:
-    """The kinds of documents, e.g. `lost_pet` or `film_review`."""
+    """The kinds of documents, e.g. `lost_pet` or `film_review`, less the plain ones and the pages."""
     return tuple(plot.name for plot in plots())
 
 

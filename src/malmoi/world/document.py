@@ -6,25 +6,33 @@ It is written from a planned `Telling`, whose facts give every task's labels.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import accumulate
 from random import Random
+from typing import TypeVar
 
 from malmoi.core.nouns import Answer, Entity, Example, Message
 from malmoi.world.patterns import Language, Writer
-from malmoi.world.plots import SENTIMENTS, Pair, Sentiment, Step, Telling, pick, talk
+from malmoi.world.plots import SENTIMENTS, Ask, Pair, Sentiment, Step, Telling, talk
+from malmoi.world.talks import (
+    Quote,
+    computable,
+    dialogue,
+    names_in,
+    of,
+    other,
+    sentence,
+    slots,
+    unknown,
+    untold,
+    writer_of,
+)
 
-MOST_EXCHANGES = 3  # of a dialogue: one question and its answer each
+T = TypeVar("T")
+PAGE = "page"  # the kind of a document of several paragraphs
+GAP = "\n\n"  # between them
 
 _LABELS = {  # in English and in Korean
-    "headline": ("Headline:", "제목:"),
-    "summary": ("Summary:", "요약:"),
-    "question": ("Q:", "문:"),
-    "answer": ("A:", "답:"),
-    "translation": ("In Korean:", "영어로:"),
-    "names": ("Names:", "이름:"),
-    "opinion": ("Opinion:", "느낌:"),
-    "user": ("User:", "사용자:"),
-    "assistant": ("Assistant:", "도우미:"),
     "PER": ("person", "사람"),
     "ORG": ("group", "단체"),
     "LOC": ("place", "장소"),
@@ -33,11 +41,6 @@ _LABELS = {  # in English and in Korean
     "negative": ("negative", "부정"),
     "mixed": ("mixed", "섞임"),
 }
-
-
-def other(language: Language) -> Language:
-    """The language that a document is translated into."""
-    return "ko" if language == "en" else "en"
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,14 +57,20 @@ class Document:
     sentence_pairs: tuple[tuple[str, str], ...]
     entities: tuple[Entity, ...]  # PER, ORG, LOC or DATE
     questions: tuple[Example[str, Answer], ...]  # the answers are parts of the text
+    sums: tuple[Example[str, str], ...]  # questions with full answers, computed from numbers in the text
+    unanswered: tuple[str, ...]  # questions that the text does not answer
     dialogue: tuple[Message, ...]
     sentiment: Sentiment | None
     score: int | None  # 1 (worst) .. 5 (best); None where the text gives no opinion
     facts: Mapping[str, str]
+    unseen: frozenset[str]  # the facts that are names which no train document has
+    plain: bool = False
 
     def with_views(self) -> str:
         """The text and some other views of the same facts, chosen and ordered by the document's id."""
         rng = Random(self.id)
+        if self.plain:
+            return "\n".join([self.text, self._names(rng), self._questions(rng)])
         views = [self._headline, self._summary, self._questions, self._translation, self._dialogue]
         views += [self._names] if self.entities else []
         views += [self._opinion] if self.sentiment else []
@@ -70,154 +79,197 @@ class Document:
         texts.insert(0 if rng.random() < 0.8 else 1, self.text)
         return "\n\n".join(texts)
 
-    def _label(self, name: str) -> str:
+    def _label(self, name: str, rng: Random) -> str:
+        return of(rng.choice(talk()[f"label_{name}"]), self.language)
+
+    def _word(self, name: str) -> str:
         return _LABELS[name][self.language == "ko"]
 
-    def _headline(self, _: Random) -> str:
-        return f"{self._label('headline')} {self.headline}"
+    def _headline(self, rng: Random) -> str:
+        return f"{self._label('headline', rng)} {self.headline}"
 
-    def _summary(self, _: Random) -> str:
-        return f"{self._label('summary')} {self.summary}"
+    def _summary(self, rng: Random) -> str:
+        return f"{self._label('summary', rng)} {self.summary}"
 
     def _translation(self, rng: Random) -> str:
+        label = self._label("translation", rng)
         if rng.random() < 0.6:
-            return f"{self._label('translation')} {self.translation}"
+            return f"{label} {self.translation}"
         pairs = rng.sample(self.sentence_pairs, min(2, len(self.sentence_pairs)))
-        return "\n".join(f"{ours}\n{self._label('translation')} {theirs}" for ours, theirs in pairs)
+        return "\n".join(f"{ours}\n{label} {theirs}" for ours, theirs in pairs)
 
     def _questions(self, rng: Random) -> str:
-        asked = rng.sample(self.questions, min(rng.randint(1, 3), len(self.questions)))
-        q, a = self._label("question"), self._label("answer")
-        return "\n".join(f"{q} {item.input}\n{a} {item.target.text}" for item in asked)
+        """Up to five questions, of all kinds."""
+        asked = [(item.input, item.target.text) for item in _some(self.questions, rng.randint(1, 3), rng)]
+        asked += [(item.input, item.target) for item in _some(self.sums, 1, rng)]
+        if rng.random() < 0.3:
+            asked += [(question, self._nothing(rng)) for question in _some(self.unanswered, 1, rng)]
+        q, a = self._label("question", rng), self._label("answer", rng)
+        return "\n".join(
+            f"{q} {question}\n{a} {answer}" for question, answer in rng.sample(asked, len(asked))
+        )
 
-    def _dialogue(self, _: Random) -> str:
-        return "\n".join(f"{self._label(turn.role)} {turn.content}" for turn in self.dialogue)
+    def _nothing(self, rng: Random) -> str:
+        return of(rng.choice(talk()["nothing"]), self.language)
 
-    def _names(self, _: Random) -> str:
+    def _dialogue(self, rng: Random) -> str:
+        return "\n".join(f"{self._label(turn.role, rng)} {turn.content}" for turn in self.dialogue)
+
+    def _names(self, rng: Random) -> str:
         seen = dict.fromkeys((self.text[span.start : span.end], span.label) for span in self.entities)
-        return f"{self._label('names')} " + ", ".join(f"{name} ({self._label(kind)})" for name, kind in seen)
+        names = ", ".join(f"{name} ({self._word(kind)})" for name, kind in seen)
+        return f"{self._label('names', rng)} {names}"
 
-    def _opinion(self, _: Random) -> str:
+    def _opinion(self, rng: Random) -> str:
         assert self.sentiment is not None
-        return f"{self._label('opinion')} {self._label(self.sentiment)} ({self.score}/5)"
+        return f"{self._label('opinion', rng)} {self._word(self.sentiment)} ({self.score}/5)"
 
 
-def _writer(telling: Telling, language: Language, level: str, honorific: bool = True) -> Writer:
-    plot = telling.plot
-    titled = honorific and plot.honorific and level != "plain"
-    return Writer(language, telling.facts, level, titled, plot.short_names)
+def _some(items: Sequence[T], most: int, rng: Random) -> list[T]:
+    return rng.sample(items, min(most, len(items)))
 
 
-def _of(pair: Pair, language: Language) -> str:
-    return pair[language == "ko"]
-
-
-def _article(
-    telling: Telling, steps: Sequence[Step], language: Language, level: str
-) -> tuple[Writer, list[str]]:
-    """The steps written one after another, and each one's text."""
-    writer = _writer(telling, language, level)
-    places = [writer.write(_of(step.pair, language), step.choice, step.separator) for step in steps]
+def _article(telling: Telling, language: Language) -> tuple[Writer, list[str]]:
+    """The text, and that of each step."""
+    writer = writer_of(telling, language, telling.level)
+    places = [writer.write(of(step.pair, language), step.choice, step.separator) for step in telling.steps]
     text = writer.text()
     return writer, [text[start:end] for start, end in places]
 
 
-def _sentence(telling: Telling, step: Step, language: Language, level: str, honorific: bool = True) -> Writer:
-    writer = _writer(telling, language, level, honorific)
-    writer.write(_of(step.pair, language), step.choice)
+def _quoted(telling: Telling, steps: Sequence[Step], language: Language) -> Writer:
+    """Sentences of the text in the level of a talk."""
+    writer = writer_of(telling, language, "polite")
+    for step in steps:
+        writer.write(of(step.pair, language), step.choice, step.separator)
     return writer
 
 
-def _slots(writer: Writer) -> set[str]:
-    return {slot for _, _, _, slot in writer.spans}
+def _polite(telling: Telling, pair: Pair, article: Writer) -> str:
+    """A question or an answer in the article's language."""
+    return sentence(telling, Step(pair, 0), article.language, "polite").text()
 
 
-def _questions(telling: Telling, article: Writer, rng: Random) -> tuple[Example[str, Answer], ...]:
-    """The questions whose answers are in the article, each with the first place of the answer."""
+def _questions(
+    telling: Telling, asks: Sequence[Ask], article: Writer, before: int = 0
+) -> tuple[Example[str, Answer], ...]:
+    """The questions whose answers are in the article, each with the first place of the answer.
+
+    before: characters of the text that stand before the article.
+    """
     first: dict[str, tuple[int, int]] = {}
     for start, end, _, slot in article.spans:
         first.setdefault(slot, (start, end))
     text, found = article.text(), []
-    for ask in telling.asks:
+    for ask in asks:
         if ask.slot in first:
             start, end = first[ask.slot]
-            question = _sentence(telling, pick([ask.question], rng), article.language, "polite").text()
-            found.append(Example(question, Answer(text[start:end], start)))
+            answer = Answer(text[start:end], before + start)
+            found.append(Example(_polite(telling, ask.question, article), answer))
     return tuple(found)
 
 
-def _replies(telling: Telling, quoted: Writer, rng: Random) -> list[tuple[str, str]]:
-    """One or two questions and full answers that need no fact beyond the quoted text and the question."""
-    known, wanted = _slots(quoted), rng.randint(1, 2)
-    replies: list[tuple[str, str]] = []
-    for ask in rng.sample(telling.asks, len(telling.asks)):
-        if ask.slot in known and len(replies) < wanted:
-            question, answer = (
-                _sentence(telling, Step(pair, 0), quoted.language, "polite")
-                for pair in (ask.question, ask.answer)
-            )
-            if _slots(answer) <= known | _slots(question):
-                replies.append((question.text(), answer.text()))
-    return replies
+def _sums(telling: Telling, article: Writer) -> tuple[Example[str, str], ...]:
+    asks = computable(telling.sums, slots(article), article.language)
+    pairs = ((_polite(telling, pair, article) for pair in (ask.question, ask.answer)) for ask in asks)
+    return tuple(Example(question, answer) for question, answer in pairs)
 
 
-def _exchanges(telling: Telling, quoted: Writer, complete: bool, rng: Random) -> list[tuple[str, str]]:
-    """Up to three questions about the quoted text and their answers; none if it answers no question."""
-
-    def say(name: str) -> str:
-        return _of(rng.choice(talk()[name]), quoted.language)
-
-    exchanges = _replies(telling, quoted, rng)
-    if not exchanges:
-        return []
-    for name, step in (("ask_headline", telling.headline), ("ask_summary", telling.summary)):
-        written = _sentence(telling, step, quoted.language, "polite", honorific=name == "ask_summary")
-        if _slots(written) <= _slots(quoted) and rng.random() < 0.5:
-            exchanges.append((say(name), written.text()))
-    if telling.score and complete:
-        place = rng.randint(0, len(exchanges))
-        exchanges.insert(place, (say("ask_feeling"), say(f"feeling_{SENTIMENTS[telling.score]}")))
-    exchanges = exchanges[: rng.randint(1, MOST_EXCHANGES)]
-    if len(exchanges) < MOST_EXCHANGES and rng.random() < 0.25:
-        exchanges.append((say("thanks"), say("welcome")))
-    return exchanges
+def _unanswered(telling: Telling, asks: Sequence[Ask], article: Writer, rng: Random) -> tuple[str, ...]:
+    known = slots(article)
+    pairs = [ask.question for ask in untold(asks, known, article.language)]
+    general = unknown(telling, known, rng)
+    return tuple(_polite(telling, pair, article) for pair in [*pairs, *([general] if general else [])])
 
 
-def _dialogue(telling: Telling, language: Language, rng: Random) -> tuple[Message, ...]:
-    """A talk that quotes the sentences which it asks about, so that every answer can be read off it."""
-    length = rng.randint(2, 4)
-    start = rng.randint(0, max(0, len(telling.steps) - length)) if rng.random() < 0.5 else 0
-    some = telling.steps[start : start + length] if rng.random() < 0.7 else telling.steps
-    quoted, _ = _article(telling, some, language, "polite")
-    exchanges = _exchanges(telling, quoted, len(some) == len(telling.steps), rng)
-    if not exchanges:
-        quoted, _ = _article(telling, telling.steps, language, "polite")
-        exchanges = _exchanges(telling, quoted, True, rng)
-    assert exchanges, f"{telling.plot.name}: a telling that answers no question"
-    gap = "\n" if "\n" in quoted.text() else " "
-    opening = gap.join([_of(rng.choice(talk()["open"]), language), quoted.text(), exchanges[0][0]])
-    pairs = [(opening, exchanges[0][1]), *exchanges[1:]]
-    return tuple(turn for ask, reply in pairs for turn in (Message("user", ask), Message("assistant", reply)))
+def _talk(telling: Telling, language: Language, rng: Random) -> tuple[Message, ...]:
+    """A talk that quotes the text or its beginning, so that every answer can be read off it."""
+    beginning = telling.steps[: rng.randint(2, 4)] if rng.random() < 0.5 else telling.steps
+    for steps in (beginning, telling.steps):
+        written = _quoted(telling, steps, language)
+        people, places = names_in([written], "PER"), names_in([written], "LOC")
+        complete = len(steps) == len(telling.steps)
+        quote = Quote(
+            written.text(), telling, slots(written), telling.asks, people, places, complete=complete
+        )
+        if found := dialogue(quote, language, rng):
+            return found
+    raise AssertionError(f"{telling.plot.name}: a telling that answers no question")
 
 
 def tell(telling: Telling, language: Language, rng: Random, name: str) -> Document:
     """Write the telling as a document in `language`, with every label that follows from its facts."""
-    article, ours = _article(telling, telling.steps, language, telling.level)
-    translation, theirs = _article(telling, telling.steps, other(language), telling.level)
+    article, ours = _article(telling, language)
+    translation, theirs = _article(telling, other(language))
     sentiment: Sentiment | None = SENTIMENTS[telling.score] if telling.score else None
     return Document(
         id=name,
         language=language,
         kind=telling.plot.name,
         text=article.text(),
-        headline=_sentence(telling, telling.headline, language, "plain").text(),
-        summary=_sentence(telling, telling.summary, language, telling.level).text(),
+        headline=sentence(telling, telling.headline, language, "plain").text(),
+        summary=sentence(telling, telling.summary, language, telling.level).text(),
         translation=translation.text(),
         sentence_pairs=tuple(zip(ours, theirs, strict=True)),
         entities=tuple(Entity(start, end, label) for start, end, label, _ in article.spans if label),
-        questions=_questions(telling, article, rng),
-        dialogue=_dialogue(telling, language, rng),
+        questions=_questions(telling, telling.asks, article),
+        sums=_sums(telling, article),
+        unanswered=_unanswered(telling, telling.asks, article, rng),
+        dialogue=_talk(telling, language, rng),
         sentiment=sentiment,
         score=telling.score,
         facts={slot: term.text(language) for slot, term in telling.facts.items() if slot != "town"},
+        unseen=frozenset(slot for slot, term in telling.facts.items() if term.unseen),
+        plain=telling.plot.plain,
     )
+
+
+def tell_page(tellings: Sequence[Telling], language: Language, rng: Random, name: str) -> Document:
+    """Write tellings one below the other, as one document of several paragraphs."""
+    tellings = [_clear(telling, language) for telling in tellings]
+    parts = [tell(telling, language, rng, f"{name}.{number}") for number, telling in enumerate(tellings)]
+    starts = list(accumulate((len(part.text) + len(GAP) for part in parts), initial=0))
+    placed = list(zip(parts, starts, strict=False))
+    return Document(
+        id=name,
+        language=language,
+        kind=PAGE,
+        text=GAP.join(part.text for part in parts),
+        headline="; ".join(part.headline for part in parts),
+        summary=" ".join(part.summary for part in parts),
+        translation=GAP.join(part.translation for part in parts),
+        sentence_pairs=tuple(pair for part in parts for pair in part.sentence_pairs),
+        entities=tuple(
+            Entity(start + one.start, start + one.end, one.label)
+            for part, start in placed
+            for one in part.entities
+        ),
+        questions=tuple(
+            Example(one.input, Answer(one.target.text, start + one.target.start))
+            for part, start in placed
+            for one in part.questions
+        ),
+        sums=tuple(one for part in parts for one in part.sums),
+        unanswered=parts[0].unanswered[-1:],
+        dialogue=(rng.random() < 0.5 and _talk_of_page(tellings, language, rng)) or parts[0].dialogue,
+        sentiment=None,
+        score=None,
+        facts={f"{slot}.{n}": fact for n, part in enumerate(parts) for slot, fact in part.facts.items()},
+        unseen=frozenset(f"{slot}.{n}" for n, part in enumerate(parts) for slot in part.unseen),
+    )
+
+
+def _clear(telling: Telling, language: Language) -> Telling:
+    """With the questions that name a fact: "who won?" may be asked of several paragraphs."""
+    return replace(telling, asks=tuple(ask for ask in telling.asks if "{" in of(ask.question, language)))
+
+
+def _talk_of_page(tellings: Sequence[Telling], language: Language, rng: Random) -> tuple[Message, ...]:
+    """A talk that quotes the whole page and asks about one of its paragraphs."""
+    written = [_quoted(telling, telling.steps, language) for telling in tellings]
+    number = rng.randrange(len(tellings))
+    people, places = names_in(written, "PER"), names_in(written, "LOC")
+    text = GAP.join(one.text() for one in written)
+    known = slots(written[number])
+    quote = Quote(text, tellings[number], known, tellings[number].asks, people, places, part=True)
+    return dialogue(quote, language, rng)

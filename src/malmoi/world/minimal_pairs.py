@@ -14,8 +14,9 @@ from dataclasses import dataclass
 from random import Random
 
 from malmoi.world import Document, Language, Split, documents
+from malmoi.world.names import TermPool
 from malmoi.world.patterns import LEVELS, PARTICLES, Term, Writer, article, with_particle
-from malmoi.world.vocabulary import Pool, pools
+from malmoi.world.vocabulary import pools
 
 Place = tuple[int, int, str]  # start and end of something right, and something wrong instead of it
 Change = Callable[[str, Document], list[Place]]  # where a sentence of a document can be made wrong
@@ -211,7 +212,7 @@ def _terms(random: Random, split: Split, link: str, object_: str) -> dict[str, T
     return found
 
 
-def _two(pool: Pool, random: Random, split: Split) -> tuple[Term, Term]:
+def _two(pool: TermPool, random: Random, split: Split) -> tuple[Term, Term]:
     first = second = pool.draw(random, split)
     while {*first.en.split()} & {*second.en.split()}:
         second = pool.draw(random, split)

@@ -48,6 +48,7 @@ class Term:
     short_en: str = ""
     short_ko: str = ""
     extra: str = ""  # a person's sex (m, f); a place's preposition
+    unseen: bool = False  # a name that no train document has
 
     def text(self, language: Language, short: bool = False) -> str:
         if language == "en":

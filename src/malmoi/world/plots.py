@@ -2,24 +2,32 @@
 
 A plot in `plots_*.yaml` has roles (slot: pool), beats, headlines, summaries and questions. A block is pairs
 of lines, English then the same in Korean. A beat's title ends with `?` when it may be left out, with `/` when
-it begins a new line, and names after `@` the outcomes (joined by `+`) that it belongs to. Reviews have
-`opinions`, graded -2..2 for each aspect, and their outcome is the sentiment.
+it begins a new line, with `*` when its place among its neighbors with a `*` is drawn, and names after `@` the
+outcomes (joined by `+`) that it belongs to. Reviews have `opinions`, graded -2..2 for each aspect, and their
+outcome is the sentiment. `numbers` are drawn (`12..40`) or computed (`had - sold`); `sums` are questions
+whose answer need not stand in the text, since the numbers in it give it.
 """
 
 from __future__ import annotations
 
 import re
 import zlib
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import lru_cache
+from operator import add, mul, sub
 from random import Random
 from typing import Any, Literal, TypeAlias
 
+from malmoi.world.names import Pool, Split, TermPool, read_terms
 from malmoi.world.patterns import LEVELS, Term
-from malmoi.world.vocabulary import Pool, Split, load_yaml, pools, read_terms
+from malmoi.world.vocabulary import load_yaml, pools
 
-FILES = ("plots_home", "plots_town", "plots_work", "plots_play", "plots_reviews", "plots_letters")
+FILES = (
+    "plots_home", "plots_town", "plots_work", "plots_play", "plots_reviews", "plots_letters", "plots_numbers",
+    "plots_days", "plots_talks",
+)  # fmt: skip
+PLAIN_FILES = ("plots_plain",)
 OPTIONAL_SHARE = 0.6  # how often an optional beat is used
 HASH_BUCKETS = 10  # of combinations of key facts: one for valid, one for test, the others for train
 
@@ -46,6 +54,7 @@ class Beat:
     pairs: tuple[Pair, ...]
     optional: bool
     separator: str
+    movable: bool
     outcomes: frozenset[str]  # empty: every outcome
 
     def fits(self, outcome: str) -> bool:
@@ -75,17 +84,25 @@ class Plot:
     """One kind of document: who and what it needs, and all the ways to tell it."""
 
     name: str
-    roles: Mapping[str, Pool]
+    roles: Mapping[str, TermPool]
+    numbers: Mapping[str, str]  # slot -> `from..to` or a sum of slots before it
     key: tuple[str, ...]  # the facts whose combinations are held out
     outcomes: Mapping[str, int]  # outcome -> weight
     beats: Mapping[str, Beat]
     headlines: tuple[Beat, ...]
     summaries: tuple[Beat, ...]
     questions: tuple[Beat, ...]
+    sums: tuple[Beat, ...]
     opinions: tuple[Mapping[int, tuple[Pair, ...]], ...]  # per aspect: strength -> patterns
     levels: tuple[str, ...]  # Korean speech levels that suit the plot
     honorific: bool  # Korean names take 씨 (never in the plain level)
     short_names: bool
+    plain: bool  # a few sentences of the simplest kind
+
+    @property
+    def joins(self) -> bool:
+        """Whether it is told by nobody in particular, so that others may stand beside it on a page."""
+        return not self.opinions and not self.plain and all("/" not in title for title in self.beats)
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +116,7 @@ class Telling:
     headline: Step
     summary: Step
     asks: tuple[Ask, ...]
+    sums: tuple[Ask, ...]
     score: int | None
 
 
@@ -110,12 +128,11 @@ def read_pairs(block: str) -> tuple[Pair, ...]:
 
 
 def _beat(title: str, block: str) -> Beat:
-    outcomes = re.sub("[?/]", "", title).partition("@")[2]
-    separator = "\n" if "/" in title else " "
-    return Beat(read_pairs(block), "?" in title, separator, frozenset(outcomes.split("+")) - {""})
+    outcomes = frozenset(re.sub("[?/*]", "", title).partition("@")[2].split("+")) - {""}
+    return Beat(read_pairs(block), "?" in title, "\n" if "/" in title else " ", "*" in title, outcomes)
 
 
-def _plot(name: str, spec: dict[str, Any]) -> Plot:
+def _plot(name: str, spec: dict[str, Any], plain: bool) -> Plot:
     own = {pool: Pool(read_terms(block)) for pool, block in spec.pop("pools", {}).items()}
     known = pools() | own
     roles = {slot: known[pool] for slot, pool in spec.pop("roles").items()}
@@ -128,31 +145,41 @@ def _plot(name: str, spec: dict[str, Any]) -> Plot:
     plot = Plot(
         name=name,
         roles=roles | {"town": known["town"]},
+        numbers={slot: str(rule) for slot, rule in spec.pop("numbers", {}).items()},
         key=tuple(spec.pop("key")),
         outcomes=spec.pop("outcomes", {"": 1}),
         beats={title: _beat(title, block) for title, block in spec.pop("beats").items()},
         headlines=views("headline"),
         summaries=views("summary"),
         questions=views("questions"),
+        sums=views("sums"),
         opinions=tuple({n: read_pairs(text) for n, text in aspect.items()} for aspect in opinions.values()),
         levels=tuple(spec.pop("levels", LEVELS)),
         honorific=spec.pop("honorific", True),
         short_names=spec.pop("short_names", False),
+        plain=plain,
     )
     assert not spec, f"{name}: unknown keys {list(spec)}"
     return plot
 
 
-@lru_cache(maxsize=1)
-def plots() -> tuple[Plot, ...]:
-    """Every plot of the town, read once."""
-    return tuple(_plot(name, spec) for file in FILES for name, spec in load_yaml(f"{file}.yaml").items())
+@lru_cache(maxsize=2)
+def plots(*, plain: bool = False) -> tuple[Plot, ...]:
+    """Every plot of the town, read once; plain: those of the plain documents."""
+    files = [load_yaml(f"{file}.yaml") for file in (PLAIN_FILES if plain else FILES)]
+    return tuple(_plot(name, spec, plain) for file in files for name, spec in file.items())
 
 
 @lru_cache(maxsize=1)
 def talk() -> dict[str, tuple[Pair, ...]]:
     """Connectives and the turns of dialogues that every plot may use."""
     return {name: read_pairs(block) for name, block in load_yaml("talk.yaml").items()}
+
+
+def about(pair: Pair, slot: str) -> Pair:
+    """What talk.yaml says of {who}, of the one in this slot."""
+    en, ko = (text.replace("{who", f"{{{slot}") for text in pair)
+    return en, ko
 
 
 def split_of(name: str, facts: Mapping[str, Term], key: Sequence[str]) -> Split:
@@ -167,19 +194,51 @@ def _words(term: Term) -> set[str]:
     return set(term.en.split()) if term.label == "PER" else {term.en}
 
 
-def draw_facts(plot: Plot, split: Split, rng: Random) -> dict[str, Term]:
-    """Facts for every role, no two alike, in a combination that belongs to `split`."""
+def draw_facts(
+    plot: Plot, split: Split, rng: Random, given: Mapping[str, Term] | None = None
+) -> dict[str, Term]:
+    """Facts for every role, no two alike, in a combination that belongs to `split`; some may be given."""
     while True:
-        facts: dict[str, Term] = {}
-        used: set[str] = set()
+        facts = dict(given or {})
+        used = {word for term in facts.values() for word in _words(term)}
         for slot, pool in plot.roles.items():
+            if slot in facts:
+                continue
             term = pool.draw(rng, split)
             while used & _words(term):
                 term = pool.draw(rng, split)
             used |= _words(term)
             facts[slot] = term
+        if plot.numbers:
+            facts |= {slot: Term(str(n), str(n)) for slot, n in draw_numbers(plot.numbers, rng).items()}
         if split_of(plot.name, facts, plot.key) == split:
             return facts
+
+
+_OPERATORS: dict[str, Callable[[int, int], int]] = {"+": add, "-": sub, "*": mul}
+
+
+def draw_numbers(rules: Mapping[str, str], rng: Random) -> dict[str, int]:
+    """Numbers by their rules, no two alike and none below 2. A rule is read from left to right."""
+    while True:
+        found: dict[str, int] = {}
+        for slot, rule in rules.items():
+            least, dots, most = rule.partition("..")
+            found[slot] = rng.randint(int(least), int(most)) if dots else _computed(rule, found)
+        if len(set(found.values())) == len(found) and min(found.values()) > 1:
+            return found
+
+
+def _computed(rule: str, known: Mapping[str, int]) -> int:
+    first, *rest = rule.split()
+    value = _number(first, known)
+    for operator, word in zip(rest[::2], rest[1::2], strict=True):
+        value = _OPERATORS[operator](value, _number(word, known))
+    return value
+
+
+def _number(word: str, known: Mapping[str, int]) -> int:
+    return int(word) if word.isdecimal() else known[word]
 
 
 def pick(pairs: Sequence[Pair], rng: Random, separator: str = " ") -> Step:
@@ -209,24 +268,75 @@ def _opinions(plot: Plot, score: int, rng: Random) -> list[Step]:
     return steps
 
 
-def plan(plot: Plot, split: Split, rng: Random) -> Telling:
-    """Draw the facts and make every choice of one telling."""
-    facts = draw_facts(plot, split, rng)
-    score = rng.randint(1, 5) if plot.opinions else None
-    outcome = SENTIMENTS[score] if score else rng.choices(*zip(*plot.outcomes.items(), strict=True))[0]
+def _asks(beats: Sequence[Beat], outcome: str) -> tuple[Ask, ...]:
+    asks: list[Ask] = []
+    for beat in beats:
+        for english, korean in beat.pairs if beat.fits(outcome) else ():
+            (slot, ask, answer), (_, ask_ko, answer_ko) = english.split(" | "), korean.split(" | ")
+            asks.append(Ask(slot, (ask, ask_ko), (answer, answer_ko)))
+    return tuple(asks)
+
+
+def _steps(plot: Plot, outcome: str, score: int | None, rng: Random) -> list[Step]:
     steps: list[Step] = []
+    moving = 0  # how many of the last steps may stand in any order
     for title, beat in plot.beats.items():
         if not beat.fits(outcome) or (beat.optional and rng.random() > OPTIONAL_SHARE):
             continue
         if title == "opinions":
             assert score is not None
             steps += _opinions(plot, score, rng)
-        else:
-            steps.append(pick(beat.pairs, rng, beat.separator))
-    asks: list[Ask] = []
-    for beat in plot.questions:
-        for english, korean in beat.pairs if beat.fits(outcome) else ():
-            (slot, ask, answer), (_, ask_ko, answer_ko) = english.split(" | "), korean.split(" | ")
-            asks.append(Ask(slot, (ask, ask_ko), (answer, answer_ko)))
-    headline, summary = _view(plot.headlines, outcome, rng), _view(plot.summaries, outcome, rng)
-    return Telling(plot, facts, rng.choice(plot.levels), tuple(steps), headline, summary, tuple(asks), score)
+            continue
+        moving = moving + 1 if beat.movable else 0
+        place = len(steps) - int(rng.random() * moving) if moving else len(steps)
+        steps.insert(place, pick(beat.pairs, rng, beat.separator))
+    return steps
+
+
+def plan(
+    plot: Plot, split: Split, rng: Random, given: Mapping[str, Term] | None = None, level: str | None = None
+) -> Telling:
+    """Draw the facts, less those that are given, and make every choice of one telling."""
+    facts = draw_facts(plot, split, rng, given)
+    score = rng.randint(1, 5) if plot.opinions else None
+    outcome = SENTIMENTS[score] if score else rng.choices(*zip(*plot.outcomes.items(), strict=True))[0]
+    return Telling(
+        plot,
+        facts,
+        level or rng.choice(plot.levels),
+        tuple(_steps(plot, outcome, score, rng)),
+        _view(plot.headlines, outcome, rng),
+        _view(plot.summaries, outcome, rng),
+        _asks(plot.questions, outcome),
+        _asks(plot.sums, outcome),
+        score,
+    )
+
+
+def plan_page(split: Split, rng: Random) -> tuple[Telling, ...]:
+    """Two to four tellings of one speech level, each but the first with somebody whom the first one named."""
+    level = rng.choice(LEVELS)
+    suitable = [plot for plot in plots() if plot.joins and level in plot.levels]
+    while True:
+        first_plot, *others = rng.sample(suitable, rng.randint(2, 4))
+        first = plan(first_plot, split, rng, level=level)
+        if people := _people_in(first):
+            sequels = (_sequel(plot, first.facts, rng.choice(people), level, split, rng) for plot in others)
+            return (first, *sequels)
+
+
+def _people_in(telling: Telling) -> list[str]:
+    written = " ".join(step.pair[0] for step in telling.steps)
+    return [s for s, term in telling.facts.items() if term.label == "PER" and re.search(rf"{{{s}\b", written)]
+
+
+def _sequel(
+    plot: Plot, known: Mapping[str, Term], who: str, level: str, split: Split, rng: Random
+) -> Telling:
+    """A telling with `who` of the `known` facts in it, introduced by a sentence."""
+    person = pools()["person"]
+    slot = rng.choice([slot for slot, pool in plot.roles.items() if pool is person])
+    given = {name: known[name] for name in ("job", "mayor") if name in known and name in plot.roles}
+    given = {name: term for name, term in given.items() if term != known[who]} | {slot: known[who]}
+    telling = plan(plot, split, rng, given, level)
+    return replace(telling, steps=(Step(about(rng.choice(talk()["more"]), slot), 0), *telling.steps))
