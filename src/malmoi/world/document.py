@@ -18,6 +18,7 @@ from malmoi.world.talks import (
     Quote,
     computable,
     dialogue,
+    named_in,
     names_in,
     of,
     other,
@@ -70,7 +71,8 @@ class Document:
         """The text and some other views of the same facts, chosen and ordered by the document's id."""
         rng = Random(self.id)
         if self.plain:
-            return "\n".join([self.text, self._names(rng), self._questions(rng)])
+            list_or_translation = self._names if rng.random() < 0.6 else self._translation
+            return "\n".join([self.text, list_or_translation(rng), self._questions(rng)])
         views = [self._headline, self._summary, self._questions, self._translation, self._dialogue]
         views += [self._names] if self.entities else []
         views += [self._opinion] if self.sentiment else []
@@ -102,9 +104,10 @@ class Document:
         """Up to five questions, of all kinds."""
         asked = [(item.input, item.target.text) for item in _some(self.questions, rng.randint(1, 3), rng)]
         asked += [(item.input, item.target) for item in _some(self.sums, 1, rng)]
-        if rng.random() < 0.3:
+        if rng.random() < 0.25:
             asked += [(question, self._nothing(rng)) for question in _some(self.unanswered, 1, rng)]
-        q, a = self._label("question", rng), self._label("answer", rng)
+        labels = rng.choice(list(zip(talk()["label_question"], talk()["label_answer"], strict=True)))
+        q, a = (of(label, self.language) for label in labels)
         return "\n".join(
             f"{q} {question}\n{a} {answer}" for question, answer in rng.sample(asked, len(asked))
         )
@@ -162,7 +165,7 @@ def _questions(
         first.setdefault(slot, (start, end))
     text, found = article.text(), []
     for ask in asks:
-        if ask.slot in first:
+        if ask.slot in first and named_in(of(ask.question, article.language)) <= first.keys():
             start, end = first[ask.slot]
             answer = Answer(text[start:end], before + start)
             found.append(Example(_polite(telling, ask.question, article), answer))

@@ -31,6 +31,7 @@ PARTICLES = {  # form after a final consonant -> (that form, form after a vowel)
     "으로": ("으로", "로"),
     "이나": ("이나", "나"),
     "이라": ("이라", "라"),
+    "이고": ("이고", "고"),
     "이었": ("이었", "였"),
     "아": ("아", "야"),
 }

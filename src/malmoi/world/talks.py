@@ -52,7 +52,7 @@ def slots(writer: Writer) -> set[str]:
 
 
 @cache
-def _named(pattern: str) -> frozenset[str]:
+def named_in(pattern: str) -> frozenset[str]:
     """The facts that a pattern names, which {owner:he} does not."""
     found = re.findall(r"\{(\w+):?([^}]*)\}", pattern)
     return frozenset(slot for slot, modifier in found if modifier not in PRONOUNS)
@@ -64,18 +64,18 @@ def told(asks: Sequence[Ask], known: set[str], language: Language) -> list[Ask]:
         ask
         for ask in asks
         if ask.slot in known
-        and _named(of(ask.answer, language)) <= known | _named(of(ask.question, language))
+        and named_in(of(ask.answer, language)) <= known | named_in(of(ask.question, language))
     ]
 
 
 def untold(asks: Sequence[Ask], known: set[str], language: Language) -> list[Ask]:
     """The questions for a fact that is not told, which name only what is."""
-    return [ask for ask in asks if ask.slot not in known and _named(of(ask.question, language)) <= known]
+    return [ask for ask in asks if ask.slot not in known and named_in(of(ask.question, language)) <= known]
 
 
 def computable(sums: Sequence[Ask], known: set[str], language: Language) -> list[Ask]:
     """The sums of which every number is told."""
-    needed = ((ask, _named(of(ask.answer, language)) | _named(of(ask.question, language))) for ask in sums)
+    needed = ((ask, named_in(of(ask.answer, language)) | named_in(of(ask.question, language))) for ask in sums)
     return [ask for ask, names in needed if names <= known | {ask.slot}]
 
 
