@@ -129,7 +129,7 @@ def test_the_world_has_two_scores(engine: Engine) -> None:
 
 
 def test_fluent_nonsense_is_called_so(engine: Engine) -> None:
-    found = minimal_pairs(engine, world_probes("test", "en", count=40)["logic"])
+    found = minimal_pairs(engine, world_probes("test", "ko", count=40)["logic"])
     assert chance(found["accuracy"])
     perfect = minimal_pairs(engine, [MinimalPair(LEARNED[0], "cat The")] * 9)["accuracy"]
     assert "need not follow" in verdict({"grammar": perfect, "logic": found["accuracy"]})

@@ -11,12 +11,13 @@ this project.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import cache
 from random import Random
 
 from malmoi.world.document import Document, tell, tell_page
 from malmoi.world.names import Split
 from malmoi.world.patterns import Language
-from malmoi.world.plots import plan, plan_page, plots
+from malmoi.world.plots import Plot, plan, plan_page, plots
 from malmoi.world.vocabulary import load_yaml
 
 __all__ = ["Document", "Language", "Split", "documents", "kinds", "story"]
@@ -49,8 +50,15 @@ def _document(
     kind = rng.random() if plain or pages else 1.0
     if plain <= kind < plain + pages:
         return tell_page(plan_page(split, rng), language, rng, name)
-    telling = plan(rng.choice(plots(plain=kind < plain)), split, rng)
+    telling = plan(rng.choice(_plots_by_share(kind < plain)), split, rng)
     return tell(telling, language, rng, name)
+
+
+@cache
+def _plots_by_share(plain: bool) -> tuple[Plot, ...]:
+    """Every plot, reviews twice: few kinds have an opinion, which a quarter of the documents should have."""
+    found = plots(plain=plain)
+    return (*found, *(plot for plot in found if plot.opinions))
 
 
 def kinds() -> tuple[str, ...]:

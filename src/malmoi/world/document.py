@@ -5,6 +5,7 @@ It is written from a planned `Telling`, whose facts give every task's labels.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate
@@ -186,18 +187,24 @@ def _unanswered(telling: Telling, asks: Sequence[Ask], article: Writer, rng: Ran
 
 
 def _talk(telling: Telling, language: Language, rng: Random) -> tuple[Message, ...]:
-    """A talk that quotes the text or its beginning, so that every answer can be read off it."""
+    """A talk that quotes the text or its beginning, so that every answer can be read off it.
+
+    Of a beginning it asks for nothing that the rest mentions: who wins may be named long before the victory.
+    """
     beginning = telling.steps[: rng.randint(2, 4)] if rng.random() < 0.5 else telling.steps
     for steps in (beginning, telling.steps):
         written = _quoted(telling, steps, language)
         people, places = names_in([written], "PER"), names_in([written], "LOC")
-        complete = len(steps) == len(telling.steps)
-        quote = Quote(
-            written.text(), telling, slots(written), telling.asks, people, places, complete=complete
-        )
+        left = telling.steps[len(steps) :]
+        asks = [ask for ask in telling.asks if not any(_mentions(step, ask.slot) for step in left)]
+        quote = Quote(written.text(), telling, slots(written), asks, people, places, complete=not left)
         if found := dialogue(quote, language, rng):
             return found
     raise AssertionError(f"{telling.plot.name}: a telling that answers no question")
+
+
+def _mentions(step: Step, slot: str) -> bool:
+    return f"{{{slot}}}" in step.pair[0] or f"{{{slot}:" in step.pair[0]
 
 
 def tell(telling: Telling, language: Language, rng: Random, name: str) -> Document:
@@ -233,6 +240,13 @@ def tell_page(tellings: Sequence[Telling], language: Language, rng: Random, name
     parts = [tell(telling, language, rng, f"{name}.{number}") for number, telling in enumerate(tellings)]
     starts = list(accumulate((len(part.text) + len(GAP) for part in parts), initial=0))
     placed = list(zip(parts, starts, strict=False))
+    asked = Counter(one.input for part in parts for one in part.questions)
+    questions = tuple(
+        Example(one.input, Answer(one.target.text, start + one.target.start))
+        for part, start in placed
+        for one in part.questions
+        if asked[one.input] == 1  # "what did she sell?", where she sold in two paragraphs
+    )
     return Document(
         id=name,
         language=language,
@@ -247,14 +261,13 @@ def tell_page(tellings: Sequence[Telling], language: Language, rng: Random, name
             for part, start in placed
             for one in part.entities
         ),
-        questions=tuple(
-            Example(one.input, Answer(one.target.text, start + one.target.start))
-            for part, start in placed
-            for one in part.questions
-        ),
+        questions=questions,
         sums=tuple(one for part in parts for one in part.sums),
         unanswered=parts[0].unanswered[-1:],
-        dialogue=(rng.random() < 0.5 and _talk_of_page(tellings, language, rng)) or parts[0].dialogue,
+        dialogue=(
+            rng.random() < 0.5 and _talk_of_page(tellings, {one.input for one in questions}, language, rng)
+        )
+        or parts[0].dialogue,
         sentiment=None,
         score=None,
         facts={f"{slot}.{n}": fact for n, part in enumerate(parts) for slot, fact in part.facts.items()},
@@ -267,12 +280,16 @@ def _clear(telling: Telling, language: Language) -> Telling:
     return replace(telling, asks=tuple(ask for ask in telling.asks if "{" in of(ask.question, language)))
 
 
-def _talk_of_page(tellings: Sequence[Telling], language: Language, rng: Random) -> tuple[Message, ...]:
-    """A talk that quotes the whole page and asks about one of its paragraphs."""
+def _talk_of_page(
+    tellings: Sequence[Telling], questions: set[str], language: Language, rng: Random
+) -> tuple[Message, ...]:
+    """A talk that quotes the whole page and asks some of its questions about one of the paragraphs."""
     written = [_quoted(telling, telling.steps, language) for telling in tellings]
     number = rng.randrange(len(tellings))
     people, places = names_in(written, "PER"), names_in(written, "LOC")
     text = GAP.join(one.text() for one in written)
     known = slots(written[number])
-    quote = Quote(text, tellings[number], known, tellings[number].asks, people, places, part=True)
+    telling, article = tellings[number], written[number]
+    asks = [ask for ask in telling.asks if _polite(telling, ask.question, article) in questions]
+    quote = Quote(text, telling, known, asks, people, places, part=True)
     return dialogue(quote, language, rng)

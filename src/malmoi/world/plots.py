@@ -14,7 +14,7 @@ import re
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import cache
 from operator import add, mul, sub
 from random import Random
 from typing import Any, Literal, TypeAlias
@@ -98,11 +98,12 @@ class Plot:
     honorific: bool  # Korean names take 씨 (never in the plain level)
     short_names: bool
     plain: bool  # a few sentences of the simplest kind
+    alone: bool  # somebody speaks to the reader
 
     @property
     def joins(self) -> bool:
-        """Whether it is told by nobody in particular, so that others may stand beside it on a page."""
-        return not self.opinions and not self.plain and all("/" not in title for title in self.beats)
+        """Whether others may stand beside it on a page: it is told by and to nobody in particular."""
+        return not (self.alone or self.opinions or self.plain or any("/" in it for it in self.beats))
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,19 +159,24 @@ def _plot(name: str, spec: dict[str, Any], plain: bool) -> Plot:
         honorific=spec.pop("honorific", True),
         short_names=spec.pop("short_names", False),
         plain=plain,
+        alone=spec.pop("alone", False),
     )
     assert not spec, f"{name}: unknown keys {list(spec)}"
     return plot
 
 
-@lru_cache(maxsize=2)
 def plots(*, plain: bool = False) -> tuple[Plot, ...]:
-    """Every plot of the town, read once; plain: those of the plain documents."""
+    """Every plot of the town; plain: those of the plain documents."""
+    return _read_plots(plain)
+
+
+@cache
+def _read_plots(plain: bool) -> tuple[Plot, ...]:
     files = [load_yaml(f"{file}.yaml") for file in (PLAIN_FILES if plain else FILES)]
     return tuple(_plot(name, spec, plain) for file in files for name, spec in file.items())
 
 
-@lru_cache(maxsize=1)
+@cache
 def talk() -> dict[str, tuple[Pair, ...]]:
     """Connectives and the turns of dialogues that every plot may use."""
     return {name: read_pairs(block) for name, block in load_yaml("talk.yaml").items()}
@@ -334,9 +340,12 @@ def _sequel(
     plot: Plot, known: Mapping[str, Term], who: str, level: str, split: Split, rng: Random
 ) -> Telling:
     """A telling with `who` of the `known` facts in it, introduced by a sentence."""
-    person = pools()["person"]
-    slot = rng.choice([slot for slot, pool in plot.roles.items() if pool is person])
+    people = [slot for slot, pool in plot.roles.items() if pool is pools()["person"]]
     given = {name: known[name] for name in ("job", "mayor") if name in known and name in plot.roles}
-    given = {name: term for name, term in given.items() if term != known[who]} | {slot: known[who]}
-    telling = plan(plot, split, rng, given, level)
+    given = {name: term for name, term in given.items() if term != known[who]}
+    while True:
+        slot = rng.choice(people)
+        telling = plan(plot, split, rng, given | {slot: known[who]}, level)
+        if slot in _people_in(telling):
+            break
     return replace(telling, steps=(Step(about(rng.choice(talk()["more"]), slot), 0), *telling.steps))

@@ -75,8 +75,11 @@ def untold(asks: Sequence[Ask], known: set[str], language: Language) -> list[Ask
 
 def computable(sums: Sequence[Ask], known: set[str], language: Language) -> list[Ask]:
     """The sums of which every number is told."""
-    needed = ((ask, named_in(of(ask.answer, language)) | named_in(of(ask.question, language))) for ask in sums)
-    return [ask for ask, names in needed if names <= known | {ask.slot}]
+    return [
+        ask
+        for ask in sums
+        if named_in(of(ask.answer, language)) | named_in(of(ask.question, language)) <= known | {ask.slot}
+    ]
 
 
 def unknown(telling: Telling, known: set[str], rng: Random) -> Pair | None:
@@ -95,7 +98,7 @@ class Quote:
     asks: Sequence[Ask]
     people: Sequence[str]
     places: Sequence[str]
-    complete: bool = False  # whether all of the text is quoted
+    complete: bool = False  # whether the text is all of the telling and nothing else
     part: bool = False  # whether the telling is one of several in the text
 
 
@@ -116,7 +119,8 @@ class _Talk:
     language: Language
     rng: Random
     said: list[Exchange] = field(default_factory=list)
-    last: Ask | None = None  # what was answered last, by a fact
+    asked: set[str] = field(default_factory=set)
+    last: Ask | None = None  # what was answered last, if it was by a fact
 
     def say(self, name: str) -> str:
         return of(self.rng.choice(talk()[name]), self.language)
@@ -126,9 +130,11 @@ class _Talk:
 
     def answer(self, asks: Sequence[Ask], question: str = "") -> Exchange | None:
         """An answer to one of the questions, in its own words or in those of `question`."""
-        if not asks:
+        new = [ask for ask in asks if ask.slot not in self.asked]
+        if not new:
             return None
-        self.last = self.rng.choice(asks)
+        self.last = self.rng.choice(new)
+        self.asked.add(self.last.slot)
         return question or self.wrote(self.last.question), self.wrote(self.last.answer)
 
 
@@ -151,7 +157,7 @@ def _nothing(it: _Talk) -> Exchange | None:
 def _view(it: _Talk, name: str, step: Step) -> Exchange | None:
     telling = it.quote.telling
     written = sentence(telling, step, it.language, "polite", honorific=name == "ask_summary")
-    fits = slots(written) <= it.quote.known and not it.quote.part
+    fits = it.quote.complete and slots(written) <= it.quote.known
     return (it.say(name), written.text()) if fits else None
 
 
@@ -192,12 +198,14 @@ def _number_of_people(it: _Talk) -> Exchange | None:
 
 
 def _translated(it: _Talk) -> Exchange | None:
-    return (it.say("ask_again_translated"), it.wrote(it.last.answer, other(it.language))) if it.last else None
+    if not it.last:
+        return None
+    return it.say("ask_again_translated"), it.wrote(it.last.answer, other(it.language))
 
 
 def _for(it: _Talk, slots: Sequence[str], name: str) -> Exchange | None:
     """A question of two words, whose meaning is in the exchange before."""
-    if not it.last or it.last.slot in slots:
+    if not it.last or it.last.slot in slots or it.last.slot in it.quote.telling.plot.numbers:
         return None
     asks = [ask for ask in told(it.quote.asks, it.quote.known, it.language) if ask.slot in slots]
     return it.answer(asks, it.say(name))
@@ -229,6 +237,7 @@ _TURNS: tuple[tuple[Callable[[_Talk], Exchange | None], int, int], ...] = (
     (_people, 1, 1), (_places, 1, 1), (_number_of_people, 1, 1), (_translated, 0, 3), (_when, 0, 4),
     (_where, 0, 4), (_sure, 0, 1), (_first, 0, 1), (_again, 0, 1),
 )  # fmt: skip
+_OF_FACTS = (_fact, _sum, _when, _where, _sure, _translated)  # after which one may ask: are you sure?
 
 
 def _exchanges(quote: Quote, language: Language, rng: Random) -> list[Exchange]:
@@ -237,11 +246,13 @@ def _exchanges(quote: Quote, language: Language, rng: Random) -> list[Exchange]:
     functions = [function for function, _, _ in _TURNS]
     for _ in range(rng.choice((1, 1, 2, 2, 3, MOST_EXCHANGES))):
         weights = [later if it.said else first for _, first, later in _TURNS]
-        last, found = it.last, rng.choices(functions, weights)[0](it)
+        last, function = it.last, rng.choices(functions, weights)[0]
+        found = function(it)
         if not found and not it.said:
-            found = _fact(it) or _nothing(it)
+            found, function = _fact(it) or _nothing(it), _fact
         if found and found[0] not in (question for question, _ in it.said):
             it.said.append(found)
+            it.last = it.last if function in _OF_FACTS else None
         else:
             it.last = last
     return it.said
