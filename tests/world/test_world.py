@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
+import subprocess
+import sys
 from collections import Counter
 from collections.abc import Iterator
 from functools import cache
@@ -48,6 +51,26 @@ def test_documents_are_the_same_every_time_and_whatever_their_number() -> None:
     assert [document.with_views() for document in first] == [
         document.with_views() for document in documents(30, seed=3)
     ]
+
+
+def test_documents_are_the_same_in_every_process() -> None:
+    """Nothing depends on the order of a set, which differs from process to process."""
+    code = (
+        "from malmoi.world import documents;"
+        "[print(one.with_views(), one.dialogue, sorted(one.unseen)) for split in ('train', 'test')"
+        " for one in documents(24, split=split, plain=0.3, pages=0.3)]"
+    )
+    found = [
+        subprocess.run(
+            [sys.executable, "-c", code],
+            env=os.environ | {"PYTHONHASHSEED": seed, "PYTHONIOENCODING": "utf-8"},
+            capture_output=True,
+            check=True,
+        ).stdout
+        for seed in ("1", "2")
+    ]
+    assert found[0] == found[1]
+    assert len(found[0]) > 50_000
 
 
 def test_documents_come_one_by_one() -> None:
@@ -156,6 +179,11 @@ def test_names_held_out_never_occur_in_train() -> None:
         given = {person.short_en for person in people if person.unseen}
         assert len(given) > 500
         assert not given & words
+        korean = [document.facts[slot] for document in sample("ko", split) for slot in document.unseen]
+        known = [name for name in korean if name in written]
+        assert not [
+            name for name in known if re.search(rf"(?<![가-힣]){re.escape(name)}(?![가-힣])", written)
+        ]
     assert not [document for document in sample("en") if document.unseen]
 
 
