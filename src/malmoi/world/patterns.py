@@ -2,10 +2,10 @@
 
 A pattern is a line such as `{owner:은} {pet:을} [몰래|조용히] 찾았~.` with
 
-- `{slot}` or `{slot:modifier}`: a fact. English modifiers: `a` (article), `at` (the place's preposition),
-  `he his him`. Korean modifiers: a particle by its form after a final consonant (`은 이 을 과 으로`), `이다`.
-  `-` keeps 씨 away, alone or before a particle (`-이라`); `+을` is the particle alone, for after a closing
-  quotation mark.
+- `{slot}` or `{slot:modifier}`: a fact, with `other` in the other language. English modifiers: `a` (article),
+  `at` (the place's preposition), `he his him`. Korean modifiers: a particle by its form after a final
+  consonant (`은 이 을 과 으로`), `이다`. `-` keeps 씨 away, alone or before a particle (`-이라`); `+을` is
+  the particle alone, for after a closing quotation mark.
 - `[one|two]`: alternatives, chosen alike in both languages when their order is alike.
 - `~`: the Korean ending after a past stem (찾았다, 찾았습니다, 찾았어요), by the document's speech level.
 - `<plain|formal|polite>`: any other Korean ending, written out.
@@ -161,6 +161,9 @@ class Writer:
         term = self.facts[name]
         if modifier in PRONOUNS:
             self._put(PRONOUNS[modifier][term.extra == "f"])
+            return
+        if modifier == "other":
+            self._put(term.text("ko" if self.language == "en" else "en"))
             return
         word = term.text(self.language, self.short_names or name in self.seen)
         if modifier.startswith("+"):

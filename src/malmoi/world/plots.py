@@ -205,20 +205,26 @@ def draw_facts(
 ) -> dict[str, Term]:
     """Facts for every role, no two alike, in a combination that belongs to `split`; some may be given."""
     while True:
-        facts = dict(given or {})
-        used = {word for term in facts.values() for word in _words(term)}
-        for slot, pool in plot.roles.items():
-            if slot in facts:
-                continue
+        facts = draw_terms(plot.roles, split, rng, given)
+        facts |= {slot: Term(str(n), str(n)) for slot, n in draw_numbers(plot.numbers, rng).items()}
+        if split_of(plot.name, facts, plot.key) == split:
+            return facts
+
+
+def draw_terms(
+    roles: Mapping[str, TermPool], split: Split, rng: Random, given: Mapping[str, Term] | None = None
+) -> dict[str, Term]:
+    """A term for every role that is not given, no two alike."""
+    facts = dict(given or {})
+    used = {word for term in facts.values() for word in _words(term)}
+    for slot, pool in roles.items():
+        if slot not in facts:
             term = pool.draw(rng, split)
             while used & _words(term):
                 term = pool.draw(rng, split)
             used |= _words(term)
             facts[slot] = term
-        if plot.numbers:
-            facts |= {slot: Term(str(n), str(n)) for slot, n in draw_numbers(plot.numbers, rng).items()}
-        if split_of(plot.name, facts, plot.key) == split:
-            return facts
+    return facts
 
 
 _OPERATORS: dict[str, Callable[[int, int], int]] = {"+": add, "-": sub, "*": mul}
@@ -226,13 +232,14 @@ _OPERATORS: dict[str, Callable[[int, int], int]] = {"+": add, "-": sub, "*": mul
 
 def draw_numbers(rules: Mapping[str, str], rng: Random) -> dict[str, int]:
     """Numbers by their rules, no two alike and none below 2. A rule is read from left to right."""
-    while True:
+    while rules:
         found: dict[str, int] = {}
         for slot, rule in rules.items():
             least, dots, most = rule.partition("..")
             found[slot] = rng.randint(int(least), int(most)) if dots else _computed(rule, found)
         if len(set(found.values())) == len(found) and min(found.values()) > 1:
             return found
+    return {}
 
 
 def _computed(rule: str, known: Mapping[str, int]) -> int:
