@@ -60,6 +60,20 @@ class Pool:
         return _one_of(self.terms, rng)
 
 
+@dataclass(frozen=True)
+class Only:
+    """Those of a pool with one `extra`, e.g. women."""
+
+    pool: TermPool
+    extra: str
+
+    def draw(self, rng: Random, split: Split) -> Term:
+        """One of them."""
+        while (term := self.pool.draw(rng, split)).extra != self.extra:
+            pass
+        return term
+
+
 def _one_of(terms: Sequence[Term], rng: Random) -> Term:
     """As `rng.choice`, in a third of the time."""
     return terms[int(rng.random() * len(terms))]
@@ -284,7 +298,7 @@ def read_pools(names: Mapping[str, Any]) -> dict[str, TermPool]:
     """The pools of names.yaml: people, what is composed of words, and the few names that are always so."""
     words = {name: read_terms(block) for name, block in names["words"].items()}
     people, sounds = read_people(names, [term for terms in words.values() for term in terms])
-    found: dict[str, TermPool] = {"person": people}
+    found: dict[str, TermPool] = {"person": people, "woman": Only(people, "f")}
     for name, spec in names["forms"].items():
         forms = [tuple(form.strip().split(" = ")) for form in spec["forms"].strip().splitlines()]
         found[name] = Composed([(en, ko) for en, ko in forms], words, sounds, spec.get("label", ""))
