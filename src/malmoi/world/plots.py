@@ -204,11 +204,13 @@ def draw_facts(
     plot: Plot, split: Split, rng: Random, given: Mapping[str, Term] | None = None
 ) -> dict[str, Term]:
     """Facts for every role, no two alike, in a combination that belongs to `split`; some may be given."""
+    keys = {slot: plot.roles[slot] for slot in plot.key}
     while True:
-        facts = draw_terms(plot.roles, split, rng, given)
-        facts |= {slot: Term(str(n), str(n)) for slot, n in draw_numbers(plot.numbers, rng).items()}
+        facts = draw_terms(keys, split, rng, given)
         if split_of(plot.name, facts, plot.key) == split:
-            return facts
+            break
+    facts = draw_terms(plot.roles, split, rng, facts)
+    return facts | {slot: Term(str(n), str(n)) for slot, n in draw_numbers(plot.numbers, rng).items()}
 
 
 def draw_terms(
