@@ -212,7 +212,8 @@ def read_people(names: Mapping[str, Any], known: Sequence[Term]) -> tuple[People
     given = _readable(_korean_given(korean, names["avoid"]))
     english = _readable([one for sex in "fm" for one in _joined(western["head"], western[sex], sex)])
     families = _readable(_joined(western["family_head"], western["family_tail"]))
-    sounds = read_sounds(names["sounds"], names["avoid"], [*known, *given, *english, *families])
+    taken = [Term(word, word) for word in names["taken"].split()]
+    sounds = read_sounds(names["sounds"], names["avoid"], [*known, *taken, *given, *english, *families])
     kinds = (
         (_by_split(given), _by_split(read_terms(korean["family"])), ""),
         (_by_split(english), _by_split(families), " "),
@@ -238,8 +239,10 @@ def _by_split(names: Sequence[Term]) -> Words:
 
 @dataclass(frozen=True)
 class Composed:
-    """Names made of words by forms, e.g. `{noun} {road} = {noun}{road}`; held out by their invented word,
-    or as a whole where they have none."""
+    """Names made of words by forms, e.g. `{noun} {road} = {noun}{road}`.
+
+    Held out by their invented word, by what they share with other names, or as a whole.
+    """
 
     forms: Sequence[tuple[str, str]]
     words: Mapping[str, Sequence[Term]]
@@ -253,7 +256,8 @@ class Composed:
             english, korean = self.forms[int(rng.random() * len(self.forms))]
             parts, sure = self._parts(english, source, rng)
             en = _filled(english, parts, "en")
-            if sure or split_of_word(en) == source:
+            kernel = _kernel(parts)
+            if split_of_word(kernel or en) == source or (sure and (not kernel or _open(kernel))):
                 extra = next(reversed(parts.values())).extra if self.label == "LOC" else ""  # a preposition
                 ko = _filled(korean, parts, "ko")
                 return Term(en, ko, self.label, extra=extra, unseen=source != "train")
@@ -273,6 +277,16 @@ class Composed:
                     term = _one_of(words, rng)
                 parts[slot] = term
         return parts, sure
+
+
+def _open(word: str) -> bool:
+    return split_of_word(word) == "train"
+
+
+def _kernel(parts: Mapping[str, Term]) -> str:
+    """What several forms share and are held out by: Big Crab, in Big Crabs and in Five Big Crabs; or ""."""
+    things = [parts[slot].en for slot in ("noun", "animal") if slot in parts]
+    return f"{parts['adjective'].en} {things[0]}" if "adjective" in parts and things else ""
 
 
 @cache
