@@ -77,7 +77,8 @@ class Document:
         views = [self._headline, self._summary, self._questions, self._translation, self._dialogue]
         views += [self._names] if self.entities else []
         views += [self._opinion] if self.sentiment else []
-        chosen: list[Callable[[Random], str]] = rng.sample(views, rng.randint(2, min(5, len(views))))
+        least, most = (1, 3) if self.kind == PAGE else (2, min(5, len(views)))
+        chosen: list[Callable[[Random], str]] = rng.sample(views, rng.randint(least, most))
         texts = [view(rng) for view in chosen]
         texts.insert(0 if rng.random() < 0.8 else 1, self.text)
         return "\n\n".join(texts)
