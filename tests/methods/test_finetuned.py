@@ -61,7 +61,7 @@ def test_it_learns_labels_in_both_languages(model: Path) -> None:
 
 
 def test_it_learns_to_answer_and_to_stop(model: Path, tmp_path: Path) -> None:
-    method = finetuned("translation", model, PAIRS, steps=100, lr=1e-2)
+    method = finetuned("translation", model, PAIRS, steps=140, lr=1e-2)
     assert method.predict(list(WORDS)).values == list(WORDS.values())
     likely = method.log_likelihood(["goose", "goose"], ["거위", "거위 눈"]) or []
     assert likely[0] > -1 > likely[1]

@@ -46,7 +46,7 @@ messages = st.lists(st.builds(Message, st.sampled_from(["system", "user", "assis
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("models")
-    small = write_model(folder / "small", context=160)
+    small = write_model(folder / "small", context=288)
     return {
         "foundation": write_model(folder / "foundation"), "chat": write_model(folder / "chat", chat=True),
         "lstm": write_model(folder / "lstm", family="lstm"), "small": small,
@@ -138,7 +138,7 @@ def test_the_oldest_shots_are_left_out_first(models: dict[str, Path]) -> None:
     assert all(shot.target in text for shot in shown[asked.dropped :])
     assert shown[asked.dropped - 1].target not in text
     assert asked.value == value
-    lost = "to fit into 152 tokens, 10 of 10 prompts lost their oldest shots or turns, and 0 a part"
+    lost = "to fit into 280 tokens, 10 of 10 prompts lost their oldest shots or turns, and 0 a part"
     assert lost in method.report["note"]
 
 
