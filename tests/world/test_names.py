@@ -78,6 +78,13 @@ def test_korean_names_have_the_korean_form() -> None:
         assert last
 
 
+def test_people_are_not_called_by_everyday_words() -> None:
+    words = "가수 경비 나비 다수 동지 선수 성경 예수 우연 재미 정원 준비 기차 나무 누나 모자 바다 시간 제목"
+    called = {term.short_ko for split in SPLITS for term in drawn("person", split, 6000)}
+    assert len(called) > 4000
+    assert called.isdisjoint(words.split())
+
+
 ONSETS, VOWELS, CODAS = "ㄱㄴㄷㄹㅁㅂㅅㅇㅈㅊㅋㅌㅍㅎ", "ㅏㅑㅓㅕㅗㅛㅜㅠㅡㅣㅔㅐㅘㅟ", ["", *"ㄱㄴㄹㅁㅂㅇ"]
 
 

@@ -190,10 +190,9 @@ def _person(first: Term, last: Term, between: str, sex: str, source: Split) -> T
     return Term(f"{first.en} {last.en}", ko, "PER", first.en, first.ko, sex, source != "train")
 
 
-def _korean_given(korean: Mapping[str, str], avoid: str) -> list[Term]:
+def _korean_given(korean: Mapping[str, str], words: set[str]) -> list[Term]:
     pairs = [(sex, pair) for sex in "fm" for pair in product(korean["first"].split(), korean[sex].split())]
     names = [(first + second, sex) for sex, (first, second) in pairs if first != second]
-    words = set(avoid.split())
     return [Term(romanized(ko).capitalize(), ko, extra=sex) for ko, sex in names if ko not in words]
 
 
@@ -209,10 +208,11 @@ def _joined(heads: str, tails: str, sex: str = "") -> list[Term]:
 def read_people(names: Mapping[str, Any], known: Sequence[Term]) -> tuple[People, Sounds]:
     """Korean people, people with English-looking names, and people with invented ones. `known`: words."""
     korean, western = names["korean"], names["western"]
-    given = _readable(_korean_given(korean, names["avoid"]))
+    words = {*names["avoid"].split(), *names["taken"].split()}
+    given = _readable(_korean_given(korean, words))
     english = _readable([one for sex in "fm" for one in _joined(western["head"], western[sex], sex)])
     families = _readable(_joined(western["family_head"], western["family_tail"]))
-    taken = [Term(word, word) for word in names["taken"].split()]
+    taken = [Term(word, word) for word in words]
     sounds = read_sounds(names["sounds"], names["avoid"], [*known, *taken, *given, *english, *families])
     kinds = (
         (_by_split(given), _by_split(read_terms(korean["family"])), ""),
