@@ -10,8 +10,9 @@ from random import Random
 import pytest
 
 from malmoi.world import Document, Language, documents
+from malmoi.world.patterns import named_in
 from malmoi.world.plots import draw_numbers, plan, plots
-from malmoi.world.talks import computable, told, untold
+from malmoi.world.talks import answerable, computable, unanswerable
 
 LANGUAGES: tuple[Language, Language] = ("en", "ko")
 SUM = re.compile(r"(\d+(?: [-+x] \d+)+) = (\d+)")
@@ -108,12 +109,26 @@ def test_questions_name_only_what_the_text_does(language: Language) -> None:
     assert min(asked.values()) > 300
 
 
-def test_what_is_told_untold_and_computable() -> None:
+def test_headlines_and_summaries_name_only_what_the_text_does() -> None:
+    for plot in (*plots(), *plots(plain=True)):
+        for telling in (plan(plot, "train", Random(seed)) for seed in range(20)):
+            for side in (0, 1):
+                named = {slot for step in telling.steps for slot in named_in(step.pair[side])}
+                for view in (telling.headline, telling.summary):
+                    assert named_in(view.pair[side]) <= named, (plot.name, view)
+
+
+def test_what_is_answerable_unanswerable_and_computable() -> None:
     plot = next(plot for plot in plots() if plot.name == "fruit_stall")
     telling = plan(plot, "train", Random(1))
     known = {"seller", "had", "fruit", "buyer"}
-    assert {ask.slot for ask in told(telling.asks, known, "en")} == known
-    assert {ask.slot for ask in untold(telling.asks, known, "en")} == {"sold", "place", "date", "remark"}
+    assert {ask.slot for ask in answerable(telling.asks, known, "en")} == known
+    assert {ask.slot for ask in unanswerable(telling.asks, known, "en")} == {
+        "sold",
+        "place",
+        "date",
+        "remark",
+    }
     assert not computable(telling.sums, known, "en")
     assert computable(telling.sums, known | {"sold"}, "en")
 

@@ -13,20 +13,18 @@ from random import Random
 from typing import TypeVar
 
 from malmoi.core.nouns import Answer, Entity, Example, Message
-from malmoi.world.patterns import Language, Writer
-from malmoi.world.plots import SENTIMENTS, Ask, Pair, Sentiment, Step, Telling, talk
+from malmoi.world.patterns import Language, Writer, named_in, slots_of
+from malmoi.world.plots import SENTIMENTS, Ask, Pair, Sentiment, Step, Telling, in_language, talk
 from malmoi.world.talks import (
     Quote,
     computable,
     dialogue,
-    named_in,
     names_in,
-    of,
     other,
     sentence,
     slots,
+    unanswerable,
     unknown,
-    untold,
     writer_of,
 )
 
@@ -84,7 +82,7 @@ class Document:
         return "\n\n".join(texts)
 
     def _label(self, name: str, rng: Random) -> str:
-        return of(rng.choice(talk()[f"label_{name}"]), self.language)
+        return in_language(rng.choice(talk()[f"label_{name}"]), self.language)
 
     def _word(self, name: str) -> str:
         return _LABELS[name][self.language == "ko"]
@@ -109,13 +107,13 @@ class Document:
         if rng.random() < 0.25:
             asked += [(question, self._nothing(rng)) for question in _some(self.unanswered, 1, rng)]
         labels = rng.choice(list(zip(talk()["label_question"], talk()["label_answer"], strict=True)))
-        q, a = (of(label, self.language) for label in labels)
+        q, a = (in_language(label, self.language) for label in labels)
         return "\n".join(
             f"{q} {question}\n{a} {answer}" for question, answer in rng.sample(asked, len(asked))
         )
 
     def _nothing(self, rng: Random) -> str:
-        return of(rng.choice(talk()["nothing"]), self.language)
+        return in_language(rng.choice(talk()["nothing"]), self.language)
 
     def _dialogue(self, rng: Random) -> str:
         return "\n".join(f"{self._label(turn.role, rng)} {turn.content}" for turn in self.dialogue)
@@ -137,7 +135,9 @@ def _some(items: Sequence[T], most: int, rng: Random) -> list[T]:
 def _article(telling: Telling, language: Language) -> tuple[Writer, list[str]]:
     """The text, and that of each step."""
     writer = writer_of(telling, language, telling.level)
-    places = [writer.write(of(step.pair, language), step.choice, step.separator) for step in telling.steps]
+    places = [
+        writer.write(in_language(step.pair, language), step.choice, step.separator) for step in telling.steps
+    ]
     text = writer.text()
     return writer, [text[start:end] for start, end in places]
 
@@ -146,7 +146,7 @@ def _quoted(telling: Telling, steps: Sequence[Step], language: Language) -> Writ
     """Sentences of the text in the level of a talk."""
     writer = writer_of(telling, language, "polite")
     for step in steps:
-        writer.write(of(step.pair, language), step.choice, step.separator)
+        writer.write(in_language(step.pair, language), step.choice, step.separator)
     return writer
 
 
@@ -167,7 +167,7 @@ def _questions(
         first.setdefault(slot, (start, end))
     text, found = article.text(), []
     for ask in asks:
-        if ask.slot in first and named_in(of(ask.question, article.language)) <= first.keys():
+        if ask.slot in first and named_in(in_language(ask.question, article.language)) <= first.keys():
             start, end = first[ask.slot]
             answer = Answer(text[start:end], before + start)
             found.append(Example(_polite(telling, ask.question, article), answer))
@@ -182,7 +182,7 @@ def _sums(telling: Telling, article: Writer) -> tuple[Example[str, str], ...]:
 
 def _unanswered(telling: Telling, asks: Sequence[Ask], article: Writer, rng: Random) -> tuple[str, ...]:
     known = slots(article)
-    pairs = [ask.question for ask in untold(asks, known, article.language)]
+    pairs = [ask.question for ask in unanswerable(asks, known, article.language)]
     general = unknown(telling, known, rng)
     return tuple(_polite(telling, pair, article) for pair in [*pairs, *([general] if general else [])])
 
@@ -197,15 +197,11 @@ def _talk(telling: Telling, language: Language, rng: Random) -> tuple[Message, .
         written = _quoted(telling, steps, language)
         people, places = names_in([written], "PER"), names_in([written], "LOC")
         left = telling.steps[len(steps) :]
-        asks = [ask for ask in telling.asks if not any(_mentions(step, ask.slot) for step in left)]
+        asks = [ask for ask in telling.asks if not any(ask.slot in slots_of(step.pair[0]) for step in left)]
         quote = Quote(written.text(), telling, slots(written), asks, people, places, complete=not left)
         if found := dialogue(quote, language, rng):
             return found
     raise AssertionError(f"{telling.plot.name}: a telling that answers no question")
-
-
-def _mentions(step: Step, slot: str) -> bool:
-    return f"{{{slot}}}" in step.pair[0] or f"{{{slot}:" in step.pair[0]
 
 
 def tell(telling: Telling, language: Language, rng: Random, name: str) -> Document:
@@ -248,6 +244,9 @@ def tell_page(tellings: Sequence[Telling], language: Language, rng: Random, name
         for one in part.questions
         if asked[one.input] == 1  # "what did she sell?", where she sold in two paragraphs
     )
+    talk_of_page = rng.random() < 0.5 and _talk_of_page(
+        tellings, {one.input for one in questions}, language, rng
+    )
     return Document(
         id=name,
         language=language,
@@ -265,10 +264,7 @@ def tell_page(tellings: Sequence[Telling], language: Language, rng: Random, name
         questions=questions,
         sums=tuple(one for part in parts for one in part.sums),
         unanswered=parts[0].unanswered[-1:],
-        dialogue=(
-            rng.random() < 0.5 and _talk_of_page(tellings, {one.input for one in questions}, language, rng)
-        )
-        or parts[0].dialogue,
+        dialogue=talk_of_page or parts[0].dialogue,
         sentiment=None,
         score=None,
         facts={f"{slot}.{n}": fact for n, part in enumerate(parts) for slot, fact in part.facts.items()},
@@ -278,7 +274,9 @@ def tell_page(tellings: Sequence[Telling], language: Language, rng: Random, name
 
 def _clear(telling: Telling, language: Language) -> Telling:
     """With the questions that name a fact: "who won?" may be asked of several paragraphs."""
-    return replace(telling, asks=tuple(ask for ask in telling.asks if "{" in of(ask.question, language)))
+    return replace(
+        telling, asks=tuple(ask for ask in telling.asks if "{" in in_language(ask.question, language))
+    )
 
 
 def _talk_of_page(

@@ -115,6 +115,19 @@ def compiled(pattern: str, level: str) -> tuple[Part, ...]:
     return tuple(parts)
 
 
+@cache
+def slots_of(pattern: str) -> frozenset[str]:
+    """The facts that a pattern speaks of."""
+    return frozenset(re.findall(r"\{(\w+)", pattern))
+
+
+@cache
+def named_in(pattern: str) -> frozenset[str]:
+    """The facts that a pattern names, which {owner:he} does not."""
+    found = re.findall(r"\{(\w+):?([^}]*)\}", pattern)
+    return frozenset(slot for slot, modifier in found if modifier not in PRONOUNS)
+
+
 @dataclass(slots=True)
 class Writer:
     """Writes patterns one after another into one text and records every slot's place in it."""

@@ -12,15 +12,15 @@ from __future__ import annotations
 
 import re
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
-from operator import add, mul, sub
+from operator import add, le, mul, sub
 from random import Random
 from typing import Any, Literal, TypeAlias
 
 from malmoi.world.names import Pool, Split, TermPool, read_terms
-from malmoi.world.patterns import LEVELS, Term
+from malmoi.world.patterns import LEVELS, Language, Term, named_in
 from malmoi.world.vocabulary import load_yaml, pools
 
 FILES = (
@@ -119,6 +119,11 @@ class Telling:
     asks: tuple[Ask, ...]
     sums: tuple[Ask, ...]
     score: int | None
+
+
+def in_language(pair: Pair, language: Language) -> str:
+    """A pair's text in the language."""
+    return pair[language == "ko"]
 
 
 def read_pairs(block: str) -> tuple[Pair, ...]:
@@ -261,8 +266,15 @@ def pick(pairs: Sequence[Pair], rng: Random, separator: str = " ") -> Step:
     return Step(pairs[int(rng.random() * len(pairs))], rng.getrandbits(16), separator)
 
 
-def _view(beats: Sequence[Beat], outcome: str, rng: Random) -> Step:
-    return pick([pair for beat in beats if beat.fits(outcome) for pair in beat.pairs], rng)
+def _named(steps: Iterable[Step], side: int) -> frozenset[str]:
+    return frozenset[str]().union(*(named_in(step.pair[side]) for step in steps))
+
+
+def _view(beats: Sequence[Beat], outcome: str, steps: Sequence[Step], rng: Random) -> Step:
+    """A headline or a summary that names only what the steps do, in both languages."""
+    pairs = [pair for beat in beats if beat.fits(outcome) for pair in beat.pairs]
+    known = [_named(steps, side) for side in (0, 1)]
+    return pick([pair for pair in pairs if all(map(le, map(named_in, pair), known))], rng)
 
 
 def _opinions(plot: Plot, score: int, rng: Random) -> list[Step]:
@@ -315,13 +327,15 @@ def plan(
     facts = draw_facts(plot, split, rng, given)
     score = rng.randint(1, 5) if plot.opinions else None
     outcome = SENTIMENTS[score] if score else rng.choices(*zip(*plot.outcomes.items(), strict=True))[0]
+    level = level or rng.choice(plot.levels)
+    steps = tuple(_steps(plot, outcome, score, rng))
     return Telling(
         plot,
         facts,
-        level or rng.choice(plot.levels),
-        tuple(_steps(plot, outcome, score, rng)),
-        _view(plot.headlines, outcome, rng),
-        _view(plot.summaries, outcome, rng),
+        level,
+        steps,
+        _view(plot.headlines, outcome, steps, rng),
+        _view(plot.summaries, outcome, steps, rng),
         _asks(plot.questions, outcome),
         _asks(plot.sums, outcome),
         score,
@@ -341,8 +355,8 @@ def plan_page(split: Split, rng: Random) -> tuple[Telling, ...]:
 
 
 def _people_in(telling: Telling) -> list[str]:
-    written = " ".join(step.pair[0] for step in telling.steps)
-    return [s for s, term in telling.facts.items() if term.label == "PER" and re.search(rf"{{{s}\b", written)]
+    named = _named(telling.steps, 0)
+    return [slot for slot, term in telling.facts.items() if term.label == "PER" and slot in named]
 
 
 def _sequel(

@@ -11,8 +11,7 @@ from malmoi.core.nouns import Message
 from malmoi.world.document import Document, tell
 from malmoi.world.names import Split, TermPool
 from malmoi.world.patterns import Language, Term, Writer
-from malmoi.world.plots import Pair, draw_numbers, draw_terms, plan, plots, read_pairs, talk
-from malmoi.world.talks import of
+from malmoi.world.plots import Pair, draw_numbers, draw_terms, in_language, plan, plots, read_pairs, talk
 from malmoi.world.vocabulary import load_yaml, pools
 
 STORY_SHARE = 0.25  # of the talks, those with a story on request
@@ -32,8 +31,8 @@ class Topic:
 
 @cache
 def topics() -> tuple[Topic, ...]:
-    """The topics of small_talk.yaml, less the first and the last one of a talk."""
-    return tuple(_read_topics().values())[1:-1]
+    """The topics of small_talk.yaml, less those that begin and end a talk."""
+    return tuple(topic for topic in _read_topics().values() if topic.name not in ("greeting", "goodbye"))
 
 
 @cache
@@ -87,7 +86,8 @@ def _turns(topic: Topic, split: Split, language: Language, rng: Random) -> tuple
     turns = (*topic.turns, *topic.later)
     choices = [rng.getrandbits(16) for _ in turns[::2]]  # of one exchange the same: a reply fits its question
     places = [
-        writer.write(of(pair, language), choices[number // 2], "\n") for number, pair in enumerate(turns)
+        writer.write(in_language(pair, language), choices[number // 2], "\n")
+        for number, pair in enumerate(turns)
     ]
     texts = [writer.text()[start:end] for start, end in places]
     return texts[: len(topic.turns)], texts[len(topic.turns) :]
@@ -97,8 +97,8 @@ def _story(split: Split, language: Language, rng: Random) -> list[str]:
     """A story on request, and perhaps its title or what it says in a sentence."""
     telling = plan(rng.choice([plot for plot in plots() if plot.joins]), split, rng, level="polite")
     document: Document = tell(telling, language, rng, "story")
-    said = [of(rng.choice(talk()["ask_story"]), language), document.text]
+    said = [in_language(rng.choice(talk()["ask_story"]), language), document.text]
     more = {"ask_headline": document.headline, "ask_summary": document.summary}
     for name in rng.sample(list(more), rng.randint(0, 2)):
-        said += [of(rng.choice(talk()[name]), language), more[name]]
+        said += [in_language(rng.choice(talk()[name]), language), more[name]]
     return said

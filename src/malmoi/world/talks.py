@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import cache
 from random import Random
 from typing import TypeAlias
 
 from malmoi.core.nouns import Message
-from malmoi.world.patterns import PRONOUNS, Language, Writer, with_particle
-from malmoi.world.plots import SENTIMENTS, Ask, Pair, Step, Telling, about, talk
+from malmoi.world.patterns import Language, Writer, named_in, with_particle
+from malmoi.world.plots import SENTIMENTS, Ask, Pair, Step, Telling, about, in_language, talk
 
 MOST_EXCHANGES = 4  # of a talk: one question and its answer each, before the thanks
 _COUNTS = {
@@ -27,11 +25,6 @@ def other(language: Language) -> Language:
     return "ko" if language == "en" else "en"
 
 
-def of(pair: Pair, language: Language) -> str:
-    """A pair's text in the language."""
-    return pair[language == "ko"]
-
-
 def writer_of(telling: Telling, language: Language, level: str, honorific: bool = True) -> Writer:
     """An empty text, to be written as the telling's plot asks."""
     plot = telling.plot
@@ -42,43 +35,42 @@ def writer_of(telling: Telling, language: Language, level: str, honorific: bool 
 def sentence(telling: Telling, step: Step, language: Language, level: str, honorific: bool = True) -> Writer:
     """One sentence by itself."""
     writer = writer_of(telling, language, level, honorific)
-    writer.write(of(step.pair, language), step.choice)
+    writer.write(in_language(step.pair, language), step.choice)
     return writer
 
 
 def slots(writer: Writer) -> set[str]:
-    """The facts that a text has told."""
+    """The facts that a text names."""
     return {slot for _, _, _, slot in writer.spans}
 
 
-@cache
-def named_in(pattern: str) -> frozenset[str]:
-    """The facts that a pattern names, which {owner:he} does not."""
-    found = re.findall(r"\{(\w+):?([^}]*)\}", pattern)
-    return frozenset(slot for slot, modifier in found if modifier not in PRONOUNS)
-
-
-def told(asks: Sequence[Ask], known: set[str], language: Language) -> list[Ask]:
-    """The questions for a fact that is told, whose answers need nothing but what is told or asked."""
+def answerable(asks: Sequence[Ask], known: set[str], language: Language) -> list[Ask]:
+    """The questions for a fact that the text names, whose answers say nothing that it does not."""
     return [
         ask
         for ask in asks
         if ask.slot in known
-        and named_in(of(ask.answer, language)) <= known | named_in(of(ask.question, language))
+        and named_in(in_language(ask.answer, language))
+        <= known | named_in(in_language(ask.question, language))
     ]
 
 
-def untold(asks: Sequence[Ask], known: set[str], language: Language) -> list[Ask]:
-    """The questions for a fact that is not told, which name only what is."""
-    return [ask for ask in asks if ask.slot not in known and named_in(of(ask.question, language)) <= known]
+def unanswerable(asks: Sequence[Ask], known: set[str], language: Language) -> list[Ask]:
+    """The questions for a fact that the text does not name, about what it does name."""
+    return [
+        ask
+        for ask in asks
+        if ask.slot not in known and named_in(in_language(ask.question, language)) <= known
+    ]
 
 
 def computable(sums: Sequence[Ask], known: set[str], language: Language) -> list[Ask]:
-    """The sums of which every number is told."""
+    """The sums of which every number is in the text."""
     return [
         ask
         for ask in sums
-        if named_in(of(ask.answer, language)) | named_in(of(ask.question, language)) <= known | {ask.slot}
+        if named_in(in_language(ask.answer, language)) | named_in(in_language(ask.question, language))
+        <= known | {ask.slot}
     ]
 
 
@@ -123,7 +115,7 @@ class _Talk:
     last: Ask | None = None  # what was answered last, if it was by a fact
 
     def say(self, name: str) -> str:
-        return of(self.rng.choice(talk()[name]), self.language)
+        return in_language(self.rng.choice(talk()[name]), self.language)
 
     def wrote(self, pair: Pair, language: Language | None = None) -> str:
         return sentence(self.quote.telling, Step(pair, 0), language or self.language, "polite").text()
@@ -139,7 +131,7 @@ class _Talk:
 
 
 def _fact(it: _Talk) -> Exchange | None:
-    return it.answer(told(it.quote.asks, it.quote.known, it.language))
+    return it.answer(answerable(it.quote.asks, it.quote.known, it.language))
 
 
 def _sum(it: _Talk) -> Exchange | None:
@@ -147,7 +139,7 @@ def _sum(it: _Talk) -> Exchange | None:
 
 
 def _nothing(it: _Talk) -> Exchange | None:
-    asks = [] if it.quote.part else untold(it.quote.asks, it.quote.known, it.language)
+    asks = [] if it.quote.part else unanswerable(it.quote.asks, it.quote.known, it.language)
     pair = it.rng.choice(asks).question if asks and it.rng.random() < 0.7 else None
     pair = pair or unknown(it.quote.telling, it.quote.known, it.rng)
     it.last = None
@@ -157,8 +149,7 @@ def _nothing(it: _Talk) -> Exchange | None:
 def _view(it: _Talk, name: str, step: Step) -> Exchange | None:
     telling = it.quote.telling
     written = sentence(telling, step, it.language, "polite", honorific=name == "ask_summary")
-    fits = it.quote.complete and slots(written) <= it.quote.known
-    return (it.say(name), written.text()) if fits else None
+    return (it.say(name), written.text()) if it.quote.complete else None
 
 
 def _headline(it: _Talk) -> Exchange | None:
@@ -207,7 +198,7 @@ def _for(it: _Talk, slots: Sequence[str], name: str) -> Exchange | None:
     """A question of two words, whose meaning is in the exchange before."""
     if not it.last or it.last.slot in slots or it.last.slot in it.quote.telling.plot.numbers:
         return None
-    asks = [ask for ask in told(it.quote.asks, it.quote.known, it.language) if ask.slot in slots]
+    asks = [ask for ask in answerable(it.quote.asks, it.quote.known, it.language) if ask.slot in slots]
     return it.answer(asks, it.say(name))
 
 
@@ -265,10 +256,10 @@ def dialogue(quote: Quote, language: Language, rng: Random) -> tuple[Message, ..
         return ()
     gap = "\n" if "\n" in quote.text else " "
     text, question = quote.text, said[0][0]
-    opening = of(rng.choice(talk()["open"]), language)
+    opening = in_language(rng.choice(talk()["open"]), language)
     first = gap.join([question, text] if rng.random() < 0.2 else [opening, text, question])
     pairs = [(first, said[0][1]), *said[1:]]
     if rng.random() < 0.2:
-        thanks, welcome = (of(rng.choice(talk()[name]), language) for name in ("thanks", "welcome"))
+        thanks, welcome = (in_language(rng.choice(talk()[name]), language) for name in ("thanks", "welcome"))
         pairs.append((thanks, welcome))
     return tuple(turn for ask, reply in pairs for turn in (Message("user", ask), Message("assistant", reply)))
