@@ -137,6 +137,11 @@ def test_targets_may_be_any_view() -> None:
     torch.testing.assert_close(fused.cross_entropy(logits.clone(), each), wanted)
 
 
+def test_a_target_beyond_the_vocabulary_is_named() -> None:
+    with pytest.raises(IndexError, match="target 8 is beyond a vocabulary of 8"):
+        fused.cross_entropy(torch.zeros(2, 8), torch.tensor([0, 8]))
+
+
 def test_a_certain_and_a_hopeless_token_have_finite_losses() -> None:
     logits = torch.tensor([[200.0, -200.0], [200.0, -200.0]])
     losses = fused.cross_entropy(logits, torch.tensor([0, 1]))

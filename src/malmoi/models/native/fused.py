@@ -73,9 +73,11 @@ def fits(head_width: int) -> bool:
 def cross_entropy(logits_NV: Tensor, targets_N: Tensor, softcap: float | None = None) -> Tensor:
     """Each row's loss (nats); the logits become their gradients. A target below 0 is none.
 
-    softcap: a logit z counts as cap tanh(z / cap).
+    softcap: a logit z counts as cap tanh(z / cap). Raises IndexError for a target beyond the vocabulary.
     """
     assert logits_NV.is_contiguous()
+    if targets_N.numel() and int(targets_N.max()) >= logits_NV.shape[1]:
+        raise IndexError(f"target {int(targets_N.max())} is beyond a vocabulary of {logits_NV.shape[1]}")
     losses_N, targets_N = torch.empty(len(logits_NV)), targets_N.contiguous()
     _library().malmoi_cross_entropy(
         logits_NV.data_ptr(), _is_bf16(logits_NV), targets_N.data_ptr(), losses_N.data_ptr(),
