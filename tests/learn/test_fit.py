@@ -20,6 +20,7 @@ from malmoi.data.batches import Buckets, within
 from malmoi.learn import trial
 from malmoi.learn.objectives import examples
 from malmoi.learn.objectives.examples import Chosen, FitPlan, FitSpec, LabelledRows, fit
+from malmoi.learn.run_config import TuneSpec
 from malmoi.learn.trial import affordable_steps
 
 SPEC = FitSpec(lr=0.05, warmup_steps=0, weight_decay=0.0, batch=16, epochs=10, evaluations=5)
@@ -127,6 +128,29 @@ def test_a_calibration_keeps_to_half_of_the_budget(
     monkeypatch.setattr(trial, "time", SimpleNamespace(perf_counter=clock))
     affordable_steps(line.model, line, plan(), seconds=20.0)
     assert len(line.seen) == tried
+
+
+@given(
+    step_s=st.integers(1, 20), evaluation_s=st.integers(0, 300), seconds=st.integers(100, 3000),
+    eval_every=st.one_of(st.none(), st.integers(1, 200)),
+)  # fmt: skip
+def test_a_budget_pays_for_steps_and_the_evaluations_that_are_asked_for(
+    step_s: int, evaluation_s: int, seconds: int, eval_every: int | None
+) -> None:
+    line, asked = Line(), {} if eval_every is None else {"eval_every": eval_every}
+    spec = TuneSpec(batch=16, micro_batch=16, optimizer="adamw", dtype="fp32", **asked)
+    with pytest.MonkeyPatch.context() as patch:
+        clock: Callable[[], float] = lambda: step_s * len(line.seen) + evaluation_s * len(line.kept)  # noqa: E731
+        patch.setattr(trial, "time", SimpleNamespace(perf_counter=clock))
+        steps = affordable_steps(line.model, line, spec, seconds=seconds)
+        left_s = seconds - clock()
+
+    def cost_s(count: int) -> float:
+        evaluations = -(-count // eval_every) if eval_every else min(count, 5)
+        return count * step_s + (evaluations + 1) * evaluation_s  # one for the card
+
+    assert steps == 1 or cost_s(steps) <= left_s
+    assert cost_s(steps + 1) > left_s
 
 
 def test_the_time_of_a_budget_runs_from_its_beginning(monkeypatch: pytest.MonkeyPatch) -> None:

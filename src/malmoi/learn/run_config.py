@@ -149,7 +149,9 @@ class TuneSpec(LoopSpec):
     context: PositiveInt | None = None
 
     def evaluations_in(self, steps: int) -> int:
-        return min(steps, EVALUATIONS) + 1  # one more for the card
+        asked = "eval_every" in self.model_fields_set
+        found = super().evaluations_in(steps) if asked else min(steps, EVALUATIONS)
+        return found + 1  # for the card
 
     def planned(self, rows_per_epoch: int, most: int | None = None) -> Self:
         """As many steps as the epochs are, unless they are given; how often to evaluate and to save."""

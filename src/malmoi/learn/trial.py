@@ -6,6 +6,7 @@ Shape letters: B rows, T positions.
 from __future__ import annotations
 
 import time
+from bisect import bisect_right
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -116,12 +117,11 @@ def affordable_steps(
             sum(steps_s) / len(steps_s), now_s - before_s, seconds - (now_s - start_s)
         )
     )
-    steps = 1
-    for evaluations in range(spec.evaluations_in(1 << 40), 0, -1):
-        steps = max(1, int((left_s - evaluations * evaluation_s) / step_s))
-        if spec.evaluations_in(steps) >= evaluations:
-            break
-    return steps
+
+    def cost_s(steps: int) -> float:
+        return steps * step_s + spec.evaluations_in(steps) * evaluation_s
+
+    return max(1, bisect_right(range(1, 1 << 40), left_s, key=cost_s))
 
 
 @contextmanager
