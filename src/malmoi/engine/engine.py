@@ -63,7 +63,9 @@ class Engine:
         self.reader = Reader(scorer, max_rows, deterministic, Prefixes(0 if deterministic else prefix_bytes))
         self._batch = Batch(self.reader, tokenizer, lookup=lookup)
         self._token_bytes = _bytes_per_token(scorer)
-        self._most_state_bytes = most_state_bytes or int(STATE_SHARE * memory_limit_bytes())
+        if most_state_bytes is None:
+            most_state_bytes = int(STATE_SHARE * memory_limit_bytes())
+        self._most_state_bytes = most_state_bytes
         self._waiting: RoundRobin[Request] = RoundRobin()
         self._inboxes: dict[int, deque[TokenEvent]] = {}  # of the requests of `stream` and `generate`
         self._submitted = 0

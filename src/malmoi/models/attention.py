@@ -136,7 +136,7 @@ class Attention(nn.Module):
         qkv_BTJC = self.qkv(x_BTD).unflatten(-1, (-1, self.head_width))
         if fused.has_kernels(qkv_BTJC) and fused.fits(self.head_width):
             norms = [it for it in (self.q_norm, self.k_norm) if isinstance(it, RMSNorm)]
-            spec = fused.HeadsSpec(*heads, norms[0].least if norms else 0.0)
+            spec = fused.HeadsSpec(*heads, norms[0].epsilon if norms else 0.0)
             weights = (norms[0].factors, norms[1].factors) if norms else None
             return fused.split_heads(qkv_BTJC, spec, sight.tables, weights)
         qk_BTJC, v_BTKC = qkv_BTJC.split((sum(heads), self.kv_heads), dim=2)

@@ -35,13 +35,13 @@ class RMSNorm(nn.RMSNorm):
         return self.weight
 
     @property
-    def least(self) -> float:
+    def epsilon(self) -> float:
         """What keeps a vector of zeros from a division by zero."""
         return torch.finfo(self.weight.dtype).eps if self.eps is None else self.eps
 
     def forward(self, x: Tensor) -> Tensor:
         if x.device.type == "cpu":
-            return root_mean_square(x, self.factors, self.least)
+            return root_mean_square(x, self.factors, self.epsilon)
         return super().forward(x)
 
 
@@ -57,7 +57,7 @@ class OffsetRMSNorm(RMSNorm):
 
     def forward(self, x: Tensor) -> Tensor:
         if x.device.type == "cpu":
-            return root_mean_square(x, self.factors, self.least)
+            return root_mean_square(x, self.factors, self.epsilon)
         normed = functional.rms_norm(x.float(), self.normalized_shape, eps=self.eps)
         return (normed * self.factors).type_as(x)
 

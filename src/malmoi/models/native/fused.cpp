@@ -11,10 +11,8 @@ constexpr int64_t PARTS = 16;
 // To memory, in its numbers.
 inline void put(float* to, Floats value, int64_t count) { std::memcpy(to, &value, count * sizeof *to); }
 
-inline void put(uint16_t* to, Floats value, int64_t count) {  // to the nearest, ties to even; NaN stays NaN
-    Words word = bits<Words>(value);
-    Words rounded = (word + 0x7fff + ((word >> 16) & 1)) >> 16;
-    rounded = value == value ? rounded : Words{} + 0x7fc0;
+inline void put(uint16_t* to, Floats value, int64_t count) {  // NaN stays NaN
+    Words rounded = value == value ? nearest_half(bits<Words>(value)) : Words{} + 0x7fc0;
     Halves halves = __builtin_convertvector(rounded, Halves);
     std::memcpy(to, &halves, count * sizeof *to);
 }

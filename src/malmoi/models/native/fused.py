@@ -90,11 +90,11 @@ class _Norm(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x_ND: Tensor, weight_D: Tensor, eps: float, dtype: torch.dtype) -> Tensor:
         x_ND, weight_D = x_ND.contiguous(), weight_D.float().contiguous()
-        y_ND, width = torch.empty_like(x_ND, dtype=dtype), x_ND.shape[-1]
-        scales_N = torch.empty(x_ND.numel() // width)
+        y_ND, (rows, width) = torch.empty_like(x_ND, dtype=dtype), _rows(x_ND)
+        scales_N = torch.empty(rows)
         _library().malmoi_norm(
             x_ND.data_ptr(), _is_bf16(x_ND), weight_D.data_ptr(), y_ND.data_ptr(), _is_bf16(y_ND),
-            scales_N.data_ptr(), len(scales_N), width, eps, _threads(x_ND),
+            scales_N.data_ptr(), rows, width, eps, _threads(x_ND),
         )  # fmt: skip
         ctx.save_for_backward(x_ND, weight_D, scales_N)
         return y_ND
@@ -106,8 +106,7 @@ class _Norm(torch.autograd.Function):
         dweight_D = torch.empty_like(weight_D) if ctx.needs_input_grad[1] else None
         _library().malmoi_norm_gradient(
             x_ND.data_ptr(), _is_bf16(x_ND), weight_D.data_ptr(), scales_N.data_ptr(), dy_ND.data_ptr(),
-            _is_bf16(dy_ND), dx_ND.data_ptr(), _address(dweight_D), len(scales_N), x_ND.shape[-1],
-            _threads(x_ND),
+            _is_bf16(dy_ND), dx_ND.data_ptr(), _address(dweight_D), *_rows(x_ND), _threads(x_ND),
         )  # fmt: skip
         return dx_ND, dweight_D, None, None
 

@@ -20,8 +20,8 @@
 namespace {
 
 #if defined(__AVX512F__)
-constexpr int TILE = 12;  // 24 sums, 2 words of a panel and the repeated one in 32 registers
-constexpr int GROUP_TILE = 8;         // and 4 words where two lie in one
+constexpr int TILE = 12;      // 24 sums, 2 words of a panel and the repeated one in 32 registers
+constexpr int GROUP_TILE = 8; // and 4 words where two lie in one
 #else
 constexpr int TILE = 6;  // 12 sums in 16 registers
 constexpr int GROUP_TILE = 4;

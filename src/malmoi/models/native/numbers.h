@@ -55,10 +55,13 @@ T* room(std::vector<T>& of, int64_t count) {
 
 inline float widened(uint16_t half) { return bits<float>(uint32_t(half) << 16); }
 
-inline uint16_t halved(float value) {  // to the nearest bf16, ties to even
-    uint32_t word = bits<uint32_t>(value);
-    return uint16_t((word + 0x7fff + ((word >> 16) & 1)) >> 16);
+// The bf16 that is nearest to an fp32, ties to even, of its bits; NaN may become something else.
+template <class Word>
+inline Word nearest_half(Word word) {
+    return (word + 0x7fff + ((word >> 16) & 1)) >> 16;
 }
+
+inline uint16_t halved(float value) { return uint16_t(nearest_half(bits<uint32_t>(value))); }
 
 inline void halve(uint16_t* __restrict to, const float* __restrict from, int64_t count) {
     for (int64_t i = 0; i < count; i++) to[i] = halved(from[i]);
