@@ -39,7 +39,7 @@ WIDE = {  # modules that import more of ours than MOST_IMPORTS, and how many
     "malmoi.compare.distill": 17, "malmoi.compare.runner": 17,
     "malmoi.engine.loaded": 13, "malmoi.hub.export": 16, "malmoi.hub.folder": 20,
     "malmoi.inside.scaling_bench": 13, "malmoi.learn.objectives.preferences": 14,
-    "malmoi.methods.llm.finetuned": 25, "malmoi.methods.llm.prompted": 14,
+    "malmoi.methods.llm.finetuned": 24, "malmoi.methods.llm.prompted": 14,
     "malmoi.methods.neural.continuations": 15, "malmoi.methods.neural.method": 21,
     "malmoi.methods.neural.pretrained": 17, "malmoi.methods.use": 15, "malmoi.serve.catalogue": 13,
     "malmoi.serve.generation": 13,

@@ -99,12 +99,12 @@ class Loaded:
         return self.model.step(ids_BT, torch.full((rows,), length), state)
 
 
-def open_model(folder: Path, *, trainable: bool = False) -> tuple[Scorer, Tokenizer]:
-    """A language model on this machine's device, packed unless it is to be trained.
+def open_model(folder: Path) -> tuple[Scorer, Tokenizer]:
+    """A language model on this machine's device, packed.
 
     Raises UserError where there is none, or no tokenizer.
     """
-    model, tokenizer = (load_model if trainable else load_stored)(folder, device=pick_device())
+    model, tokenizer = load_stored(folder, device=pick_device())
     if tokenizer is None:
         raise UserError(f"{folder} has no tokenizer.json, so nothing can be asked of it; add the model's own")
     if isinstance(model, LanguageModel):

@@ -49,11 +49,17 @@ def load_chat(folder: Path) -> tuple[LanguageModel, ChatFormat]:
     return model, ChatFormat.of(tokenizer)
 
 
-def load_tunable(folder: Path) -> tuple[LanguageModel, ChatFormat]:
-    """A model folder's network and chat format. Raises UserError for one that cannot be tuned."""
-    model, tokenizer = load_model(folder)
+def load_trainable(folder: Path, device: torch.device | str = "cpu") -> tuple[LanguageModel, Tokenizer]:
+    """A model folder's network and tokenizer. Raises UserError for one that cannot learn from text."""
+    model, tokenizer = load_model(folder, device=device)
     if not isinstance(model, LanguageModel):
         raise UserError(f"{folder} is an n-gram model, which only counts; tune a GPT or an LSTM")
     if tokenizer is None:
         raise UserError(f"{folder} has no tokenizer.json; put the tokenizer of its model there")
+    return model, tokenizer
+
+
+def load_tunable(folder: Path) -> tuple[LanguageModel, ChatFormat]:
+    """A model folder's network and chat format. Raises UserError for one that cannot be tuned."""
+    model, tokenizer = load_trainable(folder)
     return model, tunable_format(model, tokenizer)

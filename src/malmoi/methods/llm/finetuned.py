@@ -21,8 +21,7 @@ from malmoi.core.tensors import Loss, mean
 from malmoi.data.batches import Packed
 from malmoi.engine.ask import Asker, AskSettings
 from malmoi.engine.engine import Engine
-from malmoi.engine.loaded import open_model
-from malmoi.hub.chat_models import tunable_format
+from malmoi.hub.chat_models import load_trainable, tunable_format
 from malmoi.hub.weights import arrays_of, set_parameters
 from malmoi.learn.losses import next_token_loss
 from malmoi.learn.objectives.examples import Chosen, FitSpec, LabelledRows, fit, identity
@@ -113,11 +112,7 @@ class FineTuned(LanguageMethod):
 
     def _begin_with(self) -> tuple[LanguageModel, Tokenizer, ChatFormat | None]:
         """The model before it learns, its tokenizer, and how it is talked with (None: not at all)."""
-        model, tokenizer = open_model(Path(self.options.model), trainable=True)
-        if not isinstance(model, LanguageModel):
-            raise UserError(
-                f"{self.options.model} is an n-gram model, which only counts; tune a GPT or an LSTM"
-            )
+        model, tokenizer = load_trainable(Path(self.options.model), pick_device())
         if self.task.kind.goes_on:
             return model, tokenizer, None
         form = tunable_format(model, tokenizer)
