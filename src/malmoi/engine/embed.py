@@ -24,6 +24,7 @@ from malmoi.hub.folder import load_model, read_config
 from malmoi.hub.gguf_file import is_gguf
 from malmoi.models.language import LanguageModel
 from malmoi.util import files
+from malmoi.util.threads import share_cores
 
 Vector = Literal["mean", "last"]
 VECTORS: tuple[Vector, ...] = get_args(Vector)
@@ -40,6 +41,7 @@ class Embedder:
 
     def __init__(self, path: Path, *, max_tokens: int = MOST_TOKENS, device: str = "cpu") -> None:
         """path: of a language model (folder or GGUF file), or an encoder's folder. Raises UserError else."""
+        share_cores()
         self.path, self.max_tokens, self.encoder = path, max_tokens, None
         if not is_gguf(path) and str(read_config(path).get("model_type")) in ENCODERS:
             found = load_encoder(path)

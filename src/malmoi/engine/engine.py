@@ -25,6 +25,7 @@ from malmoi.engine.step import Batch
 from malmoi.models.state import Scorer
 from malmoi.text.tokenizer import Tokenizer
 from malmoi.util.hardware import memory_limit_bytes
+from malmoi.util.threads import share_cores
 
 Prompt = str | Sequence[int]
 MANY_ROWS = 32  # prompts that are read or answered at the same time, where there are many
@@ -58,6 +59,7 @@ class Engine:
     ) -> None:
         if max_rows < 1:
             raise UserError(f"engine: max_rows is {max_rows}; it must be 1 or more")
+        share_cores()
         self.scorer, self.tokenizer = scorer, tokenizer
         self.max_rows, self.deterministic = max_rows, deterministic
         self.reader = Reader(scorer, max_rows, deterministic, Prefixes(0 if deterministic else prefix_bytes))

@@ -26,6 +26,7 @@ from malmoi.learn.distributed import ALONE, Group
 from malmoi.learn.optim import learning_rate_factor, make_optimizers
 from malmoi.learn.run_config import LoopSpec
 from malmoi.models.lora import trained_parameters
+from malmoi.util.threads import share_cores
 
 Net = TypeVar("Net", bound=nn.Module)
 Part = TypeVar("Part")  # some rows of a batch
@@ -131,6 +132,7 @@ class Loop(Generic[Net, Part]):
         group: Group = ALONE,
     ) -> None:  # fmt: skip
         assert spec.micro_batch is not None
+        share_cores()
         self.model, self.objective, self.spec = model, objective, spec
         self.micro_rows = spec.micro_batch
         self.group = group

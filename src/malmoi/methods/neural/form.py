@@ -25,6 +25,7 @@ from malmoi.methods.base import Parts
 from malmoi.models.encoder import EncoderConfig
 from malmoi.models.heads import MaskedLanguageModel
 from malmoi.tasks.base import Task
+from malmoi.util.threads import share_cores
 
 Backbone = str  # "transformer", or the name of a recurrent cell
 Share = Annotated[float, Field(ge=0, lt=1)]
@@ -74,6 +75,7 @@ class Form(ABC, Generic[Row, Model]):
     tokenizer: Any = None  # a Tokenizer where one cuts the texts
 
     def __init__(self, options: Any, backbone: Backbone, task: Task[Any, Any]) -> None:
+        share_cores()
         self.options, self.task = options, task
         self.backbone: Backbone = backbone
         self.device = torch.device("cpu")  # where the model is; batches go there

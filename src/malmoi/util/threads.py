@@ -1,0 +1,127 @@
+"""How this process shares the processor's cores with other programs.
+
+The threads of PyTorch and of our kernels are OpenMP's. One that waits for another turns in a loop, which is
+fastest on a quiet machine. Where another program wants the core, the loop burns time that the awaited thread
+needs, and training falls to a tenth or less; so while others keep cores busy, threads that wait sleep. How
+many threads there are never changes in a run, for that would change sums in their last bits.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from threading import Event, Thread
+from time import perf_counter, process_time, sleep
+from typing import Self
+
+LOOK_S = 0.5  # between two looks at the machine
+# Of a core, which others may use before threads sleep. A program that is always busy gets half a core or more
+# beside threads that turn, and a whole one beside threads that sleep.
+MOST_OTHERS = 0.4
+_USERS_CHOICE = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
+_STAT, _MAPS = Path("/proc/stat"), Path("/proc/self/maps")
+_USER, _NICE, _SYSTEM, _IRQ, _SOFTIRQ, _STEAL = 0, 1, 2, 5, 6, 7  # columns of /proc/stat
+_LIBRARIES = ("libgomp", "libiomp", "libomp")
+
+
+@dataclass(frozen=True, slots=True)
+class CoreTimes:
+    """Seconds that have passed, that everybody has used of the cores we may run on, and that we have used."""
+
+    wall_s: float
+    used_s: float
+    own_s: float
+
+    @classmethod
+    def now(cls) -> Self | None:
+        """None where the system does not say (not Linux). What the host of a virtual machine takes is used.
+
+        What runs at a lower priority than this process is left out: it gives way.
+        """
+        wanted = [_USER, _SYSTEM, _IRQ, _SOFTIRQ, _STEAL] + [_NICE] * (os.getpriority(os.PRIO_PROCESS, 0) > 0)
+        try:
+            ours = {f"cpu{number}" for number in os.sched_getaffinity(0)}
+            lines = [line.split() for line in _STAT.read_text(encoding="ascii").splitlines()]
+            ticks = sum(int(line[1 + at]) for line in lines if line and line[0] in ours for at in wanted)
+        except (AttributeError, OSError, IndexError, ValueError):
+            return None
+        return cls(perf_counter(), ticks / os.sysconf("SC_CLK_TCK"), process_time())
+
+    def others_since(self, before: Self) -> float:
+        """How many cores other programs have kept busy on average."""
+        used_s, own_s = self.used_s - before.used_s, self.own_s - before.own_s
+        return max(0.0, used_s - own_s) / max(1e-9, self.wall_s - before.wall_s)
+
+
+def is_crowded(others: float, threads: int, cores: int) -> bool:
+    """Whether `threads` threads of ours have less than a core each, where others keep `others` cores busy."""
+    return threads > 1 and threads + others > cores + MOST_OTHERS
+
+
+def share_cores() -> None:
+    """From now on threads that wait sleep while other programs want the cores.
+
+    Whatever computes calls it first; a second call does nothing, nor any where there is one thread. Where the
+    user has said how threads wait (OMP_WAIT_POLICY, GOMP_SPINCOUNT, KMP_BLOCKTIME), that holds.
+    """
+    import torch
+
+    if torch.get_num_threads() > 1 and not any(name in os.environ for name in _USERS_CHOICE):
+        _start_watching()
+
+
+@cache
+def _start_watching() -> None:
+    Thread(target=_watch, name="malmoi-cores", daemon=True).start()
+
+
+def _watch() -> None:
+    import torch
+
+    waits, before = SleepingWaits(), CoreTimes.now()
+    while before is not None:
+        sleep(LOOK_S)
+        if (now := CoreTimes.now()) is None:
+            return
+        cores = len(os.sched_getaffinity(0))
+        waits.switch(is_crowded(now.others_since(before), torch.get_num_threads(), cores))
+        before = now
+
+
+class SleepingWaits:
+    """Whether OpenMP's threads sleep soon after they begin to wait.
+
+    libgomp's do where there are more of them than cores (after 100 turns of the loop instead of 300,000; see
+    GOMP_SPINCOUNT in its manual). So while this is on, there are idle ones enough to be more.
+    """
+
+    def __init__(self) -> None:
+        self._end: Event | None = None
+
+    def switch(self, on: bool) -> None:
+        """Let them sleep, or turn."""
+        if on and self._end is None:
+            self._end = Event()
+            Thread(target=_hold_threads, args=(self._end,), name="malmoi-sleep", daemon=True).start()
+        elif not on and self._end is not None:
+            self._end.set()
+            self._end = None
+
+
+def _hold_threads(end: Event) -> None:
+    """Have as many idle threads as there are cores, and one more, until `end`; they end with this thread."""
+    for library in _openmp():
+        nothing = ctypes.cast(library.omp_get_num_procs, ctypes.c_void_p)
+        most = max(library.omp_get_num_procs(), os.cpu_count() or 1)
+        library.GOMP_parallel(nothing, None, ctypes.c_uint(most + 1), ctypes.c_uint(0))
+    end.wait()
+
+
+def _openmp() -> list[ctypes.CDLL]:
+    """The OpenMP libraries that are loaded: PyTorch's, and the compiler's where our kernels use another."""
+    paths = {line.split()[-1] for line in _MAPS.read_text(encoding="utf-8").splitlines() if "/" in line}
+    loaded = [ctypes.CDLL(path) for path in sorted(paths) if Path(path).name.startswith(_LIBRARIES)]
+    return [library for library in loaded if hasattr(library, "GOMP_parallel")]
