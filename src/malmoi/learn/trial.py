@@ -21,6 +21,7 @@ from malmoi.learn.run_config import LoopSpec
 from malmoi.models.language import LanguageModel
 from malmoi.models.lora import trained_parameters
 from malmoi.util.hardware import current_memory_bytes, matmul_flops_per_s, memory_limit_bytes, training_dtype
+from malmoi.util.threads import share_cores
 
 Spec = TypeVar("Spec", bound=LoopSpec)
 
@@ -55,6 +56,7 @@ def try_step(
     rows: this process's share of the batch, all of it by default. The random state is put back, so that a
     trial changes nothing that follows.
     """
+    share_cores()
     dtype = training_dtype(spec.dtype, model.device, model.config.width)
     rows = rows or spec.batch
     with _random_state_kept():

@@ -17,7 +17,7 @@ from threading import Event, Thread
 from time import perf_counter, process_time, sleep
 from typing import Self
 
-LOOK_S = 0.5  # between two looks at the machine
+FIRST_LOOK_S, LOOK_S = 0.1, 0.5  # until the first look at the machine, between two of the others
 # Of a core, which others may use before threads sleep. A program that is always busy gets half a core or more
 # beside threads that turn, and a whole one beside threads that sleep.
 MOST_OTHERS = 0.4
@@ -81,14 +81,14 @@ def _start_watching() -> None:
 def _watch() -> None:
     import torch
 
-    waits, before = SleepingWaits(), CoreTimes.now()
+    waits, before, pause_s = SleepingWaits(), CoreTimes.now(), FIRST_LOOK_S
     while before is not None:
-        sleep(LOOK_S)
+        sleep(pause_s)
         if (now := CoreTimes.now()) is None:
             return
         cores = len(os.sched_getaffinity(0))
         waits.switch(is_crowded(now.others_since(before), torch.get_num_threads(), cores))
-        before = now
+        before, pause_s = now, LOOK_S
 
 
 class SleepingWaits:
