@@ -6,6 +6,7 @@ turns logits into a loss, generation turns them into more tokens, and metrics sa
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -165,6 +166,12 @@ class Budget:
         if self.seconds is None or self.begun_s is None:
             return self.seconds
         return self.seconds - (time.perf_counter() - self.begun_s)
+
+    @property
+    def end_s(self) -> float:
+        """When it is over, by time.perf_counter: never where it is of no time, or the steps are given."""
+        left_s = self.left_s if self.steps is None else None
+        return math.inf if left_s is None else time.perf_counter() + left_s
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,16 +11,26 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
+from time import perf_counter
 from types import FrameType
 from typing import Any, ClassVar, Generic, Self, TypeVar
 
-from malmoi.core.nouns import Finding, Say, silent
+from malmoi.core.nouns import Budget, Finding, Say, silent
 from malmoi.hub.card import Card, DataFile
 from malmoi.hub.folder import save_model
 from malmoi.learn.cards import finished_card
 from malmoi.learn.distributed import Group, join_group
 from malmoi.learn.loop import Loop, Objective, StepReport
-from malmoi.learn.record import Log, Record, read_files, same_files, started_run, write_record
+from malmoi.learn.record import (
+    Log,
+    Record,
+    pace_of,
+    read_files,
+    same_files,
+    same_threads,
+    started_run,
+    write_record,
+)
 from malmoi.learn.run_config import AnyRun, LoopSpec
 from malmoi.learn.trial import Trial, affordable_steps, try_step
 from malmoi.models.language import LanguageModel
@@ -154,6 +164,7 @@ class Job(Generic[T]):
                     report(found)
 
                 run_loop(self.loop, both)
+            self.training.config = self.config.model_copy(update={"train": self.loop.spec})
             closing = self._save() if group.first else ()
         group.leave()
         return closing
@@ -196,17 +207,18 @@ def _prepare(
     config, record = started
     first, end = group.share(config.train.batch)
     place = Place(folder, record, group, device, say if group.first else silent, data)
+    same_threads(record, place.say)
     training = kind.open(config, place)
     model, objective = training.model, training.objective
     trial = try_step(model, objective, training.config.train, end - first)
-    most, budget_s = None, getattr(config, "budget_seconds", None)
-    if budget_s is not None and not record:
-        most = affordable_steps(model, objective, trial.spec, budget_s, group)
+    most, budget = None, Budget(getattr(config, "budget_seconds", None), begun_s=perf_counter())
+    if budget.seconds is not None and not record:
+        most = affordable_steps(model, objective, trial.spec, budget.seconds, group)
     trial = replace(trial, spec=trial.spec.planned(objective.rows_per_epoch, most))
     training.config = training.config.model_copy(update={"train": trial.spec})
     if not record and not dry_run and group.first:
         write_record(folder, training.config, training.data)
-    loop = Loop(model, objective, trial.spec, folder, group)
+    loop = Loop(model, objective, trial.spec, folder, group, pace_of(folder, budget.end_s, say, group))
     training.refer(loop)
     if record:
         loop.resume(say)

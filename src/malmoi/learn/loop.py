@@ -24,6 +24,7 @@ from malmoi.data.batches import mixed
 from malmoi.learn.checkpoint import load_checkpoint, save_checkpoint
 from malmoi.learn.distributed import ALONE, Group
 from malmoi.learn.optim import learning_rate_factor, make_optimizers
+from malmoi.learn.pace import Pace
 from malmoi.learn.run_config import LoopSpec
 from malmoi.models.lora import trained_parameters
 from malmoi.util.threads import share_cores
@@ -129,13 +130,13 @@ class Loop(Generic[Net, Part]):
 
     def __init__(
         self, model: Net, objective: Objective[Net, Part], spec: LoopSpec, folder: Path | None = None,
-        group: Group = ALONE,
+        group: Group = ALONE, pace: Pace | None = None,
     ) -> None:  # fmt: skip
         assert spec.micro_batch is not None
         share_cores()
         self.model, self.objective, self.spec = model, objective, spec
         self.micro_rows = spec.micro_batch
-        self.group = group
+        self.group, self.pace = group, pace or Pace()
         self.checkpoints = folder and folder / "checkpoints"
         self.optimizers = make_optimizers(
             model, spec.optimizer, lr=spec.lr, weight_decay=spec.weight_decay, betas=spec.betas,
@@ -179,11 +180,12 @@ class Loop(Generic[Net, Part]):
 
     def run(self) -> Iterator[StepReport]:
         """Train to the end, one report a step, with checkpoints and evaluations when they are due."""
-        spec = self.spec
+        self._plan()
         while not self.finished:
             start_s = time.perf_counter()
             done = self.take_step()
-            tokens_per_s = spec.batch * self.context / (time.perf_counter() - start_s)
+            tokens_per_s = self.spec.batch * self.context / (time.perf_counter() - start_s)
+            spec = self._plan()
             found = self.evaluate() if spec.evaluates_after(self.step) else {}
             if found and self.best is not None:
                 self.best.see(self.step, done.loss, self._value(found), self.model)
@@ -194,6 +196,13 @@ class Loop(Generic[Net, Part]):
                 found.pop("loss", None), found.pop("bits_per_byte", None),
                 done.measures | {f"valid_{name}": value for name, value in found.items()},
             )  # fmt: skip
+
+    def _plan(self) -> LoopSpec:
+        """The spec from here on: as it was, or with fewer steps where time is short."""
+        steps = self.pace.steps(self.step, self.spec.steps, self.group)
+        if steps != self.spec.steps:
+            self.spec = self.spec.model_copy(update={"steps": steps})
+        return self.spec
 
     def take_best(self) -> None:
         """Put the best weights into the model."""

@@ -17,14 +17,16 @@ from pydantic import ValidationError
 
 from malmoi.core.config import flat
 from malmoi.core.errors import UserError
-from malmoi.core.nouns import Say
+from malmoi.core.nouns import Say, silent
 from malmoi.data.arrow import files_of
 from malmoi.hub.card import DataFile, data_files
 from malmoi.learn.distributed import ALONE, Group
 from malmoi.learn.loop import StepReport
+from malmoi.learn.pace import Change, Pace
 from malmoi.learn.run_config import AnyRun
 from malmoi.util import files
 from malmoi.util.files import WEIGHTS
+from malmoi.util.units import counted
 from malmoi.util.version import VERSION
 
 Record = dict[str, Any]
@@ -119,7 +121,40 @@ def _recorded(asked: Config, record: Record, say: Say) -> Config:
     return recorded
 
 
-def recorded(folder: Path | None, asked: Record, steps: Callable[[], int], group: Group = ALONE) -> int:
+def same_threads(record: Record, say: Say) -> None:
+    """As many threads as the run to resume began with, for sums depend on it in their last bits.
+
+    Not more than there are now: somebody may have asked for so many.
+    """
+    before, now = record.get("threads", torch.get_num_threads()), torch.get_num_threads()
+    if before < now:
+        say(f"the run began with {counted(before, 'thread')} and goes on with as many")
+        torch.set_num_threads(before)
+    elif before > now:
+        say(
+            f"{counted(now, 'thread')} instead of {before}: the result will differ from an unbroken run's by "
+            f"rounding"
+        )
+
+
+def pace_of(folder: Path | None, end_s: float, say: Say, group: Group = ALONE) -> Pace:
+    """How a run keeps to its time; changes of its plan are in the record in `folder`, where there is one."""
+    path = folder and folder / files.RUN_RECORD
+
+    def keep(changes: list[Change]) -> None:
+        if not group.first:
+            return
+        say(f"steps have become slower: {changes[-1][1]} in all, so that the time is kept")
+        if path is not None:
+            files.write_json(path, files.read_json(path) | {"changes": changes})
+
+    found = files.read_json(path).get("changes", []) if path is not None and path.exists() else []
+    return Pace(end_s, [(int(step), int(steps)) for step, steps in found], keep)
+
+
+def recorded(
+    folder: Path | None, asked: Record, steps: Callable[[], int], group: Group = ALONE, say: Say = silent
+) -> int:
     """How many steps the unfinished work in `folder` was planned for, or else `steps`, which are noted there.
 
     Raises UserError where it is another work than what is `asked`.
@@ -131,12 +166,14 @@ def recorded(folder: Path | None, asked: Record, steps: Callable[[], int], group
         found = files.read_object(path, "asked", "steps")
         if found["asked"] != asked:
             raise UserError(f"{folder} holds an unfinished fit of other data or options; remove it")
+        same_threads(found, say)
         planned = int(found["steps"])
     else:
-        planned = steps()
+        found, planned = {}, steps()
     group.wait()  # until all have looked
     if group.first:
-        files.write_json(path, {"asked": asked, "steps": planned})
+        threads = {"threads": torch.get_num_threads()}
+        files.write_json(path, threads | found | {"asked": asked, "steps": planned})
     return planned
 
 

@@ -22,7 +22,7 @@ from malmoi.learn.distributed import ALONE, Group, join_group
 from malmoi.learn.job import run_loop
 from malmoi.learn.loop import Loop, Net, Objective, StepReport
 from malmoi.learn.optim import Schedule
-from malmoi.learn.record import Record, recorded
+from malmoi.learn.record import Record, pace_of, recorded
 from malmoi.learn.run_config import LoopSpec, OptimSpec
 from malmoi.learn.trial import affordable_steps, rows_at_once
 from malmoi.util.units import counted
@@ -148,8 +148,8 @@ def fit(
 
     words: what a step consists of, for people; without them nothing is said of the plan. asked: what the fit
     depends on, by which an unfinished one in the folder of `work` is known. Ctrl-C saves a checkpoint there.
-    Among what is returned, steps: as planned; curve: (steps done, training loss, validation value, of which
-    more is better) of each evaluation.
+    Among what is returned, steps: as planned at the end; curve: (steps done, training loss, validation value,
+    of which more is better) of each evaluation.
     """
     start_s, group, say = time.perf_counter(), join_group(), work.say
     plan = FitPlan.model_validate({
@@ -159,19 +159,20 @@ def fit(
     rows = rows_at_once(model, objective, spec.batch, dtype)
     plan = plan.model_copy(update={"micro_batch": rows})
     steps = recorded(
-        work.folder, asked or {}, lambda: planned_steps(model, objective, plan, spec, work, group), group
+        work.folder, asked or {}, lambda: planned_steps(model, objective, plan, spec, work, group), group, say
     )
     if words:
         say(f"{counted(steps, 'step')} of {words}")
     plan = plan.model_copy(update={"steps": steps, "warmup_steps": min(spec.warmup_steps, steps // 10)})
-    loop = Loop(model, objective, plan, work.folder, group)
+    pace = pace_of(work.folder, work.budget.end_s, say, group)
+    loop = Loop(model, objective, plan, work.folder, group, pace)
     loop.resume(say)
     run_loop(loop, lambda found: _report(loop, found, say))
     assert loop.best is not None
     loop.take_best()
     model.eval()
     return {
-        "steps": steps, "judged_by": objective.judged_by, "best_step": loop.best.step,
+        "steps": loop.spec.steps, "judged_by": objective.judged_by, "best_step": loop.best.step,
         "best": loop.best.value, "seconds": time.perf_counter() - start_s, "curve": loop.best.curve,
     }  # fmt: skip
 

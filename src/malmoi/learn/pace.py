@@ -1,0 +1,58 @@
+"""A run that keeps to its time: where its steps have become slower, fewer of them are planned.
+
+The learning rate follows the plan, so what was planned, and when, is a part of the run's record: a resume
+plans the same again. Without a time, nothing is ever planned anew.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from time import perf_counter
+
+from malmoi.learn.distributed import Group
+
+LOOKS = 8  # at the clock, in a run
+LEAST_STEPS = 4  # between two of them, as steps differ
+LATE = 0.9  # of the steps that are left can be afforded: then only so many are planned
+
+Change = tuple[int, int]  # steps done, steps planned from there on
+
+
+@dataclass(slots=True)
+class Pace:
+    """end_s: when the time is over, by time.perf_counter.
+
+    changes: of the plan, in order. keep: takes down all of them when there is a new one.
+    """
+
+    end_s: float = math.inf
+    changes: list[Change] = field(default_factory=list)
+    keep: Callable[[list[Change]], None] = lambda _: None
+    _last: tuple[int, float] | None = None  # steps done and the time, at the last look
+
+    def steps(self, step: int, steps: int, group: Group) -> int:
+        """How many steps the run has, of which `step` are done, and which had `steps` before this one."""
+        steps = next((planned for at, planned in reversed(self.changes) if at <= step), steps)
+        if self._last is None:
+            self._last = step, perf_counter()
+        elif self.end_s < math.inf and step - self._last[0] >= max(LEAST_STEPS, steps // LOOKS):
+            affordable = self._affordable(step, group)
+            replayed = any(at >= step for at, _ in self.changes)
+            if not replayed and affordable < step + LATE * (steps - step):
+                self.changes.append((step, affordable))
+                self.keep(self.changes)
+                return affordable
+        return steps
+
+    def _affordable(self, step: int, group: Group) -> int:
+        """How many steps there can be in all at the speed since the last look: the same in every process."""
+        assert self._last is not None
+        (before, then_s), now_s = self._last, perf_counter()
+        self._last = step, now_s
+        step_s, left_s = (
+            value / group.size
+            for value in group.sum_over_processes((now_s - then_s) / (step - before), self.end_s - now_s)
+        )
+        return step + max(0, int(left_s / max(step_s, 1e-9)))
