@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
+import os
 import re
 import shutil
+from io import StringIO
 from pathlib import Path
 
 import pytest
+import torch
 from rich.console import Console
 
 from malmoi.compare import runner as run
@@ -19,8 +23,10 @@ from malmoi.compare.worker import MethodJob, attempt
 from malmoi.core.errors import UserError
 from malmoi.core.nouns import Example
 from malmoi.methods.folder import load_method
+from malmoi.serve.page.reports import Run, table_of
 from malmoi.show.comparison_report import show_comparison, write_comparison
 from malmoi.tasks.base import Task
+from malmoi.util.threads import CoreTimes
 from tests.compare.fakes import Interrupted, Words, write_reviews
 
 
@@ -119,6 +125,28 @@ def test_the_terminal_shows_every_method(compared: Comparison) -> None:
     text = console.export_text()
     assert all(name in text for name in ("words", "slow", "usual", "failed: RuntimeError", "원"))
     assert compared.advice[:40] in text
+
+
+@pytest.mark.parametrize(("others", "marked"), [(0.1, False), (0.9, True)])
+def test_what_is_timed_beside_other_programs_is_marked(
+    others: float, marked: bool, settings: ComparisonSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = itertools.count(100)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1})
+    monkeypatch.setattr(
+        CoreTimes, "now", lambda: CoreTimes(now := next(clock), used_s=(1.5 + others) * now, own_s=1.5 * now)
+    )
+    said: list[str] = []
+    found = run_comparison(settings, tmp_path / "out", said.append, isolated=False)
+    write_comparison(found)
+    console = Console(width=160, record=True, file=StringIO())
+    console.print(show_comparison(found))
+    report = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    for text in (console.export_text(), report, "\n".join(said), table_of(Run("one", tmp_path / "out"))):
+        assert ("timed while other programs kept 0.9 cores busy" in text or "ms*" in text) is marked
+    assert all(("busy_cores" in row.costs) is marked for row in found.rows)
+    assert all(bool(row.note) is marked for row in found.rows)
 
 
 def test_it_goes_on_where_it_stopped(

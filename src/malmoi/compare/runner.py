@@ -31,6 +31,7 @@ from malmoi.compare.verdict import (
     best_possible,
     floor_of,
     judge,
+    timed_beside,
 )
 from malmoi.compare.worker import FIT, QUESTIONS, RECORD, RESULT, MethodJob, attempt, keep
 from malmoi.core.errors import UserError, nearest
@@ -222,7 +223,7 @@ def _row(name: str, family: str, found: Json, material: Material, price_per_hour
     seconds, paid = 1000 / costs["predictions_per_s"], costs.get("price_per_1000")
     costs["cost_per_1000"] = paid if paid and price_per_hour else seconds * (price_per_hour or 3600) / 3600
     predictions = [material.task.from_json(value) for value in found["predictions"]]
-    note = found["report"].get("note", "")
+    note = "; ".join(filter(None, (found["report"].get("note"), timed_beside(costs))))
     return MethodRow(name, family, "", statistics, metrics, costs, predictions, note)
 
 

@@ -15,7 +15,7 @@ from typing import Any
 from malmoi.core.nouns import Metric
 from malmoi.metrics.statistics import Difference, Statistic, difference
 from malmoi.tasks.base import Task
-from malmoi.util.units import counted, figures
+from malmoi.util.units import counted, figures, latency
 
 OF_100 = {"bleu", "chrf"}  # shown as they are, even where they are below 1
 FEW = 100  # test examples
@@ -28,7 +28,8 @@ PER = {1_000: "1,000", 1_000_000: "1 million", 1_000_000_000: "1 billion"}  # pr
 class MethodRow:
     """One method: its metrics over the test examples and its costs, or why there are none (error).
 
-    costs: unit in the key; `cost_per_1000` predictions is in money where a price is known, else in seconds.
+    costs: unit in the key; `cost_per_1000` predictions is in money where a price is known, else in seconds;
+    `busy_cores` is there where other programs kept so many cores busy while predictions were timed.
     """
 
     name: str
@@ -179,6 +180,18 @@ def show(name: str, metric: Metric, value: float | None = None) -> str:
     share = metric.higher_is_better and metric.value <= 1 and name not in OF_100
     value = metric.value if value is None else value
     return f"{value:.1%}" if share else figures(value, 4)
+
+
+def one_latency(costs: Mapping[str, float]) -> str:
+    """How long one prediction takes; with a star where it was timed beside other programs."""
+    return latency(costs["latency_p50_s"]) + "*" * ("busy_cores" in costs)
+
+
+def timed_beside(costs: Mapping[str, float]) -> str:
+    """What the star means, or '' where there is none."""
+    if (cores := costs.get("busy_cores")) is None:
+        return ""
+    return f"* timed while other programs kept {cores:.1f} cores busy; on a quiet machine it is faster"
 
 
 def count_of_costs(costs_per_1000: Iterable[float]) -> int:

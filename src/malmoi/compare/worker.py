@@ -21,6 +21,7 @@ import numpy as np
 import torch
 
 from malmoi.compare.settings import ComparisonSettings, load_material, sample
+from malmoi.compare.verdict import timed_beside
 from malmoi.core.nouns import Budget, Done, FitReport, Predictions, Say, Work
 from malmoi.methods.base import Method
 from malmoi.methods.folder import load_method, save_method
@@ -29,6 +30,7 @@ from malmoi.methods.use import COMPARISON, with_labels
 from malmoi.util.files import read_json, write_json
 from malmoi.util.hardware import peak_memory_bytes
 from malmoi.util.progress import Progress, pause_s
+from malmoi.util.threads import CoreTimes, crowded_by
 from malmoi.util.units import counted
 
 RECORD, QUESTIONS = COMPARISON, "test.json"  # what was asked; the test inputs, as JSON
@@ -110,12 +112,16 @@ def predict(job: MethodJob, say: Say) -> None:
     inputs = [method.task.input_from(value) for value in asked["inputs"]]
     say(f"measuring on {counted(len(inputs), 'example')}")
     method.predict(inputs[:1])  # warm-up
-    most_s = settings.measure_seconds
+    most_s, before = settings.measure_seconds, CoreTimes.now()
     costs = _latency(method, inputs, most_s) if job.whole else {}
     done = Progress(len(inputs), "prediction", say, job.every_s)
     predictions, costs["predictions_per_s"] = _throughput(method, inputs, most_s / 20, done)
+    crowd, known = crowded_by(before), method.costs() if job.whole else {}
+    if crowd is not None and "latency_p50_s" not in known:
+        costs["busy_cores"] = crowd
+        say(timed_beside(costs))
     costs["predict_peak_bytes"] = peak_bytes()
-    found["costs"] |= costs | (method.costs() if job.whole else {})
+    found["costs"] |= costs | known
     if predictions.note:
         say(predictions.note)
     found["report"] |= predictions.facts

@@ -13,13 +13,13 @@ from rich.table import Table
 from rich.text import Text
 
 from malmoi.compare.comparison import Comparison
-from malmoi.compare.verdict import PER, SAME_COST, MethodRow, show
+from malmoi.compare.verdict import PER, SAME_COST, MethodRow, one_latency, show, timed_beside
 from malmoi.show.charts import Look, Points, measured_curves, quality_against_cost
 from malmoi.show.palette import COLOURS, GREEN, HOT, MARKERS, veil
 from malmoi.show.templates import render
 from malmoi.show.terminal import console
 from malmoi.util.files import write_text
-from malmoi.util.units import human_bytes, human_count, human_seconds, latency
+from malmoi.util.units import human_bytes, human_count, human_seconds
 
 REPORT = "report.html"
 WIDE = 100  # columns of a terminal
@@ -44,6 +44,7 @@ def write_comparison(comparison: Comparison) -> None:
     values = {
         "comparison": comparison, "verdict": verdict, "material": comparison.material,
         "settings": comparison.settings, "show": show, "shade": shade, "same_cost": SAME_COST,
+        "one_latency": one_latency,
         "margin": verdict.margin_words,
         "per": PER[comparison.cost_count], "command": command, "snippet": snippet,
         "columns": list(dict.fromkeys(name for row in verdict.ranking for name in row.metrics)),
@@ -110,10 +111,12 @@ def show_comparison(comparison: Comparison, width: int = WIDE) -> Group:
         style = "bold" if row is verdict.winner else ""
         cells = (row.name, *_cells(row, comparison))[: 3 + len(numbers)]
         table.add_row(*map(Text, cells), style=style)
+    busiest = max((row.costs for row in comparison.rows), key=lambda costs: costs.get("busy_cores", 0.0))
     ready = f"the winner is in {comparison.winner_folder}; " if verdict.winner else ""
     where = f"{ready}figures and errors side by side: {comparison.out / REPORT}"
     advice = Text(f"\n{comparison.advice}", "bold green"), Text(where, "dim")
-    return Group(table, *_shots(comparison), *advice)
+    stars = [Text(line, "dim")] if (line := timed_beside(busiest)) else []
+    return Group(table, *stars, *_shots(comparison), *advice)
 
 
 def _shots(comparison: Comparison) -> Iterator[RenderableType]:
@@ -143,7 +146,7 @@ def _cells(row: MethodRow, comparison: Comparison) -> list[str]:
         return ["", f"failed: {row.error}" if row.error else f"has no {verdict.words}"]
     return [
         verdict.quality(row), _chance(row, comparison),
-        comparison.cost(row), latency(costs["latency_p50_s"]), human_count(costs["predictions_per_s"]),
+        comparison.cost(row), one_latency(costs), human_count(costs["predictions_per_s"]),
         human_seconds(costs["train_seconds"]), human_bytes(costs["predict_peak_bytes"]),
         human_bytes(costs["disk_bytes"]),
     ]  # fmt: skip

@@ -58,7 +58,20 @@ class CoreTimes:
 
 def is_crowded(others: float, threads: int, cores: int) -> bool:
     """Whether `threads` threads of ours have less than a core each, where others keep `others` cores busy."""
-    return threads > 1 and threads + others > cores + MOST_OTHERS
+    return threads + others > cores + MOST_OTHERS
+
+
+def crowded_by(before: CoreTimes | None) -> float | None:
+    """How many cores others have kept busy since `before`; None where ours had a core each all the same.
+
+    What was timed meanwhile would take less time on a quiet machine.
+    """
+    import torch
+
+    if before is None or (now := CoreTimes.now()) is None:
+        return None
+    others = now.others_since(before)
+    return others if is_crowded(others, torch.get_num_threads(), len(os.sched_getaffinity(0))) else None
 
 
 def share_cores() -> None:

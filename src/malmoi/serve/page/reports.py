@@ -9,14 +9,14 @@ from typing import Any
 
 import gradio as gr
 
-from malmoi.compare.verdict import PER, count_of_costs, show, show_cost
+from malmoi.compare.verdict import PER, count_of_costs, one_latency, show, show_cost
 from malmoi.core.errors import UserError
 from malmoi.core.nouns import Metric
 from malmoi.methods.use import COMPARISON
 from malmoi.serve.page.look import note, panel
 from malmoi.show.templates import piece
 from malmoi.util.files import read_json
-from malmoi.util.units import human_bytes, latency
+from malmoi.util.units import human_bytes
 
 DEEPEST = 3  # folders below a runs folder
 MOST_REPORTS = 200
@@ -138,6 +138,6 @@ def _figures(of: Mapping[str, Any], metric: str, count: int) -> list[str]:
     measure = Metric(found["value"], tuple(found["interval"] or ()) or None, found["higher_is_better"])
     ends = " to ".join(show(metric, measure, end) for end in measure.interval or ())
     return [
-        show(metric, measure), ends or "-", latency(costs["latency_p50_s"]), human_bytes(costs["disk_bytes"]),
+        show(metric, measure), ends or "-", one_latency(costs), human_bytes(costs["disk_bytes"]),
         show_cost(costs["cost_per_1000"], count),
     ]  # fmt: skip
