@@ -30,14 +30,13 @@ from malmoi.learn.loop import Loop
 from malmoi.learn.objectives.next_token import NextToken
 from malmoi.learn.run_config import RunConfig, load_run
 from malmoi.models.build import build_model
-from malmoi.models.language import LanguageModel
 from malmoi.models.packed import pack
 from malmoi.text.tokenizer import train_tokenizer
 from malmoi.util.hardware import cpu_name, keep_heap, training_dtype
-from malmoi.util.threads import LOOK_S
+from malmoi.util.threads import LOOK_S, MOST_OTHERS, CoreTimes
 
 WORKS = ("train gpt-nano", "train gpt-small", "decode gpt-nano", "decode gpt-small", "prompt gpt-small")
-# what differs between the columns: OpenMP's settings, and whether malmoi watches the machine
+# how threads wait: OpenMP's settings, without which malmoi watches the machine
 WAYS = {"before": {"GOMP_SPINCOUNT": "300000"}, "after": {}}
 OTHERS = {
     **{f"{turns} turns": {"GOMP_SPINCOUNT": turns} for turns in ("30000", "3000", "300")},
@@ -59,26 +58,28 @@ def main() -> None:
     parser.add_argument("--worker", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.worker:
-        print(tokens_per_s(options.worker, options.seconds))
+        print(*tokens_per_s(options.worker, options.seconds))
         return
     ways = WAYS | (OTHERS if options.others else {})
     Console().print(f"{cpu_name()}, {torch.get_num_threads()} threads, torch {torch.__version__}")
-    table = Table("tokens/s", *(f"{way}, {place}" for way in ways for place in ("alone", "busy")))
+    table = Table("tokens/s", "threads wait", "alone", "beside another", "is of alone before")
     for work in options.works or WORKS:
-        cells = list[str]()
-        for environment in ways.values():
-            alone = measured(work, options.seconds, environment)
+        before = 0.0
+        for way, environment in ways.items():
+            alone, others = measured(work, options.seconds, environment)
+            before = before or alone
             with busy_machine():
-                beside = measured(work, options.seconds, environment)
-            cells += [f"{alone:,.0f}", f"{beside:,.0f} ({beside / alone:.0%})"]
-        table.add_row(work, *cells)
-    Console().print(table)
+                beside, _ = measured(work, options.seconds, environment)
+            star = "*" * (others > MOST_OTHERS / 2)
+            table.add_row(work, way, f"{alone:,.0f}{star}", f"{beside:,.0f}", f"{beside / before:.0%}")
+    Console().print(table, "* not alone: other programs used the machine, too")
 
 
-def measured(work: str, seconds: float, environment: dict[str, str]) -> float:
-    """Tokens/s of some work in a process of its own."""
+def measured(work: str, seconds: float, environment: dict[str, str]) -> list[float]:
+    """Tokens/s of some work in a process of its own, and how many cores others used meanwhile."""
     command = [sys.executable, __file__, "--worker", work, "--seconds", str(seconds)]
-    return float(subprocess.check_output(command, text=True, env=os.environ | environment))
+    said = subprocess.check_output(command, text=True, env=os.environ | environment)
+    return [float(number) for number in said.split()]
 
 
 @contextmanager
@@ -92,13 +93,15 @@ def busy_machine() -> Iterator[None]:
         other.wait()
 
 
-def tokens_per_s(work: str, seconds: float) -> float:
+def tokens_per_s(work: str, seconds: float) -> tuple[float, float]:
     keep_heap()
     torch.manual_seed(0)
     kind, _, recipe = work.partition(" ")
     step = {"train": training, "decode": decoding, "prompt": reading}[kind](load_run(recipe))
     done_in(step, 2.5 * LOOK_S)  # so that the machine has been looked at
-    return done_in(step, seconds)
+    before = CoreTimes.now()
+    found, after = done_in(step, seconds), CoreTimes.now()
+    return found, after.others_since(before) if before and after else 0.0
 
 
 def done_in(step: Step, seconds: float) -> float:
@@ -129,29 +132,28 @@ def training(run: RunConfig) -> Step:
     return step
 
 
-def packed(run: RunConfig) -> LanguageModel:
-    """A model with random weights, as it answers: in bf16."""
+def engine_of(run: RunConfig) -> Engine:
+    """One with a model of random weights, in bf16."""
     model = build_model(run.model_config_for(run.tokenizer.vocab_size, 1024)).eval()
     model = model.to(torch.bfloat16)
     pack(model)
-    return model
+    return Engine(model, train_tokenizer([], "byte"), lookup=False)
 
 
 def decoding(run: RunConfig) -> Step:
     """One reply after the other."""
-    engine = Engine(packed(run), train_tokenizer([], "byte"), lookup=False)
+    engine = engine_of(run)
     never = tuple((id, -100.0) for id in engine.tokenizer.specials.ends)
     params = Sampling(max_tokens=NEW, temperature=0, logit_bias=never)
     return lambda: sum(len(found.ids) for found in engine.generate([list(range(PROMPT))], [params]))
 
 
 def reading(run: RunConfig) -> Step:
-    """One prompt after the other."""
-    model = packed(run)
-    ids_BT, counts_B = torch.randint(0, 256, (1, READ)), torch.tensor([READ])
+    """One prompt after the other, of which one token follows."""
+    engine, prompt = engine_of(run), torch.randint(0, 256, (READ,)).tolist()
 
     def step() -> int:
-        model.step(ids_BT, counts_B, model.new_state(1, READ), last_only=True)
+        engine.generate([prompt], [Sampling(max_tokens=1, temperature=0)])
         return READ
 
     return step
