@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from malmoi.util.threads import wait_shortly
 from malmoi.util.version import VERSION as __version__
 
 if TYPE_CHECKING:
@@ -13,6 +14,8 @@ if TYPE_CHECKING:
 
 
 __all__ = ["__version__", "load"]
+
+wait_shortly()
 
 
 def load(

@@ -99,13 +99,24 @@ print(sum(thread.name == "malmoi-cores" for thread in threading.enumerate()))
         ({"OMP_NUM_THREADS": "1"}, 0),
         ({"GOMP_SPINCOUNT": "5000"}, 0),
         ({"OMP_WAIT_POLICY": "active"}, 0),
-        ({"KMP_BLOCKTIME": "1"}, 0),
+        ({"KMP_BLOCKTIME": "5"}, 1),  # it is no setting of libgomp's
     ],
 )
 def test_how_threads_wait_is_the_users_choice(environment: dict[str, str], watching: int) -> None:
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("OMP", "GOMP", "KMP"))}
     given = kept | {"OMP_NUM_THREADS": "2"} | environment
     assert int(subprocess.check_output([sys.executable, "-c", WATCHED], text=True, env=given)) == watching
+
+
+@pytest.mark.parametrize(("given", "expected"), [(None, "1"), ("200", "200")])
+def test_another_openmp_is_told_how_long_to_wait_before_torch_is_there(
+    given: str | None, expected: str
+) -> None:
+    kept = {name: value for name, value in os.environ.items() if name != "KMP_BLOCKTIME"}
+    code = "import malmoi, os, sys; print(os.environ['KMP_BLOCKTIME'], 'torch' in sys.modules)"
+    environment = kept | ({} if given is None else {"KMP_BLOCKTIME": given})
+    found = subprocess.check_output([sys.executable, "-c", code], text=True, env=environment)
+    assert found.split() == [expected, "False"]
 
 
 # the sum of many numbers, which depends on the number of threads, before, while and after they may sleep
@@ -146,7 +157,7 @@ def test_whatever_computes_shares_the_cores(computes: str, monkeypatch: pytest.M
     watched: list[int] = []
     monkeypatch.setattr(threads, "_start_watching", lambda: watched.append(1))
     monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
-    for name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME"):
+    for name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT"):
         monkeypatch.delenv(name, raising=False)
     if computes == "training":
         train = load_run("gpt-nano", ["train.micro_batch=1"]).train

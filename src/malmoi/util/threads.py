@@ -21,10 +21,12 @@ FIRST_LOOK_S, LOOK_S = 0.1, 0.5  # until the first look at the machine, between 
 # Of a core, which others may use before threads sleep. A program that is always busy gets half a core or more
 # beside threads that turn, and a whole one beside threads that sleep.
 MOST_OTHERS = 0.4
-_USERS_CHOICE = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
+_USERS_CHOICE = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
+_BLOCKTIME = (
+    "KMP_BLOCKTIME"  # of LLVM's and Intel's OpenMP: ms before a thread that waits sleeps; 200 if unset
+)
 _STAT, _MAPS = Path("/proc/stat"), Path("/proc/self/maps")
 _USER, _NICE, _SYSTEM, _IRQ, _SOFTIRQ, _STEAL = 0, 1, 2, 5, 6, 7  # columns of /proc/stat
-_LIBRARIES = ("libgomp", "libiomp", "libomp")
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,11 +76,20 @@ def crowded_by(before: CoreTimes | None) -> float | None:
     return others if is_crowded(others, torch.get_num_threads(), len(os.sched_getaffinity(0))) else None
 
 
+def wait_shortly() -> None:
+    """Have the threads of LLVM's and Intel's OpenMP, which some builds of PyTorch use, sleep after 1 ms.
+
+    They read it when they begin, so it is set before PyTorch is imported; nobody can change it for another
+    thread later. Where the user has set it, or the OpenMP is libgomp, nothing changes.
+    """
+    os.environ.setdefault(_BLOCKTIME, "1")
+
+
 def share_cores() -> None:
     """From now on threads that wait sleep while other programs want the cores.
 
     Whatever computes calls it first; a second call does nothing, nor any where there is one thread. Where the
-    user has said how threads wait (OMP_WAIT_POLICY, GOMP_SPINCOUNT, KMP_BLOCKTIME), that holds.
+    user has said how threads wait (OMP_WAIT_POLICY, GOMP_SPINCOUNT), that holds.
     """
     import torch
 
@@ -134,7 +145,6 @@ def _hold_threads(end: Event) -> None:
 
 
 def _openmp() -> list[ctypes.CDLL]:
-    """The OpenMP libraries that are loaded: PyTorch's, and the compiler's where our kernels use another."""
+    """The libgomps that are loaded: PyTorch's, and the compiler's where our kernels use another."""
     paths = {line.split()[-1] for line in _MAPS.read_text(encoding="utf-8").splitlines() if "/" in line}
-    loaded = [ctypes.CDLL(path) for path in sorted(paths) if Path(path).name.startswith(_LIBRARIES)]
-    return [library for library in loaded if hasattr(library, "GOMP_parallel")]
+    return [ctypes.CDLL(path) for path in sorted(paths) if Path(path).name.startswith("libgomp")]
