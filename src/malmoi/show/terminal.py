@@ -101,7 +101,10 @@ class Watch:
         mfu = trial.utilisation(self._run.model, loop.context, self._tokens_per_s)
         left_s = (loop.spec.steps - report.step) * loop.spec.batch * loop.context / self._tokens_per_s
         speed = f"{self._tokens_per_s:,.0f} tokens/s  MFU {mfu:.0%}  {human_seconds(left_s)} left"
-        self._bar.update(self._task, completed=report.step, description=f"loss {report.loss:.3f}  {speed}")
+        self._bar.update(
+            self._task, total=loop.spec.steps, completed=report.step,
+            description=f"loss {report.loss:.3f}  {speed}",
+        )  # fmt: skip
         if report.valid_loss is not None:
             console.print(f"step {report.step}/{loop.spec.steps}  {_judged(report)}  {speed}")
             console.print(self._sample(), style="dim", markup=False)
