@@ -13,6 +13,7 @@ from pathlib import Path
 from malmoi.core.config import StrictModel
 from malmoi.core.nouns import Examples, FitReport, Predictions, Work
 from malmoi.learn.record import recorded
+from malmoi.learn.trial import Affordable
 from malmoi.methods.base import Method, Parts
 from malmoi.tasks.kinds import LABEL
 
@@ -32,7 +33,7 @@ class Words(Method):
     planned = 0
 
     def fit(self, train: Examples, valid: Examples, work: Work = Work()) -> FitReport:
-        steps = recorded(work.folder, {}, lambda: self.planned or len(train))
+        steps = recorded(work.folder, {}, lambda: Affordable(self.planned or len(train))).steps
         self._begin(work)
         counts: defaultdict[str, Counter[str]] = defaultdict(Counter)
         for example in train:

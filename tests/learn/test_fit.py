@@ -21,7 +21,7 @@ from malmoi.learn import trial
 from malmoi.learn.objectives import examples
 from malmoi.learn.objectives.examples import Chosen, FitPlan, FitSpec, LabelledRows, fit
 from malmoi.learn.run_config import TuneSpec
-from malmoi.learn.trial import affordable_steps
+from malmoi.learn.trial import Affordable, affordable_steps
 
 SPEC = FitSpec(lr=0.05, warmup_steps=0, weight_decay=0.0, batch=16, epochs=10, evaluations=5)
 
@@ -110,9 +110,9 @@ def plan(**changes: object) -> FitPlan:
 def test_a_calibration_leaves_no_trace(optimizer: str, monkeypatch: pytest.MonkeyPatch) -> None:
     line = Line()
     before = line.model.weight.clone()  # type: ignore[operator]
-    assert affordable_steps(line.model, line, plan(optimizer=optimizer), seconds=5.0) >= 1
+    assert affordable_steps(line.model, line, plan(optimizer=optimizer), seconds=5.0).steps >= 1
     assert torch.equal(line.model.weight, before)
-    monkeypatch.setattr(examples, "affordable_steps", lambda *_: 60)
+    monkeypatch.setattr(examples, "affordable_steps", lambda *_: Affordable(60))
     fitted(line, Budget(seconds=5.0))
     replayed = Line()
     fitted(replayed, Budget(steps=60))
@@ -142,7 +142,7 @@ def test_a_budget_pays_for_steps_and_the_evaluations_that_are_asked_for(
     with pytest.MonkeyPatch.context() as patch:
         clock: Callable[[], float] = lambda: step_s * len(line.seen) + evaluation_s * len(line.kept)  # noqa: E731
         patch.setattr(trial, "time", SimpleNamespace(perf_counter=clock))
-        steps = affordable_steps(line.model, line, spec, seconds=seconds)
+        steps, _ = affordable_steps(line.model, line, spec, seconds=seconds)
         left_s = seconds - clock()
 
     def cost_s(count: int) -> float:

@@ -18,7 +18,7 @@ from malmoi.core.nouns import Budget, Work
 from malmoi.core.tensors import Loss
 from malmoi.learn import loop, pace, trial
 from malmoi.learn.distributed import ALONE
-from malmoi.learn.objectives.examples import Chosen, FitSpec, LabelledRows, fit
+from malmoi.learn.objectives.examples import Chosen, FitPlan, FitSpec, LabelledRows, fit
 from malmoi.learn.pace import Change, Pace
 from malmoi.learn.record import same_threads
 
@@ -68,14 +68,22 @@ class Line(LabelledRows[nn.Module, float]):
         return {"loss": abs(self.model.weight.item() - 3)}  # type: ignore[operator]
 
 
-def run(pace_: Pace, steps: int, step_s: list[float], patch: pytest.MonkeyPatch) -> tuple[int, float]:
-    """How many steps are taken, and how long they take; `step_s` of each."""
+def run(
+    pace_: Pace, steps: int, step_s: list[float], patch: pytest.MonkeyPatch, evaluation_s: float = 0.0
+) -> tuple[int, float]:
+    """How many steps are taken, and how long that takes; `step_s` of each."""
     clock = SimpleNamespace(now=0.0)
     patch.setattr(pace, "perf_counter", lambda: clock.now)
     step = 0
-    while step < (steps := pace_.steps(step, steps, ALONE)):
+    spec = FitPlan.model_validate(SPEC.model_dump(exclude={"epochs"}) | {"micro_batch": 16, "steps": steps})
+    while step < (steps := pace_.steps(step, spec, ALONE)):
+        spec = spec.model_copy(update={"steps": steps})
         clock.now += step_s[step]
         step += 1
+        if evaluation_s and spec.evaluates_after(step):
+            start_s = clock.now
+            clock.now += evaluation_s
+            pace_.evaluated(start_s)
     return step, clock.now
 
 
@@ -99,6 +107,19 @@ def test_a_run_ends_in_time_whatever_becomes_slower(
         assert taken == steps
     if taken < steps:
         assert seconds > 0.5 * steps, "no more is given up than must be"
+
+
+@pytest.mark.parametrize("steps", [20, 200])
+def test_time_is_kept_for_evaluations(steps: int) -> None:
+    """The last one takes a third of the time, or several do; steps become slower at a quarter."""
+    step_s = [1.0] * (steps // 4) + [2.0] * steps
+    count = max(1, steps // 25)
+    evaluation_s = steps / 3 / count
+    with pytest.MonkeyPatch.context() as patch:
+        end_s = steps + count * evaluation_s
+        taken, seconds = run(Pace(end_s, evaluation_s), steps, step_s, patch, evaluation_s)
+    assert taken < 0.8 * steps
+    assert seconds < 1.1 * end_s
 
 
 def test_without_a_time_the_plan_stays() -> None:

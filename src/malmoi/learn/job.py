@@ -214,11 +214,12 @@ def _prepare(
     most, budget = None, Budget(getattr(config, "budget_seconds", None), begun_s=perf_counter())
     if budget.seconds is not None and not record:
         most = affordable_steps(model, objective, trial.spec, budget.seconds, group)
-    trial = replace(trial, spec=trial.spec.planned(objective.rows_per_epoch, most))
+    trial = replace(trial, spec=trial.spec.planned(objective.rows_per_epoch, most and most.steps))
     training.config = training.config.model_copy(update={"train": trial.spec})
     if not record and not dry_run and group.first:
         write_record(folder, training.config, training.data)
-    loop = Loop(model, objective, trial.spec, folder, group, pace_of(folder, budget.end_s, say, group))
+    pace = pace_of(folder, budget.end_s, most.evaluation_s if most else 0.0, place.say, group)
+    loop = Loop(model, objective, trial.spec, folder, group, pace)
     training.refer(loop)
     if record:
         loop.resume(say)

@@ -199,7 +199,7 @@ class Loop(Generic[Net, Part]):
 
     def _plan(self) -> LoopSpec:
         """The spec from here on: as it was, or with fewer steps where time is short."""
-        steps = self.pace.steps(self.step, self.spec.steps, self.group)
+        steps = self.pace.steps(self.step, self.spec, self.group)
         if steps != self.spec.steps:
             self.spec = self.spec.model_copy(update={"steps": steps})
         return self.spec
@@ -215,7 +215,9 @@ class Loop(Generic[Net, Part]):
     def evaluate(self, limit: int | None = None) -> dict[str, float]:
         """The objective's measures of its validation rows."""
         self.model.eval()
+        start_s = time.perf_counter()
         found = self.objective.evaluate(self._loss, self.micro_rows, limit)
+        self.pace.evaluated(start_s)
         self.model.train()
         return found
 

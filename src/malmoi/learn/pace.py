@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from time import perf_counter
 
 from malmoi.learn.distributed import Group
+from malmoi.learn.run_config import LoopSpec
 
 LOOKS = 8  # at the clock, in a run
 LEAST_STEPS = 4  # between two of them, as steps differ
@@ -22,23 +23,30 @@ Change = tuple[int, int]  # steps done, steps planned from there on
 
 @dataclass(slots=True)
 class Pace:
-    """end_s: when the time is over, by time.perf_counter.
+    """end_s: when the time is over, by time.perf_counter. evaluation_s: how long an evaluation takes.
 
     changes: of the plan, in order. keep: takes down all of them when there is a new one.
     """
 
     end_s: float = math.inf
+    evaluation_s: float = 0.0
     changes: list[Change] = field(default_factory=list)
     keep: Callable[[list[Change]], None] = lambda _: None
     _last: tuple[int, float] | None = None  # steps done and the time, at the last look
 
-    def steps(self, step: int, steps: int, group: Group) -> int:
-        """How many steps the run has, of which `step` are done, and which had `steps` before this one."""
-        steps = next((planned for at, planned in reversed(self.changes) if at <= step), steps)
+    def evaluated(self, start_s: float) -> None:
+        """An evaluation, which began then, is over: it takes so long now, and was no part of a step."""
+        self.evaluation_s = perf_counter() - start_s
+        if self._last is not None:
+            self._last = self._last[0], self._last[1] + self.evaluation_s
+
+    def steps(self, step: int, spec: LoopSpec, group: Group) -> int:
+        """How many steps the run has, of which `step` are done; by `spec` there were `spec.steps`."""
+        steps = next((planned for at, planned in reversed(self.changes) if at <= step), spec.steps)
         if self._last is None:
             self._last = step, perf_counter()
         elif self.end_s < math.inf and step - self._last[0] >= max(LEAST_STEPS, steps // LOOKS):
-            affordable = self._affordable(step, group)
+            affordable = self._affordable(step, steps, spec, group)
             replayed = any(at >= step for at, _ in self.changes)
             if not replayed and affordable < step + LATE * (steps - step):
                 self.changes.append((step, affordable))
@@ -46,13 +54,15 @@ class Pace:
                 return affordable
         return steps
 
-    def _affordable(self, step: int, group: Group) -> int:
+    def _affordable(self, step: int, steps: int, spec: LoopSpec, group: Group) -> int:
         """How many steps there can be in all at the speed since the last look: the same in every process."""
         assert self._last is not None
         (before, then_s), now_s = self._last, perf_counter()
         self._last = step, now_s
+        evaluations = math.ceil(spec.evaluations_in(steps) * (steps - step) / steps)
+        left_s = self.end_s - now_s - evaluations * self.evaluation_s
         step_s, left_s = (
             value / group.size
-            for value in group.sum_over_processes((now_s - then_s) / (step - before), self.end_s - now_s)
+            for value in group.sum_over_processes((now_s - then_s) / (step - before), left_s)
         )
         return step + max(0, int(left_s / max(step_s, 1e-9)))

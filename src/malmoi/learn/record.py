@@ -24,9 +24,9 @@ from malmoi.learn.distributed import ALONE, Group
 from malmoi.learn.loop import StepReport
 from malmoi.learn.pace import Change, Pace
 from malmoi.learn.run_config import AnyRun
+from malmoi.learn.trial import Affordable
 from malmoi.util import files
 from malmoi.util.files import WEIGHTS
-from malmoi.util.units import counted
 from malmoi.util.version import VERSION
 
 Record = dict[str, Any]
@@ -128,16 +128,13 @@ def same_threads(record: Record, say: Say) -> None:
     """
     before, now = record.get("threads", torch.get_num_threads()), torch.get_num_threads()
     if before < now:
-        say(f"the run began with {counted(before, 'thread')} and goes on with as many")
+        say(f"threads: {before}, as when the run began")
         torch.set_num_threads(before)
     elif before > now:
-        say(
-            f"{counted(now, 'thread')} instead of {before}: the result will differ from an unbroken run's by "
-            f"rounding"
-        )
+        say(f"threads: {now} instead of {before}, so the result differs from an unbroken run's by rounding")
 
 
-def pace_of(folder: Path | None, end_s: float, say: Say, group: Group = ALONE) -> Pace:
+def pace_of(folder: Path | None, end_s: float, evaluation_s: float, say: Say, group: Group = ALONE) -> Pace:
     """How a run keeps to its time; changes of its plan are in the record in `folder`, where there is one."""
     path = folder and folder / files.RUN_RECORD
 
@@ -149,31 +146,32 @@ def pace_of(folder: Path | None, end_s: float, say: Say, group: Group = ALONE) -
             files.write_json(path, files.read_json(path) | {"changes": changes})
 
     found = files.read_json(path).get("changes", []) if path is not None and path.exists() else []
-    return Pace(end_s, [(int(step), int(steps)) for step, steps in found], keep)
+    return Pace(end_s, evaluation_s, [(int(step), int(steps)) for step, steps in found], keep)
 
 
 def recorded(
-    folder: Path | None, asked: Record, steps: Callable[[], int], group: Group = ALONE, say: Say = silent
-) -> int:
-    """How many steps the unfinished work in `folder` was planned for, or else `steps`, which are noted there.
+    folder: Path | None, asked: Record, plan: Callable[[], Affordable], group: Group = ALONE,
+    say: Say = silent,
+) -> Affordable:  # fmt: skip
+    """How many steps the unfinished work in `folder` was planned for, or else those of `plan`, noted there.
 
     Raises UserError where it is another work than what is `asked`.
     """
     if folder is None:
-        return steps()
+        return plan()
     path = folder / files.RUN_RECORD
     if path.exists():
         found = files.read_object(path, "asked", "steps")
         if found["asked"] != asked:
             raise UserError(f"{folder} holds an unfinished fit of other data or options; remove it")
         same_threads(found, say)
-        planned = int(found["steps"])
+        planned = Affordable(int(found["steps"]))
     else:
-        found, planned = {}, steps()
+        found, planned = {}, plan()
     group.wait()  # until all have looked
     if group.first:
         threads = {"threads": torch.get_num_threads()}
-        files.write_json(path, threads | found | {"asked": asked, "steps": planned})
+        files.write_json(path, threads | found | {"asked": asked, "steps": planned.steps})
     return planned
 
 

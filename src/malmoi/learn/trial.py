@@ -10,7 +10,7 @@ from bisect import bisect_right
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -102,9 +102,16 @@ def step_seconds(
     return found[1:]
 
 
+class Affordable(NamedTuple):
+    """What fits in a time. evaluation_s: how long an evaluation takes, where that is known."""
+
+    steps: int
+    evaluation_s: float = 0.0
+
+
 def affordable_steps(
     model: nn.Module, objective: Objective[Any, Any], spec: LoopSpec, seconds: float, group: Group = ALONE
-) -> int:
+) -> Affordable:
     """How many steps, with their evaluations, fit in the time. The model is as before afterwards."""
     start_s = time.perf_counter()
     steps_s = step_seconds(model, objective, spec, most_s=seconds / 2, group=group)
@@ -123,7 +130,7 @@ def affordable_steps(
     def cost_s(steps: int) -> float:
         return steps * step_s + spec.evaluations_in(steps) * evaluation_s
 
-    return max(1, bisect_right(range(1, 1 << 40), left_s, key=cost_s))
+    return Affordable(max(1, bisect_right(range(1, 1 << 40), left_s, key=cost_s)), evaluation_s)
 
 
 @contextmanager

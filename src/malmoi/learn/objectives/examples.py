@@ -24,7 +24,7 @@ from malmoi.learn.loop import Loop, Net, Objective, StepReport
 from malmoi.learn.optim import Schedule
 from malmoi.learn.record import Record, pace_of, recorded
 from malmoi.learn.run_config import LoopSpec, OptimSpec
-from malmoi.learn.trial import affordable_steps, rows_at_once
+from malmoi.learn.trial import Affordable, affordable_steps, rows_at_once
 from malmoi.util.units import counted
 
 Row = TypeVar("Row")
@@ -117,15 +117,16 @@ class LabelledRows(Objective[Net, Chosen], Generic[Net, Row]):
 def planned_steps(
     model: nn.Module, objective: LabelledRows[Any, Any], plan: FitPlan, spec: FitSpec, work: Work,
     group: Group = ALONE,
-) -> int:  # fmt: skip
+) -> Affordable:  # fmt: skip
     """How many steps a fit takes: the recorded number, else the spec's epochs or what the budget affords."""
     if work.budget.steps is not None:
-        return work.budget.steps
+        return Affordable(work.budget.steps)
     steps = epochs_steps(objective, spec)
     if (left_s := work.budget.left_s) is None:
-        return steps
+        return Affordable(steps)
     work.say("trying how long a step takes")
-    return min(steps, affordable_steps(model, objective, plan, left_s, group))
+    found = affordable_steps(model, objective, plan, left_s, group)
+    return found._replace(steps=min(steps, found.steps))
 
 
 def epochs_steps(objective: LabelledRows[Any, Any], spec: FitSpec) -> int:
@@ -158,13 +159,13 @@ def fit(
     })  # fmt: skip
     rows = rows_at_once(model, objective, spec.batch, dtype)
     plan = plan.model_copy(update={"micro_batch": rows})
-    steps = recorded(
+    steps, evaluation_s = recorded(
         work.folder, asked or {}, lambda: planned_steps(model, objective, plan, spec, work, group), group, say
     )
     if words:
         say(f"{counted(steps, 'step')} of {words}")
     plan = plan.model_copy(update={"steps": steps, "warmup_steps": min(spec.warmup_steps, steps // 10)})
-    pace = pace_of(work.folder, work.budget.end_s, say, group)
+    pace = pace_of(work.folder, work.budget.end_s, evaluation_s, say, group)
     loop = Loop(model, objective, plan, work.folder, group, pace)
     loop.resume(say)
     run_loop(loop, lambda found: _report(loop, found, say))
