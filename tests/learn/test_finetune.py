@@ -241,6 +241,32 @@ def test_steps_follow_from_epochs_or_a_budget(base: Path, data: Path, tmp_path: 
         load_tuning(base, [str(data)], [], TINY, budget_seconds=2.0)
 
 
+def test_a_budget_whose_time_is_over_ends_the_tuning_and_a_resume_ends_there_too(
+    base: Path, data: Path, tmp_path: Path
+) -> None:
+    """As many steps as were planned, and no time for them: the first look ends it, and says so."""
+    config = load_tuning(base, [str(data)], [], ["train.batch=2", "train.context=24"], budget_seconds=60.0)
+
+    def prepared(resume: bool, say: Callable[[str], None]) -> Job[Tuning]:
+        run = prepare(Tuning, config, tmp_path / "out", resume=resume, say=say)
+        assert run is not None
+        return run
+
+    said: list[str] = []
+    run = prepared(False, said.append)
+    planned, run.loop.pace.end_s = run.loop.spec.steps, 0.0
+    (last,) = [report.step for report in run.loop.run()][-1:]  # as if killed before the model is saved
+    record = read_json(tmp_path / "out" / "run.json")
+    assert record["changes"] == [[last, last]]
+    assert last < planned == record["config"]["train"]["steps"]
+    assert any(f"{last} in all" in line for line in said)
+    again, reports = prepared(True, pytest.fail), list[StepReport]()
+    again.run(reports.append)
+    assert again.loop.step == last
+    assert f"for {last} steps" in (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
+    assert torch.equal(next(run.model.parameters()), next(again.model.parameters()))
+
+
 def test_wide_models_are_moved_in_smaller_steps(base: Path, data: Path, tmp_path: Path) -> None:
     for lora, lr in ((False, FULL_LR), (True, LORA_LR)):
         config = load_tuning(base, [str(data)], [], [], lora=lora)
