@@ -3,6 +3,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,7 +16,7 @@ from malmoi.learn.run_config import load_run
 from malmoi.methods.registry import make_method
 from malmoi.tasks import make_task
 from malmoi.util import threads
-from malmoi.util.threads import CoreTimes, is_crowded
+from malmoi.util.threads import TRY, CoreTimes, WaitPolicy, is_crowded
 from tests.engine.scripted import Scripted, engine
 
 LINUX = pytest.mark.skipif(sys.platform != "linux", reason="/proc is Linux's")
@@ -42,12 +43,15 @@ def test_threads_are_crowded_where_they_have_less_than_a_core_each(
 
 
 @LINUX
-def test_what_others_use_is_what_all_use_but_us(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """On our cores only, without what gives way; what the host takes counts."""
+@pytest.mark.parametrize("priority", [0, 5])
+def test_what_others_use_is_what_all_use_but_us(
+    priority: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On our cores only; what the host takes counts. What is niced yields to what is not."""
     path, tick_s = tmp_path / "stat", 1 / os.sysconf("SC_CLK_TCK")
     monkeypatch.setattr(threads, "_STAT", path)
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1})
-    monkeypatch.setattr(os, "getpriority", lambda *_: 0)
+    monkeypatch.setattr(os, "getpriority", lambda *_: priority)
     wall, own = iter([10.0, 12.0, 14.0]), iter([3.0, 5.5, 7.0])
     monkeypatch.setattr(threads, "perf_counter", lambda: next(wall))
     monkeypatch.setattr(threads, "process_time", lambda: next(own))
@@ -62,26 +66,47 @@ def test_what_others_use_is_what_all_use_but_us(tmp_path: Path, monkeypatch: pyt
         assert found is not None
         return found
 
-    first, second = write(100, 0, 0, 0), write(103, 50, 0.5, 70)
-    assert second.others_since(first) == pytest.approx((3.5 - 2.5) / 2)
-    assert write(104, 90, 0.5, 80).others_since(second) == 0  # clocks are read one after the other
-    path.write_text("nothing\n")
-    monkeypatch.setattr(threads, "_STAT", tmp_path / "missing")
+    first, second = write(100, 0, 0, 0), write(103, 1, 0.5, 70)
+    assert second.others_since(first) == pytest.approx((3.5 + 1 - 2.5) / 2)
+    equals = (3.5 - 2.5) / 2 if priority == 0 else (3.5 + 1 - 2.5) / 2
+    assert second.others_since(first, yielding=False) == pytest.approx(equals)
+    assert write(104, 1, 0.5, 80).others_since(second) == 0  # clocks are read one after the other
+    path.write_text("cpu0 nothing\n")
+    assert CoreTimes.now() is None
+    path.unlink()
     assert CoreTimes.now() is None
 
 
-@LINUX
-def test_what_runs_at_our_own_low_priority_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(threads, "_STAT", tmp_path / "stat")
-    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0})
-    (tmp_path / "stat").write_text("cpu0 100 40 0 0 0 0 0 0 0 0\n")
-    used = []
-    for priority in (0, 19):
-        monkeypatch.setattr(os, "getpriority", lambda *_, it=priority: it)
-        found = CoreTimes.now()
-        assert found is not None
-        used.append(found.used_s * os.sysconf("SC_CLK_TCK"))
-    assert used == [100, 140]
+def looks(policy: WaitPolicy, count: int, equals: float, yielding: Callable[[bool], float]) -> list[bool]:
+    """Whether threads sleep after each look; yielding: what is niced takes, of threads that sleep or turn."""
+    found, asleep = list[bool](), policy.asleep > 0
+    for _ in range(count):
+        niced = yielding(asleep)
+        now = CoreTimes(1.0, 1.0 + equals + niced, 1.0, niced)
+        asleep = policy.sleeps(CoreTimes(0.0, 0.0, 0.0), now, 2, 2)
+        found.append(asleep)
+    return found
+
+
+def test_threads_sleep_as_long_as_others_want_the_cores() -> None:
+    policy = WaitPolicy()
+    assert not any(looks(policy, 50, 0.1, lambda _: 0.0))
+    assert all(looks(policy, 50, 1.0, lambda _: 0.0))
+    assert not any(looks(policy, 50, 0.0, lambda _: 0.0))
+
+
+def test_what_gives_way_to_threads_that_turn_is_left_alone_with_what_is_free() -> None:
+    """It takes a whole core of threads that sleep, so they are woken now and then to see."""
+    policy = WaitPolicy(asleep=1)
+    found = looks(policy, 100, 0.0, lambda asleep: 1.0 if asleep else 0.02)
+    assert found == [True] * found.index(False) + [False] * (100 - found.index(False))
+    assert 5 < found.index(False) <= TRY
+    assert all(looks(WaitPolicy(asleep=1), 100, 1.0, lambda asleep: 1.0 if asleep else 0.02))
+
+
+def test_what_does_not_give_way_is_tried_seldom() -> None:
+    found = looks(WaitPolicy(), 10 * TRY, 0.0, lambda _: 0.8)
+    assert 0.9 * len(found) < sum(found) < len(found)
 
 
 WATCHED = """

@@ -21,41 +21,48 @@ FIRST_LOOK_S, LOOK_S = 0.1, 0.5  # until the first look at the machine, between 
 # Of a core, which others may use before threads sleep. A program that is always busy gets half a core or more
 # beside threads that turn, and a whole one beside threads that sleep.
 MOST_OTHERS = 0.4
+TRY = 20  # looks, after which threads turn again where only programs of lower priority want the cores
 _USERS_CHOICE = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
-_BLOCKTIME = (
-    "KMP_BLOCKTIME"  # of LLVM's and Intel's OpenMP: ms before a thread that waits sleeps; 200 if unset
-)
+_BLOCKTIME = "KMP_BLOCKTIME"  # ms that a thread of LLVM's and Intel's OpenMP waits before it sleeps; else 200
 _STAT, _MAPS = Path("/proc/stat"), Path("/proc/self/maps")
-_USER, _NICE, _SYSTEM, _IRQ, _SOFTIRQ, _STEAL = 0, 1, 2, 5, 6, 7  # columns of /proc/stat
+_NICE, _USED = 1, (0, 1, 2, 5, 6, 7)  # columns of /proc/stat: all but idle, iowait and those counted twice
 
 
 @dataclass(frozen=True, slots=True)
 class CoreTimes:
-    """Seconds that have passed, that everybody has used of the cores we may run on, and that we have used."""
+    """Seconds that have passed, that everybody has used of the cores we may run on, and that we have used.
+
+    yielding_s: of those that everybody has used, what programs of lower priority than ours have.
+    """
 
     wall_s: float
     used_s: float
     own_s: float
+    yielding_s: float = 0.0
 
     @classmethod
     def now(cls) -> Self | None:
-        """None where the system does not say (not Linux). What the host of a virtual machine takes is used.
-
-        What runs at a lower priority than this process is left out: it gives way.
-        """
-        wanted = [_USER, _SYSTEM, _IRQ, _SOFTIRQ, _STEAL] + [_NICE] * (os.getpriority(os.PRIO_PROCESS, 0) > 0)
+        """None where the system does not say (no Linux). What the host of a virtual machine takes is used."""
         try:
             ours = {f"cpu{number}" for number in os.sched_getaffinity(0)}
-            lines = [line.split() for line in _STAT.read_text(encoding="ascii").splitlines()]
-            ticks = sum(int(line[1 + at]) for line in lines if line and line[0] in ours for at in wanted)
+            lines = [
+                line.split()[1:]
+                for line in _STAT.read_text(encoding="ascii").splitlines()
+                if line.split()[0] in ours
+            ]
+            used = sum(int(line[at]) for line in lines for at in _USED)
+            yielding = sum(int(line[_NICE]) for line in lines) * (os.getpriority(os.PRIO_PROCESS, 0) <= 0)
         except (AttributeError, OSError, IndexError, ValueError):
             return None
-        return cls(perf_counter(), ticks / os.sysconf("SC_CLK_TCK"), process_time())
+        ticks_per_s = os.sysconf("SC_CLK_TCK")
+        return cls(perf_counter(), used / ticks_per_s, process_time(), yielding / ticks_per_s)
 
-    def others_since(self, before: Self) -> float:
-        """How many cores other programs have kept busy on average."""
-        used_s, own_s = self.used_s - before.used_s, self.own_s - before.own_s
-        return max(0.0, used_s - own_s) / max(1e-9, self.wall_s - before.wall_s)
+    def others_since(self, before: Self, *, yielding: bool = True) -> float:
+        """How many cores others have kept busy on average. yielding: those of lower priority count, too."""
+        used_s = (self.used_s - before.used_s) - (self.own_s - before.own_s)
+        if not yielding:
+            used_s -= self.yielding_s - before.yielding_s
+        return max(0.0, used_s) / max(1e-9, self.wall_s - before.wall_s)
 
 
 def is_crowded(others: float, threads: int, cores: int) -> bool:
@@ -105,14 +112,32 @@ def _start_watching() -> None:
 def _watch() -> None:
     import torch
 
-    waits, before, pause_s = SleepingWaits(), CoreTimes.now(), FIRST_LOOK_S
+    waits, policy, before, pause_s = SleepingWaits(), WaitPolicy(), CoreTimes.now(), FIRST_LOOK_S
     while before is not None:
         sleep(pause_s)
         if (now := CoreTimes.now()) is None:
             return
-        cores = len(os.sched_getaffinity(0))
-        waits.switch(is_crowded(now.others_since(before), torch.get_num_threads(), cores))
+        waits.switch(policy.sleeps(before, now, torch.get_num_threads(), len(os.sched_getaffinity(0))))
         before, pause_s = now, LOOK_S
+
+
+@dataclass(slots=True)
+class WaitPolicy:
+    """Whether threads that wait are to sleep, look by look: while others leave ours less than a core each.
+
+    What has a lower priority takes cores that threads asleep leave to it, and may or may not give them back
+    to threads that turn (it does not where Linux schedules by sessions). So that is tried now and then.
+    """
+
+    asleep: int = 0  # looks since they sleep
+
+    def sleeps(self, before: CoreTimes, now: CoreTimes, threads: int, cores: int) -> bool:
+        """Until the next look."""
+        crowded = is_crowded(now.others_since(before), threads, cores)
+        if crowded and self.asleep and self.asleep % TRY == 0:
+            crowded = is_crowded(now.others_since(before, yielding=False), threads, cores)
+        self.asleep = self.asleep + 1 if crowded else 0
+        return crowded
 
 
 class SleepingWaits:
