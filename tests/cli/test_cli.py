@@ -338,3 +338,9 @@ def test_tokenizer_verbs(run: Run, corpus: Path, tmp_path: Path) -> None:
 def test_a_message_shows_our_flags() -> None:
     line = "choose another `out`; `allow_skips` goes on, `max_new` is none of ours"
     assert with_flags(line) == "choose another --out; --allow-skips goes on, `max_new` is none of ours"
+
+
+def test_a_misspelt_model_that_comes_with_malmoi_is_named(run: Run) -> None:
+    code, _, errors = run("chat", "malmoi-nori")
+    assert code == 2
+    assert "did you mean 'malmoi-noru'" in " ".join(errors.replace("│", " ").split())

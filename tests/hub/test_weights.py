@@ -18,7 +18,7 @@ from torch import Tensor
 
 from malmoi.core.errors import UserError
 from malmoi.core.tensors import TokenBatch
-from malmoi.hub.folder import load_model, save_model
+from malmoi.hub.folder import load_model, save_model, weights_hash
 from malmoi.hub.weights import WEIGHTS_INDEX, open_checkpoint
 from malmoi.models.language import LanguageModel
 from malmoi.util.files import WEIGHTS, read_json, write_json
@@ -62,6 +62,17 @@ def test_shards_of_transformers(tmp_path: Path) -> None:
     theirs.save_pretrained(tmp_path / "theirs", max_shard_size="8KB")
     assert (tmp_path / "theirs" / WEIGHTS_INDEX).exists()
     assert torch.equal(logits(tmp_path / "theirs"), logits(tmp_path / "ours"))
+
+
+def test_shards_have_a_hash_which_any_of_them_changes(tmp_path: Path) -> None:
+    save_model(tmp_path, make_model("llama"), None)
+    shard(tmp_path)
+    before = weights_hash(tmp_path)
+    last = sorted(tmp_path.glob("*.safetensors"))[-1]
+    tensors = {name: tensor + 1 for name, tensor in load_file(last).items()}
+    save_file(tensors, last)
+    assert len(before) == 64
+    assert weights_hash(tmp_path) != before
 
 
 @pytest.mark.parametrize("stored", [torch.float16, torch.bfloat16, torch.float64])

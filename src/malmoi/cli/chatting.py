@@ -18,7 +18,7 @@ import typer
 from typer import Argument, Option
 
 import malmoi
-from malmoi.cli.words import with_flags
+from malmoi.cli.words import model_argument, with_flags
 from malmoi.core.errors import UserError, nearest
 from malmoi.data.encodings import decoded
 from malmoi.util.streams import standard_input
@@ -47,7 +47,7 @@ Read = Callable[[str], str | None]  # a prompt -> the next line, or None at the 
 
 
 def chat(
-    folder: Annotated[Path, Argument(help="An instruction-tuned model's folder.")],
+    folder: Annotated[Path, model_argument("An instruction-tuned model's folder, or malmoi-noru.")],
     system: Annotated[str, Option(help="What the model is told before all turns.")] = "",
     temperature: Annotated[float, Option(help="0 always takes the likeliest token.")] = 0.7,
     top_p: Annotated[float, Option(help="Only of the likeliest tokens with this share.")] = 1.0,
@@ -252,7 +252,7 @@ def _from_lines(stream: Iterable[bytes]) -> Read:
 
 
 def complete(
-    folder: Annotated[Path, Argument(help="A trained model's folder.")],
+    folder: Annotated[Path, model_argument("A trained model's folder, or malmoi-noru-base.")],
     text: Annotated[str, Argument(help="The text to go on from; - reads it from standard input.")],
     max_tokens: int = 128,
     temperature: Annotated[float, Option(help="0 always takes the likeliest token.")] = 0.8,

@@ -8,11 +8,11 @@ from typing import Annotated, Literal
 from typer import Argument, Option, echo
 
 from malmoi.cli.options import NewFolder
-from malmoi.cli.words import say
+from malmoi.cli.words import model_argument, say
 
 
 def export(
-    folder: Annotated[Path, Argument(help="The folder of a language model or an adapter.")],
+    folder: Annotated[Path, model_argument("The folder of a language model or an adapter.")],
     to: Annotated[
         Literal["hf", "gguf"], Option(help="For transformers and vLLM, or for llama.cpp and Ollama.")
     ],
@@ -48,7 +48,10 @@ import_.__name__ = "import"  # the verb; the word itself is Python's
 
 
 def embed(
-    folder: Annotated[Path, Argument(help="A language model's folder or GGUF file, or an encoder's folder.")],
+    folder: Annotated[
+        Path,
+        model_argument("A language model's folder or GGUF file, or an encoder's folder."),
+    ],
     texts: Annotated[list[str], Argument(help="Texts, files with one text a line, or - for standard input.")],
     vector: Annotated[
         str | None, Option(help="Of a language model: mean of the tokens' vectors, or that of the last one.")

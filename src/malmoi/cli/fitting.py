@@ -11,7 +11,7 @@ import typer
 from typer import Argument, Option
 
 from malmoi.cli.options import AllowSkips, Fields, Licence, NewFolder, task_of
-from malmoi.cli.words import say, stoppable
+from malmoi.cli.words import named_model, say, stoppable
 
 TaskName = Annotated[
     str,
@@ -23,7 +23,10 @@ TaskName = Annotated[
 TrainPath = Annotated[Path, Option(help="The labelled examples to learn from.")]
 ModelPath = Annotated[
     Path | None,
-    Option(help="A language model's folder, for prompted and finetuned; without it they are left out."),
+    Option(
+        parser=named_model,
+        help="A language model's folder, for prompted and finetuned; without it they are left out.",
+    ),
 ]
 BudgetSeconds = Annotated[
     float | None, Option("--budget", min=1.0, help="Seconds that a method may train at most.")

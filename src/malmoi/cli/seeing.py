@@ -10,13 +10,13 @@ from typer import Argument, Option
 
 import malmoi
 from malmoi.cli.options import AnyField, Errors, NewFolder
-from malmoi.cli.words import say
+from malmoi.cli.words import model_argument, say
 
 bench = typer.Typer(no_args_is_help=True, help="Measure models on this machine.")
 
 
 def inside(
-    folder: Annotated[Path, Argument(help="A language model's folder, or a fitted method's.")],
+    folder: Annotated[Path, model_argument("A language model's folder, or a fitted method's.")],
     text: Annotated[
         str, Argument(help='The text; for question answering {"question": ..., "context": ...}.')
     ],
@@ -39,7 +39,8 @@ def inside(
 @bench.command()
 def scaling(
     folders: Annotated[
-        list[Path] | None, Argument(help="Language models to measure beside small ones that are made here.")
+        list[Path] | None,
+        model_argument("Language models to measure beside small ones that are made here."),
     ] = None,
     out: Annotated[Path, Option(help="The folder for results and plots.")] = Path("scaling"),
     quick: Annotated[bool, Option("--quick", help="Shorter rows and less training.")] = False,
@@ -53,7 +54,7 @@ def scaling(
 
 
 def probe(
-    folder: Annotated[Path, Argument(help="The folder of a language model.")],
+    folder: Annotated[Path, model_argument("The folder of a language model.")],
     pairs: Annotated[
         Path | None, Option(help='Minimal pairs: rows of "sentence_good" and "sentence_bad".')
     ] = None,

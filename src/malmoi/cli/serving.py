@@ -8,16 +8,17 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
-from typer import Argument, Option
+from typer import Option
 
-from malmoi.cli.words import say
+from malmoi.cli.words import model_argument, say
 from malmoi.core.errors import UserError
 from malmoi.models.formats import DTYPES, QUANTIZED
 
 
 def serve(
     folders: Annotated[
-        list[Path], Argument(help="Trained models, fitted methods, or comparisons (their winners).")
+        list[Path],
+        model_argument("Trained models, fitted methods, or comparisons (their winners)."),
     ],
     host: Annotated[
         str, Option(help="The address to listen at; one that others can reach needs --api-key-file.")

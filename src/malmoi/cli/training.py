@@ -12,7 +12,7 @@ import typer
 from typer import Argument, Option
 
 from malmoi.cli.options import AllowSkips, AnyField, Errors, Fields, Licence, NewFolder
-from malmoi.cli.words import say, stoppable, with_flags
+from malmoi.cli.words import model_argument, say, stoppable, with_flags
 from malmoi.core.nouns import silent
 
 Resume = Annotated[bool, Option("--resume", help="Go on from the newest checkpoint.")]
@@ -62,7 +62,10 @@ def pretrain(
 
 
 def finetune(
-    model: Annotated[Path, Argument(help="The folder of a language model: yours, or one of its kind.")],
+    model: Annotated[
+        Path,
+        model_argument("The folder of a language model: yours, or one of its kind."),
+    ],
     data: Annotated[
         list[str],
         Option(
@@ -104,7 +107,7 @@ def finetune(
 
 
 def align(
-    model: Annotated[Path, Argument(help="The folder of a chat model, as malmoi finetune makes.")],
+    model: Annotated[Path, model_argument("The folder of a chat model, as malmoi finetune makes.")],
     data: Annotated[Path, Option(help="Rows of prompt, chosen and rejected: a file or folder.")],
     out: NewFolder,
     valid: Annotated[Path | None, Option(help="Pairs to judge by; else a part of --data.")] = None,

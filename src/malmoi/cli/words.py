@@ -6,12 +6,15 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
-from typer import Option
+from typer import Argument, Option
 
 import malmoi
+from malmoi.core.errors import UserError
+from malmoi.hub.shipped import model_path
 
 app = typer.Typer(
     no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=malmoi.__doc__
@@ -22,6 +25,19 @@ def say(*lines: str) -> None:
     """Print lines of the library, with our flags in them."""
     for line in lines:
         typer.echo(with_flags(line))
+
+
+def named_model(named: str) -> Path:
+    """The parser of what names a model: its path, or the name of one that comes with malmoi."""
+    try:
+        return model_path(named)
+    except UserError as error:
+        raise typer.BadParameter(str(error)) from None
+
+
+def model_argument(help: str) -> Any:
+    """An argument that names a model."""
+    return Argument(parser=named_model, help=help)
 
 
 @contextmanager

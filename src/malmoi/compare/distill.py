@@ -24,14 +24,14 @@ from malmoi.core.config import StrictModel
 from malmoi.core.errors import UserError
 from malmoi.core.nouns import BadRow, Example, Examples, FitReport, Json, Say, silent
 from malmoi.data.readers import Record
+from malmoi.hub.folder import is_model, model_path
 from malmoi.methods.base import Method
 from malmoi.methods.folder import is_method, load_method, load_report
 from malmoi.methods.registry import make_method, settled_options
 from malmoi.methods.use import COMPARISON, load, method_folder
-from malmoi.tasks import make_task
-from malmoi.tasks.base import Task
+from malmoi.tasks import Task, make_task
 from malmoi.tasks.inputs import read_inputs
-from malmoi.util.files import CONFIG, MANIFEST, is_free, parse_json, read_json, sha256, write_json, write_text
+from malmoi.util.files import MANIFEST, is_free, parse_json, read_json, sha256, write_json, write_text
 from malmoi.util.locks import hold
 from malmoi.util.units import counted
 
@@ -170,11 +170,11 @@ def _teacher(
     Raises UserError where it is neither, or cannot do the task.
     """
     name, options = settings.teacher, settings.teacher_options
-    folder = Path(name)
     remote = name == "remote"
+    folder = Path(name) if remote else model_path(name)
     if not remote and (is_method(folder) or (folder / COMPARISON).exists()):
         return _fitted(task, settings, method_folder(folder))
-    if not remote and not (folder / CONFIG).exists():
+    if not remote and not is_model(folder):
         raise UserError(f"`teacher` {name} is neither the folder of a method or a model, nor 'remote'")
     if task.kind.fewest_labels and not (material.people or settings.labels):
         raise UserError(f"the teacher must know the labels of {task.name}: give `labels` A,B or `train`")

@@ -118,20 +118,20 @@ class Card:
         yield "Limits", [f"- {limit}" for limit in self.limits]
         yield (
             "Data",
-            _table(("file", "SHA-256", "licence"), ((it.name, it.sha256, it.licence) for it in self.data)),
+            table(("file", "SHA-256", "licence"), ((it.name, it.sha256, it.licence) for it in self.data)),
         )
-        yield "Training settings", _table(("setting", "value"), self.settings.items())
+        yield "Training settings", table(("setting", "value"), self.settings.items())
         yield "Cost", self._cost()
 
     def _results(self) -> list[str]:
         rows = (
-            (name, measured(metric.value), _interval(metric), metric_note(metric))
+            (name, measured(metric.value), interval(metric), metric_note(metric))
             for name, metric in self.results.items()
         )
         head = ("metric", "value", "95% interval", "")
         on = [f"On {self.measured_on}:", ""] if self.measured_on and self.results else []
-        table = _table(head, rows)
-        return [*on, *table, *([""] if table and self.notes else [])]
+        lines = table(head, rows)
+        return [*on, *lines, *([""] if lines and self.notes else [])]
 
     def _cost(self) -> list[str]:
         took = UNKNOWN if self.seconds is None else human_seconds(self.seconds)
@@ -143,7 +143,8 @@ class Card:
         ]
 
 
-def _interval(metric: Metric) -> str:
+def interval(metric: Metric) -> str:
+    """A metric's 95% interval, in words."""
     return "not measured" if metric.interval is None else " to ".join(map(measured, metric.interval))
 
 
@@ -153,8 +154,8 @@ def metric_note(metric: Metric) -> str:
     return "; ".join(part for part in (better, metric.signature) if part)
 
 
-def _table(head: tuple[str, ...], rows: Iterable[tuple[Any, ...]]) -> list[str]:
-    """A Markdown table; nothing where there are no rows."""
+def table(head: tuple[str, ...], rows: Iterable[tuple[Any, ...]]) -> list[str]:
+    """The lines of a Markdown table; none where there are no rows."""
     found = [f"| {' | '.join(map(_cell, row))} |" for row in rows]
     return [f"| {' | '.join(head)} |", f"|{'---|' * len(head)}", *found] if found else []
 

@@ -6,6 +6,7 @@ the same shape with a `model_type` that begins with `malmoi_`.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -21,7 +22,9 @@ from malmoi.hub.adapter import base_of, is_adapter, load_adapter
 from malmoi.hub.architectures import ARCHITECTURES, ENCODERS, Architecture, architecture_of, obstacle
 from malmoi.hub.gguf_file import is_first_part, is_gguf
 from malmoi.hub.outside import check_values, first_fault
+from malmoi.hub.shipped import SHIPPED, model_path
 from malmoi.hub.weights import (
+    WEIGHTS_INDEX,
     Checkpoint,
     Outside,
     Pairs,
@@ -151,17 +154,22 @@ def weights_hash(folder: Path) -> str:
     for name in (WEIGHTS, "adapter_model.safetensors"):
         if (folder / name).is_file():
             return files.sha256(folder / name)
+    if (folder / WEIGHTS_INDEX).is_file():
+        return hashlib.sha256("".join(map(files.sha256, open_checkpoint(folder).paths)).encode()).hexdigest()
     raise UserError(f"{folder} is not a finished model folder; give the `out` folder of a finished run")
 
 
 def model_with(weights: str, places: Sequence[Path]) -> Path:
-    """The first of the places whose model has these weights. Raises UserError where none has."""
+    """The first of the places, or of what comes with malmoi, whose model has these weights.
+
+    Raises UserError where none has.
+    """
+    for place in (*places, *map(model_path, SHIPPED)):
+        if place.exists() and weights_hash(place) == weights:
+            return place
     there = [place for place in places if place.exists()]
     if not there:
         raise UserError(f"its language model {places[0]} is gone; put it back, or fit again")
-    for place in there:
-        if weights_hash(place) == weights:
-            return place
     raise UserError(f"its language model {there[0]} has other weights now; fit again, or put them back")
 
 

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from malmoi.core.errors import UserError
 from malmoi.hub.bert import ENCODERS, load_encoder
-from malmoi.hub.folder import load_model, read_config, save_model
+from malmoi.hub.folder import load_model, model_path, read_config, save_model
 from malmoi.hub.gguf_import import GGUFFile, is_gguf, stated_ends
 from malmoi.hub.vocab_rows import trimmed
 from malmoi.hub.weights import open_checkpoint
@@ -59,6 +59,7 @@ def import_model(
     if not files.is_free(out):
         raise UserError(f"{out} already holds something; choose another `out`")
     files.check_folder(out)
+    source = str(model_path(source))
     if is_gguf(Path(source)) or keep_vocab_of is not None:
         say(_import_anew(source, out, keep_vocab_of))
         return

@@ -48,6 +48,11 @@ class Checkpoint(Mapping[str, Tensor]):
             self._read_header(path)
         self.unread = set(self._files_of)
 
+    @property
+    def paths(self) -> list[Path]:
+        """Its files, sorted."""
+        return sorted(set(self._files_of.values()))
+
     def __getitem__(self, name: str) -> Tensor:
         path = self._files_of[name]
         with open_tensors(path, "pt") as file:

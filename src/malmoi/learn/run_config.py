@@ -22,7 +22,7 @@ from pydantic import (
 from malmoi.core.config import StrictModel, apply_setting
 from malmoi.core.errors import UserError, nearest
 from malmoi.core.nouns import Json
-from malmoi.hub.folder import weights_hash
+from malmoi.hub.folder import model_path, weights_hash
 from malmoi.hub.gguf_file import is_gguf
 from malmoi.learn.optim import OptimizerKind, Schedule
 from malmoi.models.config import RecurrentConfig, TransformerConfig, model_config_adapter
@@ -338,6 +338,7 @@ def load_tuning(
         if not setting.startswith(("lora.", "train.")):
             raise UserError(f"`set` {setting}: known places are train and lora, for example train.epochs=2")
         apply_setting(value, setting)
+    model = model_path(model)
     if budget_seconds and "steps" in value["train"]:
         raise UserError("`budget` and train.steps both say how long to tune; give one of them")
     known = {

@@ -16,7 +16,7 @@ from malmoi.core.nouns import Done, Examples, FitReport, Json, Predictions, Say,
 from malmoi.engine.ask import Asker, AskSettings
 from malmoi.engine.engine import Engine
 from malmoi.engine.loaded import open_model
-from malmoi.hub.folder import model_with, stored_bytes, weights_hash
+from malmoi.hub.folder import model_path, model_with, stored_bytes, weights_hash
 from malmoi.inside.sources import NextTokenModel, ReadText, Source
 from malmoi.methods.base import Method, Parts
 from malmoi.methods.llm.shots import How, Shots, read_shots, shots_files
@@ -32,7 +32,7 @@ CALIBRATED_BY, COUNTED_OVER = 64, 200  # validation examples
 def _given(model: str) -> str:
     if not model:
         raise ValueError("give the folder of a language model: `model` DIR")
-    return model
+    return str(model_path(model))
 
 
 ModelPath = Annotated[str, AfterValidator(_given), Field(validate_default=True)]
