@@ -225,3 +225,45 @@ def test_ngrams_are_counted_and_complete(corpus: Path, tmp_path: Path) -> None:
     assert bits == pytest.approx(nats / 0.6931, rel=0.01)
     assert malmoi.load(tmp_path / "out").complete("goose", max_tokens=4)[0].text
     assert count_ngrams(config, corpus, tmp_path / "out", resume=True, say=pytest.fail) is None
+
+
+# ---- going on with a finished model
+
+
+def test_a_finished_model_goes_on_with_another_text(corpus: Path, tmp_path: Path) -> None:
+    train(tiny("gpt-nano", "train.steps=20", "train.lr=0.02"), corpus, tmp_path / "base")
+    other = tmp_path / "other.txt"
+    other.write_text("the owl counts the stars. " * 400)
+    further = load_run(str(tmp_path / "base"), ["train.steps=30", "train.context=16", "train.batch=4"])
+    reports = train(further, other, tmp_path / "out")
+    fresh = train(tiny("gpt-nano", "train.steps=30", "train.lr=0.02"), other, tmp_path / "fresh")
+    assert reports[0].loss < fresh[0].loss
+    assert reports[-1].loss < reports[0].loss
+    same = [(tmp_path / name / "tokenizer.json").read_text() for name in ("base", "out")]
+    assert same[0] == same[1]
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "base_model: base" in card
+    assert "pre-trained further" in card
+
+
+def test_going_on_can_be_stopped_and_resumed_exactly(corpus: Path, tmp_path: Path) -> None:
+    train(tiny("gpt-nano", "train.steps=4"), corpus, tmp_path / "base")
+    further = load_run(
+        str(tmp_path / "base"), ["train.steps=6", "train.checkpoint_every=3", "train.context=16"]
+    )
+    train(further, corpus, tmp_path / "whole")
+    stopped = start(further, corpus, tmp_path / "halves")
+    for report in stopped.loop.run():
+        if report.step == 3:
+            break
+    train(further, corpus, tmp_path / "halves", resume=True)
+    assert_same(tmp_path / "whole", tmp_path / "halves")
+
+
+@pytest.mark.parametrize("setting", ["model.layers=3", "tokenizer.vocab_size=300"])
+def test_a_finished_model_keeps_its_shape_and_tokenizer(setting: str, corpus: Path, tmp_path: Path) -> None:
+    train(tiny("gpt-nano", "train.steps=1"), corpus, tmp_path / "base")
+    with pytest.raises(UserError, match=f"{setting} has no effect: .* keeps its shape"):
+        load_run(str(tmp_path / "base"), [setting])
+    with pytest.raises(UserError, match="`size` has no effect"):
+        load_run(str(tmp_path / "base"), size="small")

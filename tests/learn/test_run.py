@@ -16,7 +16,13 @@ def test_every_recipe_is_a_valid_run(recipe: str) -> None:
 
 def test_a_family_has_a_recipe_for_every_size() -> None:
     sized = {f"{family}-{size}" for family in ("gpt", "lstm") for size in DEPTHS}
-    assert set(recipe_names()) == sized | {"ngram", "gpt2-124m", "shakespeare-char", "shakespeare-char-cpu"}
+    assert set(recipe_names()) == sized | {
+        "ngram",
+        "gpt2-124m",
+        "shakespeare-char",
+        "shakespeare-char-cpu",
+        "noru",
+    }
     config = load_run("lstm-mini")
     assert (config.size, config.model["family"], config.model["width"]) == ("mini", "lstm", 384)
     assert load_run("gpt-nano", size="mini").model == load_run("gpt-mini").model

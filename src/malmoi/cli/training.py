@@ -24,7 +24,7 @@ Settings = Annotated[
 
 
 def pretrain(
-    recipe: Annotated[str, Argument(help="A recipe's name, for example gpt-micro.")],
+    recipe: Annotated[str, Argument(help="A recipe's name, as gpt-micro, or a model to go on with.")],
     data: Annotated[Path, Option(help="A text file or a folder of them.")],
     out: NewFolder,
     size: Annotated[

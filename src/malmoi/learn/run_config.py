@@ -22,9 +22,11 @@ from pydantic import (
 from malmoi.core.config import StrictModel, apply_setting
 from malmoi.core.errors import UserError, nearest
 from malmoi.core.nouns import Json
+from malmoi.hub.chat_models import load_trainable
 from malmoi.hub.folder import model_path, weights_hash
 from malmoi.hub.gguf_file import is_gguf
 from malmoi.learn.optim import OptimizerKind, Schedule
+from malmoi.models.build import build_model
 from malmoi.models.config import RecurrentConfig, TransformerConfig, model_config_adapter
 from malmoi.models.language import LanguageModel
 from malmoi.models.lora import Base, LoRASpec
@@ -197,10 +199,21 @@ class AnyRun(StrictModel):
     train: LoopSpec
 
 
+class BaseSpec(StrictModel):
+    """A finished model that training goes on with: its folder, and the SHA-256 of its weights."""
+
+    path: str
+    weights: str
+
+
 class RunConfig(AnyRun):
-    """Everything that decides a run, except the text. `model` lacks vocab_size and context."""
+    """Everything that decides a run, except the text. `model` lacks vocab_size and context.
+
+    base: the model to go on with; then it has the shape, `model` says nothing, and the tokenizer is its own.
+    """
 
     name: str
+    base: BaseSpec | None = None
     size: Size | None = None  # what the recipe and the settings leave open was derived from it
     model: Json
     tokenizer: TokenizerSpec = TokenizerSpec()
@@ -225,7 +238,7 @@ class RunConfig(AnyRun):
         """Raises UserError where `model` is not one that can be built."""
         if self.is_ngram:
             checked(TypeAdapter(NGramSpec), self.model, "model")
-        else:
+        elif self.base is None:
             self.model_config_for(vocab_size=1, context=self.train.context)
 
     def model_config_for(self, vocab_size: int, context: int) -> TransformerConfig | RecurrentConfig:
@@ -234,6 +247,14 @@ class RunConfig(AnyRun):
         if self.model.get("family") == "transformer":
             known["context"] = context
         return checked(model_config_adapter, self.model | known, "model")
+
+    def first_model(self, vocab_size: int, context: int) -> LanguageModel:
+        """The model before the first step: new, or the one to go on with, made to read `context` tokens."""
+        if self.base is None:
+            return build_model(self.model_config_for(vocab_size, context))
+        model, _ = load_trainable(Path(self.base.path))
+        model.extend(context)
+        return model
 
 
 class TuneConfig(AnyRun):
@@ -295,9 +316,11 @@ def _recipes() -> dict[str, Json]:
 def load_run(recipe: str, settings: Sequence[str] = (), size: str | None = None) -> RunConfig:
     """A recipe, resized if asked, with `a.b=c` settings applied: `settings` over `size` over the recipe.
 
-    Raises UserError with the nearest valid name.
+    recipe: its name, or the folder of a model to go on with. Raises UserError with the nearest valid name.
     """
     recipes = _recipes()
+    if recipe not in recipes and model_path(recipe).exists():
+        return _going_on(model_path(recipe), settings, size)
     if recipe not in recipes:
         raise UserError(f"unknown recipe {recipe!r}; {nearest(recipe, recipes)}")
     value = recipes[recipe]
@@ -312,6 +335,23 @@ def load_run(recipe: str, settings: Sequence[str] = (), size: str | None = None)
     for setting in settings:
         _refuse_without_effect(run, setting.partition("=")[0])
     return run
+
+
+def _going_on(folder: Path, settings: Sequence[str], size: str | None) -> RunConfig:
+    """The run that trains a finished model further. Raises UserError for a setting without effect."""
+    if is_gguf(folder):
+        raise UserError(f"{folder} is one file; make a folder of it first: malmoi import {folder} ...")
+    taken = next((it for it in settings if it.startswith(("model.", "tokenizer."))), size and "`size`")
+    if taken:
+        raise UserError(f"{taken} has no effect: {folder} keeps its shape and its tokenizer; leave it out")
+    value: Json = {
+        "name": folder.resolve().name, "model": {"family": "transformer"},
+        "tokenizer": {"path": str(folder.resolve())}, "train": {"optimizer": "muon", "schedule": "wsd"},
+        "base": {"path": str(folder.resolve()), "weights": weights_hash(folder)},
+    }  # fmt: skip
+    for setting in settings:
+        apply_setting(value, setting)
+    return checked(TypeAdapter(RunConfig), value, "")
 
 
 def configured(kind: type[AnyRun], settings: Sequence[str]) -> AnyRun:

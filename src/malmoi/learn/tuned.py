@@ -113,8 +113,7 @@ def context_of(model: LanguageModel, spec: TuneSpec) -> int:
 
     A model with rotary positions is made to read more where more are asked for; others raise UserError.
     """
-    if spec.context and model.context and spec.context > model.context:
-        assert isinstance(model, Transformer)
+    if spec.context:
         model.extend(spec.context)
     return spec.context or min(512, model.context or 512)
 

@@ -37,6 +37,10 @@ class LanguageModel(nn.Module, ABC):
     def context(self) -> int | None:
         return self.config.context
 
+    def extend(self, context: int) -> None:
+        """Make it read rows of `context` tokens where it reads shorter ones; here any are read."""
+        del context
+
     @property
     def device(self) -> torch.device:
         return next(self.parameters()).device  # of a packed model, too, whose matrices are no parameters

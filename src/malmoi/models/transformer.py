@@ -107,7 +107,9 @@ class Transformer(LanguageModel):
             self.head.weight = self.embed.weight
 
     def extend(self, context: int) -> None:
-        """Let rows have `context` positions, to be tuned on them. Raises UserError for learned positions."""
+        """See `LanguageModel.extend`. Raises UserError for learned positions, which have an end."""
+        if context <= self.context:
+            return
         if self.positions is not None:
             raise UserError(f"learned positions end at {self.config.context}; {context} need another model")
         self.config = self.config.model_copy(  # pyright: ignore[reportIncompatibleVariableOverride]

@@ -19,8 +19,7 @@ from malmoi.learn.corpus import Text, prepare_text
 from malmoi.learn.job import Place, Training
 from malmoi.learn.loop import Loop, Objective
 from malmoi.learn.losses import next_token_loss
-from malmoi.learn.run_config import RunConfig, TrainSpec
-from malmoi.models.build import build_model
+from malmoi.learn.run_config import RunConfig, TrainSpec, with_lr
 from malmoi.models.language import LanguageModel
 
 
@@ -80,7 +79,10 @@ class Pretraining(Training[TokenBatch]):
             asked = config.train.context
             place.say(f"the text is shorter than the context of {asked} tokens, so it is {context} here")
         torch.manual_seed(config.train.seed)
-        model = place.on_device(build_model(config.model_config_for(text.tokenizer.vocab_size, context)))
+        model = place.on_device(config.first_model(text.tokenizer.vocab_size, context))
+        if config.base:
+            spec = with_lr(config.train, model.config.width, lora=False)
+            config = config.model_copy(update={"train": spec})
         if (reason := obstacle(model.config)) and not place.record:  # other programs will not load the folder
             place.say(reason)
         objective = NextToken(text.train, text.valid, config.train, context)
@@ -96,9 +98,10 @@ class Pretraining(Training[TokenBatch]):
         layers = f"{cards.counted(shape.layers, 'layer')}, {shape.width} wide{heads}"
         seen, corpus = spec.steps * spec.batch * context, self.text.train.num_tokens
         size = self.config.settings_of_size
+        begun = ", trained further" if self.config.base else ""
         return {
-            "model": f"{self.config.name}, {human_count(self.model.num_parameters())} parameters: {layers}, "
-            f"vocabulary {shape.vocab_size}",
+            "model": f"{self.config.name}{begun}, {human_count(self.model.num_parameters())} parameters: "
+            f"{layers}, vocabulary {shape.vocab_size}",
             "text": f"{human_count(corpus)} tokens, {human_count(self.text.valid.num_tokens)} more for "
             "validation",
             "training": f"{cards.counted(spec.steps, 'step')} of {cards.counted(spec.batch, 'row')} of "
@@ -126,12 +129,14 @@ class Pretraining(Training[TokenBatch]):
     ) -> cards.Card:
         text = self.text
         evaluated = min(self.config.train.eval_tokens, text.valid.num_tokens)
-        made = cards.summary("language model", "pre-trained", "on the user's own text", loop, "row")
+        base = Path(self.config.base.path).name if self.config.base else ""
+        how = "pre-trained further" if base else "pre-trained"
+        made = cards.summary("language model", how, "on the user's own text", loop, "row")
         return cards.Card(
             self.config.name, f"{made} of {loop.context} tokens. It completes text.", "text-generation",
             measured_on=f"{evaluated:,} tokens of validation text", use=cards.completion_use(folder),
             limits=("It completes text; it was not taught to answer or to follow instructions.",),
-            notes=(*closing, f"tokens in the training text: {text.train.num_tokens:,}"),
+            notes=(*closing, f"tokens in the training text: {text.train.num_tokens:,}"), base=base,
         )  # fmt: skip
 
 
