@@ -13,7 +13,7 @@ from malmoi.core.nouns import Json
 from malmoi.hub.folder import load_model
 from malmoi.hub.vocab_rows import set_rows
 from malmoi.models.language import LanguageModel
-from malmoi.text.chat import ChatFormat, chat_template, markers_of
+from malmoi.text.chat import ChatFormat, chat_template, markers_of, new_markers
 from malmoi.text.tokenizer import TURNS, Tokenizer
 
 
@@ -33,10 +33,24 @@ def with_new_tokens(model: LanguageModel, tokenizer: Tokenizer, names: Sequence[
 
 def tunable_format(model: LanguageModel, tokenizer: Tokenizer) -> ChatFormat:
     """How a model that is to be tuned takes a conversation; where its vocabulary has no markers of turns, it
-    gets malmoi's as new tokens."""
+    gets malmoi's as new tokens. Markers that it has not met begin with the meaning of words that it knows."""
     if chat_template(tokenizer) is None and not markers_of(tokenizer):
         tokenizer = with_new_tokens(model, tokenizer, TURNS)
+    if new_markers(tokenizer) and markers_of(tokenizer) == TURNS:
+        _mean_what_they_say(model, tokenizer)
     return ChatFormat.for_tuning(tokenizer)
+
+
+@torch.no_grad()
+def _mean_what_they_say(model: LanguageModel, tokenizer: Tokenizer) -> None:
+    """Give markers the rows of the words for them, and the end of a turn that of the end of a text.
+
+    Rows of tokens that no text has had are all alike in a finished model, so it could not tell who speaks.
+    """
+    said = [*map(tokenizer.encode, ("User:", "Assistant:", "System:")), [tokenizer.specials.eos]]
+    for rows_VD in {id(it): it for it in (model.embed.weight, model.head.weight)}.values():
+        for marker, ids in zip(TURNS, said, strict=True):
+            rows_VD[tokenizer.special_texts[marker]] = rows_VD[ids or [tokenizer.specials.eos]].mean(0)
 
 
 def load_chat(folder: Path) -> tuple[LanguageModel, ChatFormat]:
