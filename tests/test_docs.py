@@ -11,6 +11,7 @@ import sys
 import time
 import tomllib
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import httpx
@@ -18,7 +19,7 @@ import pytest
 
 from malmoi.cli import commands as cli
 from malmoi.core.nouns import Finding
-from malmoi.demo import language_models, material, one_model, seven_tasks, story
+from malmoi.demo import language_models, material, story
 from malmoi.inside import scaling_bench as bench
 from malmoi.methods.registry import methods_for
 from malmoi.serve.server import Server
@@ -58,13 +59,9 @@ QUICK = {  # what keeps a command of the road short in a test
     "probe": ["--count", "4"],
 }
 QUICKER = (  # than --quick, for a test need not learn anything
-    (story, "QUICK_BUDGET_S", 4.0),
+    (story, "QUICK", replace(story.QUICK, models_s=4.0, network_s=0.3, rows=120, test_rows=12, pairs=4)),
     (material, "SETTINGS", (*material.SETTINGS, "train.eval_tokens=2048")),
     (language_models, "FINAL_EVAL_TOKENS", 2048),
-    (one_model, "QUICK_TASK_S", 0.3),
-    (one_model, "QUICK_ANSWER_S", 1.0),
-    (seven_tasks, "QUICK_ROWS", 120),
-    (seven_tasks, "QUICK_TEST_ROWS", 12),
     (bench, "QUICK", bench.Size((32, 64), recall_steps=2, read_steps=2, documents=20)),
 )
 

@@ -101,7 +101,7 @@ def inputs_of(path: Path, task: str) -> list[Any]:
         return [{"question": row["question"], "context": row["context"]} for row in rows]
     if task == "chat":
         return [{"messages": row["messages"][:1]} for row in rows]
-    return [row[{"translation": "en", "summarization": "document"}.get(task, "text")] for row in rows]
+    return [row[{"translation": "source", "summarization": "document"}.get(task, "text")] for row in rows]
 
 
 def walk(run: Run, world: Path, task: str, language: str, out: Path) -> None:

@@ -45,6 +45,7 @@ def report() -> Report:
         machine="a test",
         cuts={"Korean": [Cut("words", 10, ("거위가 ", "노래한다", HOSTILE), (False, True, False))]},
         growth=[("0%", ["거위", HOSTILE]), ("100%", ["거위가 노래한다. " * 20, "x" * 300])],
+        foundation=[("30M tokens read before", ["거위가 노래한다.", HOSTILE])],
         prompts=["토요일에", "On Monday,"],
         curves=[("GPT", [0.0, 10.0], [3.0, 1.0]), ("5-gram", [10.0], [2.0])],
         results=[Result(name, METRICS, dict.fromkeys(COSTS, 1e6)) for name in "AB"],

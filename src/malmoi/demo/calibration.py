@@ -13,8 +13,9 @@ from malmoi.text.tokenizer import Tokenizer
 from malmoi.util.hardware import pick_device
 
 
-def affordable_steps(material: DemoText, tokenizer: Tokenizer, budget_s: float) -> int:
+def affordable_steps(material: DemoText, budget_s: float) -> int:
     """How many steps of the LSTM and the GPT together fit in the budget; a multiple of ten."""
+    tokenizer = Tokenizer.load(material.tokenizer)
     ids = np.array([id for text in material.sample[:200] for id in tokenizer.encode(text)], dtype=np.uint16)
     ids = np.resize(ids, max(len(ids), 2 * CONTEXT))
     tokens = TokenFile(ids, tokenizer.specials.eos, tokenizer.vocab_size, 1, 1)
@@ -24,7 +25,7 @@ def affordable_steps(material: DemoText, tokenizer: Tokenizer, budget_s: float) 
 
 def _seconds_per_step(name: str, material: DemoText, tokens: TokenFile) -> float:
     """The mean of three steps of a model that is then thrown away; the first one is not counted."""
-    config = run_config(name, 100, material)
+    config = run_config(name, 100, material, most_s=1.0)
     model = build_model(config.model_config_for(tokens.vocab_size, CONTEXT)).to(pick_device())
     objective = NextToken(tokens, tokens, config.train, CONTEXT)
     steps_s = step_seconds(model, objective, try_step(model, objective, config.train).spec, 4)

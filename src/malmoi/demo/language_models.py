@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -11,19 +10,18 @@ from typing import Any
 import torch
 
 from malmoi.core.nouns import Metric, Result, silent
-from malmoi.demo.material import BATCH, CONTEXT, DemoText, ngram_config, run_config
+from malmoi.demo.material import BATCH, CONTEXT, DemoText, RunConfig, ngram_config, run_config
 from malmoi.engine import Engine, Sampling
 from malmoi.hub.folder import save_model
 from malmoi.inside.probes import grammar_and_logic
 from malmoi.learn.corpus import prepare_text
 from malmoi.learn.counting import evaluate_ngrams
-from malmoi.learn.job import prepare
+from malmoi.learn.job import Job, prepare
 from malmoi.learn.objectives.next_token import Pretraining
 from malmoi.models.ngram import KneserNey
 from malmoi.show.demo_report import show_moment
 from malmoi.util.files import WEIGHTS
 
-PAIRS, QUICK_PAIRS = 100, 24  # of sentences, in each language for each score
 FINAL_EVAL_TOKENS = 65_536
 ORDER = 5
 SHORT = Sampling(max_tokens=32, temperature=0.7, top_k=40, seed=7)
@@ -34,7 +32,9 @@ class Trained:
     """One of the three models, with what its training showed."""
 
     result: Result
-    curve: tuple[str, Sequence[float], Sequence[float]]  # its name, tokens read, bits per byte
+    curve: (
+        tuple[str, list[float], list[float]] | None
+    )  # its name, tokens read, bits per byte; None: it was trained before
     growth: list[tuple[str, list[str]]]  # share of the training -> completions
     engine: Engine
 
@@ -50,16 +50,25 @@ def count(material: DemoText, out: Path, steps: int) -> Trained:
     save_model(folder, model, text.tokenizer)
     _, bits = evaluate_ngrams(model, text.valid, FINAL_EVAL_TOKENS)
     engine, numbers = Engine(model, text.tokenizer), sum(it.size for it in model.tensors().values())
-    result = _result(name, engine, bits, numbers, seconds, num_tokens, folder)
+    result = measured(name, engine, bits, numbers, seconds, num_tokens, folder)
     return Trained(result, (name, [num_tokens], [bits]), [], engine)
 
 
-def train(name: str, material: DemoText, out: Path, steps: int) -> Trained:
-    """The LSTM or the GPT, saved as out/lstm or out/gpt; the GPT completes the prompts while it learns."""
-    folder, read = out / name.lower(), steps * BATCH * CONTEXT
-    config = run_config(name, steps, material)
+def pretraining(config: RunConfig, folder: Path, material: DemoText) -> Job[Pretraining]:
+    """A run on the demo's text, ready to begin."""
     run = prepare(Pretraining, config, folder, data=material.data, resume=False, say=silent)
     assert run is not None
+    return run
+
+
+def train(name: str, material: DemoText, out: Path, steps: int, most_s: float) -> Trained:
+    """The LSTM or the GPT, saved as out/lstm or out/gpt; the GPT completes the prompts while it learns.
+
+    most_s: where the machine has become slower, it makes as many steps as that affords.
+    """
+    folder = out / name.lower()
+    config = run_config(name, steps, material, most_s)
+    run = pretraining(config, folder, material)
     engine = Engine(run.model, run.tokenizer)
     x, y, growth = list[float](), list[float](), list[tuple[str, list[str]]]()
 
@@ -70,8 +79,9 @@ def train(name: str, material: DemoText, out: Path, steps: int) -> Trained:
         if name == "GPT":
             run.model.eval()
             texts = [found.text for found in engine.generate(list(material.prompts), SHORT)]
-        growth.append((f"{step / steps:.0%}", texts))
-        show_moment(name, step / steps, bits, material.prompts, texts)
+        share = step / run.loop.spec.steps
+        growth.append((f"{share:.0%}", texts))
+        show_moment(name, share, bits, material.prompts, texts)
 
     def watch(report: Any) -> None:
         if report.valid_bits_per_byte is not None:
@@ -82,24 +92,27 @@ def train(name: str, material: DemoText, out: Path, steps: int) -> Trained:
     run.run(watch)
     seconds = time.perf_counter() - start_s
     run.model.eval()
-    bits = run.loop.evaluate(FINAL_EVAL_TOKENS)["bits_per_byte"]
+    bits, read = run.loop.evaluate(FINAL_EVAL_TOKENS)["bits_per_byte"], run.loop.step * BATCH * CONTEXT
     run.model.eval()
-    result = _result(name, engine, bits, run.model.num_parameters(), seconds, read, folder)
+    result = measured(name, engine, bits, run.model.num_parameters(), seconds, read, folder)
     return Trained(result, (name, x, y), growth, engine)
 
 
-def probed(trained: Trained, *, quick: bool) -> Trained:
-    """With two more metrics: how often it prefers the right grammar, and what follows from two facts."""
-    found = grammar_and_logic(trained.engine, count=QUICK_PAIRS if quick else PAIRS)
+def probed(trained: Trained, count: int) -> Trained:
+    """With two more metrics: how often it prefers the right grammar, and what follows from two facts.
+
+    count: pairs of sentences in each language for each.
+    """
+    found = grammar_and_logic(trained.engine, count=count)
     metrics = trained.result.metrics | {name: found[name] for name in ("grammar", "logic")}
     return replace(trained, result=replace(trained.result, metrics=metrics))
 
 
-def _result(
+def measured(
     name: str, engine: Engine, bits: float, parameters: int, train_seconds: float, num_tokens: int,
     folder: Path,
 ) -> Result:  # fmt: skip
-    """What a model reached and what it cost."""
+    """What a model reached (bits per byte of validation text) and what it cost."""
     start_s = time.perf_counter()
     found = engine.generate(["The"], Sampling(max_tokens=64, seed=0))[0]
     complete_seconds = time.perf_counter() - start_s
@@ -113,5 +126,5 @@ def _result(
         "disk_bytes": float((folder / WEIGHTS).stat().st_size),
         "state_bytes": float(state.nbytes),
     }
-    metric = Metric(bits, higher_is_better=False, signature=f"bits per byte, {FINAL_EVAL_TOKENS} tokens")
+    metric = Metric(bits, higher_is_better=False, signature="bits per byte")
     return Result(name, {"bits_per_byte": metric}, costs)

@@ -12,18 +12,25 @@ import numpy as np
 from malmoi.core.config import as_setting
 from malmoi.core.errors import UserError
 from malmoi.data.readers import Errors, open_corpus
+from malmoi.demo.plan import DemoPlan
 from malmoi.learn.run_config import RunConfig, load_run
 from malmoi.show.comparison_report import REPORT
-from malmoi.tasks import write_samples
+from malmoi.tasks import sampled_tasks, write_samples, write_small_talk
 from malmoi.text.tokenizer import Tokenizer
 from malmoi.util import files
 from malmoi.world import documents, story
+from malmoi.world.small_talk import small_talk
 
+TABLE = "one_model.json"
 MADE = (  # in the folder of a demo
-    "world", "tokenizer", "ngram", "lstm", "gpt", "chat", "examples", "tasks", REPORT,
+    "world", "tokenizer", "ngram", "lstm", "gpt", "foundation", "chat", "examples", "tasks", REPORT, TABLE,
 )  # fmt: skip
 LEAST_CHARACTERS = 4000  # of the user's own text
 SAMPLE_DOCUMENTS = 1500  # enough to learn a vocabulary of the sample world
+VALID_DOCUMENTS = 60
+DOCUMENTS, TEST_DOCUMENTS = 3000, 600  # of which a task takes as many rows as it needs
+TALKS, HELD_OUT = 400, 24
+SMALL_TALK = "small-talk"  # a folder of examples
 WORLD_LICENCE = "SPDX-License-Identifier: Apache-2.0\n"  # of the sample world, for the cards of its models
 PROMPTS = ("On Monday,", "토요일에")
 BATCH, CONTEXT = 8, 256
@@ -49,7 +56,9 @@ class DemoText:
     stories: dict[str, str]  # name -> the text to colour
     prompts: Sequence[str]
     unseen: str  # a text of the validation part
-    settings: tuple[str, ...]  # of every run: its tokenizer, and how `data` is to be read
+    valid: Sequence[str]  # some texts of it
+    reading: tuple[str, ...]  # settings of every run: how `data` is to be read
+    tokenizer: Path  # of the small models
 
 
 def claim(out: Path) -> None:
@@ -68,16 +77,33 @@ def sample_world(out: Path) -> DemoText:
     stories = {"A story of the town": story("en"), "The same story in Korean": story("ko")}
     tests = documents(20, split="test", language="en")
     unseen = next(text for found in tests if (text := found.with_views()).startswith(found.text))
-    return DemoText(out / "world", sample, stories, PROMPTS, unseen, (_tokenizer_in(out),))
+    valid = [document.with_views() for document in documents(VALID_DOCUMENTS, split="valid")]
+    return DemoText(out / "world", sample, stories, PROMPTS, unseen, valid, (), out / "tokenizer")
 
 
-def write_world(material: DemoText, tokenizer: Tokenizer, num_tokens: int) -> None:
+def write_world(material: DemoText, num_tokens: int) -> None:
     """As much of the world as `num_tokens` tokens, so that every model reads every document once."""
+    tokenizer = Tokenizer.load(material.tokenizer)
     per_document = np.mean([len(ids) + 1 for ids in tokenizer.encode_batch(material.sample)])
     count = max(SAMPLE_DOCUMENTS, int(num_tokens / per_document))
     write_samples(material.data / "train.jsonl", "completion", documents(count))
     write_samples(material.data / "valid.jsonl", "completion", documents(400, split="valid"))
     files.write_text(material.data / "LICENSE", WORLD_LICENCE)
+
+
+def write_rows(out: Path, plan: DemoPlan) -> None:
+    """out/examples/TASK, rows in the formats of users' files, English and Korean by turns; and small talk.
+
+    What is measured has combinations of facts, and names, that training never saw.
+    """
+    rows = out / "examples"
+    for task in sampled_tasks():
+        write_samples(rows / task / "train.jsonl", task, documents(DOCUMENTS), plan.rows)
+        held_out = documents(TEST_DOCUMENTS, split="valid")
+        write_samples(rows / task / "valid.jsonl", task, held_out, plan.test_rows)
+    write_small_talk(rows / SMALL_TALK / "train.jsonl", small_talk(TALKS))
+    write_small_talk(rows / SMALL_TALK / "valid.jsonl", small_talk(HELD_OUT, split="valid"))
+    files.write_text(rows / "LICENSE", WORLD_LICENCE)
 
 
 def users_text(data: Path, out: Path, field: str, errors: Errors) -> DemoText:
@@ -93,12 +119,9 @@ def users_text(data: Path, out: Path, field: str, errors: Errors) -> DemoText:
         )
     middle = held_out.find(" ", len(held_out) // 2) + 1
     prompts = [_first_words(held_out), _first_words(held_out[middle:])]
-    settings = (_tokenizer_in(out), as_setting("data.field", field), as_setting("data.errors", errors))
-    return DemoText(data, sample, {"From your text": held_out[:800]}, prompts, held_out[:1500], settings)
-
-
-def _tokenizer_in(out: Path) -> str:
-    return as_setting("tokenizer.path", str(out / "tokenizer"))
+    reading = (as_setting("data.field", field), as_setting("data.errors", errors))
+    stories = {"From your text": held_out[:800]}
+    return DemoText(data, sample, stories, prompts, held_out[:1500], [held_out], reading, out / "tokenizer")
 
 
 def _first_words(text: str) -> str:
@@ -115,13 +138,20 @@ def _up_to(texts: Iterable[str], num_characters: int) -> Iterator[str]:
             return
 
 
-def run_config(name: str, steps: int, material: DemoText) -> RunConfig:
-    """The run of the LSTM or the GPT."""
+def run_config(name: str, steps: int, material: DemoText, most_s: float) -> RunConfig:
+    """The run of the LSTM or the GPT; it has fewer steps where those would take more than `most_s`."""
     recipe, settings = RECIPES[name]
-    lengths = (f"train.steps={steps}", f"train.eval_every={steps // 10}", f"train.checkpoint_every={steps}")
-    return load_run(recipe, [*SETTINGS, *settings, *lengths, *material.settings])
+    lengths = (
+        f"train.steps={steps}", f"train.eval_every={steps // 10}", f"train.checkpoint_every={steps}",
+        f"budget_seconds={most_s}",
+    )  # fmt: skip
+    return load_run(recipe, [*SETTINGS, *settings, *lengths, *_text_settings(material)])
 
 
 def ngram_config(material: DemoText) -> RunConfig:
     """The n-gram model's run."""
-    return load_run("ngram", material.settings)
+    return load_run("ngram", _text_settings(material))
+
+
+def _text_settings(material: DemoText) -> list[str]:
+    return [as_setting("tokenizer.path", str(material.tokenizer)), *material.reading]

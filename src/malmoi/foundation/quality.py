@@ -18,7 +18,7 @@ from malmoi.engine.loaded import open_model
 from malmoi.inside.probes import grammar_and_logic
 from malmoi.methods.registry import make_method
 from malmoi.metrics.statistics import accuracy
-from malmoi.tasks import TASKS, make_task, sampled_tasks
+from malmoi.tasks import make_task, sampled_tasks
 from malmoi.tasks.base import Task
 from malmoi.text.chat import ChatFormat
 from malmoi.world import Document, Language, documents
@@ -73,9 +73,7 @@ def _documents(language: Language) -> Iterator[Document]:
 
 def _score(folder: Path, name: str, language: Language, count: int, *, unseen: bool = False) -> Metric:
     """Of the first examples, or of those whose answer is an unseen name."""
-    other = LANGUAGES[language == "en"]
-    directed = TASKS[name].relation == "parallel"
-    task = make_task(name, {"source": language, "target": other} if directed else None)
+    task = make_task(name)
     examples = list(islice(_examples(task, language, unseen=unseen), count))
     method = make_method("prompted", task, {"model": str(folder), "shots": 0})
     method.fit(examples, ())  # which only sees which labels there are, and how long replies may be

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 
 from malmoi.core.nouns import Json
-from malmoi.tasks import sampled_tasks, write_samples
+from malmoi.tasks import sampled_tasks, write_samples, write_small_talk
 from malmoi.text.tokenizer import Tokenizer, train_tokenizer
 from malmoi.util.files import new_file, write_text
 from malmoi.world import Split, documents
@@ -33,9 +33,9 @@ class Amounts:
     valid: int = 600
     vocabulary: int = 4096
     sample: int = 20_000  # documents that the vocabulary is learned from
-    documents: int = 40_000
-    rows: int = 10_000  # of one task at most
-    talks: int = 10_000
+    documents: int = 9_000
+    rows: int = 2_200  # of one task at most
+    talks: int = 2_200
     judged: int = 200  # examples of each task in each language, of what is finished
 
 
@@ -68,18 +68,9 @@ def write_talks(folder: Path, amounts: Amounts) -> None:
         for number, task in enumerate(sampled_tasks()):
             about = documents(num_documents, split=split, seed=10 + number, pages=PAGES)
             write_samples(folder / task / f"{split}.jsonl", task, about, num_rows)
-        _both_ways(folder / "translation" / f"{split}.jsonl")
         talks = small_talk(num_talks, split=split, seed=4)
-        rows = ({"messages": [asdict(turn) for turn in talk]} for talk in talks)
-        _write(folder / SMALL_TALK / f"{split}.jsonl", rows)
+        write_small_talk(folder / SMALL_TALK / f"{split}.jsonl", talks)
     write_text(folder / "LICENSE", LICENCE)
-
-
-def _both_ways(path: Path) -> None:
-    """Every other row of translations the other way."""
-    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    pairs = [(row["en"], row["ko"])[:: -1 if number % 2 else 1] for number, row in enumerate(rows)]
-    _write(path, ({"source": source, "target": target} for source, target in pairs))
 
 
 def sources(folder: Path, split: Split) -> list[str]:

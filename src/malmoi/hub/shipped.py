@@ -7,7 +7,10 @@ from difflib import get_close_matches
 from pathlib import Path
 
 from malmoi.core.errors import UserError, nearest
+from malmoi.core.nouns import Json
+from malmoi.util.files import read_object
 
+TRAINING = "training.json"  # there: what the training took, and how the loss fell
 FOLDER = Path(__file__).parent.parent / "shipped"
 SHIPPED = CHAT, BASE = "malmoi-noru", "malmoi-noru-base"  # tuned to answer; as it was pre-trained
 
@@ -18,10 +21,15 @@ def model_path(named: str | Path) -> Path:
     What the user has under that name goes first. Raises UserError for a name that is nearly one of them.
     """
     path, name = Path(named), os.fspath(named)
-    if path.exists() or os.sep in name:
+    if os.path.exists(name) or os.sep in name:
         return path
     if name in SHIPPED:
         return FOLDER / name
     if get_close_matches(name, SHIPPED, cutoff=0.8):
         raise UserError(f"there is no folder {name}; {nearest(name, SHIPPED)} It comes with malmoi")
     return path
+
+
+def training_of(folder: Path) -> Json:
+    """What the training of a model that comes with malmoi took: its "tokens", "seconds", "parameters"."""
+    return read_object(folder / TRAINING, "tokens", "seconds", "parameters")

@@ -134,6 +134,13 @@ class TrainSpec(LoopSpec):
         None  # what samples while training begin with; None: as the validation text
     )
 
+    def planned(self, rows_per_epoch: int, most: int | None = None) -> Self:
+        """With a budget `most` steps, and a warm-up that is a part of them."""
+        del rows_per_epoch
+        steps = min(self.steps, most or self.steps)
+        fewer = {"steps": steps, "warmup_steps": min(self.warmup_steps, steps // 10)}
+        return self.model_copy(update=fewer) if steps < self.steps else self
+
 
 class TuneSpec(LoopSpec):
     """How to tune. A window has `context` tokens (None: as many as the model's, at most 512); more than the
@@ -210,9 +217,11 @@ class RunConfig(AnyRun):
     """Everything that decides a run, except the text. `model` lacks vocab_size and context.
 
     base: the model to go on with; then it has the shape, `model` says nothing, and the tokenizer is its own.
+    budget_seconds: there are at most as many steps as it affords, going by a few of them.
     """
 
     name: str
+    budget_seconds: PositiveFloat | None = None
     base: BaseSpec | None = None
     size: Size | None = None  # what the recipe and the settings leave open was derived from it
     model: Json

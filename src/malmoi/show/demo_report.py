@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from markupsafe import Markup
 from rich.markup import escape
@@ -17,7 +18,7 @@ from malmoi.show.comparison_report import REPORT
 from malmoi.show.templates import one_line, render, visible
 from malmoi.show.terminal import coloured, console
 from malmoi.util.files import write_text
-from malmoi.util.units import human_bytes, human_count
+from malmoi.util.units import human_bytes, human_count, human_seconds
 
 SHOWN = 100  # characters of a completion on the terminal
 
@@ -63,6 +64,7 @@ class OneModelLine:
     quality: str
     english: str
     korean: str
+    figures: Mapping[str, Any] = field(default_factory=dict)  # the same as numbers
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +84,7 @@ class Report:
     machine: str
     cuts: Mapping[str, Sequence[Cut]]  # language or text name -> the same text cut in several ways
     growth: Sequence[tuple[str, Sequence[str]]]  # moment of training -> the completion of every prompt
+    foundation: Sequence[tuple[str, Sequence[str]]]  # what the foundation model has read -> its completions
     prompts: Sequence[str]
     curves: Sequence[Curve]  # tokens seen, bits per byte
     results: Sequence[Result]
@@ -103,6 +106,12 @@ def write_report(report: Report, folder: Path) -> Path:
 # ---- on the terminal
 
 
+def show_act(number: int, count: int, title: str, seconds_left: float) -> None:
+    """Where in the story one is, and about how long the rest takes."""
+    console.print(f"\n[bold reverse] Act {number} of {count} [/] [bold]{title}[/]", end="")
+    console.print(f"  [dim]about {human_seconds(seconds_left)} left[/]")
+
+
 def show_cuts(cuts: Mapping[str, Sequence[Cut]]) -> None:
     """Each text as its tokens in colour, cut in several ways."""
     for name, found in cuts.items():
@@ -118,6 +127,17 @@ def show_cuts(cuts: Mapping[str, Sequence[Cut]]) -> None:
 def show_moment(name: str, share: float, bits: float, prompts: Sequence[str], texts: Sequence[str]) -> None:
     """How far the training of a model is, its bits per byte, and how it completes the prompts, if it does."""
     console.print(f"{name} {share:5.0%}  {bits:.3f} bits/byte")
+    _show_texts(prompts, texts)
+
+
+def show_growth(name: str, growth: Sequence[tuple[str, Sequence[str]]], prompts: Sequence[str]) -> None:
+    """How a model completes the prompts, at each moment."""
+    for moment, texts in growth:
+        console.print(f"{name}, {moment}")
+        _show_texts(prompts, texts)
+
+
+def _show_texts(prompts: Sequence[str], texts: Sequence[str]) -> None:
     for prompt, text in zip(prompts, texts, strict=False):
         start, whole = one_line(prompt), one_line(prompt + text)
         console.print(f"           [bold]{escape(start)}[/]{escape(whole[len(start) : SHOWN])}")
@@ -141,7 +161,7 @@ def show_report(report: Report, path: Path) -> None:
     for name, shown in rows.items():
         table.add_row(name, *(shown(result) for result in report.results))
     console.print(table)
-    console.print("What the GPT expects in a text that it has never seen:")
+    console.print("What the foundation model expects in a text that it has never seen:")
     for position in report.sentence:
         likely = "  ".join(
             f"{visible(token)!r} {probability:.0%}" for token, probability in position.best[:4]
@@ -149,7 +169,6 @@ def show_report(report: Report, path: Path) -> None:
         console.print(f"  {visible(position.token)!r:14} loss {position.loss:4.1f}   {likely}", markup=False)
     if report.answers.tasks:
         _show_tasks(report.answers.tasks)
-        _show_exchanges(report.answers.exchanges)
         _show_one_model(report.answers.one_model)
     console.print(f"\n[bold]The report: {escape(str(path))}[/]\nTry next:")
     for command in report.next_commands:
@@ -169,7 +188,7 @@ def _method(cell: TaskCell) -> str:
     return f"[{'bold green' if cell.wins else 'default'}]{cell.method} {cell.quality}[/]"
 
 
-def _show_exchanges(exchanges: Sequence[Exchange]) -> None:
+def show_exchanges(exchanges: Sequence[Exchange]) -> None:
     """Question, completion, answer."""
     console.print("\nThe same question before and after: completion becomes an answer.")
     for one in exchanges:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from malmoi.core.errors import UserError, nearest
+from malmoi.core.nouns import Example, Messages
 from malmoi.tasks.base import Task
 from malmoi.tasks.chat import Chat
 from malmoi.tasks.classification import Classification
@@ -39,6 +40,15 @@ def sampled_tasks() -> list[str]:
 def write_samples(path: Path, task: str, documents: Iterable[Document], most: int | None = None) -> int:
     """Write a task's rows of documents (at most `most`) as JSON lines; returns how many."""
     made = make_task(task)
-    rows = list(islice((row for document in documents for row in made.samples(document)), most))
-    write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
-    return len(rows)
+    return _write(path, islice((row for document in documents for row in made.samples(document)), most))
+
+
+def write_small_talk(path: Path, talks: Iterable[Messages]) -> int:
+    """Write talks without a text as rows of the task chat; returns how many."""
+    return _write(path, (Chat().row(Example(talk[:-1], talk[-1].content)) for talk in talks))
+
+
+def _write(path: Path, rows: Iterable[Mapping[str, Any]]) -> int:
+    lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in rows]
+    write_text(path, "".join(lines))
+    return len(lines)

@@ -117,10 +117,9 @@ class Translation(Task[str, str]):
         yield Example(source, target, record.where)
 
     def samples(self, document: Document) -> Iterator[dict[str, Any]]:
-        """Its sentences, each in both languages."""
-        for pair in document.sentence_pairs:
-            english, korean = pair if document.language == "en" else pair[::-1]
-            yield {"en": english, "ko": korean}
+        """Its sentences, and the same in the other language: Korean, or English of Korean ones."""
+        for ours, theirs in document.sentence_pairs:
+            yield {"source": ours, "target": theirs}
 
     def tries(self, document: Document) -> Iterator[str]:
         """Its sentences."""
