@@ -29,9 +29,11 @@ SPEC = FitSpec(lr=0.05, warmup_steps=0, weight_decay=0.0, batch=16, epochs=10, e
 class Line(LabelledRows[nn.Module, float]):
     """Learn y = 3 x; validation values may be dictated."""
 
-    def __init__(self, values: list[float] | None = None, judged_by: str = "loss") -> None:
+    def __init__(
+        self, values: list[float] | None = None, judged_by: str = "loss", spec: FitSpec = SPEC
+    ) -> None:  # fmt: skip
         x_N = torch.randn(400, generator=torch.Generator().manual_seed(0)).tolist()
-        super().__init__(x_N, lambda _: 1, SPEC)
+        super().__init__(x_N, lambda _: 1, spec)
         self.values, self.judged_by = values, judged_by
         torch.manual_seed(0)
         self.model = nn.Linear(1, 1)

@@ -11,16 +11,15 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from torch import nn
 
 from malmoi.core import nouns
 from malmoi.core.nouns import Budget, Work
-from malmoi.core.tensors import Loss
 from malmoi.learn import loop, pace, trial
 from malmoi.learn.distributed import ALONE
-from malmoi.learn.objectives.examples import Chosen, FitPlan, FitSpec, LabelledRows, fit
+from malmoi.learn.objectives.examples import Chosen, FitPlan, FitSpec, fit
 from malmoi.learn.pace import Change, Pace
 from malmoi.learn.record import same_threads
+from tests.learn.test_fit import Line
 
 SPEC = FitSpec(lr=0.05, warmup_steps=0, batch=16, epochs=40, evaluations=20, patience=20)
 
@@ -42,14 +41,12 @@ class Clock:
         self.now += self.before_s if step < self.slow_from else self.after_s
 
 
-class Line(LabelledRows[nn.Module, float]):
-    """Learns y = 3 x; is killed when it comes to step `killed_at`."""
+class TimedLine(Line):
+    """Its steps take their time; it is killed when it comes to step `killed_at`."""
 
     def __init__(self, clock: Clock, killed_at: int | None = None) -> None:
-        x_N = torch.randn(400, generator=torch.Generator().manual_seed(0)).tolist()
-        super().__init__(x_N, lambda _: 1, SPEC)
-        torch.manual_seed(0)
-        self.model, self.clock, self.killed_at = nn.Linear(1, 1), clock, killed_at
+        super().__init__(spec=SPEC)
+        self.clock, self.killed_at = clock, killed_at
         self.first_step: int | None = None
 
     def part(self, step: int, start: int, stop: int, rank: int = 0) -> Chosen:
@@ -58,14 +55,6 @@ class Line(LabelledRows[nn.Module, float]):
         self.first_step = step if self.first_step is None else self.first_step
         self.clock.tick(step)
         return super().part(step, start, stop, rank)
-
-    def loss(self, model: nn.Module, part: Chosen) -> Loss:
-        x_B1 = torch.tensor(part[0])[:, None]
-        return Loss((model(x_B1) - 3 * x_B1).square().sum(), len(x_B1))
-
-    def evaluate(self, loss: object, rows: int, limit: int | None = None) -> dict[str, float]:
-        del loss, rows, limit
-        return {"loss": abs(self.model.weight.item() - 3)}  # type: ignore[operator]
 
 
 def run(
@@ -149,8 +138,10 @@ def test_a_fit_keeps_to_its_budget_and_going_on_changes_nothing(
     """Steps become three times slower at half of the plan: fewer are taken, and the rate falls sooner."""
     said: list[str] = []
 
-    def fitted(folder: Path, seconds: float | None, killed: int | None = None) -> tuple[Line, dict[str, Any]]:
-        line = Line(Clock(monkeypatch, 400, 1.0, 3.0), killed)
+    def fitted(
+        folder: Path, seconds: float | None, killed: int | None = None
+    ) -> tuple[TimedLine, dict[str, Any]]:
+        line = TimedLine(Clock(monkeypatch, 400, 1.0, 3.0), killed)
         work = Work(Budget(seconds), said.append, folder).begin()
         return line, fit(line.model, line, SPEC, "fp32", work)
 
