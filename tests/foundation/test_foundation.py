@@ -12,8 +12,9 @@ import malmoi
 from malmoi.engine.loaded import Loaded
 from malmoi.foundation.making import build
 from malmoi.foundation.quality import quality_of_chat
-from malmoi.foundation.reading import Amounts, sources, write_talks
+from malmoi.foundation.reading import Amounts, write_talks
 from malmoi.hub.shipped import BASE, CHAT
+from malmoi.learn.mixture import Source, sources
 from malmoi.tasks import sampled_tasks
 from malmoi.util.files import damage
 
@@ -83,9 +84,7 @@ def test_translations_are_learned_both_ways_and_nothing_is_judged_by_what_was_le
     assert True in korean
     assert False in korean
     for train, valid in zip(sources(tmp_path, "train"), sources(tmp_path, "valid"), strict=True):
-        learned, judged = (
-            set(Path(text.partition("=")[2] or text).read_text().splitlines()) for text in (train, valid)
-        )
+        learned, judged = (set(Source.parse(text).path.read_text().splitlines()) for text in (train, valid))
         assert learned
         assert judged
         assert not learned & judged

@@ -6,15 +6,14 @@ from pathlib import Path
 from typing import Any
 
 from malmoi.core.nouns import silent
-from malmoi.demo.material import SMALL_TALK
 from malmoi.engine.loaded import Loaded
 from malmoi.hub.shipped import BASE, CHAT, model_path, training_of
 from malmoi.learn.job import prepare
+from malmoi.learn.mixture import sources
 from malmoi.learn.objectives.conversations import Tuning
 from malmoi.learn.run_config import load_tuning
 from malmoi.show.demo_report import Exchange
 from malmoi.show.terminal import console
-from malmoi.tasks import sampled_tasks
 from malmoi.util.units import human_seconds
 from malmoi.world import documents
 
@@ -31,11 +30,11 @@ REPLY_TOKENS = 40
 def tuned(out: Path, seconds: float) -> Path:
     """The foundation model tuned to answer, on rows of all tasks and on small talk, as out/chat."""
     rows = out / "examples"
-    data = [f"{task}={rows / task / 'train.jsonl'}@{WEIGHTS.get(task, 1)}" for task in sampled_tasks()]
-    learned, judged = (str(rows / SMALL_TALK / f"{part}.jsonl") for part in ("train", "valid"))
+    judged = sources(rows, "valid")[-1:]  # small talk: there is no time to look at more
     config = load_tuning(
-        model_path(BASE), [*data, learned], [judged], TUNING, allow_skips=True, budget_seconds=seconds
-    )
+        model_path(BASE), sources(rows, "train", WEIGHTS), judged, TUNING, allow_skips=True,
+        budget_seconds=seconds,
+    )  # fmt: skip
     run = prepare(Tuning, config, out / "chat", resume=False, say=silent)
     assert run is not None
     num_rows, steps = len(run.training.mixture.train), run.loop.spec.steps

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from malmoi.core.nouns import silent
-from malmoi.demo.language_models import SHORT, Trained, measured, pretraining, probed
+from malmoi.demo.language_models import SHORT, Trained, finished, measured, pretraining, probed
 from malmoi.demo.material import DemoText
 from malmoi.engine import Engine
 from malmoi.engine.loaded import Loaded
@@ -38,13 +38,10 @@ def further(base: Trained, material: DemoText, out: Path, seconds: float) -> Tra
     folder = out / "foundation"
     config = load_run(BASE, [*FURTHER, *material.reading, f"budget_seconds={seconds}"])
     run = pretraining(config, folder, material)
-    before = run.loop.evaluate()["bits_per_byte"]
-    run.run(silent)
-    run.model.eval()
-    bits, read = run.loop.evaluate()["bits_per_byte"], run.loop.step * config.train.batch * run.loop.context
-    console.print(f"{human_count(read)} tokens further: {before:.3f} bits per byte become {bits:.3f}")
-    engine = Engine(run.model, run.tokenizer)
+    engine, before = Engine(run.model, run.tokenizer), run.loop.evaluate()["bits_per_byte"]
+    result = finished(f"{BASE}, further", run, silent, engine)
+    bits, loop = result.metrics["bits_per_byte"].value, run.loop
+    read = human_count(loop.step * loop.spec.batch * loop.context)
+    console.print(f"{read} tokens further: {before:.3f} bits per byte become {bits:.3f}")
     texts = [found.text for found in engine.generate(list(material.prompts), SHORT)]
-    costs = base.result.costs
-    result = measured(f"{BASE}, further", engine, bits, int(costs["parameters"]), seconds, read, folder)
-    return Trained(result, None, [*base.growth, (f"{human_count(read)} of yours", texts)], engine)
+    return Trained(result, None, [*base.growth, (f"{read} of yours", texts)], engine)

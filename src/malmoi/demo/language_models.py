@@ -1,11 +1,11 @@
-"""The demo's first act: an n-gram, an LSTM and a GPT read the same tokens."""
+"""The demo's second act: an n-gram, an LSTM and a GPT read the same tokens."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -16,7 +16,7 @@ from malmoi.hub.folder import save_model
 from malmoi.inside.probes import grammar_and_logic
 from malmoi.learn.corpus import prepare_text
 from malmoi.learn.counting import evaluate_ngrams
-from malmoi.learn.job import Job, prepare
+from malmoi.learn.job import Job, StepReport, prepare
 from malmoi.learn.objectives.next_token import Pretraining
 from malmoi.models.ngram import KneserNey
 from malmoi.show.demo_report import show_moment
@@ -83,19 +83,24 @@ def train(name: str, material: DemoText, out: Path, steps: int, most_s: float) -
         growth.append((f"{share:.0%}", texts))
         show_moment(name, share, bits, material.prompts, texts)
 
-    def watch(report: Any) -> None:
+    def watch(report: StepReport) -> None:
         if report.valid_bits_per_byte is not None:
             look(report.step, report.valid_bits_per_byte)
 
     look(0, run.loop.evaluate()["bits_per_byte"])
+    return Trained(finished(name, run, watch, engine), (name, x, y), growth, engine)
+
+
+def finished(
+    name: str, run: Job[Pretraining], watch: Callable[[StepReport], None], engine: Engine
+) -> Result:  # fmt: skip
+    """What a run reached, and what it cost, once it has been done."""
     start_s = time.perf_counter()
     run.run(watch)
-    seconds = time.perf_counter() - start_s
+    seconds, loop = time.perf_counter() - start_s, run.loop
+    bits, read = loop.evaluate(FINAL_EVAL_TOKENS)["bits_per_byte"], loop.step * loop.spec.batch * loop.context
     run.model.eval()
-    bits, read = run.loop.evaluate(FINAL_EVAL_TOKENS)["bits_per_byte"], run.loop.step * BATCH * CONTEXT
-    run.model.eval()
-    result = measured(name, engine, bits, run.model.num_parameters(), seconds, read, folder)
-    return Trained(result, (name, x, y), growth, engine)
+    return measured(name, engine, bits, run.model.num_parameters(), seconds, read, run.folder)
 
 
 def probed(trained: Trained, count: int) -> Trained:

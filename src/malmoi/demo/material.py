@@ -15,10 +15,10 @@ from malmoi.data.readers import Errors, open_corpus
 from malmoi.demo.plan import DemoPlan
 from malmoi.learn.run_config import RunConfig, load_run
 from malmoi.show.comparison_report import REPORT
-from malmoi.tasks import sampled_tasks, write_samples, write_small_talk
+from malmoi.tasks import write_rows, write_samples
 from malmoi.text.tokenizer import Tokenizer
 from malmoi.util import files
-from malmoi.world import documents, story
+from malmoi.world import LICENCE, documents, story
 from malmoi.world.small_talk import small_talk
 
 TABLE = "one_model.json"
@@ -30,8 +30,6 @@ SAMPLE_DOCUMENTS = 1500  # enough to learn a vocabulary of the sample world
 VALID_DOCUMENTS = 60
 DOCUMENTS, TEST_DOCUMENTS = 3000, 600  # of which a task takes as many rows as it needs
 TALKS, HELD_OUT = 400, 24
-SMALL_TALK = "small-talk"  # a folder of examples
-WORLD_LICENCE = "SPDX-License-Identifier: Apache-2.0\n"  # of the sample world, for the cards of its models
 PROMPTS = ("On Monday,", "토요일에")
 BATCH, CONTEXT = 8, 256
 RECIPES = {
@@ -88,22 +86,19 @@ def write_world(material: DemoText, num_tokens: int) -> None:
     count = max(SAMPLE_DOCUMENTS, int(num_tokens / per_document))
     write_samples(material.data / "train.jsonl", "completion", documents(count))
     write_samples(material.data / "valid.jsonl", "completion", documents(400, split="valid"))
-    files.write_text(material.data / "LICENSE", WORLD_LICENCE)
+    files.write_text(material.data / "LICENSE", LICENCE)
 
 
-def write_rows(out: Path, plan: DemoPlan) -> None:
+def write_examples(out: Path, plan: DemoPlan) -> None:
     """out/examples/TASK, rows in the formats of users' files, English and Korean by turns; and small talk.
 
     What is measured has combinations of facts, and names, that training never saw.
     """
     rows = out / "examples"
-    for task in sampled_tasks():
-        write_samples(rows / task / "train.jsonl", task, documents(DOCUMENTS), plan.rows)
-        held_out = documents(TEST_DOCUMENTS, split="valid")
-        write_samples(rows / task / "valid.jsonl", task, held_out, plan.test_rows)
-    write_small_talk(rows / SMALL_TALK / "train.jsonl", small_talk(TALKS))
-    write_small_talk(rows / SMALL_TALK / "valid.jsonl", small_talk(HELD_OUT, split="valid"))
-    files.write_text(rows / "LICENSE", WORLD_LICENCE)
+    held_out = small_talk(HELD_OUT, split="valid")
+    write_rows(rows, "train", lambda _: documents(DOCUMENTS), plan.rows, small_talk(TALKS))
+    write_rows(rows, "valid", lambda _: documents(TEST_DOCUMENTS, split="valid"), plan.test_rows, held_out)
+    files.write_text(rows / "LICENSE", LICENCE)
 
 
 def users_text(data: Path, out: Path, field: str, errors: Errors) -> DemoText:

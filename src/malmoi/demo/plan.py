@@ -30,6 +30,7 @@ ACTS = (
     "Hours of reading: a foundation model, tuned to answer",
     "Seven tasks: a small model for each, or one for all",
 )
+OWN_ACTS = (*ACTS[:2], "Hours of reading: the foundation model goes on with your text")
 
 
 @dataclass(slots=True)
@@ -37,13 +38,14 @@ class Clock:
     """Which act is on, and how long each took, by the wall clock."""
 
     plan: DemoPlan
-    num_acts: int
+    acts: tuple[str, ...] = ACTS
     parts: list[tuple[str, float]] = field(default_factory=list)
     last_s: float = field(default_factory=time.perf_counter)
 
-    def begin(self, number: int, title: str) -> None:
+    def begin(self, number: int) -> None:
         """Announce an act (from 1), and about how long the rest takes."""
-        show_act(number, self.num_acts, title, sum(self.plan.acts_s[number - 1 : self.num_acts]))
+        count = len(self.acts)
+        show_act(number, count, self.acts[number - 1], sum(self.plan.acts_s[number - 1 : count]))
 
     def lap(self, name: str) -> None:
         """The part of that name is over."""

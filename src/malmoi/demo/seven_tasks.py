@@ -38,7 +38,7 @@ SMALL: dict[Kind, dict[str, Any]] = {
 def answer_tasks(out: Path, one_model: Path, plan: DemoPlan, exchanges: Sequence[Exchange]) -> Answers:
     """Compare the methods of every task, each network with its seconds to learn, and the one model.
 
-    Reads out/examples/TASK (see `malmoi.demo.material:write_rows`), writes out/tasks/TASK, a comparison,
+    Reads out/examples/TASK (see `malmoi.demo.material:write_examples`), writes out/tasks/TASK, a comparison,
     and out/one_model.json.
     """
     console.print("\nIn English and Korean, by small methods and by the one model:")

@@ -7,13 +7,14 @@ from pathlib import Path
 from malmoi.demo.calibration import affordable_steps
 from malmoi.demo.language_models import Trained, count, probed, train
 from malmoi.demo.material import BATCH, CONTEXT, RECIPES, DemoText, write_world
-from malmoi.demo.plan import Clock, DemoPlan
+from malmoi.demo.plan import Clock
 from malmoi.show.terminal import console
 from malmoi.util.units import human_count, human_seconds
 
 
-def small_models(material: DemoText, out: Path, clock: Clock, plan: DemoPlan, *, own: bool) -> list[Trained]:
+def small_models(material: DemoText, out: Path, clock: Clock, *, own: bool) -> list[Trained]:
     """The n-gram model, the LSTM and the GPT."""
+    plan = clock.plan
     steps = affordable_steps(material, plan.models_s)
     num_tokens = steps * BATCH * CONTEXT
     if not own:

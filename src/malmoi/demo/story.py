@@ -7,8 +7,8 @@ from shlex import quote
 
 from malmoi.demo.answering import before_and_after, shipped_chat, tuned
 from malmoi.demo.completing import further, shipped_base
-from malmoi.demo.material import CONTEXT, DemoText, Errors, claim, sample_world, users_text, write_rows
-from malmoi.demo.plan import ACTS, QUICK, WHOLE, Clock, DemoPlan
+from malmoi.demo.material import CONTEXT, DemoText, Errors, claim, sample_world, users_text, write_examples
+from malmoi.demo.plan import ACTS, OWN_ACTS, QUICK, WHOLE, Clock
 from malmoi.demo.seven_tasks import answer_tasks
 from malmoi.demo.small_models import small_models
 from malmoi.hub.card import this_machine
@@ -28,7 +28,6 @@ from malmoi.util.hardware import keep_heap
 
 VOCAB_SIZE = 2560
 NAMES = {"word": "words", "character": "characters", "bpe": "sub-words (BPE)"}
-OWN_ACTS = (*ACTS[:2], "Hours of reading: the foundation model goes on with your text")
 
 
 def run_demo(
@@ -39,17 +38,17 @@ def run_demo(
     field, errors: how to read `data` (see `open_corpus`). Raises UserError where `out` holds something else.
     """
     keep_heap()
-    plan = QUICK if quick else WHOLE
     material = users_text(data, out, field, errors) if data else sample_world(out)
     claim(out)
-    acts = OWN_ACTS if data else ACTS
-    report = _play(material, out, Clock(plan, len(acts)), plan, own=data is not None)
+    clock = Clock(QUICK if quick else WHOLE, OWN_ACTS if data else ACTS)
+    report = _play(material, out, clock, own=data is not None)
     show_report(report, write_report(report, out))
 
 
-def _play(material: DemoText, out: Path, clock: Clock, plan: DemoPlan, *, own: bool) -> Report:
+def _play(material: DemoText, out: Path, clock: Clock, *, own: bool) -> Report:
     """All acts; own: the text is the user's, so nothing is known of its grammar and its tasks."""
-    clock.begin(1, ACTS[0])
+    plan = clock.plan
+    clock.begin(1)
     tokenizers = {kind: train_tokenizer(material.sample, kind, VOCAB_SIZE) for kind in NAMES}
     cuts = {
         name: [cut(NAMES[kind], tokenizer, text) for kind, tokenizer in tokenizers.items()]
@@ -58,21 +57,21 @@ def _play(material: DemoText, out: Path, clock: Clock, plan: DemoPlan, *, own: b
     show_cuts(cuts)
     tokenizers["bpe"].save(out / "tokenizer")
     clock.lap("tokens")
-    clock.begin(2, ACTS[1])
-    models = small_models(material, out, clock, plan, own=own)
-    clock.begin(3, OWN_ACTS[2] if own else ACTS[2])
+    clock.begin(2)
+    models = small_models(material, out, clock, own=own)
+    clock.begin(3)
     base, answers = shipped_base(material, 0 if own else plan.pairs), Answers()
     show_growth(base.result.name, base.growth, material.prompts)
     if own:
         base = further(base, material, out, plan.reading_s)
         clock.lap("the foundation model reads on")
     else:
-        write_rows(out, plan)
+        write_examples(out, plan)
         chat = shipped_chat() if plan.tuning_s is None else tuned(out, plan.tuning_s)
         exchanges = before_and_after(chat)
         show_exchanges(exchanges)
         clock.lap("tuning to answer")
-        clock.begin(4, ACTS[3])
+        clock.begin(4)
         answers = answer_tasks(out, chat, plan, exchanges)
         clock.lap("seven tasks")
     models.append(base)

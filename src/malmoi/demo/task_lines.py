@@ -6,11 +6,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from malmoi.compare.comparison import Comparison
-from malmoi.compare.verdict import MethodRow, show
+from malmoi.compare.verdict import MethodRow, one_latency, show
 from malmoi.show.comparison_report import REPORT
 from malmoi.show.demo_report import OneModelLine, TaskCell, TaskLine
 from malmoi.tasks.base import is_korean
-from malmoi.util.units import figures
 
 FAMILIES = ("traditional", "recurrent", "transformer", "prompted")
 TITLES = {"prompted": "one model"}
@@ -29,8 +28,7 @@ def _cells(found: Comparison, family: str) -> Iterator[TaskCell]:
     verdict = found.verdict
     for row in verdict.ranking:
         if row.family == family:
-            latency = f"{figures(1000 * row.costs['latency_p50_s'], 2)} ms"
-            yield TaskCell(row.name, verdict.quality(row), latency, row is verdict.winner)
+            yield TaskCell(row.name, verdict.quality(row), one_latency(row.costs), row is verdict.winner)
     for row in verdict.left_out:
         if row.family == family:
             yield TaskCell(row.name, "failed" if row.error else "n/a", "", False)

@@ -12,8 +12,9 @@ from pathlib import Path
 from malmoi.cli.commands import app
 from malmoi.core.nouns import Say
 from malmoi.foundation.publish import publish
-from malmoi.foundation.reading import Amounts, sources, vocabulary, write_talks, write_text_to_complete
+from malmoi.foundation.reading import Amounts, vocabulary, write_talks, write_text_to_complete
 from malmoi.hub.shipped import BASE, CHAT, FOLDER
+from malmoi.learn.mixture import sources
 
 # On every reply of the rows once. The rate falls to nothing, from half of what suits the first reading.
 TUNING = ("train.epochs=1", "train.batch=4", "train.context=1024", "train.lr=0.002")

@@ -15,7 +15,7 @@ from malmoi.core.nouns import Example, Message, Metric, silent
 from malmoi.data.readers import Record
 from malmoi.engine import Engine, Sampling
 from malmoi.engine.loaded import open_model
-from malmoi.inside.probes import grammar_and_logic
+from malmoi.inside.probes import LANGUAGES, grammar_and_logic
 from malmoi.methods.registry import make_method
 from malmoi.metrics.statistics import accuracy
 from malmoi.tasks import make_task, sampled_tasks
@@ -24,7 +24,6 @@ from malmoi.text.chat import ChatFormat
 from malmoi.world import Document, Language, documents
 from malmoi.world.plots import in_language, talk
 
-LANGUAGES: tuple[Language, ...] = ("en", "ko")
 SEED = 7
 MANY = 100_000  # documents; as many of them are made as are needed
 REPLY_TOKENS = 96
@@ -41,7 +40,7 @@ def quality_of_base(folder: Path, count: int = 200) -> Scored:
     found = {
         f"completion/{language}": _score(folder, "completion", language, count) for language in LANGUAGES
     }
-    return found | _of_sentences(folder, count)
+    return found | _of_sentences(Engine.for_many(*open_model(folder)), count)
 
 
 def quality_of_chat(folder: Path, count: int = 200) -> Scored:
@@ -59,11 +58,11 @@ def quality_of_chat(folder: Path, count: int = 200) -> Scored:
         found[f"names/{language}"] = _score(folder, "question-answering", language, count, unseen=True)
         found[f"not told/{language}"] = _not_told(engine, language, count)
         found[f"facts/{language}"] = _facts(engine, language, count)
-    return found | _of_sentences(folder, count)
+    return found | _of_sentences(engine, count)
 
 
-def _of_sentences(folder: Path, count: int) -> Scored:
-    found = grammar_and_logic(Engine.for_many(*open_model(folder)), count=count)
+def _of_sentences(engine: Engine, count: int) -> Scored:
+    found = grammar_and_logic(engine, count=count)
     return {name: metric for name, metric in found.items() if name.count("/") == 1}
 
 
@@ -102,15 +101,19 @@ def _not_told(engine: Engine, language: Language, count: int) -> Metric:
     asked = ((one.text, question) for one in _documents(language) for question in one.unanswered)
     prompts = [[Message("user", f"{text} {question}")] for text, question in islice(asked, count)]
     nothing = {in_language(pair, language) for pair in talk()["nothing"]}
-    right = [reply in nothing for reply in _replies(engine, prompts)]
-    return accuracy(right, [True] * len(right)).metric()
+    return _share([reply in nothing for reply in _replies(engine, prompts)])
 
 
 def _facts(engine: Engine, language: Language, count: int) -> Metric:
     asked = ((facts, turns) for document in _documents(language) for facts, turns in _turns(document))
     chosen = list(islice(asked, count))
     replies = _replies(engine, [turns[:-1] for _, turns in chosen])
-    right = [all(fact in reply for fact in facts) for (facts, _), reply in zip(chosen, replies, strict=True)]
+    return _share(
+        [all(fact in reply for fact in facts) for (facts, _), reply in zip(chosen, replies, strict=True)]
+    )
+
+
+def _share(right: Sequence[bool]) -> Metric:
     return accuracy(right, [True] * len(right)).metric()
 
 

@@ -37,12 +37,12 @@ def tunable_format(model: LanguageModel, tokenizer: Tokenizer) -> ChatFormat:
     if chat_template(tokenizer) is None and not markers_of(tokenizer):
         tokenizer = with_new_tokens(model, tokenizer, TURNS)
     if new_markers(tokenizer) and markers_of(tokenizer) == TURNS:
-        _mean_what_they_say(model, tokenizer)
+        _begin_as_words(model, tokenizer)
     return ChatFormat.for_tuning(tokenizer)
 
 
 @torch.no_grad()
-def _mean_what_they_say(model: LanguageModel, tokenizer: Tokenizer) -> None:
+def _begin_as_words(model: LanguageModel, tokenizer: Tokenizer) -> None:
     """Give markers the rows of the words for them, and the end of a turn that of the end of a text.
 
     Rows of tokens that no text has had are all alike in a finished model, so it could not tell who speaks.

@@ -16,11 +16,12 @@ from malmoi.core.nouns import Example, Finding, Message
 from malmoi.data.batches import mixed
 from malmoi.data.conversations import Conversation, read_conversations
 from malmoi.data.labelled import SKIPPED, raise_when_many
-from malmoi.tasks import TASKS, make_task
+from malmoi.tasks import SMALL_TALK, TASKS, make_task, sampled_tasks
 from malmoi.tasks.base import Task
 from malmoi.tasks.chat import Chat
 from malmoi.tasks.checks import labels_in
 from malmoi.text.chat import ChatFormat, ChatRow
+from malmoi.world import Split
 
 Row = TypeVar("Row")
 HELD_OUT, MOST_HELD_OUT = 0.05, 500  # rows for validation where no file is given for it
@@ -48,6 +49,14 @@ class Source:
         if task not in TASKS:
             raise UserError(f"{text}: no task {task!r}; {nearest(task, TASKS)}")
         return cls(Path(path), task, weight)
+
+
+def sources(folder: Path, split: Split, weights: Mapping[str, float] | None = None) -> list[str]:
+    """What `malmoi.tasks:write_rows` wrote, each as `Source.parse` takes it; weights: of tasks, else 1."""
+    tasks = [
+        f"{task}={folder / task / split}.jsonl@{(weights or {}).get(task, 1)}" for task in sampled_tasks()
+    ]
+    return [*tasks, f"{folder / SMALL_TALK / split}.jsonl"]
 
 
 class Rendered(NamedTuple):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -18,9 +18,10 @@ from malmoi.tasks.ner import NamedEntities
 from malmoi.tasks.question_answering import QuestionAnswering
 from malmoi.tasks.summarization import Summarization
 from malmoi.tasks.translation import Translation
-from malmoi.util.files import write_text
-from malmoi.world import Document
+from malmoi.util.files import new_file
+from malmoi.world import Document, Split
 
+SMALL_TALK = "small-talk"  # the folder of talks without a text, beside those of the tasks
 _ALL = (Classification, NamedEntities, Translation, Completion, Summarization, QuestionAnswering, Chat)
 TASKS: dict[str, type[Task[Any, Any]]] = {task.name: task for task in _ALL}
 
@@ -43,12 +44,24 @@ def write_samples(path: Path, task: str, documents: Iterable[Document], most: in
     return _write(path, islice((row for document in documents for row in made.samples(document)), most))
 
 
-def write_small_talk(path: Path, talks: Iterable[Messages]) -> int:
-    """Write talks without a text as rows of the task chat; returns how many."""
-    return _write(path, (Chat().row(Example(talk[:-1], talk[-1].content)) for talk in talks))
+def write_rows(
+    folder: Path, split: Split, documents_of: Callable[[str], Iterable[Document]], most: int,
+    talks: Iterable[Messages],
+) -> None:  # fmt: skip
+    """FOLDER/TASK/SPLIT.jsonl for every task that the sample world has rows for, and for small talk.
+
+    documents_of: a task; most: rows of one task; talks: without a text, as rows of the task chat.
+    """
+    for task in sampled_tasks():
+        write_samples(folder / task / f"{split}.jsonl", task, documents_of(task), most)
+    rows = (Chat().row(Example(talk[:-1], talk[-1].content)) for talk in talks)
+    _write(folder / SMALL_TALK / f"{split}.jsonl", rows)
 
 
 def _write(path: Path, rows: Iterable[Mapping[str, Any]]) -> int:
-    lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in rows]
-    write_text(path, "".join(lines))
-    return len(lines)
+    count = 0
+    with new_file(path) as part, part.open("w", encoding="utf-8") as file:
+        for row in rows:
+            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+            count += 1
+    return count

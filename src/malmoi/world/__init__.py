@@ -20,7 +20,9 @@ from malmoi.world.patterns import Language
 from malmoi.world.plots import Plot, plan, plan_page, plots
 from malmoi.world.vocabulary import load_yaml
 
-__all__ = ["Document", "Language", "Split", "documents", "kinds", "story"]
+LICENCE = "SPDX-License-Identifier: Apache-2.0\n"  # all of its text was written for malmoi
+
+__all__ = ["LICENCE", "Document", "Language", "Split", "documents", "kinds", "story"]
 
 
 def documents(
