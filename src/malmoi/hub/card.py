@@ -5,6 +5,7 @@ Mitchell et al. 2019, "Model Cards for Model Reporting". One renderer for every 
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
@@ -223,6 +224,11 @@ def languages_of(texts: Iterable[str]) -> tuple[str, ...]:
         name for name, holds in (("en", english > 0.05 * latin and latin > 0.02 * len(words)),
                                  ("ko", korean > 0.02 * len(words))) if holds
     )  # fmt: skip
+
+
+def load_call(folder: Path) -> str:
+    """The Python expression that opens the model of that folder, from where the folder stands."""
+    return f"malmoi.load({json.dumps(folder.name, ensure_ascii=False)})"
 
 
 def this_machine() -> str:

@@ -14,7 +14,7 @@ import torch
 from malmoi.core.config import flat
 from malmoi.core.nouns import Metric
 from malmoi.core.tensors import Loss
-from malmoi.hub.card import Card, DataFile, languages_of, this_machine
+from malmoi.hub.card import Card, DataFile, languages_of, load_call, this_machine
 from malmoi.learn.loop import Loop, compute_loss
 from malmoi.learn.record import METRICS
 from malmoi.learn.run_config import AnyRun, TuneConfig
@@ -123,10 +123,13 @@ def with_run(
 
 def completion_use(folder: Path) -> tuple[str, ...]:
     """How to complete text with a model of that folder."""
-    load = f"model = malmoi.load({folder.name!r})"
-    return "import malmoi", "", load, 'print(model.complete("...")[0].text)'
+    return *_loading(folder), 'print(model.complete("...")[0].text)'
 
 
 def chat_use(folder: Path) -> tuple[str, ...]:
     """How to talk with a model of that folder."""
-    return "import malmoi", "", f"model = malmoi.load({folder.name!r})", 'print(model.chat("..."))'
+    return *_loading(folder), 'print(model.chat("..."))'
+
+
+def _loading(folder: Path) -> tuple[str, str, str]:
+    return "import malmoi", "", f"model = {load_call(folder)}"

@@ -16,7 +16,7 @@ from malmoi.core.errors import UserError
 from malmoi.core.nouns import Budget, Example, Examples, Finding, FitReport, Metric, Say, Work, silent
 from malmoi.data.arrow import files_of
 from malmoi.data.labelled import summary
-from malmoi.hub.card import Card, DataFile, data_files, languages_of, this_machine
+from malmoi.hub.card import Card, DataFile, data_files, languages_of, load_call, this_machine
 from malmoi.methods.base import Method
 from malmoi.methods.folder import is_method, load_method, load_report, save_method, write_card
 from malmoi.methods.registry import make_method
@@ -196,5 +196,5 @@ def method_card(
         task.pipeline or task.kind.pipeline, languages_of(texts), base=Path(base).name if base else "",
         tags=(method.name,), data=data, settings=settings, results=metrics, measured_on=measured_on,
         notes=tuple(notes), limits=tuple(limits), seconds=seconds, machine=this_machine(),
-        use=("import malmoi", "", f"print(malmoi.load({folder.name!r}).predict({example}))"),
+        use=("import malmoi", "", f"print({load_call(folder)}.predict({example}))"),
     )  # fmt: skip
