@@ -146,6 +146,30 @@ sys.exit(int(current_memory_bytes() - before > 32 << 20))
     assert codes == {"keep": 1, "give": 0}
 
 
+@pytest.mark.skipif(
+    not Path("/sys/kernel/mm/transparent_hugepage").exists(), reason="this system has pages of one size"
+)
+def test_the_kept_heap_is_in_huge_pages() -> None:
+    """Linux says so of the region that holds what is made first, and of what lies far behind it."""
+    code = """
+import sys, torch
+from malmoi.util.hardware import keep_heap, memory_limit_bytes
+if not keep_heap(): sys.exit(3)
+size = memory_limit_bytes() // 10
+def flags(address):
+    for line in open("/proc/self/smaps"):
+        words = line.split()
+        if "-" in words[0]: begin, end = (int(it, 16) for it in words[0].split("-"))
+        if words[0] == "VmFlags:" and begin <= address < end: return words
+held = [torch.empty(size, dtype=torch.uint8) for _ in range(4)]
+sys.exit(int(any("hg" not in flags(one.data_ptr() + size // 2) for one in held)))
+"""
+    found = subprocess.run([sys.executable, "-c", code], check=False).returncode
+    if found == 3:
+        pytest.skip("the C library is not glibc")
+    assert found == 0
+
+
 def test_memory_in_huge_pages_is_memory() -> None:
     for count in (0, 10, 3 << 20):
         memory = in_huge_pages(torch.empty(count, dtype=torch.uint8)).fill_(7)

@@ -18,6 +18,8 @@ import torch
 from torch import Tensor
 
 _BLOCK = 128  # queries at once; fewer compute less above the diagonal, more make larger products
+# Keys begin at a multiple of it: a product of a shape that it has not met costs PyTorch more than some keys.
+_KEYS = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,8 +45,9 @@ def _blocks(mask_BTT: Tensor, dtype: torch.dtype) -> Iterator[QueryBlock]:
     for start in range(0, length, _BLOCK):
         stop = min(start + _BLOCK, length)
         seen_BS = mask_BTT[:, start:stop, :stop].any(dim=1)
-        for row, first in enumerate(seen_BS.int().argmax(dim=1).tolist()):
+        for row, seen in enumerate(seen_BS.int().argmax(dim=1).tolist()):
             rows = slice(None) if len(mask_BTT) == 1 else slice(row, row + 1)
+            first = seen - seen % _KEYS
             allowed_QS = mask_BTT[row, start:stop, first:stop]
             bias_QS = torch.zeros(allowed_QS.shape, dtype=dtype).masked_fill_(~allowed_QS, float("-inf"))
             yield QueryBlock(rows, slice(start, stop), slice(first, stop), bias_QS[None])

@@ -187,17 +187,36 @@ def compiler() -> str | None:
 
 
 _TRIM_THRESHOLD, _TOP_PAD, _MMAP_MAX = -1, -2, -4  # parameter numbers in <malloc.h>
-_TOP_PAD_BYTES = 64 << 20
+_NEVER, _TOP_PAD_BYTES = -1, 64 << 20
 _HUGE_PAGE_BYTES, _MADV_HUGEPAGE = 2 << 20, 14  # the number in <sys/mman.h>
 
 
+@cache
 def keep_heap() -> bool:
-    """Tell malloc to keep freed blocks. Returns whether this C library can (glibc only)."""
+    """Tell malloc to keep freed blocks, and Linux to hold them in pages of 2 MiB.
+
+    The heap gets addresses for half of this machine's memory at once, for Linux must be asked before anything
+    is written there; until then they take no memory. Returns whether this C library can (glibc only).
+    """
     if platform.libc_ver()[0] != "glibc":
         return False
-    mallopt = ctypes.CDLL(None).mallopt
-    settings = {_TRIM_THRESHOLD: 2**31 - 1, _TOP_PAD: _TOP_PAD_BYTES, _MMAP_MAX: 0}
-    return all(mallopt(parameter, value) == 1 for parameter, value in settings.items())
+    libc = ctypes.CDLL(None)
+    settings = {_TRIM_THRESHOLD: _NEVER, _TOP_PAD: _TOP_PAD_BYTES, _MMAP_MAX: 0}
+    can = all(libc.mallopt(parameter, value) == 1 for parameter, value in settings.items())
+    if can and resource.getrlimit(resource.RLIMIT_AS)[0] == resource.RLIM_INFINITY:
+        libc.malloc.restype, size = ctypes.c_void_p, memory_limit_bytes() // 2
+        if begin := libc.malloc(ctypes.c_size_t(size)):
+            _ask_for_huge_pages(begin, begin + size)
+            libc.free(ctypes.c_void_p(begin))
+    return can
+
+
+def _ask_for_huge_pages(begin: int, end: int) -> None:
+    """For addresses of memory; what is not a whole page at either end stays as it is."""
+    begin = -(-begin // _HUGE_PAGE_BYTES) * _HUGE_PAGE_BYTES
+    end = end // _HUGE_PAGE_BYTES * _HUGE_PAGE_BYTES
+    if sys.platform == "linux" and end > begin:
+        ctypes.CDLL(None).madvise(ctypes.c_void_p(begin), ctypes.c_size_t(end - begin), _MADV_HUGEPAGE)
 
 
 @contextmanager
@@ -220,10 +239,8 @@ def without_collecting() -> Iterator[None]:
 def in_huge_pages(memory: torch.Tensor) -> torch.Tensor:
     """The same tensor, after Linux was asked to hold it in pages of 2 MiB: before anything is written to it.
 
-    A processor fetches ahead only within a page. What is not a whole page at either end stays as it is.
+    A processor fetches ahead only within a page.
     """
-    begin = -(-memory.data_ptr() // _HUGE_PAGE_BYTES) * _HUGE_PAGE_BYTES
-    end = (memory.data_ptr() + memory.nbytes) // _HUGE_PAGE_BYTES * _HUGE_PAGE_BYTES
-    if sys.platform == "linux" and memory.device.type == "cpu" and end > begin:
-        ctypes.CDLL(None).madvise(ctypes.c_void_p(begin), ctypes.c_size_t(end - begin), _MADV_HUGEPAGE)
+    if memory.device.type == "cpu":
+        _ask_for_huge_pages(memory.data_ptr(), memory.data_ptr() + memory.nbytes)
     return memory
