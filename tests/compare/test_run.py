@@ -203,10 +203,37 @@ def test_judging_may_change_in_a_used_folder(settings: ComparisonSettings, tmp_p
     cheap = settings.model_copy(update={"good_enough": ("accuracy", 0.4), "price_per_hour": 2.0})
     found = run_comparison(cheap, out, said.append, isolated=False)
     assert said[-2:] == ["words: measured before", "usual: measured before"]
-    assert "is good enough" in found.advice
+    assert "is shown to be good enough" in found.advice
     wanted = settings.model_copy(update={"good_enough": ("accuracy", 1.0)})
     assert run_comparison(wanted, out, isolated=False).advice.startswith("No method reaches")
     assert not (out / "winner").exists()
+
+
+def test_groups_are_held_out_whole_and_widen_the_intervals(
+    settings: ComparisonSettings, tmp_path: Path
+) -> None:
+    rows = [
+        {"text": f"{label} soup number {n} of house {n % 12}", "label": label, "house": n % 12}
+        for n in range(120) for label in ("good", "bad")
+    ]  # fmt: skip
+    settings.train.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    asked = settings.model_copy(update={"methods": {"words": {}}, "fields": {"group": "house"}})
+    found = run_comparison(asked, tmp_path / "out", isolated=False)
+    houses = {part: {one.group for one in found.material.parts[part]} for part in ("train", "test")}
+    assert not houses["train"] & houses["test"]
+    assert any("held out by whole groups" in note for note in found.material.notes)
+    alone = run_comparison(
+        settings.model_copy(update={"methods": {"words": {}}}), tmp_path / "alone", isolated=False
+    )
+    assert alone.material.groups_E is None
+    assert any("of new ones figures are often lower" in note for note in alone.material.notes)
+    sizes = [len(one.material.test) for one in (found, alone)]
+    wide, narrow = (one.rows[0].metrics["accuracy"].interval or (0, 0) for one in (found, alone))
+    assert wide[1] - wide[0] > 1.5 * (narrow[1] - narrow[0]) * (sizes[1] / sizes[0]) ** 0.5
+    few = [row | {"house": row["house"] % 3} for row in rows]
+    settings.train.write_text("\n".join(map(json.dumps, few)), encoding="utf-8")
+    with pytest.raises(UserError, match="only 3 groups, too few to hold some out; give a file to test on"):
+        run_comparison(asked, tmp_path / "few", isolated=False)
 
 
 @pytest.mark.parametrize(
@@ -241,6 +268,8 @@ def test_mistakes_are_said_before_training(settings: ComparisonSettings, tmp_pat
         ({"good_enough": ("accuracy", 200)}, "goes from 0 to 1$"),
         ({"good_enough": ("accuracy", -1.0)}, "goes from 0 to 1$"),
         ({"good_enough": ("macro_f1", math.nan)}, "goes from 0 to 1$"),
+        ({"good_enough": ("accuracy", 0.9), "margin": 0.1}, "give one of them"),
+        ({"fields": {"group": "author"}}, 'no "author" to group by'),
         ({"methods": {"wurds": {}}}, "no method 'wurds'"),
         ({"methods": {"words": {"leters": 3}}}, "leters"),
         ({"train": tmp_path / "missing.jsonl"}, "missing.jsonl"),

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from malmoi.compare.settings import parse_good_enough
+from malmoi.compare.settings import parse_good_enough, parse_margin
 from malmoi.compare.verdict import (
     Floor,
     MethodRow,
@@ -26,7 +26,7 @@ from malmoi.compare.verdict import (
 )
 from malmoi.core.errors import UserError
 from malmoi.core.nouns import Metric
-from malmoi.metrics.statistics import mean
+from malmoi.metrics.statistics import Floats, mean
 from malmoi.tasks import TASKS, make_task, write_samples
 from malmoi.world import documents
 
@@ -38,6 +38,12 @@ def row(
 ) -> MethodRow:
     """A method that is right on the first (or last) `right` of NUM examples."""
     values_E = (np.arange(NUM) < right).astype(np.float64)[:: -1 if last else 1]
+    return of(name, values_E, cost, metric=metric, less=less)
+
+
+def of(
+    name: str, values_E: Floats, cost: float, *, metric: str = "accuracy", less: bool = False
+) -> MethodRow:
     found = mean(values_E, higher_is_better=not less)
     return MethodRow(
         name, "traditional", "", {metric: found}, {metric: found.metric()}, {"cost_per_1000": cost}
@@ -48,7 +54,6 @@ def failed(name: str) -> MethodRow:
     return MethodRow(name, "transformer", "out of memory")
 
 
-LEAD = "wins: accuracy 97.5% against"
 BAG, LSTM, GPT = row("bag", 344, 0.1), row("lstm", 346, 40.0), row("gpt", 390, 90.0)
 
 
@@ -56,29 +61,32 @@ BAG, LSTM, GPT = row("bag", 344, 0.1), row("lstm", 346, 40.0), row("gpt", 390, 9
     ("rows", "wanted", "winner", "words"),
     [
         ([BAG], None, "bag", "bag reaches accuracy 86.0%; there is no other"),
-        ([BAG, LSTM], None, "bag", "bag wins: accuracy 86.0% against 86.5% of lstm, "
-         "difference not significant, and 400x cheaper."),
+        ([BAG, LSTM], None, "bag", "bag is good enough: accuracy 86.0%, with 95% confidence at most "
+         "1.6 points below the best (lstm, 86.5%), and 400x cheaper."),
         ([BAG, GPT], None, "gpt",
-         f"gpt {LEAD} 86.0% of bag, difference significant. bag (86.0%) is 900x cheaper."),
+         "gpt is the best: accuracy 97.5% against 86.0% of bag. bag (86.0%) is 900x cheaper."),
         ([row("bag", 390, 1.0), row("lstm", 300, 2.0)], None, "bag",
-         f"bag {LEAD} 75.0% of lstm, difference significant. No method is much cheaper."),
+         "bag is the best: accuracy 97.5% against 75.0% of lstm. No method is much cheaper."),
         ([row("a", 344, 1.0), row("b", 345, 1.4), row("c", 346, 1.6)], None, "b",
-         "b wins: accuracy 86.2% against 86.5% of c, difference not significant, and 1.1x cheaper. "
-         "a (86.0%) is 1.4x cheaper; costs within 1.5x count as equal."),
+         "b is good enough: accuracy 86.2%, with 95% confidence at most 1.2 points below the best "
+         "(c, 86.5%), and 1.1x cheaper. a (86.0%) is 1.4x cheaper; costs within 1.5x count as equal."),
         ([row("a", 344, 1.0), row("b", 346, 1.02)], None, "b",
-         "b wins: accuracy 86.5% against 86.0% of a, difference not significant. No method is much cheaper. "
+         "b is the best: accuracy 86.5% against 86.0% of a, which may be chance. No method is much cheaper. "
          "a (86.0%) is about as cheap; costs within 1.5x count as equal."),
-        ([row("a", 344, 1.0), row("b", 346, 1.4), row("gpt", 390, 90.0)], 0.85, "b",
-         "it is the best of the cheapest of the 3 methods that are. While the best is gpt with 97.5% "
-         "(difference significant), b is 64x cheaper. a (86.0%) is 1.4x cheaper; costs within 1.5x count"),
-        ([BAG, LSTM, GPT], 0.85, "bag", "bag is good enough: 86.0% for accuracy of at least 85.0%; it is the "
-         "cheapest of the 3 methods that are. While the best is gpt with 97.5% (difference significant), "
-         "bag is 900x cheaper."),
-        ([BAG, LSTM, GPT], 0.9, "gpt",
-         "gpt is good enough: 97.5% for accuracy of at least 90.0%; it is the only method that is."),
+        # its figure reaches the goal, its interval does not
+        ([BAG, LSTM, GPT], 0.85, "gpt", "gpt is shown to be good enough: 97.5% for accuracy of at least "
+         "85.0%; it is the only method that is. bag (86.0%) is 900x cheaper and may be good enough, but 400 "
+         "test examples do not show it; about 3,500 more would, if the figures stay as they are."),
+        ([row("a", 344, 1.0), row("b", 346, 1.4), row("gpt", 390, 90.0)], 0.82, "b",
+         "it is the best of the cheapest of the 3 methods that are. While the best is gpt with 97.5%, b is "
+         "64x cheaper. a (86.0%) is 1.4x cheaper; costs within 1.5x count"),
+        ([BAG, LSTM, GPT], 0.8, "bag", "bag is shown to be good enough: 86.0% for accuracy of at least "
+         "80.0%; it is the cheapest of the 3 methods that are. While the best is gpt with 97.5%, bag is 900x "
+         "cheaper."),
+        ([BAG, LSTM], 0.88, "lstm", "No method is shown to reach accuracy of at least 88.0%; the best is "
+         "lstm with 86.5% [82.9%, 89.7%], and so it is recommended."),
         ([BAG, LSTM], 0.95, None,
          "No method reaches accuracy of at least 95.0%; the best is lstm with 86.5%."),
-        ([BAG], 0.86, "bag", "it is the only method that is."),
         ([failed("lstm"), failed("gpt")], None, None,
          "No method can be compared by accuracy: lstm (out of memory); gpt (out of memory)."),
         ([failed("lstm"), BAG], None, "bag", "Failed: lstm; the table says why."),
@@ -98,19 +106,21 @@ def answered(share: float, metric: str = "accuracy", *, less: bool = False) -> F
 @pytest.mark.parametrize(
     ("rows", "wanted", "floor", "winner", "words"),
     [
-        # by chance not significant, and yet a constant
-        ([row("lexicon", 190, 0.1), row("tfidf", 230, 9.0)], None, 0.525, "tfidf", "wins: accuracy 57.5%"),
+        # not told apart from the best, and yet a constant
+        ([row("lexicon", 190, 0.1), row("tfidf", 230, 9.0)], None, 0.525, "tfidf",
+         "tfidf is the best: accuracy 57.5%"),
         ([row("lexicon", 190, 0.1), row("tfidf", 200, 9.0)], None, 0.525, None,
          'No method beats answering "good" to everything (52.5%) in accuracy: the best is tfidf with 50.0%. '
          "None is recommended."),
         ([row("usual", 210, 0.1)], None, 0.525, None, "None is recommended."),
-        ([row("usual", 210, 0.1), row("tfidf", 230, 9.0)], 0.5, 0.525, "tfidf", "tfidf is good enough"),
+        ([row("usual", 210, 0.1), row("tfidf", 230, 9.0)], 0.5, 0.525, "tfidf",
+         "tfidf is shown to be good enough"),
         ([row("usual", 210, 0.1)], 0.5, 0.525, None, "None is recommended."),
-        # above the floor, but by more than the margin below the best, which chance may explain
+        # above the floor, and maybe as good as the best, which nobody has shown
         ([row("bag", 337, 0.1, last=True), LSTM], None, 0.5, "lstm",
-         "lstm wins: accuracy 86.5% against 84.2% of bag, difference not significant. bag (84.2%) is 400x"),
-        ([row("bag", 338, 0.1, last=True), LSTM], None, 0.5, "bag",
-         "bag wins: accuracy 84.5% against 86.5% of lstm"),
+         "lstm is the best: accuracy 86.5% against 84.2% of bag, which may be chance. bag (84.2%) is 400x "
+         "cheaper and may be good enough, but 400 test examples only show that it is at most 7.2 points "
+         "below the best (2 points is the margin); label more to know."),
     ],
 )  # fmt: skip
 def test_a_constant_is_not_recommended(
@@ -120,7 +130,7 @@ def test_a_constant_is_not_recommended(
     assert (verdict.winner.name if verdict.winner else None) == winner
     assert words in advice(verdict, NUM)
     assert all(one.metrics["accuracy"].value > floor for one in verdict.front)
-    assert winner is None or verdict.winner in verdict.front
+    assert verdict.winner is None or verdict.winner in verdict.above_floor
 
 
 def test_the_margin_is_on_the_scale_of_the_metric() -> None:
@@ -130,14 +140,46 @@ def test_the_margin_is_on_the_scale_of_the_metric() -> None:
     assert judge([row("a", 200, 1.0, metric="bits_per_byte", less=True)], "bits_per_byte").margin == 0.01
 
 
-def test_what_falls_short_is_said() -> None:
-    rows = [row("usual", 210, 0.1), row("bag", 337, 0.1, last=True), row("near", 345, 1.0), LSTM]
+def test_what_is_shown_of_each_is_said() -> None:
+    rows = [row("usual", 210, 0.1), row("bag", 330, 0.1), row("near", 345, 1.0), LSTM]
     verdict = judge(rows, "accuracy", None, answered(0.525))
-    found = {one.name: verdict.shortfall(one) for one in rows}
-    assert found == {"usual": "not above the floor", "bag": "lower, maybe by chance", "near": "", "lstm": ""}
+    found = {one.name: verdict.standing(one) for one in rows}
+    near = "at most 1.2 points worse"
+    assert found == {"usual": "not above the floor", "bag": "worse", "near": near, "lstm": ""}
+    apart = row("bag", 337, 0.1, last=True)
+    assert judge([apart, LSTM], "accuracy").standing(apart) == "not told apart"
     assert verdict.floor_words == 'answering "good" to everything (52.5%)'
     less = judge([row("a", 80, 1.0, metric="x", less=True)], "x", None, answered(0.2, "x", less=True))
     assert less.winner is None
+
+
+def test_a_wider_margin_lets_the_cheap_one_win() -> None:
+    pair = [row("bag", 330, 0.1), LSTM]
+    assert judge(pair, "accuracy").winner is LSTM
+    assert judge(pair, "accuracy", margin=0.07).winner is pair[0]
+
+
+def test_few_examples_without_a_disagreement_do_not_show_that_there_is_none() -> None:
+    """Where 100 have none, up to 3% of all may be ones, which is beyond a margin of 2 points."""
+    for number, is_shown in ((100, False), (160, True)):
+        rows = [of("dear", np.ones(number), 9.0), of("cheap", np.ones(number), 1.0)]
+        verdict = judge(rows, "accuracy")
+        assert verdict.best is rows[1]  # of equal ones the cheaper comes first
+        assert verdict.claims["dear"].bound == pytest.approx(3 / number, rel=0.1)
+        assert ("dear" in verdict.shown) == is_shown
+
+
+@pytest.mark.parametrize("number", [30, 100, 400])
+def test_a_worse_method_is_seldom_called_good_enough(number: int) -> None:
+    """It is truly 2.5 points worse: at most 5% of the comparisons may say otherwise, whatever their size."""
+    wrong = 0
+    for run in range(150):
+        random = np.random.default_rng((number, run))
+        at_E = random.random(number)
+        values = {"cheap": (0.835, 1.0), "dear": (0.86, 100.0)}
+        rows = [of(name, (at_E < limit).astype(np.float64), cost) for name, (limit, cost) in values.items()]
+        wrong += "cheap" in judge(rows, "accuracy").shown
+    assert wrong <= 14  # of 150; more has a probability below 1% where the true rate is 5%
 
 
 @pytest.mark.parametrize("name", TASKS)
@@ -150,7 +192,10 @@ def test_every_task_has_a_floor(name: str, tmp_path: Path) -> None:
         most = Counter(one.target for one in examples).most_common(1)[0][1]
         assert floor.metrics["accuracy"].value == most / len(examples)
     else:
-        assert floor.metrics.get(task.primary, Metric(0.0)).value == 0
+        nothing = task.score([None] * len(examples), examples)
+        assert (
+            floor.metrics.get(task.primary, Metric(0.0)).value >= nothing.get(task.primary, Metric(0.0)).value
+        )
     assert "None is recommended" in advice(judge([row("a", 0, 1.0)], "accuracy", None, answered(0.0)), NUM)
 
 
@@ -161,9 +206,9 @@ def test_less_may_be_better() -> None:
     assert [found.name for found in verdict.ranking] == ["gpt", "counts"]
     assert verdict.winner is few
     assert verdict.against_best["counts"].value == pytest.approx(0.55)
-    enough = judge([many, few], "bits_per_byte", wanted=0.8)
+    enough = judge([many, few], "bits_per_byte", wanted=0.85)
     assert enough.winner is many
-    assert "counts is good enough: 0.75 for bits per byte of at most 0.8" in advice(enough, NUM)
+    assert "counts is shown to be good enough: 0.75 for bits per byte of at most 0.85" in advice(enough, NUM)
     assert judge([many, few], "bits_per_byte", wanted=0.1).winner is None
 
 
@@ -173,11 +218,6 @@ def test_a_method_without_the_metric_is_left_out() -> None:
     assert verdict.left_out == [other]
     assert verdict.winner is BAG
     assert "chat (offers no such measure)" in advice(judge([other], "accuracy"), NUM)
-
-
-def test_few_examples_are_said() -> None:
-    assert "With only 40 test examples" in advice(judge([BAG, LSTM], "accuracy"), 40)
-    assert "With only" not in advice(judge([BAG], "accuracy"), 40)
 
 
 def test_neighbours_and_the_best_are_tested() -> None:
@@ -195,16 +235,15 @@ def beaten(one: MethodRow, by: MethodRow) -> bool:
 
 @settings(deadline=None)
 @given(st.lists(st.tuples(st.integers(0, NUM), st.integers(1, 9)), min_size=1, max_size=6, unique=True))
-def test_the_front_is_what_wins_for_some_wanted_quality(pairs: list[tuple[int, int]]) -> None:
+def test_the_front_holds_what_no_other_beats(pairs: list[tuple[int, int]]) -> None:
     rows = [row(f"m{number}", right, float(cost)) for number, (right, cost) in enumerate(pairs)]
     verdict = judge(rows, "accuracy")
-    wanted = [one.metrics["accuracy"].value for one in rows]
-    winners = [winner for value in wanted if (winner := judge(rows, "accuracy", value).winner)]
-    assert {one.name for one in verdict.front} == {one.name for one in winners}
     assert not any(beaten(one, other) for one in verdict.front for other in rows)
-    assert verdict.winner in verdict.front
+    assert verdict.winner
+    assert verdict.best in verdict.front
+    assert verdict.winner.cost <= verdict.best.cost
     assert [one.cost for one in verdict.front] == sorted(one.cost for one in verdict.front)
-    assert re.search(r"wins|reaches", advice(verdict, NUM))
+    assert re.search(r"is the best|is good enough|reaches", advice(verdict, NUM))
 
 
 @pytest.mark.parametrize(
@@ -245,5 +284,13 @@ def test_good_enough_is_parsed() -> None:
             parse_good_enough(wrong)
 
 
+def test_a_margin_is_parsed() -> None:
+    assert parse_margin("0.03", "accuracy") == parse_margin(" 3% ", "accuracy") == 0.03
+    assert parse_margin("3", "chrf") == parse_margin("3%", "chrf") == 3
+    for wrong in ("", "-1%", "0", "much", "nan", "inf"):
+        with pytest.raises(UserError, match="not a number above 0"):
+            parse_margin(wrong, "accuracy")
+
+
 def test_nothing_is_judged_without_rows() -> None:
-    assert judge([], "accuracy") == Verdict("accuracy", None, [], [], {}, {})
+    assert judge([], "accuracy") == Verdict("accuracy", None, 0.0, [], [], {}, {}, {}, frozenset())

@@ -194,5 +194,5 @@ def test_the_shared_data_are_read(name: str, folder: str) -> None:
             examples = task.load(file)
             assert task.check({"train": examples}) is not None
             if len(examples) >= 100:
-                found = split_examples(examples, key=key, group=task.group)
+                found = split_examples(examples, key=key, group=task.group_of)
                 assert not {key(one.input) for one in found.train} & {key(one.input) for one in found.test}

@@ -86,7 +86,7 @@ def test_another_seed_holds_out_others() -> None:
 
 def test_groups_stay_together_where_there_are_enough() -> None:
     turns = [Example(f"{talk} {turn}", "", "") for talk in range(40) for turn in range(5)]
-    found = split_examples(turns, key=str, group=lambda value: value.split()[0])
+    found = split_examples(turns, key=str, group=lambda example: example.input.split()[0])
     talks = [{one.input.split()[0] for one in part} for part in (found.train, found.valid, found.test)]
     assert sum(map(len, talks)) == 40
     one = split_examples(turns, key=str, group=lambda _: "all the same")

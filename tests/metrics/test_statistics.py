@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import random
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,11 +14,12 @@ import seqeval.metrics
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from rouge_score.rouge_scorer import RougeScorer
+from scipy.stats import binomtest
 from sklearn.metrics import accuracy_score, f1_score
 
 from malmoi.core.nouns import Entity
 from malmoi.metrics import statistics as metrics
-from malmoi.metrics.statistics import Statistic, difference, resamples
+from malmoi.metrics.statistics import Resampled, Statistic, difference
 
 LABELS = st.lists(
     st.tuples(st.sampled_from("가나다라"), st.sampled_from("가나다라마")), min_size=1, max_size=30
@@ -30,10 +32,12 @@ def texts(count: int, seed: int) -> list[str]:
     return [" ".join(rng.choices(TEXT.split(), k=rng.randint(0, 14))) for _ in range(count)]
 
 
-def by_hand(statistic: Statistic, resample: int) -> list[int]:
-    """The examples of one resample, each as often as it is drawn."""
-    draws = resamples(statistic.shape[0])[resample].astype(int)
-    return [at for at, count in enumerate(draws) for _ in range(count)]
+def drawn(statistic: Statistic, seed: int) -> tuple[list[int], float]:
+    """Some of the examples, each as often as it is drawn, and the value of whole weights that say so."""
+    counts_1E = np.random.default_rng(seed).integers(0, 3, (1, statistic.shape[0]))
+    counts_1E[0, 0] = 1
+    value = statistic.combine(np.asarray(counts_1E @ statistic.parts_EK, np.float64))[0]
+    return [at for at, count in enumerate(counts_1E[0]) for _ in range(count)], float(value)
 
 
 @settings(max_examples=30, deadline=None)
@@ -43,9 +47,9 @@ def test_accuracy_and_macro_f1_are_those_of_scikit_learn(pairs: list[tuple[str, 
     assert metrics.accuracy(found, true).value == pytest.approx(accuracy_score(true, found))
     macro = metrics.macro_f1(found, true)
     assert macro.value == pytest.approx(f1_score(true, found, average="macro", zero_division=0))
-    drawn = by_hand(macro, 3)
-    expected = f1_score([true[at] for at in drawn], [found[at] for at in drawn], average="macro")
-    assert macro.resampled()[3] == pytest.approx(expected)
+    some, value = drawn(macro, 3)
+    expected = f1_score([true[at] for at in some], [found[at] for at in some], average="macro")
+    assert value == pytest.approx(expected)
 
 
 def test_no_prediction_is_wrong() -> None:
@@ -92,11 +96,11 @@ def test_bleu_and_chrf_are_those_of_sacrebleu(tokenize: str, num_references: int
     for name, statistic in ours.items():
         assert statistic.value == pytest.approx(theirs[name].corpus_score(found, streams).score)
         assert statistic.signature == str(theirs[name].get_signature())
-        drawn = by_hand(statistic, 5)
+        some, value = drawn(statistic, 5)
         again = theirs[name].corpus_score(
-            [found[at] for at in drawn], [[one[at] for at in drawn] for one in streams]
+            [found[at] for at in some], [[one[at] for at in some] for one in streams]
         )
-        assert statistic.resampled()[5] == pytest.approx(again.score)
+        assert value == pytest.approx(again.score)
 
 
 def test_bleu_has_the_published_value() -> None:
@@ -178,11 +182,8 @@ def test_distinct_counts_different_ngrams(found: list[str], order: int) -> None:
     statistic = metrics.distinct(found, order)
     assert statistic.metric().interval is None
     assert "no interval" in statistic.metric().signature
-    for drawn, value in (
-        (list(range(len(found))), statistic.value),
-        (by_hand(statistic, 2), statistic.resampled()[2]),
-    ):
-        words = [found[at].split() for at in drawn]
+    for some, value in ((list(range(len(found))), statistic.value), drawn(statistic, 2)):
+        words = [found[at].split() for at in some]
         ngrams = {tuple(each[at : at + order]) for each in words for at in range(len(each) - order + 1)}
         assert value == pytest.approx(len(ngrams) / max(1, sum(map(len, words))))
 
@@ -193,7 +194,63 @@ def test_intervals_hold_the_value_and_equals_do_not_differ(right: list[bool]) ->
     statistic = metrics.mean(np.array(right, dtype=float))
     low, high = statistic.metric().interval or (1, 0)
     assert low <= statistic.value <= high
-    assert not difference(statistic, statistic).significant
+    same = Resampled.of(statistic)
+    assert difference(same, same).p == 1
+
+
+@pytest.mark.parametrize(("right", "of"), [(40, 40), (0, 40), (49, 50), (80, 100), (3, 12), (430, 500)])
+def test_intervals_of_shares_are_those_of_clopper_and_pearson(right: int, of: int) -> None:
+    interval = metrics.mean((np.arange(of) < right).astype(float)).metric().interval
+    exact = binomtest(right, of).proportion_ci(method="exact")
+    assert interval == pytest.approx((exact.low, exact.high), abs=0.005)
+
+
+@pytest.mark.parametrize(
+    ("of", "a", "b"), [(40, 5, 0), (100, 10, 4), (100, 8, 8), (200, 30, 18), (300, 25, 5)]
+)
+def test_p_values_of_right_and_wrong_are_those_of_mcnemars_exact_test(of: int, a: int, b: int) -> None:
+    """a, b: examples that only the first, only the second gets right."""
+    at_E = np.arange(of)
+    one, other = ((at_E < a), (at_E >= a) & (at_E < a + b))
+    found = difference(*(Resampled.of(metrics.mean(right.astype(float))) for right in (one, other)))
+    assert found.p == pytest.approx(binomtest(a, a + b).pvalue, abs=0.015)
+    assert found.value == pytest.approx((a - b) / of)
+
+
+def test_examples_of_one_group_are_no_more_than_one_of_them() -> None:
+    """Ten copies of each of 30 examples tell as much as the 30 do, not as 300."""
+    few = (np.random.default_rng(0).random(30) < 0.7).astype(float)
+    many = metrics.mean(np.repeat(few, 10))
+    grouped = replace(many, groups_E=np.repeat(np.arange(30), 10))
+    assert grouped.metric().interval == pytest.approx(metrics.mean(few).metric().interval)
+    wide, narrow = (one.metric().interval or (0, 0) for one in (grouped, many))
+    assert wide[1] - wide[0] > 2.5 * (narrow[1] - narrow[0])
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.lists(st.tuples(st.sampled_from("ab"), st.sampled_from("abc")), min_size=2, max_size=20))
+def test_every_metric_has_bounds_around_its_value(pairs: list[tuple[str, str]]) -> None:
+    true, found = (list(side) for side in zip(*pairs, strict=True))
+    texts = [[f"{one} man in a town"] for one in true]
+    for statistic in (
+        metrics.macro_f1(found, true), metrics.chrf([f"{one} man in a hat" for one in found], texts),
+        metrics.bleu([f"{one} man in a house" for one in found], texts, "13a"),
+        metrics.bits_per_byte([-float(len(one) + at) for at, one in enumerate(found)], true),
+    ):  # fmt: skip
+        low, high = statistic.metric().interval or (1, 0)
+        assert low <= statistic.value <= high
+        if "smooth" in statistic.signature:  # BLEU: a count of 0 is worth more than one of little
+            continue
+        worst_R, best_R = statistic.resampled("worst"), statistic.resampled("best")
+        assert bool((statistic.sign * (best_R - worst_R) >= -1e-9).all())
+
+
+def test_holm_stops_at_the_first_that_fails() -> None:
+    assert metrics.holm({"a": 0.01, "b": 0.02, "c": 0.04}) == {"a", "b", "c"}
+    assert metrics.holm({"a": 0.01, "b": 0.03, "c": 0.04}) == {"a"}
+    assert metrics.holm({"a": 0.02, "b": 0.001, "c": 0.9}) == {"a", "b"}
+    assert metrics.holm({"a": 0.03, "b": 0.04}) == set()
+    assert metrics.holm({}) == set()
 
 
 @pytest.mark.slow

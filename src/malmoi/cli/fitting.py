@@ -133,6 +133,15 @@ def compare(
     good_enough: Annotated[
         str | None, Option(help="METRIC=VALUE: the cheapest method that reaches it wins.")
     ] = None,
+    margin: Annotated[
+        str | None,
+        Option(
+            help="0.03 or 3%: how much worse than the best is good enough; else 2% of the metric's scale."
+        ),
+    ] = None,
+    group: Annotated[
+        str | None, Option(help="The column that says which rows belong together: document, author, film.")
+    ] = None,
     budget: BudgetSeconds = None,
     price_per_hour: PricePerHour = None,
     currency: Currency = "",
@@ -151,19 +160,22 @@ def compare(
 ) -> None:
     """Train every method on the same data, and report which one to use."""
     from malmoi.compare.runner import run_comparison
-    from malmoi.compare.settings import ComparisonSettings, parse_good_enough, parse_shots
+    from malmoi.compare.settings import ComparisonSettings, parse_good_enough, parse_margin, parse_shots
     from malmoi.core.config import pairs
     from malmoi.methods.registry import method_options
     from malmoi.show.comparison_report import present
 
+    fields = [*(fields or ()), *([f"group={group}"] if group else ())]
+    made = task_of(task, fields)
     found = run_comparison(
         ComparisonSettings(
             task=task, fields=pairs(fields, "fields"), train=train, valid=valid, test=test,
             methods=method_options(
-                task_of(task, fields), methods, pairs(settings, "set", typed=True), model and str(model)
+                made, methods, pairs(settings, "set", typed=True), model and str(model)
             ),
             shots_curve=parse_shots(shots_curve) if shots_curve else (),
             good_enough=parse_good_enough(good_enough) if good_enough else None,
+            margin=parse_margin(margin, made.primary) if margin else None,
             budget_seconds=budget, price_per_hour=price_per_hour, currency=currency, curve=curve,
             test_limit=test_limit, seed=seed, allow_skips=allow_skips, licence=licence,
         ),

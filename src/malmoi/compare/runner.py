@@ -13,7 +13,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from importlib.metadata import version
 from math import isfinite
 from pathlib import Path
@@ -23,7 +23,6 @@ import torch
 from malmoi.compare.comparison import Comparison, confusions, contrasts
 from malmoi.compare.settings import ComparisonSettings, Material, check_currency, load_material
 from malmoi.compare.verdict import (
-    MARGIN,
     SAME_COST,
     MethodRow,
     Verdict,
@@ -52,7 +51,17 @@ WORKER = ("-m", "malmoi.compare.worker")
 SHARES = (0.1, 0.3)  # of the training examples, for the learning curve
 PARTS = ("train", "valid", "test")
 # may change
-FREE = {*PARTS, "methods", "good_enough", "price_per_hour", "currency", "curve", "shots_curve", "licence"}
+FREE = {
+    *PARTS,
+    "methods",
+    "good_enough",
+    "margin",
+    "price_per_hour",
+    "currency",
+    "curve",
+    "shots_curve",
+    "licence",
+}
 PACKAGES = ("malmoi", "torch", "numpy", "tokenizers", "scikit-learn", "python-crfsuite", "sacrebleu")
 
 
@@ -79,6 +88,8 @@ def _run(
         refuse_too_few_labels(material.parts["train"], material.task.kind)
     methods = {name: make_method(name, material.task, options) for name, options in settings.methods.items()}
     metric, wanted = settings.good_enough or (material.task.primary, None)
+    if wanted is not None and settings.margin:
+        raise UserError("`good_enough` is a goal and `margin` what may be lost to the best; give one of them")
     _check_metric(metric, wanted, material)
     _check_currencies(methods, settings)
     for method in methods.values():
@@ -96,7 +107,8 @@ def _run(
     found = {name: _measure(MethodJob(out, name), say, isolated) for name in methods}
     price = settings.price_per_hour
     rows = [_row(name, methods[name].family, found[name], material, price) for name in found]
-    verdict = judge(rows, metric, wanted, floor_of(material.task, material.parts["train"], material.test))
+    floor = floor_of(material.task, material.parts["train"], material.test)
+    verdict = judge(rows, metric, wanted, floor, settings.margin)
     comparison = Comparison(
         settings, out, material, verdict, advice(verdict, len(material.test)),
         _curve(verdict, material, out, say, isolated) if settings.curve else {},
@@ -229,7 +241,9 @@ def _row(name: str, family: str, found: Json, material: Material, price_per_hour
 
 def _statistics(found: Json, material: Material) -> dict[str, Statistic]:
     predictions = [material.task.from_json(value) for value in found["predictions"]]
-    return material.task.statistics(predictions, material.test, found["log_likelihoods"])
+    statistics = material.task.statistics(predictions, material.test, found["log_likelihoods"])
+    groups_E = material.groups_E
+    return {name: replace(one, groups_E=groups_E) for name, one in statistics.items()}
 
 
 def _curve(
@@ -302,7 +316,8 @@ def _results(comparison: Comparison, found: dict[str, Json]) -> Json:
     return {
         "advice": comparison.advice, "winner": verdict.winner.name if verdict.winner else None,
         "metric": verdict.metric, "front": [row.name for row in verdict.front], "same_cost": SAME_COST,
-        "margin": MARGIN,
+        "margin": verdict.margin, "shown": sorted(verdict.shown),
+        "claims": {name: asdict(claim) for name, claim in verdict.claims.items()},
         "floor": {"answer": verdict.floor.words, "metrics": {
             name: metric.value for name, metric in verdict.floor.metrics.items()
         }},

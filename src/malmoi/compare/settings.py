@@ -6,21 +6,25 @@ import hashlib
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import inf, nan
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 
 from malmoi.compare.verdict import OF_100
 from malmoi.core.config import StrictModel
 from malmoi.core.errors import UserError
 from malmoi.core.nouns import Example, Examples, Finding
+from malmoi.metrics.statistics import Ints
 from malmoi.tasks import make_task
 from malmoi.tasks.base import Task
 
 
 class ComparisonSettings(StrictModel):
-    """One comparison. methods: name -> options. good_enough: a metric and the value that suffices.
+    """One comparison. methods: name -> options. good_enough: a metric and the value that suffices; without it
+    what is at most `margin` worse than the best is good enough, on the metric's own scale.
 
     price_per_hour: of the machine, in `currency` (any label); without it costs are seconds.
     """
@@ -32,6 +36,7 @@ class ComparisonSettings(StrictModel):
     fields: dict[str, str] = Field(default_factory=dict)
     methods: dict[str, dict[str, Any]]
     good_enough: tuple[str, float] | None = None
+    margin: PositiveFloat | None = None  # None: `malmoi.compare.verdict:MARGIN` of the scale
     budget_seconds: PositiveFloat | None = None  # for each method's training
     price_per_hour: PositiveFloat | None = None
     currency: str = ""
@@ -53,11 +58,26 @@ def check_currency(currency: str, price_per_hour: float | None) -> None:
 def parse_good_enough(text: str) -> tuple[str, float]:
     """`accuracy=0.85` or `accuracy=85%` as a pair; `chrf=50%` is 50. Raises UserError."""
     name, _, number = (part.strip() for part in text.partition("="))
-    scale = 100 if number.endswith("%") and name not in OF_100 else 1
     try:
-        return name, float(number.removesuffix("%")) / scale
+        return name, _value(number, name)
     except ValueError:
         raise UserError(f"`good_enough` {text!r} is not METRIC=VALUE; for example accuracy=0.85") from None
+
+
+def parse_margin(text: str, metric: str) -> float:
+    """`0.03` or `3%` of that metric; `3` or `3%` of chrF. Raises UserError."""
+    try:
+        found = _value(text.strip(), metric)
+    except ValueError:
+        found = nan
+    if not 0 < found < inf:
+        raise UserError(f"`margin` {text!r} is not a number above 0; for example 0.03 or 3%")
+    return found
+
+
+def _value(number: str, metric: str) -> float:
+    scale = 100 if number.endswith("%") and metric not in OF_100 else 1
+    return float(number.removesuffix("%")) / scale
 
 
 def parse_shots(text: str) -> tuple[int, ...]:
@@ -86,6 +106,14 @@ class Material:
     def texts(self) -> list[str]:
         """The right answers, where they are texts, which a language model can give a likelihood to."""
         return [one.target for one in self.test] if self.task.kind.is_text else []
+
+    @property
+    def groups_E(self) -> Ints | None:
+        """A number for each test example, equal where examples belong together; None where each is alone."""
+        groups = [self.task.group_of(one) for one in self.test]
+        numbers = {group: number for number, group in enumerate(dict.fromkeys(groups))}
+        found_E = np.array([numbers[group] for group in groups], np.int64)
+        return found_E if len(numbers) < len(groups) else None
 
     def hashes(self) -> dict[str, str]:
         """SHA-256 of each part's content, whatever files it came from."""

@@ -1,6 +1,9 @@
-"""Who wins: ranking, significance, the Pareto front, the cheapest method that is good enough, and why.
+"""Who wins: ranking, what the test examples show, the cheapest method that is good enough, and why.
 
-Nothing is recommended that does not beat the floor: what one and the same answer to everything reaches.
+Good enough is a claim, and so it must be shown: with 95% confidence a method is at most a margin worse than
+the best, or reaches the goal (non-inferiority, as trials of drugs have it). What is not shown counts as not
+true: then the best method is recommended, and what is missing is said. Nothing is recommended that does not
+beat the floor, which is what answers without learning reach. docs/verdict.md explains each rule.
 """
 
 from __future__ import annotations
@@ -12,14 +15,24 @@ from itertools import pairwise
 from math import inf
 from typing import Any
 
+import numpy as np
+
 from malmoi.core.nouns import Metric
-from malmoi.metrics.statistics import Difference, Statistic, difference
+from malmoi.metrics.statistics import (
+    CONFIDENCE,
+    Difference,
+    Resampled,
+    Statistic,
+    difference,
+    holm,
+    p_value,
+)
 from malmoi.tasks.base import Task
 from malmoi.util.units import counted, figures, latency
 
 OF_100 = {"bleu", "chrf"}  # shown as they are, even where they are below 1
-FEW = 100  # test examples
 MARGIN = 0.02  # of a metric's scale: what the cheaper method may lose to the best at most
+MOST_MORE = 100_000  # test examples; a need for more is not worth a number
 SAME_COST = 1.5  # costs within this factor count as equal: timing is no surer than that
 PER = {1_000: "1,000", 1_000_000: "1 million", 1_000_000_000: "1 billion"}  # predictions that a cost is of
 
@@ -49,7 +62,7 @@ class MethodRow:
 
 @dataclass(frozen=True, slots=True)
 class Floor:
-    """What one and the same answer to every test example reaches. words: which answer."""
+    """What is reached without learning. words: how."""
 
     words: str
     metrics: Mapping[str, Metric]
@@ -59,15 +72,32 @@ NO_FLOOR = Floor("", {})
 
 
 @dataclass(frozen=True, slots=True)
+class Claim:
+    """That a method is good enough, and what the test examples say of it.
+
+    gap: how far the method is behind the best, or behind the goal (below 0: beyond it). bound: how far it is
+    at most, with 95% confidence. p: of the claim that this is within the margin (or 0), before Holm's
+    correction.
+    """
+
+    gap: float
+    bound: float
+    p: float
+
+
+@dataclass(frozen=True, slots=True)
 class Verdict:
     """What follows from the rows by one metric. Every dict is by the method's name."""
 
     metric: str
-    wanted: float | None  # the value that is good enough
+    wanted: float | None  # the value that is good enough; None: within the margin of the best
+    margin: float  # on the metric's own scale
     ranking: list[MethodRow]  # best first
     left_out: list[MethodRow]  # failed, or without the metric
     against_best: dict[str, Difference]  # how much better the best is
     against_next: dict[str, Difference]  # how much better it is than the next in the ranking
+    claims: dict[str, Claim]
+    shown: frozenset[str]  # methods whose claims hold, all together with 95% confidence; the best needs none
     floor: Floor = NO_FLOOR
 
     @property
@@ -77,14 +107,8 @@ class Verdict:
 
     @property
     def good_enough(self) -> list[MethodRow]:
-        """Those above the floor that reach what is wanted; without it, that are about as good as the best.
-
-        That is: not significantly worse (5%), and not by more than MARGIN.
-        """
-        if self.wanted is None:
-            return [row for row in self.above_floor if not self.shortfall(row)]
-        metrics = ((row, row.metrics[self.metric]) for row in self.above_floor)
-        return [row for row, metric in metrics if gain(metric) >= gain(metric, self.wanted)]
+        """Those above the floor that are shown to be good enough."""
+        return [row for row in self.above_floor if row.name in self.shown]
 
     @property
     def above_floor(self) -> list[MethodRow]:
@@ -94,33 +118,44 @@ class Verdict:
             return self.ranking
         return [row for row in self.ranking if gain(row.metrics[self.metric]) > gain(least)]
 
-    def shortfall(self, row: MethodRow) -> str:
-        """In what way a row is not as good as the best, in words; "" where it may be."""
-        if row not in self.above_floor:
-            return "not above the floor"
-        lead = self.against_best.get(row.name)
-        if lead is None:
-            return ""
-        if lead.significant:
-            return "worse"
-        return "lower, maybe by chance" if lead.value > self.margin + 1e-9 else ""
-
-    @property
-    def margin(self) -> float:
-        """MARGIN on the metric's own scale: to 1, to 100, or, where that has no end, to the best's value."""
-        best = self.ranking[0].metrics[self.metric]
-        return MARGIN * (100 if self.metric in OF_100 else 1 if best.higher_is_better else abs(best.value))
-
     @property
     def winner(self) -> MethodRow | None:
-        """The cheapest that is good enough; the best one of equally cheap ones (SAME_COST)."""
-        return best_of_cheapest(self.good_enough) if self.good_enough else None
+        """The cheapest that is shown to be good enough; the best one of equally cheap ones (SAME_COST).
+
+        Where nothing is shown the best one, unless it is shown to miss the goal.
+        """
+        pool = [row for row in self.above_floor if row.name in self.shown or self.falls_to(row)]
+        return best_of_cheapest(pool) if pool else None
+
+    def falls_to(self, row: MethodRow) -> bool:
+        """Whether the row is recommended for want of one that is shown to be good enough."""
+        if row is not self.best:
+            return False
+        return self.wanted is None or not (self.good_enough or self.misses(row))
+
+    def misses(self, row: MethodRow) -> bool:
+        """Whether the row is shown not to reach the goal: even its interval does not."""
+        metric = row.metrics[self.metric]
+        assert self.wanted is not None
+        most = max(gain(metric, end) for end in metric.interval or (metric.value,))
+        return most < gain(metric, self.wanted)
 
     @property
     def cheaper(self) -> MethodRow | None:
         """The cheapest that is good enough, where it costs less than the winner."""
         found = min(self.good_enough, key=lambda row: row.cost, default=None)
         return found if found and self.winner and found.cost < self.winner.cost else None
+
+    @property
+    def hopeful(self) -> MethodRow | None:
+        """The cheapest method that may be good enough and is not shown to be, where it would save much."""
+        winner = self.winner
+        found = [
+            row for row in self.above_floor
+            if winner and row.name not in self.shown and row.cost * SAME_COST < winner.cost
+            and not (self.misses(row) if self.wanted is not None else self.against_best[row.name].significant)
+        ]  # fmt: skip
+        return min(found, key=lambda row: row.cost, default=None)
 
     @property
     def front(self) -> list[MethodRow]:
@@ -141,6 +176,10 @@ class Verdict:
         """The row's value: `86.1%`."""
         return show(self.metric, row.metrics[self.metric])
 
+    def points(self, value: float) -> str:
+        """A difference of values of the metric: `2.1 points`."""
+        return points(self.metric, self.ranking[0].metrics[self.metric], value)
+
     @property
     def goal(self) -> str:
         """What is good enough: `accuracy of at least 85.0%`."""
@@ -150,8 +189,8 @@ class Verdict:
 
     @property
     def margin_words(self) -> str:
-        """The margin as a value of the metric: `2.0%`."""
-        return show(self.metric, self.best.metrics[self.metric], self.margin) if self.best else ""
+        """The margin as a difference: `2 points`."""
+        return self.points(self.margin) if self.ranking else ""
 
     @property
     def floor_words(self) -> str:
@@ -159,9 +198,28 @@ class Verdict:
         least = self.floor.metrics.get(self.metric)
         return "" if least is None else f"{self.floor.words} ({show(self.metric, least)})"
 
-    def chance(self, row: MethodRow) -> str:
-        """Whether the best's lead over this row may be chance, in words."""
-        return f"difference {'' if self.against_best[row.name].significant else 'not '}significant"
+    def standing(self, row: MethodRow) -> str:
+        """What is shown of the row beside the best, in a few words; "" of the best."""
+        if row not in self.above_floor:
+            return "not above the floor"
+        if row is self.best:
+            return ""
+        claim = self.claims[row.name]
+        if self.wanted is None and row.name in self.shown:
+            return f"at most {self.points(claim.bound)} worse"
+        return "worse" if self.against_best[row.name].significant else "not told apart"
+
+    def missing(self, row: MethodRow, num_test: int) -> int | None:
+        """About how many more test examples would show the claim, if its gap stays what it is.
+
+        The part of the bound that is chance shrinks with the root of their number. None: no number would.
+        """
+        claim, margin = self.claims[row.name], self.margin if self.wanted is None else 0.0
+        room = margin - claim.gap
+        if room <= 0 or claim.bound <= claim.gap:
+            return None
+        more = num_test * (((claim.bound - claim.gap) / room) ** 2 - 1)
+        return round_up(more) if 0 < more <= MOST_MORE else None
 
 
 def best_of_cheapest(ranking: Sequence[MethodRow]) -> MethodRow:
@@ -180,6 +238,14 @@ def show(name: str, metric: Metric, value: float | None = None) -> str:
     share = metric.higher_is_better and metric.value <= 1 and name not in OF_100
     value = metric.value if value is None else value
     return f"{value:.1%}" if share else figures(value, 4)
+
+
+def points(name: str, metric: Metric, value: float) -> str:
+    """A difference of two values of a metric: `2.1 points` of a share or of 100, else as it is."""
+    share = metric.higher_is_better and metric.value <= 1 and name not in OF_100
+    if not share and name not in OF_100:
+        return figures(value, 2)
+    return f"{100 * value if share else value:.2g} points"
 
 
 def one_latency(costs: Mapping[str, float]) -> str:
@@ -211,53 +277,89 @@ def best_possible(name: str, perfect: Statistic) -> float:
 
 
 def floor_of(task: Task[Any, Any], train: Sequence[Any], test: Sequence[Any]) -> Floor:
-    """For labels the most frequent one of the training examples, for every other task no answer at all."""
-    label = Counter(one.target for one in train).most_common(1)[0][0] if task.kind.is_choice else None
-    words = "no answer to anything" if label is None else f'answering "{label}" to everything'
-    return Floor(words, task.score([label] * len(test), test))
+    """The best that answers without learning reach: the most frequent one, the input itself, or none."""
+    blind: dict[str, list[Any]] = {"no answer to anything": [None] * len(test)}
+    if task.kind.is_choice or task.kind.is_text:
+        ((usual, _),) = Counter(one.target for one in train).most_common(1)
+        short = usual if len(usual) <= 40 else f"{usual[:39]}…"
+        blind[f'answering "{short}" to everything'] = [usual] * len(test)
+    if task.kind.is_text:
+        blind["repeating the input"] = [task.key(one.input) for one in test]
+    found = [Floor(words, task.score(answers, test)) for words, answers in blind.items()]
+    return max(
+        found, key=lambda one: gain(one.metrics[task.primary]) if task.primary in one.metrics else -inf
+    )
 
 
 def judge(
-    rows: Sequence[MethodRow], metric: str, wanted: float | None = None, floor: Floor = NO_FLOOR
-) -> Verdict:
-    """Rank by `metric`, the cheaper one first where equal, and test the differences (paired bootstrap)."""
+    rows: Sequence[MethodRow], metric: str, wanted: float | None = None, floor: Floor = NO_FLOOR,
+    margin: float | None = None,
+) -> Verdict:  # fmt: skip
+    """Rank by `metric`, the cheaper one first where equal, and say what the examples show.
+
+    wanted: the value that is good enough, else what is at most `margin` worse than the best is; of the
+    metric's scale, None for MARGIN of it.
+    """
     left_out = [row for row in rows if metric not in row.metrics]
     ranking = [row for row in rows if metric in row.metrics]
     ranking.sort(key=lambda row: (-gain(row.metrics[metric]), row.cost))
+    of_each = {row.name: Resampled.of(row.statistics[metric]) for row in ranking}
+    before = {a: difference(of_each[ranking[0].name], it) for a, it in list(of_each.items())[1:]}
+    after = {a.name: difference(of_each[a.name], of_each[b.name]) for a, b in pairwise(ranking)}
+    if margin is None:
+        margin = margin_of(metric, ranking[0].metrics[metric]) if ranking else 0.0
+    claims = {name: _claim(name, of_each, wanted, margin) for name in of_each}
+    candidates = [name for name in of_each if wanted is not None or name != ranking[0].name]
+    shown = holm({name: claims[name].p for name in candidates})
+    return Verdict(metric, wanted, margin, ranking, left_out, before, after, claims, frozenset(shown), floor)
 
-    def lead(a: MethodRow, b: MethodRow) -> Difference:
-        return difference(a.statistics[metric], b.statistics[metric])
 
-    best = {row.name: lead(ranking[0], row) for row in ranking[1:]}
-    after = {a.name: lead(a, b) for a, b in pairwise(ranking)}
-    return Verdict(metric, wanted, ranking, left_out, best, after, floor)
+def margin_of(name: str, best: Metric) -> float:
+    """MARGIN on the metric's own scale: to 1, to 100, or, where that has no end, to the best's value."""
+    return MARGIN * (100 if name in OF_100 else 1 if best.higher_is_better else abs(best.value))
+
+
+def _claim(name: str, of_each: Mapping[str, Resampled], wanted: float | None, margin: float) -> Claim:
+    """That a method reaches what is wanted, or is within the margin of the best of all.
+
+    The best is chosen again in each resample, so that it is not taken for granted which one it is. The group
+    more that is weighed speaks against the claim.
+    """
+    one = of_each[name]
+    if wanted is not None:
+        gaps_R, gap, most = one.sign * (wanted - one.worst_R), one.sign * (wanted - one.value), 0.0
+    else:
+        leads = [it.most_lead(one) for other, it in of_each.items() if other != name]
+        gaps_R, most = np.max([np.zeros_like(one.worst_R), *leads], axis=0), margin
+        gap = max(one.sign * (it.value - one.value) for it in of_each.values())
+    known_R = gaps_R[~np.isnan(gaps_R)]
+    bound = float(np.percentile(known_R, 100 * CONFIDENCE)) if len(known_R) else inf
+    return Claim(gap, max(bound, gap), p_value(gaps_R <= most))
 
 
 def advice(verdict: Verdict, num_test: int) -> str:
     """What to do, in a few plain sentences."""
     failed = [row.name for row in verdict.left_out if row.error]
-    text = _chosen(verdict)
+    text = _chosen(verdict, num_test)
     if failed and verdict.ranking:
         text += f" Failed: {', '.join(failed)}; the table says why."
-    if num_test < FEW and len(verdict.ranking) > 1:
-        text += (
-            f" With only {counted(num_test, 'test example')} small differences cannot be told from chance."
-        )
     return text
 
 
-def _chosen(verdict: Verdict) -> str:
+def _chosen(verdict: Verdict, num_test: int) -> str:
     best, winner, words, quality = verdict.best, verdict.winner, verdict.words, verdict.quality
     if best is None:
         reasons = (f"{row.name} ({row.error or 'offers no such measure'})" for row in verdict.left_out)
         return f"No method can be compared by {words}: {'; '.join(reasons)}."
     if not verdict.above_floor:
-        lead = f"the best is {best.name} with {quality(best)}"
-        return f"No method beats {verdict.floor_words} in {words}: {lead}. None is recommended."
+        found = f"the best is {best.name} with {quality(best)}"
+        return f"No method beats {verdict.floor_words} in {words}: {found}. None is recommended."
     text = _won(verdict, best, winner) if verdict.wanted is None else _enough(verdict, best, winner)
     if winner and (cheaper := verdict.cheaper):
         lower = f"{cheaper.name} ({quality(cheaper)}) is {saving(cheaper, winner)}"
         text += f" {lower}; costs within {SAME_COST:g}x count as equal."
+    if hopeful := verdict.hopeful:
+        text += f" {_open(verdict, hopeful, num_test)}"
     return text
 
 
@@ -267,27 +369,59 @@ def _won(verdict: Verdict, best: MethodRow, winner: MethodRow | None) -> str:
     if len(verdict.ranking) == 1:
         return f"{best.name} reaches {words} {quality(best)}; there is no other to compare it with."
     assert winner is not None
-    other = verdict.ranking[1] if winner is best else best
-    lead = f"{words} {quality(winner)} against {quality(other)} of {other.name}"
     if winner is not best:
-        return f"{winner.name} wins: {lead}, {verdict.chance(winner)}, and {saving(winner, best)}."
+        bound = verdict.points(verdict.claims[winner.name].bound)
+        return (
+            f"{winner.name} is good enough: {words} {quality(winner)}, with 95% confidence at most {bound} "
+            f"below the best ({best.name}, {quality(best)}), and {saving(winner, best)}."
+        )
+    other = verdict.ranking[1]
+    text = f"{best.name} is the best: {words} {quality(best)} against {quality(other)} of {other.name}"
+    text += "" if verdict.against_best[other.name].significant else ", which may be chance"
     cheapest = verdict.front[0]
-    price = f"{cheapest.name} ({quality(cheapest)}) is {saving(cheapest, best)}"
-    price = "No method is much cheaper" if cheapest is best else price
-    return f"{best.name} wins: {lead}, {verdict.chance(other)}. {price}."
+    if cheapest is best:
+        return f"{text}. No method is much cheaper."
+    if cheapest is verdict.hopeful:
+        return f"{text}."
+    return f"{text}. {cheapest.name} ({quality(cheapest)}) is {saving(cheapest, best)}."
 
 
 def _enough(verdict: Verdict, best: MethodRow, winner: MethodRow | None) -> str:
     wanted, number = verdict.goal, len(verdict.good_enough)
-    lead = f"the best is {best.name} with {verdict.quality(best)}"
+    found = f"the best is {best.name} with {verdict.quality(best)}"
     if winner is None:
-        return f"No method reaches {wanted}; {lead}."
+        return f"No method reaches {wanted}; {found}."
+    if not number:
+        low, high = best.metrics[verdict.metric].interval or (best.metrics[verdict.metric].value,) * 2
+        low, high = (show(verdict.metric, best.metrics[verdict.metric], end) for end in (low, high))
+        return f"No method is shown to reach {wanted}; {found} [{low}, {high}], and so it is recommended."
     cheap = "the best of the cheapest" if verdict.cheaper else "the cheapest"
     rank = "the only method that is" if number == 1 else f"{cheap} of the {number} methods that are"
-    text = f"{winner.name} is good enough: {verdict.quality(winner)} for {wanted}; it is {rank}"
+    text = f"{winner.name} is shown to be good enough: {verdict.quality(winner)} for {wanted}; it is {rank}"
     if winner is best:
         return f"{text}."
-    return f"{text}. While {lead} ({verdict.chance(winner)}), {winner.name} is {saving(winner, best)}."
+    return f"{text}. While {found}, {winner.name} is {saving(winner, best)}."
+
+
+def _open(verdict: Verdict, row: MethodRow, num_test: int) -> str:
+    """What the examples leave open of a cheaper method, and how many more would tell."""
+    assert verdict.winner is not None
+    text = f"{row.name} ({verdict.quality(row)}) is {saving(row, verdict.winner)} and may be good enough"
+    claim, have = verdict.claims[row.name], counted(num_test, "test example")
+    if verdict.wanted is None:
+        bound, margin = verdict.points(claim.bound), verdict.margin_words
+        text += f", but {have} only show that it is at most {bound} below the best ({margin} is the margin)"
+    else:
+        text += f", but {have} do not show it"
+    if more := verdict.missing(row, num_test):
+        return f"{text}; about {more:,} more would, if the figures stay as they are."
+    return f"{text}; label more to know."
+
+
+def round_up(number: float) -> int:
+    """To two digits: what would do, not less."""
+    size = 10 ** max(0, int(np.log10(max(1.0, number))) - 1)
+    return int(np.ceil(number / size)) * size
 
 
 def saving(cheap: MethodRow, dear: MethodRow) -> str:

@@ -84,13 +84,15 @@ class Entity:
 class Example(Generic[X, Y]):
     """One labelled example of a task: what goes in, what should come out, where it was read.
 
-    others: further targets that are as right as `target` (the reference answers of a question).
+    others: further targets that are as right as `target` (the reference answers of a question). group: what
+    the user says that it belongs to, such as a document or an author, else "".
     """
 
     input: X
     target: Y
     source: str = ""  # "file:line", for error messages
     others: tuple[Y, ...] = ()
+    group: str = ""
 
     @property
     def references(self) -> tuple[Y, ...]:

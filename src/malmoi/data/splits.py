@@ -22,7 +22,7 @@ FEW_HELD = 100  # up to a fifth of the examples
 MOST_VALID = 5_000  # more would make choices no better
 
 Key = Callable[[Any], str]
-Label = Callable[[Example[Any, Any]], str]
+OfExample = Callable[[Example[Any, Any]], str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,16 +37,15 @@ class Splits:
 
 def split_examples(
     train: Examples, valid: Examples | None = None, test: Examples | None = None, *, key: Key,
-    group: Key | None = None, label: Label | None = None, seed: int = 0,
+    group: OfExample | None = None, label: OfExample | None = None, seed: int = 0,
 ) -> Splits:  # fmt: skip
     """The three parts, whichever were given; the notes say what serves for what.
 
     A `valid` without a `test` becomes the test, for it was kept apart. What is missing is held out of
     `train`: a tenth of it, of few examples a fifth.
-    Inputs with the same key(input) are the same. group(input), by default the key, must be equal wherever the
-    key is: what is equal in it stays together (the turns of one conversation), where there are enough groups.
-    One example of each label stays in `train`. Raises UserError where there are fewer than 10 different
-    inputs.
+    Inputs with the same key(input) are the same. Examples of one group(example), by default the key, stay
+    together (the turns of one conversation), where there are enough groups. One example of each label stays
+    in `train`. Raises UserError where there are fewer than 10 different inputs, or groups of the user's.
     """
     notes: list[str] = []
     if test is None and valid is not None:
@@ -58,17 +57,30 @@ def split_examples(
         )
     # a tenth, but of little data more, for five examples say nothing
     num_held = max(1, round(HELD_OUT * len(train)), min(FEW_HELD, len(train) // 5))
-    by = group or key
+    alone: OfExample = lambda example: key(example.input)  # noqa: E731
+    by = group or alone
     if test is None:
-        train, test = _cut(train, num_held, key, by, label, seed)
-        notes.append(f"report: {len(test):,} of the training examples, held out by hash")
+        train, test = _cut(train, num_held, alone, by, label, seed)
+        notes.append(f"report: {len(test):,} of the training examples, {_held_out(test)}")
+    elif both := {one.group for one in test if one.group} & {one.group for one in train}:
+        notes.append(f"report: shares {counted(len(both), 'group')} with the training examples")
     train, dropped = _without(train, {key(example.input) for example in test}, key)
     if dropped:
         notes.append(f"dropped from training: {counted(dropped, 'example')} whose input is in the report")
     if valid is None:
-        train, valid = _cut(train, min(num_held, MOST_VALID), key, by, label, seed)
+        train, valid = _cut(train, min(num_held, MOST_VALID), alone, by, label, seed)
         notes.append(f"choices: {len(valid):,} of the training examples, held out by hash")
     return Splits(list(train), list(valid), list(test), tuple(notes))
+
+
+def _held_out(test: Examples) -> str:
+    """How, and what that means for the figures."""
+    if any(example.group for example in test):
+        return f"held out by whole groups ({len({example.group for example in test}):,} of them)"
+    return (
+        "held out by hash: texts of the same sources; of new ones figures are often lower "
+        "(`group` COLUMN holds out whole documents, authors or products)"
+    )
 
 
 def _without(examples: Examples, known: set[str], key: Key) -> tuple[Examples, int]:
@@ -79,18 +91,21 @@ def _without(examples: Examples, known: set[str], key: Key) -> tuple[Examples, i
 
 
 def _cut(
-    examples: Examples, num_held: int, key: Key, group: Key, label: Label | None, seed: int
+    examples: Examples, num_held: int, alone: OfExample, group: OfExample, label: OfExample | None, seed: int
 ) -> tuple[Examples, Examples]:
     """(the rest, about `num_held` examples), both in the order of `examples`."""
     labels: dict[str, str] = {}  # by group
     for example in examples:
-        labels.setdefault(group(example.input), label(example) if label else "")
-    if len(labels) < FEWEST and group is not key:
-        return _cut(examples, num_held, key, key, label, seed)
+        labels.setdefault(group(example), label(example) if label else "")
+    if len(labels) < FEWEST and group is not alone:
+        if any(example.group for example in examples):
+            fix = "give a file to test on, or leave out `group`"
+            raise UserError(f"only {counted(len(labels), 'group')}, too few to hold some out; {fix}")
+        return _cut(examples, num_held, alone, alone, label, seed)
     held = _drawn(labels, max(1, round(num_held * len(labels) / len(examples))), seed)
     parts: tuple[list[Example[Any, Any]], list[Example[Any, Any]]] = ([], [])
     for example in examples:
-        parts[group(example.input) in held].append(example)
+        parts[group(example) in held].append(example)
     return parts
 
 

@@ -1,10 +1,16 @@
 """Metrics as sums over examples, so that every one of them has an interval and can be compared in pairs.
 
 A `Statistic` keeps a row of numbers for each example and a function from their sums to the value: accuracy
-sums (right, 1), entity F1 sums (found and true, found, true), BLEU its n-gram counts. The bootstrap (Efron
-1979) draws examples again and again; with sums, a thousand draws are one matrix product.
+sums (right, 1), entity F1 sums (found and true, found, true), BLEU its n-gram counts. What chance may do is
+shown by the Bayesian bootstrap (Rubin 1981): examples get random weights, exponential ones, again and again;
+with sums, two thousand draws are one matrix product.
 
-Shape letters: E examples, K numbers of each, R resamples.
+The plain bootstrap promises too much of few examples: 40 right ones of 40 have the interval [1, 1]. So for a
+bound one example more is weighed with them, which is as bad (for a bound above: as good) as an example can
+be (Learned-Miller & Thomas 2019). Of a share these bounds are those of Clopper & Pearson (1934), and of two
+methods that are right or wrong on the same examples the p-value is that of McNemar's exact test.
+
+Shape letters: E examples, G groups of them, K numbers of each, R resamples.
 """
 
 from __future__ import annotations
@@ -13,10 +19,10 @@ import math
 import re
 import string
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import lru_cache, partial
-from typing import TYPE_CHECKING, Literal, cast
+from typing import TYPE_CHECKING, Literal, Self, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,9 +35,13 @@ if TYPE_CHECKING:  # each is loaded by the metrics that need it
     from scipy.sparse import csr_array
 
 Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
 Texts = Sequence[str | None]  # None: no prediction, which scores as an empty text
 References = Sequence[Sequence[str]]  # one or more right texts for each example
-RESAMPLES = 1000
+End = Literal["worst", "best"]
+RESAMPLES = 2000
+CONFIDENCE = 0.95
+_TAIL = 100 * (1 - CONFIDENCE) / 2  # percent on either side of an interval
 CHUNK_NUMBERS = 1 << 22  # sums made at a time
 
 
@@ -40,7 +50,9 @@ class Statistic:
     """One metric over E examples, not yet summed.
 
     parts_EK: what each example adds, dense or sparse. combine: values_R from sums_RK. has_interval: False
-    where a resample is not like the whole; the signature says why.
+    where a resample is not like the whole; the signature says why. ends: what the worst and the best possible
+    example add, each K numbers; None where there is no such example: then the worst and the best there are.
+    groups_E: examples of one number belong together, such as the questions of one text, and get one weight.
     """
 
     parts_EK: Floats | csr_array
@@ -48,6 +60,8 @@ class Statistic:
     higher_is_better: bool = True
     signature: str = ""
     has_interval: bool = True
+    ends: tuple[Floats, Floats] | None = None
+    groups_E: Ints | None = None
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -57,23 +71,57 @@ class Statistic:
     @property
     def value(self) -> float:
         """The metric over all examples."""
-        sums_1K = np.asarray(self.parts_EK.sum(axis=0), dtype=np.float64).reshape(1, -1)
-        return float(self.combine(sums_1K)[0])
+        return float(self.combine(_sum(self.parts_EK))[0])
 
-    def resampled(self) -> Floats:
-        """values_R over the resamples: the same examples for every statistic of as many examples."""
-        num_examples, num_sums = self.shape
-        draws_RE = resamples(num_examples)
+    @property
+    def sign(self) -> int:
+        """What turns values so that more is better."""
+        return 1 if self.higher_is_better else -1
+
+    def resampled(self, end: End | None = None) -> Floats:
+        """values_R over the resamples: the same weights for every statistic of as many groups.
+
+        end: weigh one group more, of the usual size, all of whose examples are as bad or as good as can be.
+        """
+        parts_GK = self._of_groups()
+        num_groups, num_sums = cast(tuple[int, int], parts_GK.shape)
+        extra_1K = np.zeros((1, num_sums)) if end is None else self._end(end)
+        extra_1K = extra_1K * self.shape[0] / max(1, num_groups)
+        few_GK, weights_RG = parts_GK.astype(np.float32), weights(num_groups)
         rows = max(1, CHUNK_NUMBERS // max(1, num_sums))
-        chunks = (draws_RE[start : start + rows] for start in range(0, RESAMPLES, rows))
-        return np.concatenate([self.combine(np.asarray(draws_RE @ self.parts_EK)) for draws_RE in chunks])
+        chunks = (weights_RG[start : start + rows] for start in range(0, RESAMPLES, rows))
+        sums = (
+            np.asarray(part_RG[:, 1:] @ few_GK, np.float64) + part_RG[:, :1] * extra_1K for part_RG in chunks
+        )
+        return np.concatenate([self.combine(sums_RK) for sums_RK in sums])
 
     def metric(self) -> Metric:
-        """The value with its 95% interval (percentile bootstrap), if it has one."""
+        """The value with its 95% interval, if it has one."""
         if not self.has_interval:
             return Metric(self.value, None, self.higher_is_better, self.signature)
-        low, high = np.nanpercentile(self.resampled(), (2.5, 97.5))
-        return Metric(self.value, (float(low), float(high)), self.higher_is_better, self.signature)
+        ends: tuple[End, End] = ("worst", "best") if self.higher_is_better else ("best", "worst")
+        low_R, high_R = (self.resampled(end) for end in ends)
+        bounds = np.nanpercentile(low_R, _TAIL), np.nanpercentile(high_R, 100 - _TAIL)
+        interval = min(float(bounds[0]), self.value), max(float(bounds[1]), self.value)
+        return Metric(self.value, interval, self.higher_is_better, self.signature)
+
+    def _of_groups(self) -> Floats | csr_array:
+        if self.groups_E is None:
+            return self.parts_EK
+        numbers_E = np.unique(self.groups_E, return_inverse=True)[1]
+        cells = [(int(group), example) for example, group in enumerate(numbers_E)]
+        return _counts(cells, int(numbers_E.max(initial=-1)) + 1, len(cells)) @ self.parts_EK
+
+    def _end(self, end: End) -> Floats:
+        if self.ends is not None:
+            return self.ends[end == "best"].reshape(1, -1)
+        rows_EK = np.asarray(self.parts_EK)
+        own_E = self.sign * self.combine(rows_EK)
+        return rows_EK[[own_E.argmin() if end == "worst" else own_E.argmax()]]
+
+
+def _sum(parts_EK: Floats | csr_array) -> Floats:
+    return np.asarray(parts_EK.sum(axis=0), dtype=np.float64).reshape(1, -1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,36 +130,90 @@ class Difference:
 
     value: float
     interval: tuple[float, float]  # 95%
-    p: float  # two-sided, paired bootstrap (Koehn 2004)
+    p: float  # two-sided
 
     @property
     def significant(self) -> bool:
         """Whether zero is outside what chance explains, at 5%."""
-        return self.p < 0.05
+        return self.p < 1 - CONFIDENCE
 
 
-def difference(a: Statistic, b: Statistic) -> Difference:
-    """Compare two methods' statistics of one metric on the same examples, in the same order."""
-    assert a.shape[0] == b.shape[0]
-    sign = 1 if a.higher_is_better else -1
-    values_R = sign * (a.resampled() - b.resampled())
-    low, high = np.nanpercentile(values_R, (2.5, 97.5))
-    # one added to both counts: a bootstrap of finite size never shows a p of 0 (Davison & Hinkley 1997)
-    tail = (1 + min(int((values_R <= 0).sum()), int((values_R >= 0).sum()))) / (len(values_R) + 1)
-    return Difference(sign * (a.value - b.value), (float(low), float(high)), min(1.0, 2 * tail))
+@dataclass(frozen=True, slots=True)
+class Resampled:
+    """A statistic's value, and values_R with one group more that is as bad, and as good, as can be."""
+
+    value: float
+    worst_R: Floats
+    best_R: Floats
+    sign: int
+
+    @classmethod
+    def of(cls, statistic: Statistic) -> Self:
+        """Both ends: of texts that takes a second."""
+        worst_R, best_R = statistic.resampled("worst"), statistic.resampled("best")
+        return cls(statistic.value, worst_R, best_R, statistic.sign)
+
+    def least_lead(self, other: Resampled) -> Floats:
+        """leads_R before the other one, positive where this is better; the group more speaks against this."""
+        return self.sign * (self.worst_R - other.best_R)
+
+    def most_lead(self, other: Resampled) -> Floats:
+        """The same, where the group more speaks for this one."""
+        return self.sign * (self.best_R - other.worst_R)
 
 
-@lru_cache(maxsize=4)
-def resamples(num_examples: int) -> Floats:
-    """draws_RE: how often each example is drawn in each of RESAMPLES resamples; the same on every call."""
+def difference(a: Resampled, b: Resampled) -> Difference:
+    """Compare two methods by one metric on the same examples, in the same order."""
+    least_R, most_R, value = a.least_lead(b), a.most_lead(b), a.sign * (a.value - b.value)
+    interval = float(np.nanpercentile(least_R, _TAIL)), float(np.nanpercentile(most_R, 100 - _TAIL))
+    p = min(p_value(least_R > 0), p_value(most_R < 0))
+    return Difference(value, (min(interval[0], value), max(interval[1], value)), min(1.0, 2 * p))
+
+
+def p_value(holds_R: NDArray[np.bool_]) -> float:
+    """How probable what was measured is, at most, where a claim is wrong that holds in these resamples.
+
+    One is added to both counts: a finite number never shows a p of 0 (Davison & Hinkley 1997).
+    """
+    return (1 + int((~holds_R).sum())) / (len(holds_R) + 1)
+
+
+def holm(p_values: Mapping[str, float], level: float = 1 - CONFIDENCE) -> set[str]:
+    """Of several claims those that are shown, so that none of them is wrong but with probability `level`.
+
+    Holm (1979): the smallest p against level / m, the next against level / (m - 1), until one fails.
+    """
+    shown: set[str] = set()
+    for at, name in enumerate(sorted(p_values, key=lambda name: p_values[name])):
+        if p_values[name] > level / (len(p_values) - at):
+            break
+        shown.add(name)
+    return shown
+
+
+@lru_cache(maxsize=3)
+def weights(num_groups: int) -> NDArray[np.float32]:
+    """weights_RG of one group more than `num_groups`, which stands first; the same on every call."""
     random = np.random.default_rng(0)
-    even = np.full(num_examples, 1 / max(1, num_examples))
-    return random.multinomial(num_examples, even, size=RESAMPLES).astype(np.float64)
+    extra_R1 = random.standard_exponential((RESAMPLES, 1), dtype=np.float32)
+    return np.concatenate(
+        (extra_R1, random.standard_exponential((RESAMPLES, num_groups), dtype=np.float32)), 1
+    )
 
 
 def mean(values_E: Floats, *, higher_is_better: bool = True, signature: str = "") -> Statistic:
-    """The mean of one number per example."""
-    return ratio(values_E, np.ones(len(values_E)), higher_is_better=higher_is_better, signature=signature)
+    """The mean of one number per example, each from 0 to 1."""
+    return share(values_E, np.ones(len(values_E)), higher_is_better=higher_is_better, signature=signature)
+
+
+def share(
+    above_E: Floats, below_E: Floats, *, higher_is_better: bool = True, signature: str = ""
+) -> Statistic:
+    """sum(above) / sum(below), 0 where the second is 0; no `above` is larger than its `below`."""
+    found = ratio(above_E, below_E, higher_is_better=higher_is_better, signature=signature)
+    usual = float(below_E.mean()) if len(below_E) else 1.0
+    none, all_of_it = np.array((0.0, usual)), np.array((usual, usual))
+    return replace(found, ends=(none, all_of_it) if higher_is_better else (all_of_it, none))
 
 
 def ratio(
@@ -143,7 +245,10 @@ def macro_f1(predictions: Sequence[str | None], targets: Sequence[str]) -> Stati
     cells = [(row, column[true] + 2) for row, (_, true) in enumerate(pairs)]
     cells += [(row, column[found] + 1) for row, (found, _) in enumerate(pairs) if found]
     cells += [(row, column[true]) for row, (found, true) in enumerate(pairs) if found == true]
-    return Statistic(_counts(cells, len(pairs), 3 * len(column)), _macro_f1)
+    parts_EK = _counts(cells, len(pairs), 3 * len(column))
+    true_K = np.repeat(_sum(parts_EK)[0, 2::3], 3) / max(1, len(pairs))  # an example of every label's share
+    worst_K = true_K * np.tile((0.0, 1.0, 1.0), len(column))
+    return Statistic(parts_EK, _macro_f1, ends=(worst_K, true_K))
 
 
 def _macro_f1(sums_RK: Floats) -> Floats:
@@ -173,9 +278,9 @@ def entity_scores(
     right_E, found_E, true_E = np.array(counts, dtype=np.float64).reshape(-1, 3).T
     signature = "strict spans, micro"
     return {
-        "entity_f1": ratio(2 * right_E, found_E + true_E, signature=signature),
-        "precision": ratio(right_E, found_E, signature=signature),
-        "recall": ratio(right_E, true_E, signature=signature),
+        "entity_f1": share(2 * right_E, found_E + true_E, signature=signature),
+        "precision": share(right_E, found_E, signature=signature),
+        "recall": share(right_E, true_E, signature=signature),
     }
 
 
@@ -194,6 +299,8 @@ def chrf(predictions: Texts, references: References) -> Statistic:
 
 
 def _sacrebleu(metric: BLEU | CHRF, predictions: Texts, references: References) -> Statistic:
+    from sacrebleu.metrics.bleu import BLEU
+
     most = max(map(len, references), default=1)
     streams = [[texts[at] if at < len(texts) else None for texts in references] for at in range(most)]
     # private, but the only door to the sums of single sentences; sacrebleu's own bootstrap goes through it
@@ -201,9 +308,18 @@ def _sacrebleu(metric: BLEU | CHRF, predictions: Texts, references: References) 
     parts = metric._extract_corpus_statistics(texts, streams)  # pyright: ignore[reportArgumentType]
 
     def combine(sums_RK: Floats) -> Floats:
-        return np.array([metric._compute_score_from_stats(sums).score for sums in sums_RK.tolist()])
+        # BLEU smooths counts of 0: a fraction of a match must not be worth less than none
+        counts_RK = np.rint(sums_RK) if isinstance(metric, BLEU) else sums_RK
+        return np.array([metric._compute_score_from_stats(sums).score for sums in counts_RK.tolist()])
 
-    return Statistic(np.array(parts, dtype=np.float64), combine, signature=str(metric.get_signature()))
+    signature, rows_EK = str(metric.get_signature()), np.array(parts, dtype=np.float64)
+    if not len(rows_EK):
+        return Statistic(rows_EK, combine, signature=signature)
+    silent, right = (
+        np.mean(metric._extract_corpus_statistics(said, streams), axis=0)  # pyright: ignore[reportArgumentType]
+        for said in ([""] * len(texts), [each[0] for each in references])
+    )
+    return Statistic(rows_EK, combine, signature=signature, ends=(silent, right))
 
 
 def bits_per_byte(log_likelihoods: Sequence[float], targets: Sequence[str]) -> Statistic:

@@ -104,7 +104,7 @@ def show_comparison(comparison: Comparison, width: int = WIDE) -> Group:
     verdict = comparison.verdict
     unit = f"{PER[comparison.cost_count]} ({comparison.cost_unit})".removesuffix(" ()")
     numbers = (unit, "one", "per s", "training", *(("memory", "disk") if width >= WIDE else ()))
-    table = Table("method", verdict.words, "than the best", box=None, pad_edge=False)
+    table = Table("method", verdict.words, "beside the best", box=None, pad_edge=False)
     for name in numbers:
         table.add_column(name, justify="right", no_wrap=True)
     for row in comparison.rows:
@@ -134,18 +134,12 @@ def _shots(comparison: Comparison) -> Iterator[RenderableType]:
     yield table
 
 
-def _chance(row: MethodRow, comparison: Comparison) -> str:
-    """Whether it may be as good as the best."""
-    verdict = comparison.verdict
-    return verdict.shortfall(row) or ("" if row is verdict.best else "maybe as good")
-
-
 def _cells(row: MethodRow, comparison: Comparison) -> list[str]:
     verdict, costs = comparison.verdict, row.costs
     if verdict.metric not in row.metrics:
         return ["", f"failed: {row.error}" if row.error else f"has no {verdict.words}"]
     return [
-        verdict.quality(row), _chance(row, comparison),
+        verdict.quality(row), verdict.standing(row),
         comparison.cost(row), one_latency(costs), human_count(costs["predictions_per_s"]),
         human_seconds(costs["train_seconds"]), human_bytes(costs["predict_peak_bytes"]),
         human_bytes(costs["disk_bytes"]),

@@ -28,6 +28,7 @@ Y = TypeVar("Y")
 Found = Sequence[Any | None]  # predictions
 Nats = Sequence[float] | None
 Scores = dict[str, Statistic]
+GROUP = "group"  # in `fields` of every task: the column that says which rows belong together
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,8 +59,8 @@ class Task(ABC, Generic[X, Y]):
 
     def __post_init__(self) -> None:
         for role in self.fields:
-            if role not in self.roles:
-                raise UserError(f"{self.name} has no field {role!r}; {nearest(role, self.roles)}")
+            if role not in (known := (*self.roles, GROUP)):
+                raise UserError(f"{self.name} has no field {role!r}; {nearest(role, known)}")
 
     def with_labels(self, labels: Iterable[str]) -> Self:
         """This task, asking for these labels."""
@@ -69,7 +70,15 @@ class Task(ABC, Generic[X, Y]):
 
     def read(self, path: Path, report: Report) -> list[Example[X, Y]]:
         """The examples of a file or folder, each with its place; what is wrong goes to `report`, skipped."""
-        return list(attempts(read_records(path, report), lambda row: self.examples(row, report), report))
+        return list(attempts(read_records(path, report), lambda row: self.grouped(row, report), report))
+
+    def grouped(self, record: Record, report: Report) -> Iterator[Example[X, Y]]:
+        """`examples`, with the group that the row names, where `fields` says which column it is."""
+        if (column := self.fields.get(GROUP)) is None:
+            return self.examples(record, report)
+        if (group := record.values.get(column)) in (None, ""):
+            raise BadRow(f'no "{column}" to group by among {", ".join(record.values) or "no fields"}')
+        return (replace(example, group=str(group)) for example in self.examples(record, report))
 
     def examples(self, record: Record, report: Report) -> Iterator[Example[X, Y]]:
         """The examples of one row. Raises BadRow for one that cannot be used."""
@@ -125,6 +134,8 @@ class Task(ABC, Generic[X, Y]):
         raise_when_many(findings, len(examples), path, self.name, allow_skips=allow_skips)
         for finding in findings:
             report(finding)
+        if (column := self.fields.get(GROUP)) and not all(example.group for example in examples):
+            raise UserError(f"{path} has no columns, and so no {column!r} to group by")
         return examples
 
     def split(
@@ -139,7 +150,7 @@ class Task(ABC, Generic[X, Y]):
         The notes also warn of labels that only the other parts have.
         """
         label = (lambda example: str(example.target)) if self.kind.is_choice else None
-        found = split_examples(train, valid, test, key=self.key, group=self.group, label=label, seed=seed)
+        found = split_examples(train, valid, test, key=self.key, group=self.group_of, label=label, seed=seed)
         known = labels_in(found.train, self.kind)
         unseen = [
             line
@@ -188,6 +199,10 @@ class Task(ABC, Generic[X, Y]):
     def group(self, value: X) -> str:
         """Inputs of one group stay on one side of a split; equal wherever `key` is."""
         return self.key(value)
+
+    def group_of(self, example: Example[X, Y]) -> str:
+        """The same for an example: the group that the user names, else that of the input."""
+        return example.group or self.group(example.input)
 
     # ---- the sample world
 

@@ -63,7 +63,7 @@ class NamedEntities(Task[str, Entities]):
 
     def _file(self, file: Path, report: Report) -> Iterator[Example[str, Entities]]:
         if extension(file) not in CONLL_EXTENSIONS:
-            return attempts(read_records(file, report), lambda row: self.examples(row, report), report)
+            return attempts(read_records(file, report), lambda row: self.grouped(row, report), report)
         sentences = list(read_conll(file, report))
         tell = report if _begins_with_b(sentences) else lambda _: None
         return attempts(sentences, lambda tokens: [_example(tokens, tell)], report)

@@ -49,7 +49,7 @@ class QuestionAnswering(Task[Question, Answer]):
             id = row.values.get("id")
             if id not in (None, "") and (first := seen.setdefault(str(id), row)) is not row:
                 raise BadRow(f"the id {id!r} stands at {first.where} already")
-            return self.examples(row, report)
+            return self.grouped(row, report)
 
         rows = attempts(read_records(path, report, report_ids=False), _flat, report)
         return list(attempts(rows, make, report))

@@ -90,7 +90,7 @@ class Translation(Task[str, str]):
         if first is None:
             return iter(())
         plain = Translation(self._names(first.values))  # the first row tells which fields are meant
-        return attempts(chain([first], rows), lambda row: plain.examples(row, report), report)
+        return attempts(chain([first], rows), lambda row: plain.grouped(row, report), report)
 
     def _has_header(self, file: Path) -> bool:
         """Whether the first line names columns: two cells of which neither is a known name are a pair."""
