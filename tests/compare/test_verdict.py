@@ -100,7 +100,9 @@ def test_cases(rows: list[MethodRow], wanted: float | None, winner: str | None, 
 
 
 def answered(share: float, metric: str = "accuracy", *, less: bool = False) -> Floor:
-    return Floor('answering "good" to everything', {metric: Metric(share, higher_is_better=not less)})
+    return Floor(
+        "one answer", 'answering "good" to everything', {metric: Metric(share, higher_is_better=not less)}
+    )
 
 
 @pytest.mark.parametrize(

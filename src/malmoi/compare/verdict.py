@@ -62,13 +62,14 @@ class MethodRow:
 
 @dataclass(frozen=True, slots=True)
 class Floor:
-    """What is reached without learning. words: how."""
+    """What is reached without learning. name: of its row in a table; words: how."""
 
+    name: str
     words: str
     metrics: Mapping[str, Metric]
 
 
-NO_FLOOR = Floor("", {})
+NO_FLOOR = Floor("", "", {})
 
 
 @dataclass(frozen=True, slots=True)
@@ -278,14 +279,14 @@ def best_possible(name: str, perfect: Statistic) -> float:
 
 def floor_of(task: Task[Any, Any], train: Sequence[Any], test: Sequence[Any]) -> Floor:
     """The best that answers without learning reach: the most frequent one, the input itself, or none."""
-    blind: dict[str, list[Any]] = {"no answer to anything": [None] * len(test)}
+    blind: dict[tuple[str, str], list[Any]] = {("no answer", "no answer to anything"): [None] * len(test)}
     if task.kind.is_choice or task.kind.is_text:
         ((usual, _),) = Counter(one.target for one in train).most_common(1)
         short = usual if len(usual) <= 40 else f"{usual[:39]}…"
-        blind[f'answering "{short}" to everything'] = [usual] * len(test)
+        blind["one answer", f'answering "{short}" to everything'] = [usual] * len(test)
     if task.kind.is_text:
-        blind["repeating the input"] = [task.key(one.input) for one in test]
-    found = [Floor(words, task.score(answers, test)) for words, answers in blind.items()]
+        blind["the input", "repeating the input"] = [task.key(one.input) for one in test]
+    found = [Floor(*words, task.score(answers, test)) for words, answers in blind.items()]
     return max(
         found, key=lambda one: gain(one.metrics[task.primary]) if task.primary in one.metrics else -inf
     )

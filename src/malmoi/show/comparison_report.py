@@ -111,6 +111,8 @@ def show_comparison(comparison: Comparison, width: int = WIDE) -> Group:
         style = "bold" if row is verdict.winner else ""
         cells = (row.name, *_cells(row, comparison))[: 3 + len(numbers)]
         table.add_row(*map(Text, cells), style=style)
+    if (least := verdict.floor.metrics.get(verdict.metric)) is not None:
+        table.add_row(verdict.floor.name, show(verdict.metric, least), "without learning", style="dim")
     busiest = max((row.costs for row in comparison.rows), key=lambda costs: costs.get("busy_cores", 0.0))
     ready = f"the winner is in {comparison.winner_folder}; " if verdict.winner else ""
     where = f"{ready}figures and errors side by side: {comparison.out / REPORT}"
