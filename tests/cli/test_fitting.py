@@ -478,7 +478,13 @@ def test_compare_and_use_the_winner(run: Run, write: Write, tmp_path: Path) -> N
     assert LoadedMethod(out).predict("the goose sang well") == "good"
     assert run("evaluate", out, "--data", train)[0] == 0
     fails(run("complete", out, "goose"), "malmoi predict")
-    assert "is good enough" in run(*command, "--good-enough", "accuracy=0.01")[1]
+    assert "is shown to be good enough" in run(*command, "--good-enough", "accuracy=0.01")[1]
+    results = json.loads(run(*command, "--json")[1])
+    assert results == json.loads((out / "results.json").read_text(encoding="utf-8"))
+    assert results["margin"] == 0.02
+    fails(run(*command, "--margin", "much"), "0.03 or 3%")
+    fails(run(*command, "--margin", "3%", "--good-enough", "accuracy=0.5"), "--margin", "give one of them")
+    fails(run(*command, "--group", "author"), '"author"')
     fails(run(*command, "--good-enough", "acuracy=0.5"), "'accuracy'")
     fails(run(*command, "--good-enough", "accuracy"), "METRIC=VALUE")
     fails(run(*command, "--good-enough", "accuracy=90"), "from 0 to 1", "90%")

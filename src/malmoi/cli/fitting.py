@@ -157,13 +157,15 @@ def compare(
     ] = None,
     allow_skips: AllowSkips = False,
     licence: Licence = None,
+    as_json: Annotated[bool, Option("--json", help="Print results.json, and nothing else.")] = False,
 ) -> None:
     """Train every method on the same data, and report which one to use."""
-    from malmoi.compare.runner import run_comparison
+    from malmoi.compare.runner import RESULTS, run_comparison
     from malmoi.compare.settings import ComparisonSettings, parse_good_enough, parse_margin, parse_shots
     from malmoi.core.config import pairs
+    from malmoi.core.nouns import silent
     from malmoi.methods.registry import method_options
-    from malmoi.show.comparison_report import present
+    from malmoi.show.comparison_report import present, write_comparison
 
     fields = [*(fields or ()), *([f"group={group}"] if group else ())]
     made = task_of(task, fields)
@@ -180,9 +182,13 @@ def compare(
             test_limit=test_limit, seed=seed, allow_skips=allow_skips, licence=licence,
         ),
         out,
-        say,
+        silent if as_json else say,
     )  # fmt: skip
-    present(found)
+    if as_json:
+        write_comparison(found)
+        typer.echo((out / RESULTS).read_text(encoding="utf-8"))
+    else:
+        present(found)
     if found.verdict.best is None:
         raise typer.Exit(1)
 

@@ -18,7 +18,7 @@ from typing import Annotated, Any
 from pydantic import Field, PositiveFloat
 
 from malmoi.compare.comparison import Comparison, sentence
-from malmoi.compare.runner import keep_apart, run_comparison
+from malmoi.compare.runner import RESULTS, keep_apart, run_comparison
 from malmoi.compare.settings import ComparisonSettings, check_currency
 from malmoi.core.config import StrictModel
 from malmoi.core.errors import UserError
@@ -345,7 +345,7 @@ def _finished(
     """The advice begins with what was kept; the student's folder is ready to use."""
     material = replace(found.material, notes=[*notes, *found.material.notes])
     found = replace(found, advice=f"{verdict} {found.advice}", material=material)
-    results = found.out / "results.json"
+    results = found.out / RESULTS
     write_json(results, read_json(results) | {"advice": found.advice, "notes": material.notes})
     row = next(row for row in found.rows if row.name == student)
     shutil.rmtree(out / STUDENT, ignore_errors=True)

@@ -47,6 +47,7 @@ from malmoi.util.hardware import cpu_name, pick_device
 from malmoi.util.locks import hold
 from malmoi.util.units import counted
 
+RESULTS = "results.json"
 WORKER = ("-m", "malmoi.compare.worker")
 SHARES = (0.1, 0.3)  # of the training examples, for the learning curve
 PARTS = ("train", "valid", "test")
@@ -118,7 +119,7 @@ def _run(
         {"python": platform.python_version()} | {name: version(name) for name in PACKAGES}, isolated,
     )  # fmt: skip
     _keep_winner(comparison)
-    write_json(out / "results.json", _results(comparison, found))
+    write_json(out / RESULTS, _results(comparison, found))
     return comparison
 
 
