@@ -378,7 +378,9 @@ def _won(verdict: Verdict, best: MethodRow, winner: MethodRow | None) -> str:
         )
     other = verdict.ranking[1]
     text = f"{best.name} is the best: {words} {quality(best)} against {quality(other)} of {other.name}"
-    text += "" if verdict.against_best[other.name].significant else ", which may be chance"
+    if not verdict.against_best[other.name].significant:
+        bound = verdict.points(verdict.claims[best.name].bound)
+        text += f", which may be chance: another may be up to {bound} better"
     cheapest = verdict.front[0]
     if cheapest is best:
         return f"{text}. No method is much cheaper."
