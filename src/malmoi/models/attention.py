@@ -16,6 +16,7 @@ from torch.nn import functional
 from malmoi.models.block_attention import BlockAttention, QueryBlock
 from malmoi.models.blocks import OffsetRMSNorm, Positions, RMSNorm, rotate
 from malmoi.models.config import TransformerConfig
+from malmoi.models.native import attention as ours
 from malmoi.models.native import fused
 from malmoi.models.state import KVState
 
@@ -48,7 +49,8 @@ class Memory:
 class Sight:
     """What is the same for every layer of a kind in one forward pass.
 
-    mask_B1TS: which keys each query may see (None: all earlier ones, or all where T is 1).
+    mask_B1TS: which keys each query may see (None: all earlier ones, or all where T is 1). first_BT: the same
+    as our kernels want it, where they are how to attend; there is no mask then.
     tables: rotary cos and sin, or None. positions: where new keys go in the cache, if there is one.
     length: how many cached positions to look at. blocks: the mask as `block_attention` wants it, where that
     is how to attend. both_ways: the mask decides alone, nothing is causal. memory: for cross-attention.
@@ -58,6 +60,7 @@ class Sight:
     tables: tuple[Tensor, Tensor] | None
     positions: Positions
     length: int
+    first_BT: Tensor | None = None
     blocks: tuple[QueryBlock, ...] | None = None
     both_ways: bool = False
     memory: Memory | None = None
@@ -158,6 +161,8 @@ class Attention(nn.Module):
     def attend(self, q_BHTC: Tensor, k_BKSC: Tensor, v_BKSC: Tensor, sight: Sight) -> Tensor:
         """What each query reads from the keys and values of its group."""
         groups, mask_B1TS, scale = self.heads // self.kv_heads, sight.mask_B1TS, self.scale
+        if sight.first_BT is not None:
+            return ours.attend(q_BHTC, k_BKSC, v_BKSC, sight.first_BT, scale)
         if self.softcap is not None:
             k_BHSC, v_BHSC = (x_BKSC.repeat_interleave(groups, 1) for x_BKSC in (k_BKSC, v_BKSC))
             return attend_capped(q_BHTC, k_BHSC, v_BHSC, mask_B1TS, scale, self.softcap)

@@ -1,4 +1,4 @@
-"""Attention over whole rows in blocks of queries, for bf16 on a processor.
+"""Attention over whole rows in blocks of queries, for bf16 on a processor without our kernels.
 
 PyTorch's fused kernel is slow there, most of all backward. The scores of one block, written out, are a few
 batched matrix products at the processor's bf16 speed: twice as fast at 512 positions (docs/decisions.md).

@@ -6,6 +6,7 @@ Shape letters: B rows, T positions, S cached positions, D width.
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Protocol
 
 import torch
@@ -18,6 +19,8 @@ from malmoi.models.block_attention import QueryBlock, blocks_of
 from malmoi.models.blocks import Positions, make_feed_forward, make_norm
 from malmoi.models.config import LayerKind, TransformerConfig
 from malmoi.models.language import LanguageModel
+from malmoi.models.native import fused
+from malmoi.models.native.attention import first_keys
 from malmoi.models.rope import Rotary
 from malmoi.models.state import KVState, State
 
@@ -228,11 +231,21 @@ class Transformer(LanguageModel):
         sights: dict[LayerKind, Sight] = {}
         for kind in dict.fromkeys(self.kinds):
             window = self.config.window if kind.has_window else None
-            mask_B1TS = self._mask(batch, positions, length, window)
-            blocks = self._blocks_of(mask_B1TS, length) if state is None else None
             tables = self._tables(kind, batch, positions, length, reach or length)
-            sights[kind] = Sight(mask_B1TS, tables, positions, length, blocks, memory=memory)
+            sight = Sight(None, tables, positions, length, memory=memory)
+            if state is None and self.config.attention_softcap is None and fused.has_kernels(self._product()):
+                sights[kind] = replace(sight, first_BT=first_keys(length, batch.documents_BT, window))
+            else:
+                mask_B1TS = self._mask(batch, positions, length, window)
+                blocks = self._blocks_of(mask_B1TS, length) if state is None else None
+                sights[kind] = replace(sight, mask_B1TS=mask_B1TS, blocks=blocks)
         return sights
+
+    def _product(self) -> Tensor:
+        """No numbers, where and as this model's products are."""
+        kind = self.device.type
+        dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else self.dtype
+        return torch.empty(0, dtype=dtype, device=self.device)
 
     def rotary_of(self, kind: LayerKind) -> Rotary | None:
         """What turns queries and keys in layers of this kind; None: they are not turned."""
@@ -252,14 +265,13 @@ class Transformer(LanguageModel):
 
     def _blocks_of(self, mask_B1TT: Tensor | None, length: int) -> tuple[QueryBlock, ...] | None:
         """The mask as block attention wants it, where that is how to attend: in bf16 on a processor."""
-        autocast = torch.is_autocast_enabled("cpu")
-        dtype = torch.get_autocast_dtype("cpu") if autocast else self.dtype
-        if self.device.type != "cpu" or dtype != torch.bfloat16:
+        product = self._product()
+        if product.device.type != "cpu" or product.dtype != torch.bfloat16:
             return None
         if mask_B1TT is None:
             here_1T = torch.arange(length)[None]
             mask_B1TT = causal_mask(here_1T, here_1T, None)[None]
-        return blocks_of(mask_B1TT, dtype)
+        return blocks_of(mask_B1TT, product.dtype)
 
     @staticmethod
     def _mask(batch: TokenBatch, positions: Positions, length: int, window: int | None) -> Tensor | None:

@@ -8,15 +8,6 @@ namespace {
 
 constexpr int64_t PARTS = 16;
 
-// To memory, in its numbers.
-inline void put(float* to, Floats value, int64_t count) { std::memcpy(to, &value, count * sizeof *to); }
-
-inline void put(uint16_t* to, Floats value, int64_t count) {  // NaN stays NaN
-    Words rounded = value == value ? nearest_half(bits<Words>(value)) : Words{} + 0x7fc0;
-    Halves halves = __builtin_convertvector(rounded, Halves);
-    std::memcpy(to, &halves, count * sizeof *to);
-}
-
 // f(pointers of the type that `is_bf16` says, ...) of addresses
 template <class F, class... Rest>
 void typed(int64_t is_bf16, F f, const void* first, Rest... rest) {

@@ -79,7 +79,7 @@ def cross_entropy(logits_NV: Tensor, targets_N: Tensor, softcap: float | None = 
     if targets_N.numel() and int(targets_N.max()) >= logits_NV.shape[1]:
         raise IndexError(f"target {int(targets_N.max())} is beyond a vocabulary of {logits_NV.shape[1]}")
     losses_N, targets_N = torch.empty(len(logits_NV)), targets_N.contiguous()
-    _library().malmoi_cross_entropy(
+    library().malmoi_cross_entropy(
         logits_NV.data_ptr(), _is_bf16(logits_NV), targets_N.data_ptr(), losses_N.data_ptr(),
         *logits_NV.shape, softcap or 0.0, _threads(logits_NV),
     )  # fmt: skip
@@ -92,7 +92,7 @@ class _Norm(torch.autograd.Function):
         x_ND, weight_D = x_ND.contiguous(), weight_D.float().contiguous()
         y_ND, (rows, width) = torch.empty_like(x_ND, dtype=dtype), _rows(x_ND)
         scales_N = torch.empty(rows)
-        _library().malmoi_norm(
+        library().malmoi_norm(
             x_ND.data_ptr(), _is_bf16(x_ND), weight_D.data_ptr(), y_ND.data_ptr(), _is_bf16(y_ND),
             scales_N.data_ptr(), rows, width, eps, _threads(x_ND),
         )  # fmt: skip
@@ -104,7 +104,7 @@ class _Norm(torch.autograd.Function):
         x_ND, weight_D, scales_N = ctx.saved_tensors
         dy_ND, dx_ND = grad_outputs[0].contiguous(), torch.empty_like(x_ND)
         dweight_D = torch.empty_like(weight_D) if ctx.needs_input_grad[1] else None
-        _library().malmoi_norm_gradient(
+        library().malmoi_norm_gradient(
             x_ND.data_ptr(), _is_bf16(x_ND), weight_D.data_ptr(), scales_N.data_ptr(), dy_ND.data_ptr(),
             _is_bf16(dy_ND), dx_ND.data_ptr(), _address(dweight_D), *_rows(x_ND), _threads(x_ND),
         )  # fmt: skip
@@ -116,7 +116,7 @@ class _Gate(torch.autograd.Function):
     def forward(ctx: Any, gates_NJ: Tensor, activation: int) -> Tensor:
         gates_NJ = gates_NJ.contiguous()
         y_NF = gates_NJ.new_empty(*gates_NJ.shape[:-1], gates_NJ.shape[-1] // 2)
-        _library().malmoi_gate(
+        library().malmoi_gate(
             activation, _is_bf16(gates_NJ), gates_NJ.data_ptr(), y_NF.data_ptr(), *_rows(y_NF), _threads(y_NF)
         )
         ctx.save_for_backward(gates_NJ)
@@ -127,7 +127,7 @@ class _Gate(torch.autograd.Function):
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, None]:
         (gates_NJ,), dy_NF = ctx.saved_tensors, grad_outputs[0].contiguous()
         dgates_NJ = torch.empty_like(gates_NJ)
-        _library().malmoi_gate_gradient(
+        library().malmoi_gate_gradient(
             ctx.activation, _is_bf16(gates_NJ), gates_NJ.data_ptr(), dy_NF.data_ptr(), dgates_NJ.data_ptr(),
             *_rows(dy_NF), _threads(dy_NF),
         )  # fmt: skip
@@ -144,7 +144,7 @@ class _SplitHeads(torch.autograd.Function):
         given = (q_weight_C, k_weight_C, cos, sin)
         read = (qkv_BTJC, *(None if it is None else it.float().contiguous() for it in given))
         found = [qkv_BTJC.new_empty(rows, heads, length, width) for heads in _counts(spec)]
-        _library().malmoi_split_heads(_heads(read, found, spec), _threads(qkv_BTJC))
+        library().malmoi_split_heads(_heads(read, found, spec), _threads(qkv_BTJC))
         ctx.save_for_backward(*read)
         ctx.spec = spec
         q_BHTC, k_BKTC, v_BKTC = found
@@ -158,7 +158,7 @@ class _SplitHeads(torch.autograd.Function):
         if any(ctx.needs_input_grad[1:3]):
             dweights = torch.empty_like(read[1]), torch.empty_like(read[2])
             heads.dq_weight, heads.dk_weight = (it.data_ptr() for it in dweights)
-        _library().malmoi_split_heads_gradient(heads, dqkv_BTJC.data_ptr(), _threads(dqkv_BTJC))
+        library().malmoi_split_heads_gradient(heads, dqkv_BTJC.data_ptr(), _threads(dqkv_BTJC))
         return dqkv_BTJC, *dweights, None, None, None
 
 
@@ -179,7 +179,8 @@ def _counts(spec: HeadsSpec) -> tuple[int, int, int]:
     return spec.heads, spec.kv_heads, spec.kv_heads
 
 
-def _library() -> ctypes.CDLL:
+def library() -> ctypes.CDLL:
+    """Our kernels, where `has_kernels` says that there are some."""
     found = kernels()
     assert found is not None
     return found

@@ -14,8 +14,6 @@
 #include "numbers.h"
 
 #include <omp.h>
-#include <sys/syscall.h>
-#include <unistd.h>
 
 namespace {
 
@@ -55,12 +53,6 @@ struct Matrix {
     int64_t all_outputs() const { return outputs + (next ? next->all_outputs() : 0); }
 };
 
-#if defined(__AMX_BF16__)
-// Linux gives a process the tiles' registers when it asks (ARCH_REQ_XCOMP_PERM of XFEATURE_XTILEDATA).
-const bool has_tiles = syscall(SYS_arch_prctl, 0x1023, 18) == 0;
-#else
-constexpr bool has_tiles = false;
-#endif
 constexpr int64_t TILE_ROWS = 16;
 
 // Whether a product that may be in tiles is.
@@ -525,13 +517,6 @@ const uint32_t* panel_in_bf16(const Matrix& matrix, int64_t p, uint32_t* to) {
     }
     return to;
 }
-
-// All eight tiles are of 16 rows of 64 bytes.
-struct TileShapes {
-    uint8_t palette = 1, start_row = 0, reserved[14] = {};
-    uint16_t bytes[16] = {64, 64, 64, 64, 64, 64, 64, 64};
-    uint8_t rows[16] = {16, 16, 16, 16, 16, 16, 16, 16};
-};
 
 // out[one or both tiles' rows][WIDE]; what is behind the last row is not to be read
 template <bool both>

@@ -20,7 +20,9 @@ from pathlib import Path
 from malmoi.util.files import cache_folder, sync_file
 from malmoi.util.hardware import compiler, compiler_target, cpu_flags
 
-_SOURCES = [Path(__file__).with_name(name) for name in ("kernels.cpp", "fused.cpp", "numbers.h")]
+_SOURCES = [
+    Path(__file__).with_name(name) for name in ("kernels.cpp", "fused.cpp", "attention.cpp", "numbers.h")
+]
 _FLAGS = ("-std=c++17", "-O3", "-fno-strict-aliasing", "-fopenmp", "-shared", "-fPIC")
 _NEEDED = frozenset({"avx2", "fma", "f16c"})
 _LONGEST_S = 120
@@ -86,6 +88,24 @@ class Heads(ctypes.Structure):
         ("dq_weight", c_void_p), ("dk_weight", c_void_p),
         ("rows", c_int64), ("length", c_int64), ("heads", c_int64), ("kv_heads", c_int64), ("width", c_int64),
         ("table_stride", c_int64), ("is_bf16", c_int64), ("eps", c_float),
+    )  # fmt: skip
+
+
+class View(ctypes.Structure):
+    """Where the numbers of some heads lie, and how far apart rows, heads and positions are. See
+    `attention.cpp`."""
+
+    _fields_ = (("at", c_void_p), ("row", c_int64), ("head", c_int64), ("position", c_int64))
+
+
+class AttentionCall(ctypes.Structure):
+    """What attends, and how. See `attention.cpp`."""
+
+    _fields_ = (
+        *((name, View) for name in ("q", "k", "v", "y", "dq", "dk", "dv", "dy")),
+        ("log_sums", c_void_p), ("first", c_void_p),
+        ("rows", c_int64), ("heads", c_int64), ("kv_heads", c_int64), ("length", c_int64), ("width", c_int64),
+        ("value_width", c_int64), ("first_stride", c_int64), ("is_bf16", c_int64), ("scale", c_float),
     )  # fmt: skip
 
 
@@ -164,6 +184,8 @@ def _declare_fused(library: ctypes.CDLL) -> None:
         ),
         "split_heads": (POINTER(Heads), number),
         "split_heads_gradient": (POINTER(Heads), address, number),
+        "attention": (POINTER(AttentionCall), number),
+        "attention_gradient": (POINTER(AttentionCall), number),
         "cross_entropy": (address, number, address, address, number, number, c_float, number),
     }  # fmt: skip
     for name, arguments in signatures.items():

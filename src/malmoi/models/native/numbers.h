@@ -11,6 +11,8 @@
 #include <vector>
 
 #include <immintrin.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 
 namespace {
 
@@ -69,15 +71,31 @@ inline void halve(uint16_t* __restrict to, const float* __restrict from, int64_t
 
 inline Floats load(const float* from) { return read<Floats>(from); }
 
-inline Floats load(const uint16_t* from) {
-    return bits<Floats>(__builtin_convertvector(read<Halves>(from), Words) << 16);
+// Each in a word of its own; by name, for GCC takes vectors of 64 bytes apart for it.
+inline Words words_of(Halves halves) {
+#if defined(__AVX512F__)
+    return bits<Words>(_mm512_cvtepu16_epi32(bits<__m256i>(halves)));
+#else
+    return bits<Words>(_mm256_cvtepu16_epi32(bits<__m128i>(halves)));
+#endif
 }
+
+inline Floats load(const uint16_t* from) { return bits<Floats>(words_of(read<Halves>(from)) << 16); }
 
 template <class T>
 inline Floats load_some(const T* from, int64_t count) {
     T some[LANES] = {};
     std::memcpy(some, from, count * sizeof(T));
     return load(some);
+}
+
+// To memory, in its numbers.
+inline void put(float* to, Floats value, int64_t count) { std::memcpy(to, &value, count * sizeof *to); }
+
+inline void put(uint16_t* to, Floats value, int64_t count) {  // NaN stays NaN
+    Words rounded = value == value ? nearest_half(bits<Words>(value)) : Words{} + 0x7fc0;
+    Halves halves = __builtin_convertvector(rounded, Halves);
+    std::memcpy(to, &halves, count * sizeof *to);
 }
 
 inline float sum(Floats value) {
@@ -178,5 +196,21 @@ inline void in_vectors(int64_t count, F f) {
         }
     }
 }
+
+// --- tiles
+
+#if defined(__AMX_BF16__)
+// Linux gives a process the tiles' registers when it asks (ARCH_REQ_XCOMP_PERM of XFEATURE_XTILEDATA).
+const bool has_tiles = syscall(SYS_arch_prctl, 0x1023, 18) == 0;
+#else
+constexpr bool has_tiles = false;
+#endif
+
+// All eight tiles are of 16 rows of 64 bytes.
+struct TileShapes {
+    uint8_t palette = 1, start_row = 0, reserved[14] = {};
+    uint16_t bytes[16] = {64, 64, 64, 64, 64, 64, 64, 64};
+    uint8_t rows[16] = {16, 16, 16, 16, 16, 16, 16, 16};
+};
 
 }  // namespace
