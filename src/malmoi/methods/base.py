@@ -95,12 +95,20 @@ class Method(ABC):
     def fit(self, train: Examples, valid: Examples, work: Work = Work()) -> FitReport:
         """Learn from `train`; choose (when to stop, constants) by `valid`. A function of data and options.
 
+        Once it has chosen it learns from `valid`, too, unless it stops by it; `learned_from` among the facts
+        says how many examples of each. Within the budget of `work`: what there is no time for is left out,
+        and the note says so. A network may exceed it by a fifth, and whatever does the least it can do.
         Raises UserError where the data cannot be learned from (one label only, no examples).
         """
 
     @abstractmethod
     def predict(self, inputs: Sequence[Any]) -> Predictions:
         """One prediction for each input, whatever stands beside it."""
+
+    def cut_note(self, inputs: Sequence[Any]) -> str:
+        """How many of the inputs are read only in part, and how much of them, as a line for people; or ''."""
+        del inputs
+        return ""
 
     def predict_counting(self, inputs: Sequence[Any], done: Done) -> Predictions:
         """`predict`, and `done` hears how many there are so far, where that takes long."""

@@ -7,8 +7,9 @@ D width, L labels.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import reduce
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 from pydantic import Field, PositiveFloat, PositiveInt
@@ -20,11 +21,13 @@ from malmoi.hub.folder import model_with, stored_bytes, weights_hash
 from malmoi.inside.sources import ReadText, Source
 from malmoi.methods.base import Method, Parts
 from malmoi.methods.llm.prompted import ModelPath
-from malmoi.methods.traditional.choice import STRENGTHS, fit_head, quality
+from malmoi.methods.traditional.choice import STRENGTHS, TimeKeeper, fit_head, missing_labels, quality
 from malmoi.tasks.checks import two_or_more
 from malmoi.tasks.kinds import LABEL
 from malmoi.util.hardware import pick_device
 from malmoi.util.units import counted
+
+PORTION = 256  # texts that are read between two looks at the clock
 
 
 class FeaturesOptions(StrictModel):
@@ -38,6 +41,25 @@ class FeaturesOptions(StrictModel):
     strength: PositiveFloat | None = Field(None)
 
 
+class _Setting(NamedTuple):
+    vector: str
+    strength: float
+
+
+class _Read(NamedTuple):
+    """Examples with their vectors_ND of each way."""
+
+    examples: list[Any]
+    vectors: dict[str, Any]
+
+    def joined(self, more: _Read) -> _Read:
+        """These and then those."""
+        if not self.examples or not more.examples:
+            return self if self.examples else more
+        vectors = {way: np.concatenate((one, more.vectors[way])) for way, one in self.vectors.items()}
+        return _Read(self.examples + more.examples, vectors)
+
+
 class Features(Method):
     """A language model's vectors below a logistic regression (as of Alain & Bengio 2017's probes)."""
 
@@ -49,24 +71,38 @@ class Features(Method):
 
     def fit(self, train: Examples, valid: Examples, work: Work = Work()) -> FitReport:
         """See `Method.fit`. Raises UserError where there is one label only."""
-        o = self.options
-        self.labels = two_or_more(example.target for example in train)
+        o, keeper = self.options, TimeKeeper.of(work)
+        two_or_more(example.target for example in train)
         self._open(Path(o.model).resolve(), weights_hash(Path(o.model)))
-        targets_N = np.array([self.labels.index(example.target) for example in train])
         work.say(f"reading {counted(len(train) + len(valid), 'text')}")
-        read = self.embedder.all_vectors([example.input for example in train])
-        read_valid = self.embedder.all_vectors([example.input for example in valid]) if valid else {}
+        read = self._read(keeper, train, 0.6)
+        read = read.joined(self._read(keeper, missing_labels(read.examples, train), 1.0))
+        seen = self._read(keeper, valid, 0.8)
         ways = [o.vector] if o.vector else list(self.embedder.ways)
-        strengths = [o.strength] if o.strength else list(STRENGTHS)
-        found: dict[tuple[str, float], float] = {}
-        for way in ways:
-            for strength in strengths:
-                self._set(way, *fit_head(read[way], targets_N, None, strength))
-                answers = self._answers(read_valid[way]) if valid else []
-                found[way, strength] = quality(self.task, answers, valid) if valid else 0.0
-        way, strength = max(found, key=lambda one: found[one])
-        self._set(way, *fit_head(read[way], targets_N, None, strength))
-        return FitReport({"vector": way, "strength": strength, "width": self.embedder.width})
+        fields = {"vector": ways, "strength": [o.strength] if o.strength else STRENGTHS}
+        setting = _Setting(ways[0], fields["strength"][0])
+        if valid:
+            setting = keeper.best(setting, fields, lambda it: self._value(it, read, seen))
+        self._learn(setting, read.joined(seen))
+        facts = setting._asdict() | {"width": self.embedder.width}
+        return FitReport(facts | keeper.facts(read.examples, seen.examples))
+
+    def _read(self, keeper: TimeKeeper, examples: Examples, share: float) -> _Read:
+        """As many as there is time for."""
+        found: list[_Read] = []
+        for part in keeper.portions(examples, PORTION, share, "texts") if examples else ():
+            found.append(_Read(list(part), self.embedder.all_vectors([example.input for example in part])))
+        return reduce(_Read.joined, found, _Read([], {}))
+
+    def _value(self, setting: _Setting, read: _Read, seen: _Read) -> float:
+        self._learn(setting, read)
+        return quality(self.task, self._answers(seen.vectors[setting.vector]), seen.examples)
+
+    def _learn(self, setting: _Setting, read: _Read) -> None:
+        self.labels = two_or_more(example.target for example in read.examples)
+        numbers = {label: number for number, label in enumerate(self.labels)}
+        targets_N = np.array([numbers[example.target] for example in read.examples])
+        self._set(setting.vector, *fit_head(read.vectors[setting.vector], targets_N, None, setting.strength))
 
     def _open(self, path: Path, weights: str) -> None:
         self.weights = weights

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
 from malmoi.core.errors import UserError
-from malmoi.core.nouns import Example, Examples, FitReport, Work
+from malmoi.core.nouns import Example, Examples, FitReport, Work, with_note
 from malmoi.core.tensors import Loss, mean
 from malmoi.data.batches import Packed
 from malmoi.engine.ask import Asker, AskSettings
@@ -105,10 +105,12 @@ class FineTuned(LanguageMethod):
         if is_held(model):
             give_back(model, self._begin_with()[0])
         merge_lora(model)
-        return FitReport(({"note": note} if note else {}) | {
-            "steps": found["steps"], "lr": o.lr, "dtype": dtype, "fit": found,
-            "parameters": model.num_parameters(),
-        })  # fmt: skip
+        facts = {
+            "learned_from": {"train": len(train), "valid": 0}, "steps": found["steps"], "lr": o.lr,
+            "dtype": dtype, "parameters": model.num_parameters(),
+        }  # fmt: skip
+        paid = found.pop("note")
+        return FitReport(with_note(facts | {"fit": found}, note, paid))
 
     def _begin_with(self) -> tuple[LanguageModel, Tokenizer, ChatFormat | None]:
         """The model before it learns, its tokenizer, and how it is talked with (None: not at all)."""
