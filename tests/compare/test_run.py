@@ -53,8 +53,9 @@ def test_everything_is_measured(compared: Comparison) -> None:
     assert raises.error == "RuntimeError: the loss is <not> a number at step 7"
     for row in (words, slow, usual):
         assert set(row.costs) == {
-            "train_seconds", "train_peak_bytes", "disk_bytes", "latency_p50_s", "latency_p95_s",
-            "predictions_per_s", "predict_peak_bytes", "cost_per_1000",
+            "train_seconds", "train_cpu_seconds", "train_peak_bytes", "disk_bytes", "latency_p50_s",
+            "latency_p95_s", "predictions_per_s", "predict_cpu_seconds_per_1000", "predict_peak_bytes",
+            "cost_per_1000",
         }  # fmt: skip
         assert all(value > 0 for value in row.costs.values())
         assert row.costs["latency_p50_s"] <= row.costs["latency_p95_s"]
