@@ -99,7 +99,10 @@ def fit(job: MethodJob, say: Say) -> None:
         "train_peak_bytes": peak_bytes(),
     }
     learned = learned_from(report, train, valid)
-    keep(job, method, completed(report, method, learned), len(learned), costs)
+    report = completed(report, method, learned)
+    if report.note:
+        say(report.note)
+    keep(job, method, report, len(learned), costs)
     for checkpoints in job.unfinished.rglob("checkpoints"):
         shutil.rmtree(checkpoints)
 

@@ -20,6 +20,7 @@ from malmoi.inside.sources import ReadText, Source
 from malmoi.tasks.base import Task
 from malmoi.tasks.kinds import Kind, Relation
 from malmoi.text.tokenizer import TOKENIZER_FILE, Tokenizer
+from malmoi.util.units import counted
 
 if TYPE_CHECKING:
     from torch import nn
@@ -45,6 +46,11 @@ class Parts:
     def tokenizer(self) -> Tokenizer:
         """That of `with_tokenizer`. Raises UserError, KeyError."""
         return Tokenizer.from_json(self.files[TOKENIZER_FILE].decode(), self.config.get("tokenizer"))
+
+
+def cut_words(count: int, texts: Sequence[Any], most: str) -> str:
+    """What `Method.cut_note` says where `count` of some texts were cut."""
+    return f"{count:,} of {counted(len(texts), 'text')} cut at {most}" if count else ""
 
 
 class Method(ABC):
@@ -105,9 +111,12 @@ class Method(ABC):
     def predict(self, inputs: Sequence[Any]) -> Predictions:
         """One prediction for each input, whatever stands beside it."""
 
-    def cut_note(self, inputs: Sequence[Any]) -> str:
-        """How many of the inputs are read only in part, and how much of them, as a line for people; or ''."""
-        del inputs
+    def cut_note(self, inputs: Sequence[Any], targets: Sequence[Any] = ()) -> str:
+        """How many of the inputs are read only in part, and how much of them, as a line for people; or ''.
+
+        targets: what it learned to answer to them, where they are what it learned from.
+        """
+        del inputs, targets
         return ""
 
     def predict_counting(self, inputs: Sequence[Any], done: Done) -> Predictions:

@@ -160,7 +160,8 @@ def learned_from(report: FitReport, train: Examples, valid: Examples) -> Example
 
 def completed(report: FitReport, method: Method, learned: Examples) -> FitReport:
     """The report with the labels that the method was fitted to, for `unseen`, and what it did not read."""
-    cut = method.cut_note([example.input for example in learned])
+    inputs, targets = [example.input for example in learned], [example.target for example in learned]
+    cut = method.cut_note(inputs, targets)
     facts = with_note(report.facts, cut and f"of what it learned from, {cut}")
     if not method.task.kind.fewest_labels:
         return FitReport(facts)

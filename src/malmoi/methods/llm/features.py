@@ -19,7 +19,7 @@ from malmoi.core.nouns import Examples, FitReport, Predictions, Work
 from malmoi.engine.embed import Embedder, Vector
 from malmoi.hub.folder import model_with, stored_bytes, weights_hash
 from malmoi.inside.sources import ReadText, Source
-from malmoi.methods.base import Method, Parts
+from malmoi.methods.base import Method, Parts, cut_words
 from malmoi.methods.llm.prompted import ModelPath
 from malmoi.methods.traditional.choice import STRENGTHS, TimeKeeper, fit_head, missing_labels, quality
 from malmoi.tasks.checks import two_or_more
@@ -32,12 +32,13 @@ PORTION = 256  # texts that are read between two looks at the clock
 
 class FeaturesOptions(StrictModel):
     """model: a language model's folder or GGUF file. vector: which one of a text (None: the better one in
-    validation). max_tokens: of a text that are read. strength: inverse one of the L2 penalty (None: as
-    validation chooses)."""
+    validation). max_tokens: of a window; a longer text is read in `max_windows` overlapping ones at most.
+    strength: inverse one of the L2 penalty (None: as validation chooses)."""
 
     model: ModelPath = ""
     vector: Vector | None = None
     max_tokens: PositiveInt = 256
+    max_windows: PositiveInt = 16
     strength: PositiveFloat | None = Field(None)
 
 
@@ -106,7 +107,10 @@ class Features(Method):
 
     def _open(self, path: Path, weights: str) -> None:
         self.weights = weights
-        self.embedder = Embedder(path, max_tokens=self.options.max_tokens, device=str(pick_device()))
+        o = self.options
+        self.embedder = Embedder(
+            path, max_tokens=o.max_tokens, max_windows=o.max_windows, device=str(pick_device())
+        )
 
     def _set(self, way: str, weights_LD: Any, bias_L: Any) -> None:
         self.way, self._weights_LD, self._bias_L = way, weights_LD, bias_L
@@ -119,6 +123,13 @@ class Features(Method):
 
     def predict(self, inputs: Sequence[Any]) -> Predictions:
         return Predictions(self._answers(self.embedder.vectors(inputs, self.way)) if inputs else [])
+
+    def cut_note(self, inputs: Sequence[str], targets: Sequence[Any] = ()) -> str:
+        """See `Method.cut_note`."""
+        del targets
+        most, tokenizer = self.embedder.most, self.embedder.tokenizer
+        long = (text for text in inputs if len(text.encode()) > most)  # a token is a byte at least
+        return cut_words(sum(len(tokenizer.encode(text)) > most for text in long), inputs, f"{most:,} tokens")
 
     def probabilities(self, inputs: Sequence[Any]) -> list[dict[str, float]] | None:
         if not inputs:

@@ -89,8 +89,7 @@ class FineTuned(LanguageMethod):
         learned, judged = self.rows(train), self.rows(valid[:MOST_CHOSEN_BY])
         if not learned or not judged:
             raise UserError(f"{self.name} needs examples to learn from and some to stop by; give more data")
-        if note := self._note(len(train), len(learned), valid):
-            work.say(note)
+        note = self._note(len(train), len(learned), valid)
         torch.manual_seed(o.seed)
         dtype = training_dtype(o.dtype, model.device, model.config.width)
         if o.lora:

@@ -100,6 +100,9 @@ class LanguageMethod(Method):
         found = self.asker.label_probabilities(inputs, calibrate=self.calibrate, done=done)
         return Predictions([max(one, key=one.__getitem__) for one in found])
 
+    def cut_note(self, inputs: Sequence[Any], targets: Sequence[Any] = ()) -> str:
+        return "" if targets else self.asker.cut_note(inputs)  # the fit has its own note of that
+
     def probabilities(self, inputs: Sequence[Any]) -> list[dict[str, float]] | None:
         if not self.task.kind.is_choice:
             return None
@@ -182,7 +185,6 @@ class Prompted(LanguageMethod):
         say(f"a {'chat' if is_chat else 'foundation'} model, asked with {counted(settled.shots, 'shot')}")
         if note := self.asker.note([example.input for example in examples[:COUNTED_OVER]]):
             facts["note"] = note
-            say(note)
         return facts
 
     def costs(self) -> dict[str, float]:

@@ -125,6 +125,9 @@ class Neural(Method):
     def predict(self, inputs: Sequence[Any]) -> Predictions:
         return Predictions(self.form.predict(self.model, inputs) if inputs else [])
 
+    def cut_note(self, inputs: Sequence[Any], targets: Sequence[Any] = ()) -> str:
+        return self.form.cut_note(inputs, targets)
+
     def probabilities(self, inputs: Sequence[Any]) -> list[dict[str, float]] | None:
         if not isinstance(self.form, LabelForm):
             return None

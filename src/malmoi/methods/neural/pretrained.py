@@ -68,7 +68,15 @@ class PretrainedLabelOptions(LabelOptions, FolderOptions):
 
     @model_validator(mode="after")
     def _check_frozen(self) -> PretrainedLabelOptions:
-        used = {*FolderOptions.model_fields, "frozen", "pooling", "max_tokens", "balance", "seed"}
+        used = {
+            *FolderOptions.model_fields,
+            "frozen",
+            "pooling",
+            "max_tokens",
+            "max_windows",
+            "balance",
+            "seed",
+        }
         idle = sorted(self.model_fields_set - used) if self.frozen else []
         if idle:
             raise ValueError(f"a frozen encoder takes no steps, so {idle[0]} says nothing; leave it out")
@@ -142,10 +150,12 @@ class PretrainedLabelForm(FromFolder, LabelForm):
     def build(self) -> Classifier:
         return Classifier(self.encoder(), len(self.labels), self.pooling, unit_length=True)
 
-    def _ids(self, texts: Sequence[str]) -> list[list[int]]:
-        most = self.options.max_tokens
-        found = self.tokenizer.encode_batch([text[: 16 * most] for text in texts])
-        return [[self.frame.first, *ids[: most - 2], self.frame.last] for ids in found]
+    @property
+    def room(self) -> int:
+        return self.options.max_tokens - 2
+
+    def framed(self, ids: list[int]) -> list[int]:
+        return [self.frame.first, *ids, self.frame.last]
 
     def fit_head(self, model: Classifier, train: Examples, valid: Examples, keeper: TimeKeeper) -> Json:
         """Logistic regression on the vectors as they are, with the strength that `valid` chooses.
@@ -194,7 +204,7 @@ class PretrainedLabelForm(FromFolder, LabelForm):
     def _vectors(self, model: Classifier, examples: Examples) -> NDArray[np.float32]:
         """x_ND."""
         model.eval()
-        rows = [LabelRow(ids, 0) for ids in self._ids([example.input for example in examples])]
+        rows = [LabelRow(row, 0) for row in self.cut_up([example.input for example in examples])]
         return np.array(
             self.in_batches(rows, lambda part: list(model.vectors(self.batch(part)).cpu().numpy()))
         )

@@ -13,7 +13,7 @@ from pydantic import PositiveInt
 
 from malmoi.core.config import StrictModel
 from malmoi.core.nouns import Examples, FitReport, Predictions, Work
-from malmoi.methods.base import Method, Parts
+from malmoi.methods.base import Method, Parts, cut_words
 from malmoi.methods.traditional.choice import TimeKeeper, quality
 from malmoi.methods.traditional.vectors import LIBRARIES, NgramView, Vectors
 from malmoi.tasks.kinds import TEXT
@@ -66,6 +66,13 @@ class Lead(Method):
     def _ranked(self, document: str) -> tuple[list[str], list[int]]:
         pieces = [document[start:end] for start, end in sentences(document)[:MAX_SENTENCES]]
         return pieces, self._order(pieces)
+
+    def cut_note(self, inputs: Sequence[str], targets: Sequence[str] = ()) -> str:
+        """See `Method.cut_note`."""
+        del targets
+        long = (text for text in inputs if len(text) > MAX_SENTENCES)
+        count = sum(len(sentences(text)) > MAX_SENTENCES for text in long)
+        return cut_words(count, inputs, f"{MAX_SENTENCES} sentences")
 
     def predict(self, inputs: Sequence[str]) -> Predictions:
         """See `Method.predict`."""
