@@ -8,6 +8,7 @@ import math
 import os
 import re
 import shutil
+from collections.abc import Sequence
 from io import StringIO
 from pathlib import Path
 
@@ -53,8 +54,9 @@ def test_everything_is_measured(compared: Comparison) -> None:
     assert raises.error == "RuntimeError: the loss is <not> a number at step 7"
     for row in (words, slow, usual):
         assert set(row.costs) == {
-            "train_seconds", "train_peak_bytes", "disk_bytes", "latency_p50_s", "latency_p95_s",
-            "predictions_per_s", "predict_peak_bytes", "cost_per_1000",
+            "train_seconds", "train_cpu_seconds", "train_peak_bytes", "disk_bytes", "latency_p50_s",
+            "latency_p95_s", "predictions_per_s", "predict_cpu_seconds_per_1000", "predict_peak_bytes",
+            "cost_per_1000",
         }  # fmt: skip
         assert all(value > 0 for value in row.costs.values())
         assert row.costs["latency_p50_s"] <= row.costs["latency_p95_s"]
@@ -147,6 +149,37 @@ def test_what_is_timed_beside_other_programs_is_marked(
         assert ("timed while other programs kept 0.9 cores busy" in text or "ms*" in text) is marked
     assert all(("busy_cores" in row.costs) is marked for row in found.rows)
     assert all(bool(row.note) is marked for row in found.rows)
+
+
+def test_what_was_not_read_is_noted(
+    settings: ComparisonSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of what it learned from and of what it is measured on; of the cores' time, too, where there is room."""
+
+    def cut_note(_: Words, inputs: Sequence[str], *targets: Sequence[str]) -> str:
+        return f"{len(inputs)} {'learned ' * len(targets)}texts cut at 7 words"
+
+    monkeypatch.setattr(Words, "cut_note", cut_note)
+    said: list[str] = []
+    settings = settings.model_copy(update={"methods": {"words": {}}})
+    found = run_comparison(settings, tmp_path / "out", said.append, isolated=False)
+    write_comparison(found)
+    train, test = (len(found.material.parts[name]) for name in ("train", "test"))
+    first = f"of what it learned from, {train} learned texts cut at 7 words"
+    note = f"{first}; {test} texts cut at 7 words"
+    assert found.rows[0].note == note
+    assert {f"words: {first}", f"words: {test} texts cut at 7 words"} <= {*said}
+    report = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    assert note in report
+    assert "<small>cores " in report
+    shown = {}
+    for width in (80, 160):
+        console = Console(width=width, record=True, file=StringIO())
+        console.print(show_comparison(found, width))
+        shown[width] = "its cores" in console.export_text()
+    assert shown == {80: False, 160: True}
+    card = (found.winner_folder / "README.md").read_text(encoding="utf-8")
+    assert "of all cores together" in card
 
 
 def test_it_goes_on_where_it_stopped(

@@ -12,8 +12,10 @@ from typing import Any
 import pytest
 
 from malmoi.core.errors import UserError
-from malmoi.core.nouns import Answer, Budget, Entity, Example, FitReport, Message, Question
+from malmoi.core.nouns import Answer, Budget, Entity, Example, FitReport, Message, Question, Work
+from malmoi.methods.base import Method
 from malmoi.methods.folder import load_method, load_report, save_method
+from malmoi.methods.llm.finetuned import FineTuned
 from malmoi.methods.neural.method import Neural
 from malmoi.methods.registry import make_method, method_class, method_options, methods_for
 from malmoi.tasks import TASKS, make_task, write_samples
@@ -145,6 +147,27 @@ def test_a_folder_keeps_the_predictions(task: str, name: str, tmp_path: Path) ->
     assert {path.suffix for path in (tmp_path / "saved").iterdir()} <= {
         ".json", ".jsonl", ".safetensors", ".md", ".crfsuite", ".txt",
     }  # fmt: skip
+
+
+@every_case
+def test_a_budget_is_kept(task: str, name: str) -> None:
+    """It is spent before anything is done: the least is learned, the report says what was not, all works."""
+    made, examples = data(task)
+    method = make_method(name, made, options(made, name))
+    report = method.fit(examples[:50], examples[50:60], Work(Budget(seconds=1e-9)))
+    if name != "prompted" or made.kind is LABEL:  # of other kinds a prompted model chooses nothing
+        assert "budget" in report.note
+    values = inputs(task, 2)
+    for value, one in zip(values, method.predict(values).values, strict=True):
+        check_kind(method.task, value, one)
+
+
+@every_case
+def test_the_report_says_what_was_learned_from(task: str, name: str) -> None:
+    """What stops by the held-out part cannot learn from it; what chooses by it learns from it afterwards."""
+    found = fitted(task, name).report.get("learned_from")
+    stops_by_it = issubclass(method_class(name) or Method, Neural | FineTuned)
+    assert found == (None if name == "prompted" else {"train": 50, "valid": 0 if stops_by_it else 10})
 
 
 @every_case

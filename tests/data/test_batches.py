@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from malmoi.core.errors import UserError
 from malmoi.core.tensors import IGNORE, TokenBatch
-from malmoi.data.batches import batch, evaluation_batches, fit_context, windows_per_epoch
+from malmoi.data.batches import batch, evaluation_batches, fit_context, overlapping, reach, windows_per_epoch
 from malmoi.data.shards import TokenFile
 
 EOS = 0
@@ -170,3 +170,16 @@ def test_context_fits_the_text() -> None:
     assert batch(token_file(2), seed=0, step=0, rows=3, context=1).ids_BT.shape == (3, 1)
     with pytest.raises(UserError, match="fewer than 2 tokens"):
         fit_context(token_file(1), 64)
+
+
+@given(length=st.integers(0, 500), most=st.integers(1, 60))
+def test_windows_cover_a_text_and_overlap(length: int, most: int) -> None:
+    found = overlapping(length, most)
+    assert found[0][0] == 0
+    assert found[-1][1] == length
+    assert (len(found) == 1) is (length <= most)
+    assert all(stop - start == min(most, length) for start, stop in found)
+    for before, after in pairwise(found):
+        assert before[0] < after[0] <= before[1] - int(most * 0.25)
+    if length:
+        assert reach(most, len(found)) >= length > reach(most, len(found) - 1) or len(found) == 1

@@ -116,6 +116,18 @@ def test_without_a_time_the_plan_stays() -> None:
         assert run(Pace(), 100, [1.0] * 50 + [9.0] * 50, patch) == (100, 500.0)
 
 
+@pytest.mark.parametrize(("steps", "most", "stopped"), [(3, 1, True), (60, 2, False)])
+def test_a_run_is_planned_anew_as_soon_as_it_is_late_and_stopped_at_last(
+    steps: int, most: int, stopped: bool
+) -> None:
+    """Every step takes thirty times as long as was foreseen."""
+    found = Pace(steps, stop_s=1.2 * steps)
+    with pytest.MonkeyPatch.context() as patch:
+        taken, _ = run(found, steps, [30.0] * steps, patch)
+    assert taken == most
+    assert found.stopped is stopped
+
+
 def test_changes_are_kept_and_made_again() -> None:
     kept: list[list[Change]] = []
     first = Pace(100, keep=lambda changes: kept.append(list(changes)))
@@ -159,6 +171,23 @@ def test_a_fit_keeps_to_its_budget_and_going_on_changes_nothing(
     assert again["steps"] == found["steps"]
     assert going_on.first_step, "it goes on from a checkpoint"
     assert torch.equal(whole.model.weight, going_on.model.weight)
+
+
+def test_a_fit_whose_time_is_over_ends_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A step of the trial takes a second, a later one two hours."""
+    clock = Clock(monkeypatch, 0, 1.0, 1.0)
+    line, said = TimedLine(clock), list[str]()
+
+    def slower(line_: str) -> None:
+        said.append(line_)
+        if "steps of" in line_:
+            clock.after_s = 7200.0
+
+    found = fit(line.model, line, SPEC, "fp32", Work(Budget(400), slower).begin(), "a line")
+    assert found["steps"] == 1
+    assert found["curve"], "it is evaluated at its end"
+    assert "stopped at 1.2 times its budget; the budget paid for 1 step only" in found["note"]
+    assert any("the time is over: stopped at step 1" in one for one in said)
 
 
 @pytest.mark.parametrize(("before", "now", "after"), [(1, 2, 1), (2, 1, 1), (2, 2, 2), (None, 2, 2)])

@@ -15,6 +15,8 @@ from malmoi.core.nouns import Answer, Budget, Entity, Example, Question
 from malmoi.methods.base import Method
 from malmoi.methods.neural.spans import SpanForm
 from malmoi.methods.registry import make_method
+from malmoi.models.encoder import Encoder, EncoderConfig
+from malmoi.models.heads import Classifier, EncoderBatch
 from malmoi.tasks import make_task
 from tests.methods.tiny import fitted_to
 
@@ -91,6 +93,65 @@ def test_a_text_longer_than_a_piece_is_tagged_to_its_end() -> None:
     found = method.predict([text]).values[0]
     assert found
     assert found[-1].end > len(text) * 0.9
+
+
+WORDS = ("rain", "wind", "snow", "sun", "비", "바람", "눈", "해")
+
+
+def long_reviews(seed: int, count: int) -> list[Example[str, str]]:
+    """Of some 60 tokens, the last word of which alone decides."""
+    rng = random.Random(seed)
+    return [
+        Example(" ".join(rng.choice(WORDS) for _ in range(60)) + f" {word}", label)
+        for word, label in (("lovely", "good"), ("awful", "bad")) for _ in range(count // 2)
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["lstm", "transformer"])
+def test_a_label_that_the_far_end_of_a_long_text_decides_is_learned(name: str) -> None:
+    method = learned("classification", name, long_reviews(0, 48), 60, max_tokens=16)
+    assert accuracy(method, long_reviews(1, 48)) > 0.95
+    values = [example.input for example in long_reviews(1, 8)]
+    together = method.probabilities(["lovely", *values])
+    alone = [method.probabilities([value])[0] for value in ["lovely", *values]]
+    assert [one["good"] for one in together] == pytest.approx([one["good"] for one in alone], abs=1e-5)
+    assert method.cut_note(values) == ""
+
+
+@pytest.mark.parametrize("pooling", ["max", "mean", "first"])
+def test_the_windows_of_a_text_make_one_vector(pooling: Any) -> None:
+    torch.manual_seed(0)
+    model = Classifier(Encoder(EncoderConfig(family="lstm", vocab_size=9, width=4)), 2, pooling).eval()
+    ids_BT, mask_BT = torch.randint(9, (3, 5)), torch.tensor([[1] * 5, [1, 1, 1, 0, 0], [1] * 5]).bool()
+    apart_BD = model.vectors(EncoderBatch(ids_BT, mask_BT))
+    joined_ND = model.vectors(EncoderBatch(ids_BT, mask_BT, texts_B=torch.tensor([0, 0, 1])))
+    first, second = apart_BD[0], apart_BD[1]
+    whole = torch.maximum(first, second) if pooling == "max" else (5 * first + 3 * second) / 8
+    torch.testing.assert_close(joined_ND, torch.stack((whole, apart_BD[2])))
+
+
+def test_what_is_not_read_of_a_text_is_counted() -> None:
+    method = learned("classification", "lstm", long_reviews(0, 32), 2, max_tokens=16, max_windows=3)
+    near, far = ("snow " * 38, "snow " * 38 + "sun " * 40)
+    assert method.probabilities([near * 2]) == method.probabilities([near * 2 + "awful"])
+    assert method.cut_note(["sun", far, near * 3]) == "2 of 3 texts cut at 40 tokens"
+    assert len(method.insides(far)) == 2, "its first window can be looked into"
+
+
+@pytest.mark.parametrize(("name", "most"), [("lstm", 16), ("transformer", 24)])
+def test_names_lie_whole_in_a_window_wherever_they_stand(name: str, most: int) -> None:
+    """Each is found once, at its place, though windows begin and end within some."""
+    method = learned("ner", name, visits(), 100, max_units=most)
+    text, targets = "", list[Entity]()
+    for example in visits(60)[::3]:
+        shift = len(text)
+        targets += [Entity(e.start + shift, e.end + shift, e.label) for e in example.target]
+        text += example.input + " "
+    found = method.predict([text]).values[0]
+    right = len(set(found) & set(targets))
+    assert right / len(targets) > 0.9
+    assert right / len(found) > 0.9
+    assert len(method.form.rows([Example(text, tuple(targets))])) > 10
 
 
 def test_warm_up_teaches_the_encoder(tmp_path: Path) -> None:

@@ -48,9 +48,12 @@ def test_a_frozen_encoder_stays_as_it_is(pooling: str, tmp_path: Path) -> None:
 
 
 def test_fine_tuning_begins_with_the_head_of_the_frozen_encoder(tmp_path: Path) -> None:
+    """Which has learned from the held-out part, too; here that is what it learned from once more."""
     write_encoder(tmp_path)
     frozen = learned("classification", tmp_path, reviews(), 0, frozen=True)
-    tuned = learned("classification", tmp_path, reviews(), 1, lr=1e-9, dropout=0.0)
+    options = {"encoder": str(tmp_path), "lr": 1e-9, "dropout": 0.0}
+    method = make_method("pretrained", make_task("classification"), options)
+    tuned = fitted_to(method, reviews() * 2, reviews(), Budget(steps=1))
     for ours, theirs in zip(
         *(it.probabilities(["lovely", "추웠다"]) or [] for it in (frozen, tuned)), strict=True
     ):

@@ -9,7 +9,7 @@ import pytest
 from malmoi.engine.engine import Engine
 from malmoi.methods.folder import save_method
 from malmoi.methods.registry import make_method
-from malmoi.methods.use import with_labels
+from malmoi.methods.use import completed
 from malmoi.serve.catalogue import Catalogue, LanguageEntry, open_catalogue
 from malmoi.text.chat import TEMPLATE, ChatFormat
 from malmoi.text.tokenizer import Tokenizer
@@ -33,7 +33,7 @@ def fitted(folder: Path, task: str, method: str) -> Path:
     made, examples = world(task)
     found = make_method(method, made)
     report = found.fit(examples[:50], examples[50:])
-    save_method(folder, found, with_labels(report, found, examples[:50]))
+    save_method(folder, found, completed(report, found, examples[:50]))
     return folder
 
 

@@ -96,8 +96,8 @@ def predict(
     for value, found in zip(inputs, answers.values, strict=True):
         row = {"input": loaded.task.input_json(value), "prediction": loaded.task.to_json(found, value)}
         typer.echo(json.dumps(row, ensure_ascii=False))
-    if answers.note:
-        typer.echo(f"malmoi: {answers.note}", err=True)
+    for note in filter(None, (answers.note, loaded.method.cut_note(inputs))):
+        typer.echo(f"malmoi: {note}", err=True)
 
 
 def evaluate(

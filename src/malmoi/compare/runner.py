@@ -37,9 +37,9 @@ from malmoi.core.errors import UserError, nearest
 from malmoi.core.nouns import FitReport, Json, Metric, Say, silent
 from malmoi.data.labelled import summary
 from malmoi.methods.base import Method
-from malmoi.methods.folder import write_card
+from malmoi.methods.folder import load_report, write_card
 from malmoi.methods.registry import make_method, settled_options
-from malmoi.methods.use import method_card, task_files
+from malmoi.methods.use import learned_from, method_card, task_files
 from malmoi.metrics.statistics import Statistic
 from malmoi.tasks.checks import refuse_too_few_labels
 from malmoi.util.files import is_free, read_json, write_json
@@ -53,16 +53,10 @@ SHARES = (0.1, 0.3)  # of the training examples, for the learning curve
 PARTS = ("train", "valid", "test")
 # may change
 FREE = {
-    *PARTS,
-    "methods",
-    "good_enough",
-    "margin",
-    "price_per_hour",
-    "currency",
-    "curve",
-    "shots_curve",
+    *PARTS, "methods", "good_enough", "margin", "price_per_hour", "currency", "curve", "shots_curve",
     "licence",
-}
+}  # fmt: skip
+TRAINING_COSTS = ("train_seconds", "train_cpu_seconds", "train_peak_bytes")
 PACKAGES = ("malmoi", "torch", "numpy", "tokenizers", "scikit-learn", "python-crfsuite", "sacrebleu")
 
 
@@ -104,7 +98,7 @@ def _run(
         say(summary(material.findings, material.task.name))
     for name, (method, report) in fitted.items():
         if not ((job := MethodJob(out, name)).folder / FIT).exists():
-            keep(job, method, report, 0, {"train_seconds": 0.0, "train_peak_bytes": 0.0})
+            keep(job, method, report, 0, dict.fromkeys(TRAINING_COSTS, 0.0))
     found = {name: _measure(MethodJob(out, name), say, isolated) for name in methods}
     price = settings.price_per_hour
     rows = [_row(name, methods[name].family, found[name], material, price) for name in found]
@@ -112,7 +106,7 @@ def _run(
     verdict = judge(rows, metric, wanted, floor, settings.margin)
     comparison = Comparison(
         settings, out, material, verdict, advice(verdict, len(material.test)),
-        _curve(verdict, material, out, say, isolated) if settings.curve else {},
+        _curve(verdict, found, material, out, say, isolated) if settings.curve else {},
         *_shots_curve(verdict, found, material, settings.shots_curve, out, say, isolated),
         contrasts(verdict, material), confusions(verdict, material),
         f"{cpu_name()}, {counted(torch.get_num_threads(), 'thread')}, {pick_device()}",
@@ -248,17 +242,16 @@ def _statistics(found: Json, material: Material) -> dict[str, Statistic]:
 
 
 def _curve(
-    verdict: Verdict, material: Material, out: Path, say: Say, isolated: bool
+    verdict: Verdict, found: Mapping[str, Json], material: Material, out: Path, say: Say, isolated: bool
 ) -> dict[str, list[tuple[int, Metric]]]:
     """The metric after a tenth, a third and all of the training examples, at the same budget."""
     curve: dict[str, list[tuple[int, Metric]]] = {}
     for row in verdict.ranking:
         measured = [_measure(MethodJob(out, row.name, share), say, isolated) for share in SHARES]
         curve[row.name] = [
-            (found["num_train"], _metric(verdict, found, material))
-            for found in measured if "error" not in found
-        ]  # fmt: skip
-        curve[row.name].append((len(material.parts["train"]), row.metrics[verdict.metric]))
+            (one["num_train"], _metric(verdict, one, material)) for one in measured if "error" not in one
+        ]
+        curve[row.name].append((found[row.name]["num_train"], row.metrics[verdict.metric]))
     return curve
 
 
@@ -298,11 +291,12 @@ def keep_apart(comparison: Comparison, row: MethodRow, folder: Path) -> None:
     source = MethodJob(comparison.out, row.name).folder
     shutil.copytree(source, folder, ignore=shutil.ignore_patterns(FIT, RESULT))
     paths = (settings.train, settings.valid, settings.test)
+    learned = learned_from(load_report(source), material.parts["train"], material.parts["valid"])
     card = method_card(
         make_method(row.name, material.task, settings.methods[row.name]), row.metrics,
-        material.parts["train"], folder=folder, data=task_files(paths, settings.licence),
+        learned, folder=folder, data=task_files(paths, settings.licence),
         measured_on=counted(len(material.test), "test example"), notes=(comparison.advice,),
-        seconds=row.costs.get("train_seconds"),
+        seconds=row.costs.get("train_seconds"), cpu_s=row.costs.get("train_cpu_seconds"),
     )  # fmt: skip
     write_card(folder, card.render())
 

@@ -22,15 +22,15 @@ import torch
 
 from malmoi.compare.settings import ComparisonSettings, load_material, sample
 from malmoi.compare.verdict import timed_beside
-from malmoi.core.nouns import Budget, Done, FitReport, Predictions, Say, Work
+from malmoi.core.nouns import Budget, Done, FitReport, Predictions, Say, Work, with_note
 from malmoi.methods.base import Method
 from malmoi.methods.folder import load_method, save_method
 from malmoi.methods.registry import make_method
-from malmoi.methods.use import COMPARISON, with_labels
+from malmoi.methods.use import COMPARISON, completed, learned_from
 from malmoi.util.files import read_json, write_json
 from malmoi.util.hardware import peak_memory_bytes
 from malmoi.util.progress import Progress, pause_s
-from malmoi.util.threads import CoreTimes, crowded_by
+from malmoi.util.threads import CoreTimes, crowded_by, processor_seconds
 from malmoi.util.units import counted
 
 RECORD, QUESTIONS = COMPARISON, "test.json"  # what was asked; the test inputs, as JSON
@@ -84,15 +84,25 @@ def fit(job: MethodJob, say: Say) -> None:
     settings = ComparisonSettings.model_validate(read_json(job.out / RECORD)["settings"])
     material = load_material(settings)
     method = make_method(job.name, material.task, job.options(settings))
-    whole = material.parts["train"]
-    train = sample(whole, max(1, round(job.share * len(whole))), settings.seed)
+    train, valid = (
+        sample(part, max(1, round(job.share * len(part))), settings.seed)
+        for part in (material.parts["train"], material.parts["valid"])
+    )
     torch.manual_seed(settings.seed)
     method.load_libraries()
-    start_s = time.perf_counter()
+    start_s, start_cpu_s = time.perf_counter(), processor_seconds()
     work = Work(Budget(settings.budget_seconds), say, job.unfinished)
-    report = method.fit(train, material.parts["valid"], work)
-    costs = {"train_seconds": time.perf_counter() - start_s, "train_peak_bytes": peak_bytes()}
-    keep(job, method, with_labels(report, method, train), len(train), costs)
+    report = method.fit(train, valid, work)
+    costs = {
+        "train_seconds": time.perf_counter() - start_s,
+        "train_cpu_seconds": processor_seconds() - start_cpu_s,
+        "train_peak_bytes": peak_bytes(),
+    }
+    learned = learned_from(report, train, valid)
+    report = completed(report, method, learned)
+    if report.note:
+        say(report.note)
+    keep(job, method, report, len(learned), costs)
     for checkpoints in job.unfinished.rglob("checkpoints"):
         shutil.rmtree(checkpoints)
 
@@ -115,16 +125,17 @@ def predict(job: MethodJob, say: Say) -> None:
     most_s, before = settings.measure_seconds, CoreTimes.now()
     costs = _latency(method, inputs, most_s) if job.whole else {}
     done = Progress(len(inputs), "prediction", say, job.every_s)
-    predictions, costs["predictions_per_s"] = _throughput(method, inputs, most_s / 20, done)
+    predictions, speed = _throughput(method, inputs, most_s / 20, done)
+    costs |= speed
     crowd, known = crowded_by(before), method.costs() if job.whole else {}
     if crowd is not None and "latency_p50_s" not in known:
         costs["busy_cores"] = crowd
         say(timed_beside(costs))
     costs["predict_peak_bytes"] = peak_bytes()
     found["costs"] |= costs | known
-    if predictions.note:
-        say(predictions.note)
-    found["report"] |= predictions.facts
+    if note := "; ".join(filter(None, (predictions.note, method.cut_note(inputs)))):
+        say(note)
+    found["report"] = with_note(found["report"] | predictions.facts, found["report"].get("note"), note)
     pairs = zip(predictions.values, inputs, strict=True)
     found["predictions"] = [method.task.to_json(value, asked_for) for value, asked_for in pairs]
     done = Progress(len(inputs), "likelihood", say, job.every_s)
@@ -161,14 +172,18 @@ def _likelihoods(
 
 def _throughput(
     method: Method, inputs: Sequence[Any], least_s: float, done: Done
-) -> tuple[Predictions, float]:
-    """The predictions, and how many a second when many are asked for at once."""
-    rounds, start_s = 1, time.perf_counter()
+) -> tuple[Predictions, dict[str, float]]:
+    """The predictions, and how many a second when many are asked for at once, and the processor's time."""
+    rounds, start_s, start_cpu_s = 1, time.perf_counter(), processor_seconds()
     predictions = method.predict_counting(inputs, done)
     while time.perf_counter() - start_s < least_s:
         method.predict(inputs)
         rounds += 1
-    return predictions, rounds * len(inputs) / (time.perf_counter() - start_s)
+    count = rounds * len(inputs)
+    return predictions, {
+        "predictions_per_s": count / (time.perf_counter() - start_s),
+        "predict_cpu_seconds_per_1000": 1000 * (processor_seconds() - start_cpu_s) / count,
+    }
 
 
 def peak_bytes() -> int:

@@ -128,6 +128,7 @@ class Result:
 
 
 Level = Literal["error", "warning", "note"]
+LATE = 0.2  # of a budget's seconds: by so much a fit may exceed it at most
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,7 +155,7 @@ class BadRow(Exception):
 class Budget:
     """How long a fit may take. steps wins: a recorded run is replayed, whatever the machine's speed.
 
-    Without both, the spec's epochs decide. Methods without steps need not look at it.
+    Without both, the spec's epochs decide, and methods without steps try all of their settings.
     """
 
     seconds: float | None = None
@@ -174,6 +175,11 @@ class Budget:
         """When it is over, by time.perf_counter: never where it is of no time, or the steps are given."""
         left_s = self.left_s if self.steps is None else None
         return math.inf if left_s is None else time.perf_counter() + left_s
+
+    @property
+    def stop_s(self) -> float:
+        """When nothing more may begin, by time.perf_counter: plans end before, as well as they foresee."""
+        return self.end_s + LATE * (self.seconds or 0.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,6 +202,14 @@ class Work:
         seconds = self.budget.seconds and self.budget.seconds * share
         budget = Budget(seconds, self.budget.warm_up_steps)
         return replace(self, budget=budget, folder=self.folder and self.folder / stage)
+
+
+def with_note(facts: Json, *notes: str | None) -> Json:
+    """The facts of a report, with these notes after its own; without a note where all are empty."""
+    found = dict.fromkeys(filter(None, (facts.get("note"), *notes)))
+    return {name: it for name, it in facts.items() if name != "note"} | (
+        {"note": "; ".join(found)} if found else {}
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -117,6 +117,8 @@ def _token_batch(ids_BT: np.ndarray, targets_BT: np.ndarray, eos: int) -> TokenB
 
 # ---- conversations, packed: rows of different lengths in windows of one length, none of them split
 
+OVERLAP = 0.25  # of windows over a long text
+
 
 class Packed:
     """ChatRows as training windows of `context` positions.
@@ -259,6 +261,21 @@ def within(lengths: Sequence[int], most: int) -> list[slice]:
             parts.append(slice(start, end))
             start = end
     return parts
+
+
+def overlapping(length: int, most: int) -> list[tuple[int, int]]:
+    """(start, stop) of windows of `most` items that cover all `length`: one where that is enough.
+
+    Each begins before the end of the one before it, by OVERLAP of a window or more; all are whole.
+    """
+    step = max(1, most - int(most * OVERLAP))
+    starts = [*range(0, length - most, step), length - most] if length > most else [0]
+    return [(start, min(length, start + most)) for start in starts]
+
+
+def reach(most: int, count: int) -> int:
+    """How many items `count` windows of `most` items cover."""
+    return most + (count - 1) * max(1, most - int(most * OVERLAP))
 
 
 def mixed(*numbers: int) -> int:

@@ -155,15 +155,19 @@ class Asker:
         if self.task.kind in GRAMMARS and not self.constrains:
             kind = self.tokenizer.kind
             found.append(f"replies are free, not held to the input: its {kind} tokenizer cannot spell all")
+        return "; ".join(filter(None, (*found, self.cut_note(values))))
+
+    def cut_note(self, values: Sequence[Any]) -> str:
+        """How much of the prompts of `values` was left out, in a line; or ''."""
         asked = [self.ask(value) for value in values]
         dropped = sum(one.dropped > 0 for one in asked)
         cut = sum(one.value != value for one, value in zip(asked, values, strict=True))
-        if dropped or cut:
-            found.append(
-                f"to fit into {self.most} tokens, {dropped} of {len(values)} prompts lost their oldest shots "
-                f"or turns, and {cut} a part of their input"
-            )
-        return "; ".join(found)
+        if not dropped and not cut:
+            return ""
+        return (
+            f"to fit into {self.most} tokens, {dropped} of {len(values)} prompts lost their oldest shots "
+            f"or turns, and {cut} a part of their input"
+        )
 
     # ---- prompts
 

@@ -18,7 +18,7 @@ from torch.nn import functional
 
 from malmoi.core.errors import UserError
 from malmoi.core.tensors import TokenBatch
-from malmoi.data.batches import within
+from malmoi.data.batches import overlapping, reach, within
 from malmoi.hub.bert import ENCODERS, load_encoder
 from malmoi.hub.folder import load_model, read_config
 from malmoi.hub.gguf_file import is_gguf
@@ -39,9 +39,16 @@ class Embedder:
     one, which has read all of it. An encoder's are pooled in its own way.
     """
 
-    def __init__(self, path: Path, *, max_tokens: int = MOST_TOKENS, device: str = "cpu") -> None:
-        """path: of a language model (folder or GGUF file), or an encoder's folder. Raises UserError else."""
+    def __init__(
+        self, path: Path, *, max_tokens: int = MOST_TOKENS, max_windows: int = 1, device: str = "cpu"
+    ) -> None:
+        """path: of a language model (folder or GGUF file), or an encoder's folder. Raises UserError else.
+
+        max_windows: how many overlapping windows of `max_tokens` of a text are read at most; their vectors'
+        mean, by length, is the text's.
+        """
         share_cores()
+        self.max_windows = max_windows
         self.path, self.max_tokens, self.encoder = path, max_tokens, None
         if not is_gguf(path) and str(read_config(path).get("model_type")) in ENCODERS:
             found = load_encoder(path)
@@ -61,6 +68,11 @@ class Embedder:
         self.max_tokens = min(max_tokens, (model.context or max_tokens) - 1)
 
     @property
+    def most(self) -> int:
+        """Tokens of a text that are read."""
+        return reach(self.max_tokens, self.max_windows)
+
+    @property
     def ways(self) -> tuple[str, ...]:
         """The kinds of vectors that it makes, the usual one first."""
         return VECTORS if self.encoder is None else ("own",)
@@ -74,20 +86,25 @@ class Embedder:
         return name
 
     def vectors(self, texts: Sequence[str], way: str = "mean") -> NDArray[np.float32]:
-        """vectors_ND of one of its `ways`. A text is read up to `max_tokens`; the rest does not count."""
+        """vectors_ND of one of its `ways`. A text is read up to `most` tokens; the rest does not count."""
         return self.all_vectors(texts)[way]
 
     @torch.inference_mode()
     def all_vectors(self, texts: Sequence[str]) -> dict[str, NDArray[np.float32]]:
         """vectors_ND of each of its ways, from one reading."""
-        rows = [ids[: self.max_tokens] for ids in self.tokenizer.encode_batch(list(texts))]
+        read = [ids[: self.most] for ids in self.tokenizer.encode_batch(list(texts))]
+        cut = [overlapping(len(ids), self.max_tokens) for ids in read]
+        rows = [ids[start:stop] for ids, of_text in zip(read, cut, strict=True) for start, stop in of_text]
+        owners = np.repeat(np.arange(len(read)), [len(of_text) for of_text in cut])
         order = sorted(range(len(rows)), key=lambda n: len(rows[n]))
-        found = {way: np.zeros((len(rows), self.width), np.float32) for way in self.ways}
+        found = {way: np.zeros((len(read), self.width), np.float32) for way in self.ways}
         for part in within([len(rows[n]) + 1 for n in order], ROWS_TOKENS):
             numbers = order[part]
+            lengths_B1 = np.array([[max(1, len(rows[n]))] for n in numbers], np.float32)
             for way, vectors_BD in self._read([rows[n] for n in numbers]).items():
-                found[way][numbers] = functional.normalize(vectors_BD.float(), dim=-1).cpu().numpy()
-        return found
+                unit_BD = functional.normalize(vectors_BD.float(), dim=-1).cpu().numpy()
+                np.add.at(found[way], owners[numbers], unit_BD * lengths_B1)
+        return {way: _of_length_one(sums_ND) for way, sums_ND in found.items()}
 
     def _read(self, rows: Sequence[Sequence[int]]) -> dict[str, Tensor]:
         """vectors_BD of each way, for rows that are read together; padding on the right takes no part."""
@@ -113,6 +130,10 @@ def save_vectors(path: Path, vectors_ND: NDArray[np.float32]) -> None:
         raise UserError(f"{path} is there already; remove it or choose another `out`")
     with files.new_file(path) as temporary, temporary.open("wb") as file:
         np.save(file, vectors_ND)
+
+
+def _of_length_one(x_ND: NDArray[np.float32]) -> NDArray[np.float32]:
+    return x_ND / np.maximum(np.linalg.norm(x_ND, axis=1, keepdims=True), 1e-12)
 
 
 def _padded(rows: Sequence[Sequence[int]], pad: int) -> tuple[Tensor, Tensor]:

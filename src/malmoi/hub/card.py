@@ -60,8 +60,8 @@ class Card:
     """What a model card says. Only what is known is shown.
 
     kind: the hub's word for what the model does, such as text-generation. settings: name -> value. results:
-    measured on what `measured_on` says. seconds: of training, None where it was not measured. use: lines of
-    code. base: the model that it began with.
+    measured on what `measured_on` says. seconds: of training, None where it was not measured; cpu_s: of the
+    processor's cores in them. use: lines of code. base: the model that it began with.
     """
 
     title: str
@@ -77,6 +77,7 @@ class Card:
     notes: tuple[str, ...] = ()
     limits: tuple[str, ...] = ()
     seconds: float | None = None
+    cpu_s: float | None = None
     machine: str = ""
     use: tuple[str, ...] = ()
 
@@ -136,6 +137,7 @@ class Card:
 
     def _cost(self) -> list[str]:
         took = UNKNOWN if self.seconds is None else human_seconds(self.seconds)
+        took += "" if self.cpu_s is None else f", of all cores together {human_seconds(self.cpu_s)}"
         return [
             f"- training time: {took}",
             f"- machine: {self.machine or UNKNOWN}",

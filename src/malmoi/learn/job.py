@@ -218,7 +218,7 @@ def _prepare(
     training.config = training.config.model_copy(update={"train": trial.spec})
     if not record and not dry_run and group.first:
         write_record(folder, training.config, training.data)
-    pace = pace_of(folder, budget.end_s, most.evaluation_s if most else 0.0, place.say, group)
+    pace = pace_of(folder, budget, most.evaluation_s if most else 0.0, place.say, group)
     loop = Loop(model, objective, trial.spec, folder, group, pace)
     training.refer(loop)
     if record:

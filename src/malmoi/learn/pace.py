@@ -23,7 +23,8 @@ Change = tuple[int, int]  # steps done, steps planned from there on
 
 @dataclass(slots=True)
 class Pace:
-    """end_s: when the time is over, by time.perf_counter. evaluation_s: how long an evaluation takes.
+    """end_s: when the time is over, by time.perf_counter; stop_s: when no further step may begin, whatever
+    was planned. evaluation_s: how long an evaluation takes.
 
     changes: of the plan, in order. keep: takes down all of them when there is a new one.
     """
@@ -32,7 +33,14 @@ class Pace:
     evaluation_s: float = 0.0
     changes: list[Change] = field(default_factory=list)
     keep: Callable[[list[Change]], None] = lambda _: None
+    stop_s: float = math.inf
     _last: tuple[int, float] | None = None  # steps done and the time, at the last look
+    _long_s: float = math.inf  # without a look
+
+    @property
+    def stopped(self) -> bool:
+        """Whether a run had to end where it was."""
+        return bool(self.changes) and self.changes[-1][0] == self.changes[-1][1]
 
     def evaluated(self, start_s: float) -> None:
         """An evaluation, which began then, is over: it takes so long now, and was no part of a step."""
@@ -44,15 +52,28 @@ class Pace:
         """How many steps the run has, of which `step` are done; by `spec` there were `spec.steps`."""
         steps = next((planned for at, planned in reversed(self.changes) if at <= step), spec.steps)
         if self._last is None:
-            self._last = step, perf_counter()
-        elif self.end_s < math.inf and step - self._last[0] >= max(LEAST_STEPS, steps // LOOKS):
-            affordable = self._affordable(step, steps, spec, group)
-            replayed = any(at >= step for at, _ in self.changes)
-            if not replayed and affordable < step + LATE * (steps - step):
+            now_s = perf_counter()
+            self._last, self._long_s = (step, now_s), (self.end_s - now_s) / LOOKS
+        elif self.end_s < math.inf and step > self._last[0] and not any(at >= step for at, _ in self.changes):
+            affordable = self._now_affordable(step, steps, spec, group)
+            if affordable < step + LATE * (steps - step):
                 self.changes.append((step, affordable))
                 self.keep(self.changes)
                 return affordable
         return steps
+
+    def _now_affordable(self, step: int, steps: int, spec: LoopSpec, group: Group) -> int:
+        """How many steps there can be in all, where it is time for a look: as many as planned, else."""
+        assert self._last is not None
+        now_s, (before, then_s) = perf_counter(), self._last
+        if group.any(now_s >= self.stop_s):
+            return step
+        due = step - before >= max(LEAST_STEPS, steps // LOOKS)
+        return (
+            self._affordable(step, steps, spec, group)
+            if group.any(due or now_s - then_s > self._long_s)
+            else steps
+        )
 
     def _affordable(self, step: int, steps: int, spec: LoopSpec, group: Group) -> int:
         """How many steps there can be in all at the speed since the last look: the same in every process."""

@@ -17,7 +17,7 @@ from pydantic import ValidationError
 
 from malmoi.core.config import flat
 from malmoi.core.errors import UserError
-from malmoi.core.nouns import Say, silent
+from malmoi.core.nouns import Budget, Say, silent
 from malmoi.data.arrow import files_of
 from malmoi.hub.card import DataFile, data_files
 from malmoi.learn.distributed import ALONE, Group
@@ -134,19 +134,24 @@ def same_threads(record: Record, say: Say) -> None:
         say(f"threads: {now} instead of {before}, so the result differs from an unbroken run's by rounding")
 
 
-def pace_of(folder: Path | None, end_s: float, evaluation_s: float, say: Say, group: Group = ALONE) -> Pace:
+def pace_of(folder: Path | None, budget: Budget, evaluation_s: float, say: Say, group: Group = ALONE) -> Pace:
     """How a run keeps to its time; changes of its plan are in the record in `folder`, where there is one."""
     path = folder and folder / files.RUN_RECORD
 
     def keep(changes: list[Change]) -> None:
         if not group.first:
             return
-        say(f"steps have become slower: {changes[-1][1]} in all, so that the time is kept")
+        at, steps = changes[-1]
+        say(
+            f"the time is over: stopped at step {at}" if at == steps
+            else f"steps have become slower: {steps} in all, so that the time is kept"
+        )  # fmt: skip
         if path is not None:
             files.write_json(path, files.read_json(path) | {"changes": changes})
 
     found = files.read_json(path).get("changes", []) if path is not None and path.exists() else []
-    return Pace(end_s, evaluation_s, [(int(step), int(steps)) for step, steps in found], keep)
+    changes = [(int(step), int(steps)) for step, steps in found]
+    return Pace(budget.end_s, evaluation_s, changes, keep, budget.stop_s)
 
 
 def recorded(

@@ -116,6 +116,8 @@ def affordable_steps(
     start_s = time.perf_counter()
     steps_s = step_seconds(model, objective, spec, most_s=seconds / 2, group=group)
     before_s = time.perf_counter()
+    if group.any(before_s - start_s > seconds):
+        return Affordable(1)
     with _random_state_kept():
         Loop(model, objective, spec).evaluate()
     now_s = time.perf_counter()

@@ -20,6 +20,7 @@ from malmoi.inside.sources import ReadText, Source
 from malmoi.tasks.base import Task
 from malmoi.tasks.kinds import Kind, Relation
 from malmoi.text.tokenizer import TOKENIZER_FILE, Tokenizer
+from malmoi.util.units import counted
 
 if TYPE_CHECKING:
     from torch import nn
@@ -45,6 +46,11 @@ class Parts:
     def tokenizer(self) -> Tokenizer:
         """That of `with_tokenizer`. Raises UserError, KeyError."""
         return Tokenizer.from_json(self.files[TOKENIZER_FILE].decode(), self.config.get("tokenizer"))
+
+
+def cut_words(count: int, texts: Sequence[Any], most: str) -> str:
+    """What `Method.cut_note` says where `count` of some texts were cut."""
+    return f"{count:,} of {counted(len(texts), 'text')} cut at {most}" if count else ""
 
 
 class Method(ABC):
@@ -95,12 +101,23 @@ class Method(ABC):
     def fit(self, train: Examples, valid: Examples, work: Work = Work()) -> FitReport:
         """Learn from `train`; choose (when to stop, constants) by `valid`. A function of data and options.
 
+        Once it has chosen it learns from `valid`, too, unless it stops by it; `learned_from` among the facts
+        says how many examples of each. Within the budget of `work`: what there is no time for is left out,
+        and the note says so. A network may exceed it by a fifth, and whatever does the least it can do.
         Raises UserError where the data cannot be learned from (one label only, no examples).
         """
 
     @abstractmethod
     def predict(self, inputs: Sequence[Any]) -> Predictions:
         """One prediction for each input, whatever stands beside it."""
+
+    def cut_note(self, inputs: Sequence[Any], targets: Sequence[Any] = ()) -> str:
+        """How many of the inputs are read only in part, and how much of them, as a line for people; or ''.
+
+        targets: what it learned to answer to them, where they are what it learned from.
+        """
+        del inputs, targets
+        return ""
 
     def predict_counting(self, inputs: Sequence[Any], done: Done) -> Predictions:
         """`predict`, and `done` hears how many there are so far, where that takes long."""

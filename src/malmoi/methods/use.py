@@ -13,7 +13,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from malmoi.core.errors import UserError
-from malmoi.core.nouns import Budget, Example, Examples, Finding, FitReport, Metric, Say, Work, silent
+from malmoi.core.nouns import (
+    Budget,
+    Example,
+    Examples,
+    Finding,
+    FitReport,
+    Metric,
+    Say,
+    Work,
+    silent,
+    with_note,
+)
 from malmoi.data.arrow import files_of
 from malmoi.data.labelled import summary
 from malmoi.hub.card import Card, DataFile, data_files, languages_of, load_call, this_machine
@@ -24,6 +35,7 @@ from malmoi.tasks.base import Task
 from malmoi.tasks.checks import labels_in, refuse_too_few_labels, unseen_labels
 from malmoi.util.files import is_free, parse_json
 from malmoi.util.locks import hold
+from malmoi.util.threads import processor_seconds
 from malmoi.util.units import counted, human_seconds
 from malmoi.util.version import VERSION
 
@@ -116,31 +128,44 @@ def fit_method(
         for note in splits.notes:
             say(note)
         method.load_libraries()
-        start_s = time.perf_counter()
+        start_s, start_cpu_s = time.perf_counter(), processor_seconds()
         unfinished = out.with_name(f"{out.name}.unfinished")
         report = method.fit(splits.train, splits.valid, Work(Budget(budget_seconds), say, unfinished))
-        seconds = time.perf_counter() - start_s
-        say(f"fitted to {counted(len(splits.train), 'example')} in {human_seconds(seconds)}")
+        seconds, cpu_s = time.perf_counter() - start_s, processor_seconds() - start_cpu_s
+        learned = learned_from(report, splits.train, splits.valid)
+        report = completed(report, method, learned)
+        say(f"fitted to {counted(len(learned), 'example')} in {human_seconds(seconds)}")
+        if report.note:
+            say(report.note)
         if first:
             # before anything else can fail
-            save_method(out, method, with_labels(report, method, splits.train))
+            save_method(out, method, report)
             shutil.rmtree(unfinished, ignore_errors=True)
         metrics = evaluate(method, splits.test)
         note = splits.notes[0] if splits.notes else ""
         card = method_card(
-            method, metrics, splits.train, measured_on=counted(len(splits.test), "other example"), folder=out,
-            data=task_files((train, valid), licence), seconds=seconds, notes=splits.notes,
+            method, metrics, learned, measured_on=counted(len(splits.test), "other example"), folder=out,
+            data=task_files((train, valid), licence), seconds=seconds, cpu_s=cpu_s,
+            notes=[*splits.notes, *filter(None, [report.note])],
         )  # fmt: skip
         if first:
             write_card(out, card.render())
         return Fitted(method, metrics, len(splits.test), note)
 
 
-def with_labels(report: FitReport, method: Method, train: Examples) -> FitReport:
-    """The report with the labels that the method was fitted to, for `unseen`."""
+def learned_from(report: FitReport, train: Examples, valid: Examples) -> Examples:
+    """The examples that the report says a method has learned from; those of `train` where it does not say."""
+    return [*train, *valid] if report.facts.get("learned_from", {}).get("valid") else train
+
+
+def completed(report: FitReport, method: Method, learned: Examples) -> FitReport:
+    """The report with the labels that the method was fitted to, for `unseen`, and what it did not read."""
+    inputs, targets = [example.input for example in learned], [example.target for example in learned]
+    cut = method.cut_note(inputs, targets)
+    facts = with_note(report.facts, cut and f"of what it learned from, {cut}")
     if not method.task.kind.fewest_labels:
-        return report
-    return FitReport(report.facts | {"labels": labels_in(train, method.task.kind)})
+        return FitReport(facts)
+    return FitReport(facts | {"labels": labels_in(learned, method.task.kind)})
 
 
 def unseen(saved: LoadedMethod, examples: Examples) -> Iterable[str]:
@@ -180,7 +205,8 @@ def task_files(paths: Iterable[Path | None], licence: str | None = None) -> tupl
 
 def method_card(
     method: Method, metrics: Mapping[str, Metric], train: Sequence[Example[Any, Any]], *, measured_on: str,
-    data: tuple[DataFile, ...], folder: Path, seconds: float | None, notes: Sequence[str] = (),
+    data: tuple[DataFile, ...], folder: Path, seconds: float | None, cpu_s: float | None = None,
+    notes: Sequence[str] = (),
 ) -> Card:  # fmt: skip
     """What README.md of a fitted method's folder says. train: what it has learned from."""
     task, example = method.task, json.dumps(method.task.kind.example)
@@ -195,6 +221,7 @@ def method_card(
         f"{counted(len(train), 'example')}.",
         task.pipeline or task.kind.pipeline, languages_of(texts), base=Path(base).name if base else "",
         tags=(method.name,), data=data, settings=settings, results=metrics, measured_on=measured_on,
-        notes=tuple(notes), limits=tuple(limits), seconds=seconds, machine=this_machine(),
+        notes=tuple(notes), limits=tuple(limits), seconds=seconds, cpu_s=cpu_s,
+        machine=this_machine(),
         use=("import malmoi", "", f"print({load_call(folder)}.predict({example}))"),
     )  # fmt: skip

@@ -3,7 +3,7 @@
 Every head has `loss(batch) -> Loss`, so that one training loop serves all of them.
 
 Shape letters: B rows, T positions, C characters of a unit, D width, L labels or tags, N hidden units,
-W positions of a span at most.
+W positions of a span at most, or windows of a text; N texts.
 """
 
 from __future__ import annotations
@@ -29,7 +29,8 @@ class EncoderBatch(NamedTuple):
     """Rows for an encoder, padding on the right; every row has at least one unit.
 
     ids_BT, mask_BT (True: real), chars_BTC (0: padding), features_BT (where the encoder has features).
-    targets: label_B, tags_BT, (start, end)_B2 or ids_BT, with IGNORE where there is none.
+    targets: label_B, tags_BT, (start, end)_B2 or ids_BT, with IGNORE where there is none. texts_B: the number
+    of the text that each row is a window of, in order; then label_B is of the texts.
     """
 
     ids_BT: Tensor
@@ -37,6 +38,7 @@ class EncoderBatch(NamedTuple):
     chars_BTC: Tensor | None = None
     features_BT: Tensor | None = None
     targets: Tensor | None = None
+    texts_B: Tensor | None = None
 
     @property
     def truth(self) -> Tensor:
@@ -59,7 +61,11 @@ class Head(nn.Module):
 
 
 class Classifier(Head):
-    """One label for each row, from all of its positions pooled into one vector (of length one, if asked)."""
+    """One label for each text, from all of its positions pooled into one vector (of length one, if asked).
+
+    A long text is several rows, its windows: of their vectors the largest values count where positions are
+    pooled so, else their mean by length.
+    """
 
     def __init__(
         self, encoder: AnyEncoder, num_labels: int, pooling: Pooling = "mean", *, unit_length: bool = False
@@ -70,12 +76,14 @@ class Classifier(Head):
         self.attention = nn.Linear(encoder.width, 1) if pooling == "attention" else None
 
     def forward(self, batch: EncoderBatch) -> Tensor:
-        """logits_BL in fp32."""
+        """logits_BL of the texts, in fp32."""
         return self.head(self.vectors(batch)).float()
 
     def vectors(self, batch: EncoderBatch) -> Tensor:
-        """x_BD of whole rows, as the final layer reads them."""
+        """x_BD of whole texts, as the final layer reads them."""
         x_BD = self._pooled(self.encoded(batch), batch.mask_BT)
+        if batch.texts_B is not None:
+            x_BD = self._joined(x_BD, batch.texts_B, batch.mask_BT.sum(1, keepdim=True))
         return functional.normalize(x_BD, dim=-1) if self.unit_length else x_BD
 
     def loss(
@@ -91,6 +99,16 @@ class Classifier(Head):
             label_smoothing=label_smoothing,
         )  # fmt: skip
         return Loss(total, _count(batch.truth))
+
+    def _joined(self, x_BD: Tensor, texts_B: Tensor, lengths_B1: Tensor) -> Tensor:
+        """x_ND of the N texts whose windows the rows are."""
+        counts_N = torch.bincount(texts_B)
+        if self.pooling == "max":
+            of_texts = x_BD.split(counts_N.tolist())
+            return torch.stack([x_WD.amax(0) for x_WD in of_texts])
+        weights_B1 = lengths_B1.to(x_BD.dtype)
+        sums_ND = x_BD.new_zeros(len(counts_N), x_BD.shape[1]).index_add(0, texts_B, x_BD * weights_B1)
+        return sums_ND / weights_B1.new_zeros(len(counts_N), 1).index_add(0, texts_B, weights_B1)
 
     def _pooled(self, x_BTD: Tensor, mask_BT: Tensor) -> Tensor:
         """x_BD; padding takes no part."""

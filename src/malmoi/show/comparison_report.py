@@ -22,7 +22,7 @@ from malmoi.util.files import write_text
 from malmoi.util.units import human_bytes, human_count, human_seconds
 
 REPORT = "report.html"
-WIDE = 100  # columns of a terminal
+WIDE, WIDER = 100, 112  # columns of a terminal
 SNIPPET = """import malmoi
 
 print(malmoi.load({folder}).predict({value}))"""
@@ -99,11 +99,12 @@ def _usage(comparison: Comparison) -> tuple[str, str]:
 def show_comparison(comparison: Comparison, width: int = WIDE) -> Group:
     """The table (the winner in bold), the advice and where everything is, for `console.print`.
 
-    width: of the terminal; a narrow one leaves out memory and disk.
+    width: of the terminal; a narrow one leaves out memory and disk, and the time of all cores together.
     """
     verdict = comparison.verdict
     unit = f"{PER[comparison.cost_count]} ({comparison.cost_unit})".removesuffix(" ()")
     numbers = (unit, "one", "per s", "training", *(("memory", "disk") if width >= WIDE else ()))
+    numbers += ("its cores",) if width >= WIDER else ()
     table = Table("method", verdict.words, "beside the best", box=None, pad_edge=False)
     for name in numbers:
         table.add_column(name, justify="right", no_wrap=True)
@@ -144,5 +145,5 @@ def _cells(row: MethodRow, comparison: Comparison) -> list[str]:
         verdict.quality(row), verdict.standing(row),
         comparison.cost(row), one_latency(costs), human_count(costs["predictions_per_s"]),
         human_seconds(costs["train_seconds"]), human_bytes(costs["predict_peak_bytes"]),
-        human_bytes(costs["disk_bytes"]),
+        human_bytes(costs["disk_bytes"]), human_seconds(costs.get("train_cpu_seconds", 0.0)),
     ]  # fmt: skip

@@ -65,6 +65,12 @@ class CoreTimes:
         return max(0.0, used_s) / max(1e-9, self.wall_s - before.wall_s)
 
 
+def processor_seconds() -> float:
+    """The processor time that this process has used, and those that it started and that have ended."""
+    times = os.times()
+    return process_time() + times.children_user + times.children_system
+
+
 def is_crowded(others: float, threads: int, cores: int) -> bool:
     """Whether `threads` threads of ours have less than a core each, where others keep `others` cores busy."""
     return threads + others > cores + MOST_OTHERS

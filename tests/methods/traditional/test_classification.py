@@ -54,6 +54,15 @@ def test_new_texts_in_both_languages(task, method) -> None:
     )
 
 
+@pytest.mark.parametrize("method", [Lexicon, TfIdf])
+def test_what_was_chosen_by_is_learned_at_the_end(task, method) -> None:
+    """Of a label that only the held-out part has, too."""
+    valid = [*TRAIN, *[Example("quixotic " * 3, "odd")] * 8]
+    fitted = fitted_to(method(task, {}), TRAIN * 3, valid)
+    assert fitted.predict(["a quixotic soup"]).values == ["odd"]
+    assert fitted.report["learned_from"] == {"train": len(TRAIN) * 3, "valid": len(valid)}
+
+
 def test_log_odds_are_those_of_the_paper() -> None:
     counts_LW = np.array([[90.0, 5.0, 405.0], [10.0, 5.0, 485.0]])
     found = log_odds(counts_LW)

@@ -7,6 +7,7 @@ as it is, so that a repeated fit is the same fit.
 from __future__ import annotations
 
 import hashlib
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Annotated, Any, ClassVar, Generic, TypeVar
@@ -16,7 +17,7 @@ from pydantic import Field, PositiveFloat, PositiveInt
 from torch import nn
 
 from malmoi.core.config import StrictModel
-from malmoi.core.nouns import Example, Say, Work
+from malmoi.core.nouns import LATE, Budget, Example, Say, Work
 from malmoi.data.batches import Buckets, mixed, within
 from malmoi.learn.distributed import ALONE, Group, join_group
 from malmoi.learn.job import run_loop
@@ -30,6 +31,7 @@ from malmoi.util.units import counted
 Row = TypeVar("Row")
 Chosen = tuple[Sequence[Any], np.random.Generator]  # rows, and what draws what is hidden of them
 PART_TOKENS = 8192  # padded tokens that go through a model at once
+FEW_STEPS = 25  # below that a fit says that its budget was too small
 STEPS_OF_EVALUATION = 25  # at least, between two evaluations
 
 
@@ -124,6 +126,8 @@ def planned_steps(
     steps = epochs_steps(objective, spec)
     if (left_s := work.budget.left_s) is None:
         return Affordable(steps)
+    if group.any(left_s <= 0):
+        return Affordable(1)
     work.say("trying how long a step takes")
     found = affordable_steps(model, objective, plan, left_s, group)
     return found._replace(steps=min(steps, found.steps))
@@ -150,7 +154,7 @@ def fit(
     words: what a step consists of, for people; without them nothing is said of the plan. asked: what the fit
     depends on, by which an unfinished one in the folder of `work` is known. Ctrl-C saves a checkpoint there.
     Among what is returned, steps: as planned at the end; curve: (steps done, training loss, validation value,
-    of which more is better) of each evaluation.
+    of which more is better) of each evaluation; note: what a budget did not pay for, or ''.
     """
     start_s, group, say = time.perf_counter(), join_group(), work.say
     plan = FitPlan.model_validate({
@@ -165,7 +169,7 @@ def fit(
     if words:
         say(f"{counted(steps, 'step')} of {words}")
     plan = plan.model_copy(update={"steps": steps, "warmup_steps": min(spec.warmup_steps, steps // 10)})
-    pace = pace_of(work.folder, work.budget.end_s, evaluation_s, say, group)
+    pace = pace_of(work.folder, work.budget, evaluation_s, say, group)
     loop = Loop(model, objective, plan, work.folder, group, pace)
     loop.resume(say)
     run_loop(loop, lambda found: _report(loop, found, say))
@@ -175,7 +179,19 @@ def fit(
     return {
         "steps": loop.spec.steps, "judged_by": objective.judged_by, "best_step": loop.best.step,
         "best": loop.best.value, "seconds": time.perf_counter() - start_s, "curve": loop.best.curve,
+        "note": _unpaid(loop, epochs_steps(objective, spec), work.budget),
     }  # fmt: skip
+
+
+def _unpaid(loop: Loop[Any, Any], whole: int, budget: Budget) -> str:
+    """What a budget did not pay for: a line for people, or ''. whole: the steps of the spec's epochs."""
+    steps = loop.spec.steps
+    notes = [f"it was stopped at {1 + LATE:g} times its budget"] * loop.pace.stopped
+    if steps < min(FEW_STEPS, whole):
+        notes.append(f"the budget paid for {counted(steps, 'step')} only; give it more time")
+    elif steps < whole and budget.end_s < math.inf:
+        notes.append(f"the budget paid for {steps:,} of {counted(whole, 'step')}")
+    return "; ".join(notes)
 
 
 def _report(loop: Loop[Any, Any], found: StepReport, say: Say) -> None:

@@ -7,8 +7,9 @@ D width, L labels.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import reduce
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 from pydantic import Field, PositiveFloat, PositiveInt
@@ -18,24 +19,46 @@ from malmoi.core.nouns import Examples, FitReport, Predictions, Work
 from malmoi.engine.embed import Embedder, Vector
 from malmoi.hub.folder import model_with, stored_bytes, weights_hash
 from malmoi.inside.sources import ReadText, Source
-from malmoi.methods.base import Method, Parts
+from malmoi.methods.base import Method, Parts, cut_words
 from malmoi.methods.llm.prompted import ModelPath
-from malmoi.methods.traditional.choice import STRENGTHS, fit_head, quality
+from malmoi.methods.traditional.choice import STRENGTHS, TimeKeeper, fit_head, missing_labels, quality
 from malmoi.tasks.checks import two_or_more
 from malmoi.tasks.kinds import LABEL
 from malmoi.util.hardware import pick_device
 from malmoi.util.units import counted
 
+PORTION = 256  # texts that are read between two looks at the clock
+
 
 class FeaturesOptions(StrictModel):
     """model: a language model's folder or GGUF file. vector: which one of a text (None: the better one in
-    validation). max_tokens: of a text that are read. strength: inverse one of the L2 penalty (None: as
-    validation chooses)."""
+    validation). max_tokens: of a window; a longer text is read in `max_windows` overlapping ones at most.
+    strength: inverse one of the L2 penalty (None: as validation chooses)."""
 
     model: ModelPath = ""
     vector: Vector | None = None
     max_tokens: PositiveInt = 256
+    max_windows: PositiveInt = 16
     strength: PositiveFloat | None = Field(None)
+
+
+class _Setting(NamedTuple):
+    vector: str
+    strength: float
+
+
+class _Read(NamedTuple):
+    """Examples with their vectors_ND of each way."""
+
+    examples: list[Any]
+    vectors: dict[str, Any]
+
+    def joined(self, more: _Read) -> _Read:
+        """These and then those."""
+        if not self.examples or not more.examples:
+            return self if self.examples else more
+        vectors = {way: np.concatenate((one, more.vectors[way])) for way, one in self.vectors.items()}
+        return _Read(self.examples + more.examples, vectors)
 
 
 class Features(Method):
@@ -49,28 +72,45 @@ class Features(Method):
 
     def fit(self, train: Examples, valid: Examples, work: Work = Work()) -> FitReport:
         """See `Method.fit`. Raises UserError where there is one label only."""
-        o = self.options
-        self.labels = two_or_more(example.target for example in train)
+        o, keeper = self.options, TimeKeeper.of(work)
+        two_or_more(example.target for example in train)
         self._open(Path(o.model).resolve(), weights_hash(Path(o.model)))
-        targets_N = np.array([self.labels.index(example.target) for example in train])
         work.say(f"reading {counted(len(train) + len(valid), 'text')}")
-        read = self.embedder.all_vectors([example.input for example in train])
-        read_valid = self.embedder.all_vectors([example.input for example in valid]) if valid else {}
+        read = self._read(keeper, train, 0.6)
+        read = read.joined(self._read(keeper, missing_labels(read.examples, train), 1.0))
+        seen = self._read(keeper, valid, 0.8)
         ways = [o.vector] if o.vector else list(self.embedder.ways)
-        strengths = [o.strength] if o.strength else list(STRENGTHS)
-        found: dict[tuple[str, float], float] = {}
-        for way in ways:
-            for strength in strengths:
-                self._set(way, *fit_head(read[way], targets_N, None, strength))
-                answers = self._answers(read_valid[way]) if valid else []
-                found[way, strength] = quality(self.task, answers, valid) if valid else 0.0
-        way, strength = max(found, key=lambda one: found[one])
-        self._set(way, *fit_head(read[way], targets_N, None, strength))
-        return FitReport({"vector": way, "strength": strength, "width": self.embedder.width})
+        fields = {"vector": ways, "strength": [o.strength] if o.strength else STRENGTHS}
+        setting = _Setting(ways[0], fields["strength"][0])
+        if valid:
+            setting = keeper.best(setting, fields, lambda it: self._value(it, read, seen))
+        self._learn(setting, read.joined(seen))
+        facts = setting._asdict() | {"width": self.embedder.width}
+        return FitReport(facts | keeper.facts(read.examples, seen.examples))
+
+    def _read(self, keeper: TimeKeeper, examples: Examples, share: float) -> _Read:
+        """As many as there is time for."""
+        found: list[_Read] = []
+        for part in keeper.portions(examples, PORTION, share, "texts") if examples else ():
+            found.append(_Read(list(part), self.embedder.all_vectors([example.input for example in part])))
+        return reduce(_Read.joined, found, _Read([], {}))
+
+    def _value(self, setting: _Setting, read: _Read, seen: _Read) -> float:
+        self._learn(setting, read)
+        return quality(self.task, self._answers(seen.vectors[setting.vector]), seen.examples)
+
+    def _learn(self, setting: _Setting, read: _Read) -> None:
+        self.labels = two_or_more(example.target for example in read.examples)
+        numbers = {label: number for number, label in enumerate(self.labels)}
+        targets_N = np.array([numbers[example.target] for example in read.examples])
+        self._set(setting.vector, *fit_head(read.vectors[setting.vector], targets_N, None, setting.strength))
 
     def _open(self, path: Path, weights: str) -> None:
         self.weights = weights
-        self.embedder = Embedder(path, max_tokens=self.options.max_tokens, device=str(pick_device()))
+        o = self.options
+        self.embedder = Embedder(
+            path, max_tokens=o.max_tokens, max_windows=o.max_windows, device=str(pick_device())
+        )
 
     def _set(self, way: str, weights_LD: Any, bias_L: Any) -> None:
         self.way, self._weights_LD, self._bias_L = way, weights_LD, bias_L
@@ -83,6 +123,13 @@ class Features(Method):
 
     def predict(self, inputs: Sequence[Any]) -> Predictions:
         return Predictions(self._answers(self.embedder.vectors(inputs, self.way)) if inputs else [])
+
+    def cut_note(self, inputs: Sequence[str], targets: Sequence[Any] = ()) -> str:
+        """See `Method.cut_note`."""
+        del targets
+        most, tokenizer = self.embedder.most, self.embedder.tokenizer
+        long = (text for text in inputs if len(text.encode()) > most)  # a token is a byte at least
+        return cut_words(sum(len(tokenizer.encode(text)) > most for text in long), inputs, f"{most:,} tokens")
 
     def probabilities(self, inputs: Sequence[Any]) -> list[dict[str, float]] | None:
         if not inputs:

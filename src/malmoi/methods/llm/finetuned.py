@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
 from malmoi.core.errors import UserError
-from malmoi.core.nouns import Example, Examples, FitReport, Work
+from malmoi.core.nouns import Example, Examples, FitReport, Work, with_note
 from malmoi.core.tensors import Loss, mean
 from malmoi.data.batches import Packed
 from malmoi.engine.ask import Asker, AskSettings
@@ -89,8 +89,7 @@ class FineTuned(LanguageMethod):
         learned, judged = self.rows(train), self.rows(valid[:MOST_CHOSEN_BY])
         if not learned or not judged:
             raise UserError(f"{self.name} needs examples to learn from and some to stop by; give more data")
-        if note := self._note(len(train), len(learned), valid):
-            work.say(note)
+        note = self._note(len(train), len(learned), valid)
         torch.manual_seed(o.seed)
         dtype = training_dtype(o.dtype, model.device, model.config.width)
         if o.lora:
@@ -105,10 +104,12 @@ class FineTuned(LanguageMethod):
         if is_held(model):
             give_back(model, self._begin_with()[0])
         merge_lora(model)
-        return FitReport(({"note": note} if note else {}) | {
-            "steps": found["steps"], "lr": o.lr, "dtype": dtype, "fit": found,
-            "parameters": model.num_parameters(),
-        })  # fmt: skip
+        facts = {
+            "learned_from": {"train": len(train), "valid": 0}, "steps": found["steps"], "lr": o.lr,
+            "dtype": dtype, "parameters": model.num_parameters(),
+        }  # fmt: skip
+        paid = found.pop("note")
+        return FitReport(with_note(facts | {"fit": found}, note, paid))
 
     def _begin_with(self) -> tuple[LanguageModel, Tokenizer, ChatFormat | None]:
         """The model before it learns, its tokenizer, and how it is talked with (None: not at all)."""

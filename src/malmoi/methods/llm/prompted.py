@@ -12,7 +12,7 @@ from torch import nn
 
 from malmoi.core.config import StrictModel
 from malmoi.core.errors import UserError
-from malmoi.core.nouns import Done, Examples, FitReport, Json, Predictions, Say, Work, silent
+from malmoi.core.nouns import Done, Examples, FitReport, Json, Predictions, Say, Work, silent, with_note
 from malmoi.engine.ask import Asker, AskSettings
 from malmoi.engine.engine import Engine
 from malmoi.engine.loaded import open_model
@@ -20,6 +20,7 @@ from malmoi.hub.folder import model_path, model_with, stored_bytes, weights_hash
 from malmoi.inside.sources import NextTokenModel, ReadText, Source
 from malmoi.methods.base import Method, Parts
 from malmoi.methods.llm.shots import How, Shots, read_shots, shots_files
+from malmoi.methods.traditional.choice import TimeKeeper
 from malmoi.tasks.base import Task
 from malmoi.tasks.kinds import EVERY_KIND
 from malmoi.util.progress import Progress, pause_s
@@ -27,6 +28,7 @@ from malmoi.util.units import counted
 
 FOUNDATION_SHOTS = 4  # by default; a chat model knows what a question is
 CALIBRATED_BY, COUNTED_OVER = 64, 200  # validation examples
+PORTION = 8  # of them between two looks at the clock
 
 
 def _given(model: str) -> str:
@@ -98,6 +100,9 @@ class LanguageMethod(Method):
         found = self.asker.label_probabilities(inputs, calibrate=self.calibrate, done=done)
         return Predictions([max(one, key=one.__getitem__) for one in found])
 
+    def cut_note(self, inputs: Sequence[Any], targets: Sequence[Any] = ()) -> str:
+        return "" if targets else self.asker.cut_note(inputs)  # the fit has its own note of that
+
     def probabilities(self, inputs: Sequence[Any]) -> list[dict[str, float]] | None:
         if not self.task.kind.is_choice:
             return None
@@ -127,16 +132,17 @@ class Prompted(LanguageMethod):
 
     def fit(self, train: Examples, valid: Examples, work: Work = Work()) -> FitReport:
         """Choose the shots; see whether calibration helps. Nothing is trained."""
-        folder = Path(self.options.model).resolve()
+        keeper, folder = TimeKeeper.of(work), Path(self.options.model).resolve()
         engine = Engine.for_many(*open_model(folder))
         ask = AskSettings.as_it_is(self.task, train, engine, getattr(self.options, "max_new_tokens", None))
         settled = Settled(
             model=str(folder), weights=weights_hash(folder), ask=ask, shots=self._num_shots(ask)
         )
         self._settle(settled, engine, train)
-        self.calibrate, tried = self._calibration(valid[:CALIBRATED_BY], work.say)
+        self.calibrate, tried = self._calibration(valid[:CALIBRATED_BY], keeper, work.say)
         self.settled = settled.model_copy(update={"calibrate": self.calibrate})
-        return FitReport(tried | self._facts(valid or train, work.say))
+        facts = self._facts(valid or train, work.say)
+        return FitReport(with_note(tried | facts, keeper.note))
 
     def _num_shots(self, ask: AskSettings) -> int:
         asked = self.options.shots
@@ -150,20 +156,24 @@ class Prompted(LanguageMethod):
         self.shots = Shots(examples, settled.shots, o.choose, o.seed, self.task.key)
         self.asker = Asker(engine, self.task, settled.ask, self.shots.pick)
 
-    def _calibration(self, valid: Examples, say: Say) -> tuple[bool, Json]:
+    def _calibration(self, valid: Examples, keeper: TimeKeeper, say: Say) -> tuple[bool, Json]:
         """Whether to calibrate: as asked, else if more validation examples are right with it; how many."""
         if not self.task.kind.is_choice or self.options.calibrate is not None or not valid:
             return bool(getattr(self.options, "calibrate", False)), {}
-        inputs = [example.input for example in valid]
-        targets = np.array([example.target for example in valid])
+        if not keeper.affords(0):
+            keeper.left_out.append("seeing whether calibration helps")
+            return False, {}
+        done, seen, scores = Progress(len(valid), "validation example", say, pause_s()), [], []
+        for part in keeper.portions(valid, PORTION, 0.8, "examples to calibrate by"):
+            scores.append(self.asker.label_scores([example.input for example in part], done))
+            seen += part
+        targets, scores_NL = np.array([one.target for one in seen]), np.concatenate(scores)
         labels = np.array(self.settled.ask.labels)
-        done = Progress(len(inputs), "validation example", say, pause_s())
-        scores_NL = self.asker.label_scores(inputs, done)
         plain, better = (
             float((labels[found_NL.argmax(1)] == targets).mean())
-            for found_NL in (scores_NL, self.asker.calibrated(inputs, scores_NL))
+            for found_NL in (scores_NL, self.asker.calibrated([one.input for one in seen], scores_NL))
         )
-        return better > plain, {"calibration": {"examples": len(valid), "without": plain, "with": better}}
+        return better > plain, {"calibration": {"examples": len(seen), "without": plain, "with": better}}
 
     def _facts(self, examples: Examples, say: Say) -> Json:
         """What was found, for the report."""
@@ -175,7 +185,6 @@ class Prompted(LanguageMethod):
         say(f"a {'chat' if is_chat else 'foundation'} model, asked with {counted(settled.shots, 'shot')}")
         if note := self.asker.note([example.input for example in examples[:COUNTED_OVER]]):
             facts["note"] = note
-            say(note)
         return facts
 
     def costs(self) -> dict[str, float]:

@@ -19,7 +19,7 @@ from malmoi.engine.request import Sampling
 from malmoi.engine.score import score_in_parts
 from malmoi.inside.sources import NextTokenModel, ReadText, Source
 from malmoi.learn.losses import next_token_loss
-from malmoi.methods.base import Parts
+from malmoi.methods.base import Parts, cut_words
 from malmoi.methods.neural.form import Backbone, Form, NeuralOptions, padded
 from malmoi.models.build import build_model
 from malmoi.models.config import RecurrentConfig, TransformerConfig
@@ -89,6 +89,14 @@ class ContinuationForm(Form[list[int], LanguageModel]):
         ids_BT = padded([row[:-1] for row in rows], self.tokenizer.specials.eos)
         targets_BT = padded([row[1:] for row in rows], IGNORE)
         return next_token_loss(model, TokenBatch(ids_BT, targets_BT).to(self.device))
+
+    def cut_note(self, inputs: Sequence[str], targets: Sequence[Any]) -> str:
+        if self.backbone != "transformer" or targets:  # it learns all of a text, in parts
+            return ""
+        most = self.options.context - self.options.max_new_tokens
+        long = (text for text in inputs if len(text.encode()) >= most)
+        count = sum(len(self.tokenizer.encode(text)) >= most for text in long)
+        return cut_words(count, inputs, f"their last {most} tokens")
 
     def predict(self, model: LanguageModel, inputs: Sequence[Any]) -> list[str]:
         o = self.options

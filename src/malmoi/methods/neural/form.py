@@ -117,14 +117,23 @@ class Form(ABC, Generic[Row, Model]):
     def restore(self, parts: Parts) -> None:
         """The inverse of `parts`."""
 
+    def cut_note(self, inputs: Sequence[Any], targets: Sequence[Any]) -> str:
+        """See `Method.cut_note`; by default all of a text is read."""
+        del inputs, targets
+        return ""
+
     def insides(self, model: Model, value: Any) -> tuple[Source, ...]:
-        """See `Method.insides`. Without an answer there is no row that holds it."""
+        """See `Method.insides`; of a long text the first window. Without an answer no row holds it."""
         text = ReadText.of(value, self.tokenizer)
-        rows = self.rows([Example(value, self.predict(model, [value])[0])])[:1]
+        rows = [*map(self.first_window, self.rows([Example(value, self.predict(model, [value])[0])])[:1])]
         if not rows:
             return (text,)
         source, target = self.tokens(rows[0], value)
         return text, Network(model, lambda: self.loss(model, rows, None), tuple(source), tuple(target))
+
+    def first_window(self, row: Row) -> Row:
+        """The row, or what of it goes through the model as one."""
+        return row
 
     def tokens(self, row: Row, value: Any) -> tuple[list[str], list[str]]:
         """What the encoder and the decoder read of a row of an input, for people."""

@@ -16,7 +16,8 @@ from torch import Tensor
 
 from malmoi.core.nouns import Example, Json
 from malmoi.core.tensors import IGNORE, Loss
-from malmoi.methods.base import Parts
+from malmoi.data.batches import overlapping, reach
+from malmoi.methods.base import Parts, cut_words
 from malmoi.methods.neural.form import EncoderForm, EncoderOptions, hidden, moved, padded
 from malmoi.models.encoder import Encoder
 from malmoi.models.heads import Classifier, EncoderBatch, MaskedLanguageModel, Pooling
@@ -25,18 +26,23 @@ from malmoi.text.tokenizer import Tokenizer, train_tokenizer
 
 
 class LabelOptions(EncoderOptions):
-    """balance: 0 trains on the labels as frequent as they are, 1 as if all were equally frequent."""
+    """balance: 0 trains on the labels as frequent as they are, 1 as if all were equally frequent.
+
+    max_tokens: of a window; a longer text is read in overlapping ones, `max_windows` at most. What lies
+    behind them is not read.
+    """
 
     pooling: Pooling = "max"
-    max_tokens: PositiveInt = 256  # of a text; the rest is not read
+    max_tokens: PositiveInt = 256
+    max_windows: PositiveInt = 16
     balance: float = Field(0.25, ge=0, le=1)
     label_smoothing: float = Field(0.1, ge=0, lt=1)
 
 
 class LabelRow(NamedTuple):
-    """A text's ids and its label's number."""
+    """The ids of a text's windows and its label's number."""
 
-    ids: list[int]
+    windows: list[list[int]]
     label: int
 
 
@@ -72,35 +78,61 @@ class LabelForm(EncoderForm[LabelRow, Classifier]):
         """Examples with a label that training never saw teach and test nothing here: left out."""
         numbers = {label: number for number, label in enumerate(self.labels)}
         known = [example for example in examples if example.target in numbers]
-        ids = self._ids([example.input for example in known])
-        return [LabelRow(row, numbers[e.target]) for row, e in zip(ids, known, strict=True)]
+        cut = self.cut_up([example.input for example in known])
+        return [LabelRow(row, numbers[e.target]) for row, e in zip(cut, known, strict=True)]
 
     def plain_rows(self, texts: Sequence[str]) -> list[LabelRow]:
         most = self.options.max_tokens
         return [
-            LabelRow(ids[start : start + most], 0)
+            LabelRow([ids[start : start + most]], 0)
             for ids in self.tokenizer.encode_batch(texts)
             for start in range(0, len(ids), most)
         ]
 
-    def _ids(self, texts: Sequence[str]) -> list[list[int]]:
-        most, empty = self.options.max_tokens, [self.tokenizer.specials.eos]
+    @property
+    def room(self) -> int:
+        """Tokens of the text in a window."""
+        return self.options.max_tokens
+
+    @property
+    def most(self) -> int:
+        """Tokens of a text that are read."""
+        return reach(self.room, self.options.max_windows)
+
+    def framed(self, ids: list[int]) -> list[int]:
+        """A window's ids as the encoder reads them, one at least."""
+        return ids or [self.tokenizer.specials.eos]
+
+    def cut_up(self, texts: Sequence[str]) -> list[list[list[int]]]:
+        """Each text's windows."""
         # what lies far behind the last token that is read need not be cut
-        return [self.tokenizer.encode(text[: 16 * most])[:most] or empty for text in texts]
+        found = [
+            ids[: self.most] for ids in self.tokenizer.encode_batch([it[: 16 * self.most] for it in texts])
+        ]
+        return [[self.framed(ids[a:b]) for a, b in overlapping(len(ids), self.room)] for ids in found]
+
+    def cut_note(self, inputs: Sequence[str], targets: Sequence[Any]) -> str:
+        del targets
+        long = (text for text in inputs if len(text.encode()) > self.most)  # a token is a byte at least
+        count = sum(len(self.tokenizer.encode(text[: 16 * self.most])) > self.most for text in long)
+        return cut_words(count, inputs, f"{self.most:,} tokens")
 
     def length(self, row: LabelRow) -> int:
-        return len(row.ids)
+        return sum(map(len, row.windows))
 
     def _batch(
         self, rows: Sequence[LabelRow], share: float, random: np.random.Generator | None
     ) -> tuple[EncoderBatch, Tensor]:
         """The batch and its ids before a share of them was hidden."""
-        ids_BT = padded([row.ids for row in rows])
-        lengths_B1 = torch.tensor([[len(row.ids)] for row in rows])
+        cut = [ids for row in rows for ids in row.windows]
+        ids_BT = padded(cut)
+        lengths_B1 = torch.tensor([[len(ids)] for ids in cut])
+        counts_N = torch.tensor([len(row.windows) for row in rows])
+        texts_B = torch.arange(len(rows)).repeat_interleave(counts_N) if len(cut) > len(rows) else None
         mask_BT = torch.arange(ids_BT.shape[1]) < lengths_B1
         hidden_BT, chosen_BT = hidden(ids_BT, mask_BT, share, self.tokenizer.specials.bos, random)
         targets_B = torch.tensor([row.label for row in rows])
-        batch = moved(EncoderBatch(hidden_BT, mask_BT, targets=targets_B), self.device)
+        batch = moved(EncoderBatch(hidden_BT, mask_BT, targets=targets_B, texts_B=texts_B), self.device)
         return batch, torch.where(chosen_BT, ids_BT, IGNORE).to(self.device)
 
     def batch(self, rows: Sequence[LabelRow]) -> EncoderBatch:
@@ -128,12 +160,15 @@ class LabelForm(EncoderForm[LabelRow, Classifier]):
         def read(rows: list[LabelRow]) -> list[list[float]]:
             return model(self.batch(rows)).softmax(-1).tolist()
 
-        rows = [LabelRow(ids, 0) for ids in self._ids(inputs)]
+        rows = [LabelRow(row, 0) for row in self.cut_up(inputs)]
         return [dict(zip(self.labels, row, strict=True)) for row in self.in_batches(rows, read)]
 
     def tokens(self, row: LabelRow, value: Any) -> tuple[list[str], list[str]]:
         del value
-        return [self.tokenizer.token_text(id) for id in row.ids], []
+        return [self.tokenizer.token_text(id) for id in row.windows[0]], []
+
+    def first_window(self, row: LabelRow) -> LabelRow:
+        return LabelRow(row.windows[:1], row.label)
 
     def parts(self) -> Parts:
         return Parts({"labels": self.labels}).with_tokenizer(self.tokenizer)

@@ -15,12 +15,12 @@ from torch import nn
 
 from malmoi.core.config import StrictModel
 from malmoi.core.errors import UserError
-from malmoi.core.nouns import Examples, FitReport, Json, Predictions, Work
+from malmoi.core.nouns import Examples, FitReport, Json, Predictions, Work, with_note
 from malmoi.core.tensors import Loss, mean
 from malmoi.data.readers import read_documents
 from malmoi.hub.weights import arrays_of, set_parameters
 from malmoi.inside.sources import Source
-from malmoi.learn.objectives.examples import Chosen, LabelledRows, epochs_steps, fit, identity
+from malmoi.learn.objectives.examples import Chosen, LabelledRows, fit, identity
 from malmoi.methods.base import Method, Parts
 from malmoi.methods.neural.continuations import ContinuationForm
 from malmoi.methods.neural.form import Backbone, EncoderForm, EncoderOptions, Form
@@ -44,7 +44,6 @@ FORMS: dict[Kind, type[Form[Any, Any]]] = {
 }
 MOST_CHOSEN_BY = 2000  # validation examples looked at during a fit
 MOST_CHOSEN_TOKENS = 65_536  # and tokens, where the loss is looked at: more would take longer than learning
-FEW_STEPS = 25  # below that a fit says that its budget was too small
 WARM_UP_SHARE = 0.3  # of a time budget, where there is unlabelled text
 HIDDEN_SHARE = 0.15  # of the tokens in masked-token pre-training (Devlin et al. 2019)
 
@@ -89,6 +88,7 @@ class Neural(Method):
             assert isinstance(self.form, EncoderForm)
             facts["warm_up_steps"] = self._warm_up(self.form, options, dtype, work, asked)
         facts |= self._learn(train, valid[:MOST_CHOSEN_BY], dtype, work, asked)
+        facts.setdefault("learned_from", {"train": len(train), "valid": 0})
         return FitReport(facts | {"parameters": sum(one.numel() for one in self.model.parameters())})
 
     def _learn(self, train: Examples, valid: Examples, dtype: str, work: Work, asked: Json) -> Json:
@@ -97,9 +97,8 @@ class Neural(Method):
         objective = _Labelled(self.form, self.model, train, valid, options)
         words = f"{counted(options.batch, 'example')}, {computed_in(self.model, dtype)}"
         found = fit(self.model, objective, options, dtype, work, words, asked)
-        steps, short = found["steps"], found["steps"] < min(FEW_STEPS, epochs_steps(objective, options))
-        note = f"the budget paid for {counted(steps, 'step')} only; give it more time"
-        return {"steps": steps, **({"note": note} if short else {}), "dtype": dtype, "fit": found}
+        note = found.pop("note")
+        return with_note({"steps": found["steps"], "dtype": dtype, "fit": found}, note)
 
     def _warm_up(
         self, form: EncoderForm[Any, Any], options: EncoderOptions, dtype: str, work: Work, asked: Json
@@ -125,6 +124,9 @@ class Neural(Method):
 
     def predict(self, inputs: Sequence[Any]) -> Predictions:
         return Predictions(self.form.predict(self.model, inputs) if inputs else [])
+
+    def cut_note(self, inputs: Sequence[Any], targets: Sequence[Any] = ()) -> str:
+        return self.form.cut_note(inputs, targets)
 
     def probabilities(self, inputs: Sequence[Any]) -> list[dict[str, float]] | None:
         if not isinstance(self.form, LabelForm):

@@ -9,7 +9,7 @@ Shape letters: B rows, P pieces (with marks), T units, D width, L labels, N text
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
@@ -19,7 +19,7 @@ from torch import Tensor
 
 from malmoi.core.config import StrictModel
 from malmoi.core.errors import UserError
-from malmoi.core.nouns import Example, Examples, Json, Work
+from malmoi.core.nouns import Examples, Json, Work, with_note
 from malmoi.hub.bert import Frame, load_encoder
 from malmoi.hub.source import find_source
 from malmoi.methods.base import Parts
@@ -28,7 +28,7 @@ from malmoi.methods.neural.labels import LabelForm, LabelOptions, LabelRow
 from malmoi.methods.neural.method import Neural
 from malmoi.methods.neural.spans import SpanForm, SpanOptions, SpanRow
 from malmoi.methods.neural.tags import TagForm, TagOptions, TagRow
-from malmoi.methods.traditional.choice import STRENGTHS, fit_head, quality
+from malmoi.methods.traditional.choice import STRENGTHS, TimeKeeper, fit_head, missing_labels, quality
 from malmoi.models.bert import BertConfig, BertEncoder
 from malmoi.models.heads import Classifier, Pooling, SpanReader, Tagger
 from malmoi.tasks.kinds import LABEL, SPAN, TAGS, Kind
@@ -39,6 +39,11 @@ MOST_PIECES = 16  # of a unit; its further ones are not looked at
 # Of an encoder of 20 to 100 million weights; a larger one wants smaller steps.
 GENTLE: Json = {"optimizer": "adamw", "lr": 1e-4, "weight_decay": 0.01, "batch": 16, "dropout": 0.1}
 FRESH: Json = GENTLE | {"lr": 2e-4}  # below a head that begins at random
+READ_AT_ONCE = 256  # texts, between two looks at the clock
+
+
+class _Setting(NamedTuple):
+    strength: float
 
 
 class FolderOptions(StrictModel):
@@ -63,7 +68,15 @@ class PretrainedLabelOptions(LabelOptions, FolderOptions):
 
     @model_validator(mode="after")
     def _check_frozen(self) -> PretrainedLabelOptions:
-        used = {*FolderOptions.model_fields, "frozen", "pooling", "max_tokens", "balance", "seed"}
+        used = {
+            *FolderOptions.model_fields,
+            "frozen",
+            "pooling",
+            "max_tokens",
+            "max_windows",
+            "balance",
+            "seed",
+        }
         idle = sorted(self.model_fields_set - used) if self.frozen else []
         if idle:
             raise ValueError(f"a frozen encoder takes no steps, so {idle[0]} says nothing; leave it out")
@@ -137,39 +150,61 @@ class PretrainedLabelForm(FromFolder, LabelForm):
     def build(self) -> Classifier:
         return Classifier(self.encoder(), len(self.labels), self.pooling, unit_length=True)
 
-    def _ids(self, texts: Sequence[str]) -> list[list[int]]:
-        most = self.options.max_tokens
-        found = self.tokenizer.encode_batch([text[: 16 * most] for text in texts])
-        return [[self.frame.first, *ids[: most - 2], self.frame.last] for ids in found]
+    @property
+    def room(self) -> int:
+        return self.options.max_tokens - 2
 
-    def fit_head(
-        self, model: Classifier, train: Sequence[Example[Any, Any]], valid: Sequence[Example[Any, Any]]
-    ) -> float:
-        """Logistic regression on the vectors as they are; returns the strength that `valid` chose.
+    def framed(self, ids: list[int]) -> list[int]:
+        return [self.frame.first, *ids, self.frame.last]
 
-        Fine-tuning then begins where the encoder need not bend to a random head (Kumar et al. 2022).
+    def fit_head(self, model: Classifier, train: Examples, valid: Examples, keeper: TimeKeeper) -> Json:
+        """Logistic regression on the vectors as they are, with the strength that `valid` chooses.
+
+        Where the encoder stays frozen it learns from `valid`, too. Fine-tuning begins where the encoder need
+        not bend to a random head (Kumar et al. 2022), and stops by `valid`. Returns facts for the report.
         """
-        rows = self.rows(train)
-        labels_N = np.array([row.label for row in rows])
-        weights_N = None if self.weights_L is None else self.weights_L.numpy()[labels_N]
-        x_ND, heads = self._vectors(model, rows), {}
-        for strength in STRENGTHS:
-            heads[strength] = fit_head(x_ND, labels_N, weights_N, strength)
-        x_valid_ND = self._vectors(model, [LabelRow(ids, 0) for ids in self._ids([e.input for e in valid])])
+        x_ND, read = self._read_some(model, train, keeper, 0.6)
+        if missing := missing_labels(read, train):
+            x_ND, read = np.concatenate((x_ND, self._vectors(model, missing))), [*read, *missing]
+        x_valid_ND, seen = self._read_some(model, valid, keeper, 0.8)
 
-        def value(strength: float) -> float:
-            weights_LD, bias_L = heads[strength]
+        def value(setting: _Setting) -> float:
+            weights_LD, bias_L = self._head(x_ND, read, setting.strength)
             best_N = (x_valid_ND @ weights_LD.T + bias_L).argmax(1)
-            return quality(self.task, [self.labels[i] for i in best_N], valid)
+            return quality(self.task, [self.labels[i] for i in best_N], seen)
 
-        best = max(STRENGTHS, key=value)
-        for parameter, values in zip((model.head.weight, model.head.bias), heads[best], strict=True):
+        best = keeper.best(_Setting(STRENGTHS[0]), {"strength": STRENGTHS}, value).strength
+        also = [i for i, example in enumerate(seen) if example.target in self.labels]
+        also = also if self.options.frozen else []
+        x_ND, learned = np.concatenate((x_ND, x_valid_ND[also])), [*read, *(seen[i] for i in also)]
+        head = zip((model.head.weight, model.head.bias), self._head(x_ND, learned, best), strict=True)
+        for parameter, values in head:
             parameter.data.copy_(torch.from_numpy(values))
-        return best
+        return {"strength": best} | keeper.facts(read, learned[len(read) :])
 
-    def _vectors(self, model: Classifier, rows: Sequence[LabelRow]) -> NDArray[np.float32]:
+    def _head(
+        self, x_ND: NDArray[np.float32], examples: Examples, strength: float
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """weights_LD and bias_L."""
+        numbers = {label: number for number, label in enumerate(self.labels)}
+        labels_N = np.array([numbers[example.target] for example in examples])
+        weights_N = None if self.weights_L is None else self.weights_L.numpy()[labels_N]
+        return fit_head(x_ND, labels_N, weights_N, strength)
+
+    def _read_some(
+        self, model: Classifier, examples: Examples, keeper: TimeKeeper, share: float
+    ) -> tuple[NDArray[np.float32], list[Any]]:
+        """x_ND of as many of the examples as a `share` of the time is enough for, and which."""
+        found, read = [], list[Any]()
+        for part in keeper.portions(examples, READ_AT_ONCE, share, "texts"):
+            found.append(self._vectors(model, part))
+            read += part
+        return np.concatenate(found), read
+
+    def _vectors(self, model: Classifier, examples: Examples) -> NDArray[np.float32]:
         """x_ND."""
         model.eval()
+        rows = [LabelRow(row, 0) for row in self.cut_up([example.input for example in examples])]
         return np.array(
             self.in_batches(rows, lambda part: list(model.vectors(self.batch(part)).cpu().numpy()))
         )
@@ -280,7 +315,9 @@ class Pretrained(Neural):
     def _learn(self, train: Examples, valid: Examples, dtype: str, work: Work, asked: Json) -> Json:
         facts: Json = {}
         if isinstance(self.form, PretrainedLabelForm):
-            facts["strength"] = self.form.fit_head(self.model, train, valid)
+            facts = self.form.fit_head(self.model, train, valid, TimeKeeper(work.budget))
             if self.options.frozen:
                 return facts
-        return facts | super()._learn(train, valid, dtype, work, asked)
+            facts.pop("learned_from")
+        found = super()._learn(train, valid, dtype, work, asked)
+        return with_note(facts | found, facts.get("note"))

@@ -16,7 +16,7 @@ from pydantic import PositiveInt
 from malmoi.core.errors import UserError
 from malmoi.core.nouns import Answer, Example, Json, Question
 from malmoi.core.tensors import Loss
-from malmoi.methods.base import Parts
+from malmoi.methods.base import Parts, cut_words
 from malmoi.methods.neural.form import EncoderForm, cuts, hidden, moved, padded
 from malmoi.methods.neural.tags import UnitForm, UnitOptions
 from malmoi.models.encoder import Encoder
@@ -96,6 +96,12 @@ class SpanForm(UnitForm, EncoderForm[SpanRow, SpanReader]):
                 before[:count] + [2 + match for match in matches[part]],
                 (first + offset, last + offset) if inside else (-1, -1),
             )  # fmt: skip
+
+    def cut_note(self, inputs: Sequence[Question], targets: Sequence[Any]) -> str:
+        del targets
+        most = self.options.max_question
+        count = sum(len(units(asked.question)) > most for asked in inputs)
+        return cut_words(count, inputs, f"{most} words of the question")
 
     def length(self, row: SpanRow) -> int:
         return max(1, len(row.features))

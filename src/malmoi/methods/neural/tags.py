@@ -5,7 +5,9 @@ Shape letters: B rows, T positions (units), W characters of a unit.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
@@ -16,8 +18,9 @@ from torch import Tensor
 from malmoi.core.errors import UserError
 from malmoi.core.nouns import Entity, Example, Json
 from malmoi.core.tensors import IGNORE, Loss
+from malmoi.data.batches import overlapping
 from malmoi.methods.base import Parts
-from malmoi.methods.neural.form import EncoderForm, EncoderOptions, cuts, hidden, moved, padded
+from malmoi.methods.neural.form import EncoderForm, EncoderOptions, hidden, moved, padded
 from malmoi.models.encoder import Encoder
 from malmoi.models.heads import EncoderBatch, MaskedLanguageModel, Tagger
 from malmoi.text.units import PAD, UNKNOWN, Encoded, UnitVocabulary, bio_tags, entities_of, tag_names
@@ -30,14 +33,15 @@ class UnitOptions(EncoderOptions):
 
 
 class TagOptions(UnitOptions):
-    """crf: tags are chosen together (Lafferty et al. 2001). max_units: longer texts are read in pieces."""
+    """crf: tags are chosen together (Lafferty et al. 2001). max_units: longer texts are read in
+    overlapping windows of so many."""
 
     crf: bool = True
     max_units: PositiveInt = 256
 
 
 class TagRow(NamedTuple):
-    """Units of (a piece of) a text and the numbers of their tags."""
+    """Units of (a window of) a text and the numbers of their tags."""
 
     encoded: Encoded
     tags: list[int]
@@ -114,20 +118,18 @@ class TagForm(UnitForm, EncoderForm[TagRow, Tagger]):
         for example in examples:
             encoded = self.encode(example.input)
             known = [entity for entity in example.target if f"B-{entity.label}" in self.tags]
-            numbers = [self.tags.index(tag) for tag in bio_tags(encoded.spans, known)]
-            found += self._cut(encoded, numbers)
+            for part in self._windows(encoded):
+                names = bio_tags(part.spans, known)  # what began before the window begins with it
+                found.append(TagRow(part, [self.tags.index(name) for name in names]))
         return found
 
     def plain_rows(self, texts: Sequence[str]) -> list[TagRow]:
-        encoded = [self.encode(text) for text in texts]
-        return [row for one in encoded for row in self._cut(one, [0] * len(one.spans)) if row.tags]
+        parts = (part for text in texts for part in self._windows(self.encode(text)))
+        return [TagRow(part, [0] * len(part.spans)) for part in parts if part.spans]
 
-    def _cut(self, encoded: Encoded, tags: list[int]) -> list[TagRow]:
-        """Pieces that fit the encoder."""
-        return [
-            TagRow(encoded.part(start, stop), tags[start:stop])
-            for start, stop in cuts(len(tags), self.options.max_units)
-        ]
+    def _windows(self, encoded: Encoded) -> list[Encoded]:
+        """Parts that fit the encoder."""
+        return [encoded.part(a, b) for a, b in overlapping(len(encoded.spans), self.options.max_units)]
 
     def length(self, row: TagRow) -> int:
         return max(1, len(row.tags))
@@ -148,14 +150,13 @@ class TagForm(UnitForm, EncoderForm[TagRow, Tagger]):
         return model.loss(self.masked([row.encoded for row in rows], share, random))
 
     def predict(self, model: Tagger, inputs: Sequence[Any]) -> list[tuple[Entity, ...]]:
-        encoded = [self.encode(text) for text in inputs]
-        cut = [self._cut(one, [0] * len(one.spans)) for one in encoded]
-        rows = [row for of_text in cut for row in of_text]
+        cut = [self._windows(self.encode(text)) for text in inputs]
+        rows = [TagRow(part, [0] * len(part.spans)) for parts in cut for part in parts]
         tags = iter(self.in_batches(rows, lambda part: model.decode(self._batch(part))))
         found = []
-        for one, of_text in zip(encoded, cut, strict=True):
-            numbers = [number for row in of_text for number in next(tags)[: len(row.tags)]]
-            found.append(entities_of(one.spans, [self.tags[number] for number in numbers]))
+        for parts in cut:
+            read = [[self.tags[it] for it in next(tags)[: len(part.spans)]] for part in parts]
+            found.append(_of_windows(parts, read))
         return found
 
     def tokens(self, row: TagRow, value: str) -> tuple[list[str], list[str]]:
@@ -167,3 +168,17 @@ class TagForm(UnitForm, EncoderForm[TagRow, Tagger]):
     def restore(self, parts: Parts) -> None:
         self.tags = list(parts.config["tags"])
         self.vocabulary = UnitVocabulary.from_json(parts.config["vocabulary"])
+
+
+def _of_windows(parts: Sequence[Encoded], tags: Sequence[Sequence[str]]) -> tuple[Entity, ...]:
+    """The entities of a text that was read in windows: each from the one in which it has most around it."""
+    # where two overlap, the first is right up to the middle of what both hold
+    middles = [(a.spans[-1][1] + b.spans[0][0]) / 2 for a, b in pairwise(parts)]
+    begins, ends = (-math.inf, *middles), (*middles, math.inf)
+    found: list[Entity] = []
+    for part, names, begin, end in zip(parts, tags, begins, ends, strict=True):
+        for entity in entities_of(part.spans, names):
+            is_here = begin <= (entity.start + entity.end) / 2 < end
+            if is_here and (not found or entity.start >= found[-1].end):
+                found.append(entity)
+    return tuple(found)

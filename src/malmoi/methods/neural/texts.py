@@ -16,7 +16,7 @@ from torch import Tensor
 from malmoi.core.nouns import Example, Json, Message
 from malmoi.core.tensors import IGNORE, Loss
 from malmoi.engine.beam import beam_search
-from malmoi.methods.base import Parts
+from malmoi.methods.base import Parts, cut_words
 from malmoi.methods.neural.form import Form, NeuralOptions, moved, padded
 from malmoi.models.seq2seq import Seq2Seq, Seq2SeqBatch, Seq2SeqConfig
 from malmoi.text.tokenizer import Tokenizer, train_tokenizer
@@ -77,6 +77,22 @@ class TextForm(Form[TextRow, Seq2Seq]):
             return [*self.tokenizer.encode(value[: 16 * most])[: most - 1], eos]
         ids = [id for said in _said(value) for id in (*self.tokenizer.encode(said[-16 * most :]), eos)]
         return ids[-most:]
+
+    def cut_note(self, inputs: Sequence[Any], targets: Sequence[Any]) -> str:
+        pairs = ((inputs, self.options.max_source, ""), (targets, self.options.max_target, " of the answer"))
+        return "; ".join(
+            filter(None, (
+                cut_words(sum(self._is_long(it, most) for it in values), values, f"{most} tokens{words}")
+                for values, most, words in pairs
+            ))
+        )  # fmt: skip
+
+    def _is_long(self, value: str | tuple[Message, ...], most: int) -> bool:
+        """Whether it has more tokens than that, its end counted."""
+        said = [text[: 16 * most] for text in _said(value)]
+        if sum(len(text.encode()) + 1 for text in said) <= most:
+            return False  # a token is a byte at least
+        return sum(len(self.tokenizer.encode(text)) + 1 for text in said) > most
 
     def length(self, row: TextRow) -> int:
         return len(row.source) + len(row.target)

@@ -1,23 +1,28 @@
-"""Choosing constants by the held-out examples, and what the traditional methods share."""
+"""Choosing constants by the held-out examples and within a budget, and what the traditional methods share."""
 
 from __future__ import annotations
 
+import math
 import warnings
-from collections.abc import Callable, Mapping, Sequence
-from functools import cache
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, NamedTuple, Self, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from malmoi.core.nouns import Examples
+from malmoi.core.nouns import Budget, Examples, Json, Work, with_note
 from malmoi.tasks.base import Task
+from malmoi.util.units import counted, human_seconds
 
 if TYPE_CHECKING:
     from sklearn.linear_model import LogisticRegression
 
 STRENGTHS = (10.0, 1.0, 100.0, 1000.0)  # inverse ones of the penalty of a head on vectors of length one
+LEAST_EXAMPLES = 32  # that a method learns from, however little time there is
+LEAST_ITERATIONS = 5  # of its solver
 Setting = TypeVar("Setting", bound=NamedTuple)
+T = TypeVar("T")
 
 
 def quality(task: Task[Any, Any], predictions: Sequence[Any], examples: Examples) -> float:
@@ -26,15 +31,147 @@ def quality(task: Task[Any, Any], predictions: Sequence[Any], examples: Examples
     return statistic.value if statistic.higher_is_better else -statistic.value
 
 
-def best_setting(
-    setting: Setting, fields: Mapping[str, Sequence[Any]], value: Callable[[Setting], float]
-) -> Setting:
-    """`setting` with one field after another at the best of its values by `value`, of equals the first."""
-    known = cache(value)
-    for name, values in fields.items():
-        candidates = [setting._replace(**{name: it}) for it in values]
-        setting = max(candidates, key=known) if len(values) > 1 else candidates[0]
-    return setting
+@dataclass(slots=True)
+class TimeKeeper:
+    """Keeps what learns without steps within its budget, and knows what was left out for that.
+
+    A budget without an end leaves out nothing. try_s: how long the slowest try of a setting took, or is
+    expected to take. left_out: in words ("5 of 8 settings").
+    """
+
+    budget: Budget
+    try_s: float = 0.0
+    left_out: list[str] = field(default_factory=list)
+
+    @classmethod
+    def of(cls, work: Work) -> Self:
+        """From here on the budget's time runs."""
+        return cls(work.begin().budget)
+
+    @property
+    def left_s(self) -> float:
+        """Seconds; inf where the time has no end."""
+        return self.budget.left_s if self.budget.left_s is not None and self.is_timed else math.inf
+
+    @property
+    def is_timed(self) -> bool:
+        """Whether the time has an end."""
+        return self.budget.end_s < math.inf
+
+    def affords(self, tries: float) -> bool:
+        """Whether so many tries of a setting fit in the time that is left."""
+        return self.left_s > max(0.0, tries * self.try_s)
+
+    def within(self, share: float) -> bool:
+        """Whether less than a `share` of the time is used."""
+        return self.left_s > (1 - share) * (self.budget.seconds or 0.0)
+
+    def some(self, items: Sequence[T], share: float, words: str = "examples") -> Iterator[T]:
+        """The items of `portions` of LEAST_EXAMPLES, one by one."""
+        for portion in self.portions(items, LEAST_EXAMPLES, share, words):
+            yield from portion
+
+    def portions(self, items: Sequence[T], size: int, share: float, words: str) -> Iterator[Sequence[T]]:
+        """`size` of the items at once, in another order, until a `share` of the time is used.
+
+        Without an end of the time: all of them at once, in their order.
+        """
+        if not self.is_timed:
+            yield items
+            return
+        order = np.random.default_rng(0).permutation(len(items)).tolist()
+        for start in range(0, len(items), size):
+            if start and not self.within(share):
+                self.left_out.append(f"{len(items) - start:,} of {len(items):,} {words}")
+                return
+            yield [items[at] for at in order[start : start + size]]
+
+    def best(
+        self, setting: Setting, fields: Mapping[str, Sequence[Any]], value: Callable[[Setting], float],
+        last: float = 1.0,
+    ) -> Setting:  # fmt: skip
+        """`setting` with one field after another at the best of its values by `value`, of equals the first.
+
+        The setting itself is tried first. last: how many tries the fit takes that follows; what would leave
+        no time for it is not tried.
+        """
+        known: dict[Setting, float] = {}
+        skipped: set[Setting] = set()
+        for name, values in fields.items():
+            candidates = [setting._replace(**{name: it}) for it in values]
+            if len(values) == 1:
+                setting = candidates[0]
+                continue
+            for candidate in sorted(candidates, key=lambda it: it != setting):
+                if candidate in known:
+                    continue
+                if self.affords(1 + last):
+                    known[candidate] = self.timed(lambda one=candidate: value(one))
+                else:
+                    skipped.add(candidate)
+            tried = [it for it in candidates if it in known]
+            setting = max(tried, key=known.__getitem__) if tried else setting
+        if skipped:
+            self.left_out.append(f"{len(skipped)} of {len(skipped) + len(known)} settings")
+        return setting
+
+    def expect(self, fit: Callable[[int], object], most: int) -> None:
+        """Foresee how long a try takes: `fit(n)` makes n iterations of a solver, `most` of them in a try."""
+        if self.is_timed and self.affords(0):
+            first_s = self._seconds(fit, 1)  # with what comes before it
+            each_s = self._seconds(fit, 3) / 3 if self.left_s > 3 * first_s else first_s
+            self.try_s = first_s + most * each_s
+
+    def iterations(self, fit: Callable[[int], object], most: int) -> int:
+        """How many of `most` iterations of a solver the rest of the time pays for; `fit(n)` makes n of them,
+        to see how long they take: what comes before them takes as long every time."""
+        count = most
+        if self.is_timed:
+            count = min(most, LEAST_ITERATIONS)
+        if self.is_timed and self.affords(0):
+            one_s, three_s = self._seconds(fit, 1), self._seconds(fit, 3)
+            each_s = max((three_s - one_s) / 2, three_s / 20, 1e-9)
+            count = int(min(most, max(count, (self.left_s - one_s) / each_s + 1)))
+        if count < most:
+            self.left_out.append(f"{most - count} of {most} iterations")
+        return count
+
+    def _seconds(self, fit: Callable[[int], object], iterations: int) -> float:
+        before_s = self.left_s
+        fit(iterations)
+        return before_s - self.left_s
+
+    def also(self, valid: Examples, tries: float) -> Examples:
+        """What was chosen by, where there is time for learning from it as well, which takes so many tries."""
+        if self.affords(tries):
+            return valid
+        if valid:
+            self.left_out.append(f"learning from the {counted(len(valid), 'example')} that it chose by")
+        return ()
+
+    def timed(self, value: Callable[[], T]) -> T:
+        """`value()`, which is a try."""
+        before_s, found = self.left_s, value()
+        if self.is_timed:
+            self.try_s = max(self.try_s, before_s - self.left_s)
+        return found
+
+    @property
+    def note(self) -> str:
+        """What was left out: a line for people, or ''."""
+        budget = human_seconds(self.budget.seconds or 0.0)
+        return f"the budget of {budget} left no time for {', '.join(self.left_out)}" if self.left_out else ""
+
+    def facts(self, train: Examples, valid: Examples) -> Json:
+        """For the report: how many examples of each part were learned from at the end, and the note."""
+        return with_note({"learned_from": {"train": len(train), "valid": len(valid)}}, self.note)
+
+
+def missing_labels(seen: Examples, examples: Examples) -> list[Any]:
+    """An example of each label that no example seen has."""
+    found = {example.target: example for example in examples}
+    known = {example.target for example in seen}
+    return [example for label, example in found.items() if label not in known]
 
 
 def softmax_layer(model: LogisticRegression) -> tuple[NDArray[Any], NDArray[np.float32]]:

@@ -6,14 +6,15 @@ Shape letters: S sentences, F features.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 from pydantic import PositiveInt
 
 from malmoi.core.config import StrictModel
 from malmoi.core.nouns import Examples, FitReport, Predictions, Work
-from malmoi.methods.base import Method, Parts
-from malmoi.methods.traditional.choice import quality
+from malmoi.methods.base import Method, Parts, cut_words
+from malmoi.methods.traditional.choice import TimeKeeper, quality
 from malmoi.methods.traditional.vectors import LIBRARIES, NgramView, Vectors
 from malmoi.tasks.kinds import TEXT
 from malmoi.text.units import sentences
@@ -22,6 +23,10 @@ CHOICE_TEXTS = 300  # of valid, while the number of sentences is chosen
 MAX_SENTENCES = 400  # of a document; what comes later is not looked at
 DAMPING = 0.85
 ITERATIONS, TOLERANCE = 100, 1e-6
+
+
+class _Setting(NamedTuple):
+    k: int
 
 
 class Lead(Method):
@@ -36,16 +41,20 @@ class Lead(Method):
 
     def fit(self, train: Examples, valid: Examples, work: Work = Work()) -> FitReport:
         """See `Method.fit`."""
-        del work
+        keeper = TimeKeeper.of(work)
         self._prepare([example.input for example in train])
-        some = (valid or train)[:CHOICE_TEXTS]
+        some = [*keeper.some((valid or train)[:CHOICE_TEXTS], 0.8, "texts to choose by")]
         ranked = [self._ranked(example.input) for example in some]
 
-        def value(k: int) -> float:
-            return quality(self.task, [_joined(pieces, order[:k]) for pieces, order in ranked], some)
+        def value(setting: _Setting) -> float:
+            found = [_joined(pieces, order[: setting.k]) for pieces, order in ranked]
+            return quality(self.task, found, some)
 
-        self._k = max(range(1, self.options.most + 1), key=value)
-        return FitReport({"sentences": self._k})
+        setting = keeper.best(_Setting(1), {"k": range(1, self.options.most + 1)}, value)
+        self._k = setting.k
+        if valid:
+            self._prepare([example.input for example in (*train, *valid)])
+        return FitReport({"sentences": self._k} | keeper.facts(train, valid))
 
     def _prepare(self, documents: Sequence[str]) -> None:
         """What must be known before sentences can be ordered."""
@@ -57,6 +66,13 @@ class Lead(Method):
     def _ranked(self, document: str) -> tuple[list[str], list[int]]:
         pieces = [document[start:end] for start, end in sentences(document)[:MAX_SENTENCES]]
         return pieces, self._order(pieces)
+
+    def cut_note(self, inputs: Sequence[str], targets: Sequence[str] = ()) -> str:
+        """See `Method.cut_note`."""
+        del targets
+        long = (text for text in inputs if len(text) > MAX_SENTENCES)
+        count = sum(len(sentences(text)) > MAX_SENTENCES for text in long)
+        return cut_words(count, inputs, f"{MAX_SENTENCES} sentences")
 
     def predict(self, inputs: Sequence[str]) -> Predictions:
         """See `Method.predict`."""

@@ -9,17 +9,19 @@ import numpy as np
 from pydantic import Field, PositiveInt
 
 from malmoi.core.config import StrictModel
-from malmoi.core.nouns import Examples, FitReport, Predictions, Work
+from malmoi.core.nouns import Examples, FitReport, Predictions, Work, with_note
 from malmoi.engine.engine import Engine
 from malmoi.engine.request import Sampling
 from malmoi.engine.score import score
 from malmoi.inside.sources import NextTokenModel, ReadText, Source
 from malmoi.methods.base import Method, Parts
+from malmoi.methods.traditional.choice import TimeKeeper
 from malmoi.models.ngram import KneserNey
 from malmoi.tasks.kinds import CONTINUATION
 from malmoi.text.tokenizer import Tokenizer, train_tokenizer
 
 SAMPLING = Sampling(max_tokens=64, temperature=0.7, seed=0)  # the best token every time would go in circles
+READING_SHARE = 0.3  # of a budget; counting takes longer
 
 
 class NGram(Method):
@@ -35,13 +37,15 @@ class NGram(Method):
 
     def fit(self, train: Examples, valid: Examples, work: Work = Work()) -> FitReport:
         """See `Method.fit`. Raises UserError where there is too little text or vocabulary."""
-        del valid, work
-        texts = [example.input + example.target for example in train]
+        keeper = TimeKeeper.of(work)
+        texts = [example.input + example.target for example in (*train, *valid)]  # nothing is chosen
         tokenizer = train_tokenizer(texts, vocab_size=self.options.vocab_size)
-        ids = [id for text in texts for id in (tokenizer.specials.eos, *tokenizer.encode(text))]
+        counted = keeper.some(texts, READING_SHARE, "texts")
+        ids = [id for text in counted for id in (tokenizer.specials.eos, *tokenizer.encode(text))]
         model = KneserNey.fit(np.array(ids), tokenizer.vocab_size, order=self.options.order)
         self._set(model, tokenizer)
-        return FitReport({"tokens": model.num_tokens, "vocabulary": tokenizer.vocab_size, "note": model.note})
+        facts = {"tokens": model.num_tokens, "vocabulary": tokenizer.vocab_size}
+        return FitReport(with_note(facts | keeper.facts(train, valid), model.note))
 
     def _set(self, model: KneserNey, tokenizer: Tokenizer) -> None:
         self._model, self._tokenizer, self._engine = model, tokenizer, Engine(model, tokenizer)

@@ -6,7 +6,7 @@ Shape letters: N inputs, M remembered inputs, F features.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
 from itertools import zip_longest
 from typing import Annotated, Any, NamedTuple
@@ -20,7 +20,7 @@ from malmoi.core.config import StrictModel
 from malmoi.core.errors import UserError
 from malmoi.core.nouns import Examples, FitReport, Json, Message, Predictions, Work
 from malmoi.methods.base import Method, Parts
-from malmoi.methods.traditional.choice import best_setting, quality
+from malmoi.methods.traditional.choice import TimeKeeper, quality
 from malmoi.methods.traditional.vectors import LIBRARIES, NgramView, Vectors
 from malmoi.tasks.base import Task
 from malmoi.tasks.kinds import TEXT
@@ -61,7 +61,7 @@ class Retrieval(Method):
     A conversation's row is that of its last message plus `discount` times that of the one before it, and so
     on for `turns` messages. Of several neighbours that reply counts which is most like all of theirs (the
     consensus of Devlin et al. 2015; translations have too few n-grams of the sources for it). Views, discount
-    and the number of neighbours are chosen on valid, which is not remembered, so that it can judge.
+    and the number of neighbours are chosen on valid, which is remembered only after it has judged.
     """
 
     name, family, kinds = "retrieval", "traditional", frozenset({TEXT})
@@ -77,32 +77,42 @@ class Retrieval(Method):
 
     def fit(self, train: Examples, valid: Examples, work: Work = Work()) -> FitReport:
         """See `Method.fit`. Raises UserError where there is nothing to remember."""
-        del work
         if not train:
             raise UserError(f"there is no {self.task.name} to learn from; give at least one example")
-        kept, some = train[: self.options.max_inputs], valid[:CHOICE_INPUTS]
-        self._targets = [example.target for example in kept]
-        remembered = self._heard([example.input for example in kept])
+        keeper, some = TimeKeeper.of(work), valid[:CHOICE_INPUTS]
+        discounts = (
+            DISCOUNTS if any(len(texts) > 1 for texts in self._heard(inputs_of(train))) else DISCOUNTS[:1]
+        )
+        fields = {"views": VIEWS, "discount": discounts, "neighbours": self._numbers_of_neighbours()}
+        setting = _Setting(**{name: values[0] for name, values in fields.items()})
+        if some:
+            remember = self._memory(train)
+
+            def value(setting: _Setting) -> float:
+                remember(setting)
+                return quality(self.task, self.predict(inputs_of(some)).values, some)
+
+            setting = keeper.best(setting, fields, value)
+        self._memory([*train, *valid])(setting)
+        facts = {"remembered": len(self._targets), "setting": setting._asdict()}
+        return FitReport(facts | keeper.facts(train, valid))
+
+    def _memory(self, examples: Examples) -> Callable[[_Setting], None]:
+        """What remembers the examples, as a setting says."""
+        kept = examples[: self.options.max_inputs]
+        heard = self._heard(inputs_of(kept))
 
         @cache
         def vectors(views: tuple[NgramView, ...]) -> Vectors:
-            return Vectors(views, MAX_FEATURES).fit([latest for latest, *_ in remembered])
+            return Vectors(views, MAX_FEATURES).fit([latest for latest, *_ in heard])
 
         def remember(setting: _Setting) -> None:
+            self._targets = [example.target for example in kept]
             self._vectors = vectors(setting.views)
             self._discount, self._neighbours = setting.discount, setting.neighbours
-            self._inputs_FM = sparse.csr_array(self._rows(remembered).T)  # by feature: few are in a text
+            self._inputs_FM = sparse.csr_array(self._rows(heard).T)  # by feature: few are in a text
 
-        def value(setting: _Setting) -> float:
-            remember(setting)
-            return quality(self.task, self.predict([example.input for example in some]).values, some)
-
-        discounts = DISCOUNTS if any(len(texts) > 1 for texts in remembered) else DISCOUNTS[:1]
-        fields = {"views": VIEWS, "discount": discounts, "neighbours": self._numbers_of_neighbours()}
-        setting = _Setting(**{name: values[0] for name, values in fields.items()})
-        setting = best_setting(setting, fields, value) if some else setting
-        remember(setting)
-        return FitReport({"remembered": len(kept), "setting": setting._asdict()})
+        return remember
 
     def _numbers_of_neighbours(self) -> tuple[int, ...]:
         if not isinstance(self.options, ChatRetrievalOptions):
@@ -158,6 +168,11 @@ class Retrieval(Method):
         indptr, indices, data = (parts.tensors[name] for name in TENSORS)
         shape = (len(indptr) - 1, len(self._targets))
         self._inputs_FM = sparse.csr_array((data, indices, indptr), shape=shape)
+
+
+def inputs_of(examples: Examples) -> list[Any]:
+    """What goes in."""
+    return [example.input for example in examples]
 
 
 def _of_length_one(rows_NF: Any) -> Any:

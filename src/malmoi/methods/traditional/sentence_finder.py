@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple, Self
 
@@ -18,6 +19,7 @@ from malmoi.core.config import StrictModel
 from malmoi.core.errors import UserError
 from malmoi.core.nouns import Answer, Examples, FitReport, Predictions, Question, Work
 from malmoi.methods.base import Method, Parts
+from malmoi.methods.traditional.choice import TimeKeeper
 from malmoi.methods.traditional.vectors import LIBRARIES, NgramView, Vectors
 from malmoi.tasks.kinds import SPAN
 from malmoi.text.units import sentences
@@ -42,6 +44,7 @@ _PARTICLE = re.compile(rf"(?<=[가-힣])(?:{PARTICLES})$")
 _HEAD = re.compile(r"\b(?:what|which|how many|how much) (\w+)|(?:무슨|어느|어떤|몇) ?(\w+)", re.IGNORECASE)
 AS_IT_IS: Any = list  # texts are lists of features already
 FAR = 9  # words; what lies beyond is not looked at
+MAX_ITERATIONS = 100
 SEEN = 4  # a feature of fewer spans has no weight
 
 
@@ -127,24 +130,24 @@ class SentenceSpan(Method):
 
     def fit(self, train: Examples, valid: Examples, work: Work = Work()) -> FitReport:
         """See `Method.fit`. Raises UserError where no answer is a short run of words of its context."""
-        del valid, work
-        texts = sorted({example.input.context for example in train})
+        keeper, both = TimeKeeper.of(work), [*train, *valid]  # nothing is chosen
+        texts = sorted({example.input.context for example in both})
         texts = [text[start:end] for text in texts for start, end in sentences(text)]
         self._vectors = Vectors([NgramView("word", 1, 1), NgramView("char_wb", 2, 4)], 30_000).fit(texts)
-        rows, right = self._training(train)
+        rows, right = self._training(both, keeper)
         if not any(right):
             raise UserError("no training answer is a few words of its context; check answers and contexts")
-        min_df = min(SEEN, 1 + len(train) // 100)
-        self._weights = {} if all(right) else _weights(rows, right, min_df)  # any span will do, or some
-        return FitReport(
-            {"spans": len(rows), "answers among them": sum(right), "features": len(self._weights)}
-        )
+        min_df = min(SEEN, 1 + len(both) // 100)
+        self._weights = {} if all(right) else _weights(rows, right, min_df, keeper)  # any span does, or some
+        facts = {"spans": len(rows), "answers among them": sum(right), "features": len(self._weights)}
+        return FitReport(facts | keeper.facts(train, valid))
 
-    def _training(self, train: Examples) -> tuple[list[list[str]], list[bool]]:
+    def _training(self, examples: Examples, keeper: TimeKeeper) -> tuple[list[list[str]], list[bool]]:
         rows: list[list[str]] = []
         right: list[bool] = []
-        for i in np.random.default_rng(0).permutation(len(train))[: self.options.max_questions]:
-            question, answers = train[i].input, {_bare(answer.text) for answer in train[i].references}
+        order = np.random.default_rng(0).permutation(len(examples))[: self.options.max_questions]
+        for example in keeper.some([examples[i] for i in order], 0.6, "questions"):
+            question, answers = example.input, {_bare(answer.text) for answer in example.references}
             candidates = self._candidates(question)
             rows += [candidate.features for candidate in candidates]
             right += [question.context[c.start : c.end].lower() in answers for c in candidates]
@@ -189,13 +192,23 @@ class SentenceSpan(Method):
         self._weights = dict(zip(names, parts.tensors["weights"].tolist(), strict=True))
 
 
-def _weights(rows: Sequence[list[str]], right: Sequence[bool], min_df: int) -> dict[str, float]:
+def _weights(
+    rows: Sequence[list[str]], right: Sequence[bool], min_df: int, keeper: TimeKeeper
+) -> dict[str, float]:
     """Of each feature that at least min_df spans show."""
+    from sklearn.exceptions import ConvergenceWarning
     from sklearn.feature_extraction.text import CountVectorizer
     from sklearn.linear_model import LogisticRegression
 
     counter = CountVectorizer(analyzer=AS_IT_IS, binary=True, min_df=min_df)
-    model = LogisticRegression(solver="liblinear", random_state=0).fit(counter.fit_transform(rows), right)
+    rows_NF = counter.fit_transform(rows)
+
+    def fit(iterations: int) -> LogisticRegression:
+        model = LogisticRegression(solver="liblinear", random_state=0, max_iter=iterations)
+        with warnings.catch_warnings(action="ignore", category=ConvergenceWarning):
+            return model.fit(rows_NF, right)
+
+    model = fit(keeper.iterations(fit, MAX_ITERATIONS))
     return dict(zip(counter.get_feature_names_out().tolist(), model.coef_[0].tolist(), strict=True))
 
 

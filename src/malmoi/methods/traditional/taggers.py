@@ -14,8 +14,9 @@ from pydantic import NonNegativeFloat, PositiveInt
 
 from malmoi.core.config import StrictModel
 from malmoi.core.errors import UserError
-from malmoi.core.nouns import Entity, Examples, FitReport, Predictions, Work
+from malmoi.core.nouns import Entity, Example, Examples, FitReport, Predictions, Work
 from malmoi.methods.base import Method, Parts
+from malmoi.methods.traditional.choice import TimeKeeper
 from malmoi.tasks.kinds import TAGS
 from malmoi.text.units import OUTSIDE, Span, bio_tags, entities_of, units
 
@@ -23,6 +24,7 @@ CRFSUITE: Any = pycrfsuite  # its compiled part has no types
 MODEL_FILE = "model.crfsuite"
 THRESHOLDS = (0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.95)
 DEFAULT = 0.7  # where nothing is held out
+FEATURES_SHARE = 0.4  # of a budget, that making features may take
 Marginals = dict[str, float]
 
 
@@ -77,10 +79,16 @@ def _tagged(spans: Sequence[Span], marginals: Sequence[Marginals], threshold: fl
     tags = [
         OUTSIDE
         if row.get(OUTSIDE, 0.0) > threshold
-        else max(row.keys() - {OUTSIDE}, key=lambda t: (row[t], t))
+        else max(row.keys() - {OUTSIDE}, key=lambda t: (row[t], t), default=OUTSIDE)
         for row in marginals
     ]
     return entities_of(spans, tags)
+
+
+def _show(trainer: Any, example: Example[Any, Any]) -> None:
+    """An example to learn from."""
+    spans = units(example.input)
+    trainer.append(features(example.input, spans), bio_tags(spans, example.target))
 
 
 class Crf(Method):
@@ -101,27 +109,29 @@ class Crf(Method):
 
     def fit(self, train: Examples, valid: Examples, work: Work = Work()) -> FitReport:
         """See `Method.fit`. Raises UserError where no text has an entity."""
-        del work
-        trainer = CRFSUITE.Trainer(algorithm="lbfgs", verbose=False)
-        trainer.set_params(
-            {"c1": self.options.c1, "c2": self.options.c2, "max_iterations": self.options.iterations}
-        )
         if not any(example.target for example in train):
             raise UserError("no training text has an entity; give texts with marked names")
-        for example in train:
-            spans = units(example.input)
-            trainer.append(features(example.input, spans), bio_tags(spans, example.target))
+        keeper = TimeKeeper.of(work)
+        trainer = CRFSUITE.Trainer(algorithm="lbfgs", verbose=False)
+        for example in keeper.some(train, FEATURES_SHARE):
+            _show(trainer, example)
+        iterations = keeper.iterations(lambda n: self._train(trainer, n), self.options.iterations)
+        keeper.timed(lambda: self._train(trainer, iterations))
+        self._choose([*keeper.some(valid, 0.9, "texts to choose by")])
+        for example in (learned := keeper.also(valid, 1 + len(valid) / len(train))):
+            _show(trainer, example)
+        if learned:
+            self._train(trainer, iterations)
+        facts = {"labels": self._tagger.labels(), "threshold": self._threshold, "bytes": len(self._model)}
+        return FitReport(facts | keeper.facts(train, learned))
+
+    def _train(self, trainer: Any, iterations: int) -> None:
+        """Learn from what was shown, in so many passes."""
+        o = self.options
+        trainer.set_params({"c1": o.c1, "c2": o.c2, "max_iterations": iterations})
         with tempfile.TemporaryDirectory() as folder:
             trainer.train(str(Path(folder) / MODEL_FILE))
             self._open((Path(folder) / MODEL_FILE).read_bytes())
-        self._choose(valid)
-        return FitReport(
-            {
-                "labels": self._tagger.labels(),
-                "threshold": self._threshold,
-                "bytes": len(self._model),
-            }
-        )
 
     def _choose(self, valid: Examples) -> None:
         """The highest threshold whose F1 is within one standard error of the best: other text has more names

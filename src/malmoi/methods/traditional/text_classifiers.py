@@ -10,7 +10,7 @@ import math
 import re
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
@@ -21,11 +21,11 @@ from pydantic import Field, PositiveFloat, PositiveInt
 
 from malmoi.core.config import StrictModel
 from malmoi.core.errors import UserError
-from malmoi.core.nouns import Examples, FitReport, Json, Predictions, Work
+from malmoi.core.nouns import Example, Examples, FitReport, Json, Predictions, Work
 from malmoi.data.encodings import decoded
 from malmoi.inside.sources import BagOfWords, ReadText, Source
 from malmoi.methods.base import Method, Parts
-from malmoi.methods.traditional.choice import best_setting, quality, softmax_layer
+from malmoi.methods.traditional.choice import TimeKeeper, quality, softmax_layer
 from malmoi.methods.traditional.vectors import LIBRARIES, WORD, NgramView, Vectors
 from malmoi.metrics.statistics import Floats
 from malmoi.tasks.checks import two_or_more
@@ -96,21 +96,23 @@ class Lexicon(LabelMethod):
 
     def fit(self, train: Examples, valid: Examples, work: Work = Work()) -> FitReport:
         """See `Method.fit`. Raises UserError for a lexicon without words, with a broken line or label."""
-        del valid, work
-        labels_N = self._learn_labels(train)
+        keeper, both = TimeKeeper.of(work), [*train, *valid]  # nothing is chosen
+        labels_N = self._learn_labels(both)
         self._prior_L = np.log(np.bincount(labels_N) / len(labels_N))
         own = self.options.lexicon
-        self._set(self._read(Path(own)) if own else self._count(train, labels_N))
-        return FitReport({"words": self._strongest(list(self._numbers), self._weights_WL.T)})
+        pairs = keeper.some([*zip(labels_N.tolist(), both, strict=True)], 0.8)
+        self._set(self._read(Path(own)) if own else self._count(pairs))
+        words = self._strongest(list(self._numbers), self._weights_WL.T)
+        return FitReport({"words": words} | keeper.facts(train, valid))
 
     def _set(self, weights: dict[str, list[float]]) -> None:
         self._numbers = {word: i for i, word in enumerate(weights)}
         self._weights_WL = np.array(list(weights.values()) or np.zeros((0, len(self.labels))))
 
-    def _count(self, train: Examples, labels_N: NDArray[np.int64]) -> dict[str, list[float]]:
-        """Log-odds of each word in a label against the others, 0 where it is not above chance."""
+    def _count(self, examples: Iterable[tuple[int, Example[Any, Any]]]) -> dict[str, list[float]]:
+        """Log-odds of each word in a label (by number) against the others, 0 where not above chance."""
         counts: list[Counter[str]] = [Counter() for _ in self.labels]
-        for label, example in zip(labels_N, train, strict=True):
+        for label, example in examples:
             counts[label].update({stem for word in counted_words(example.input) for stem in stems(word)})
         total = sum(counts, Counter[str]())
         words = sorted(total, key=lambda word: (-total[word], word))[: self.options.max_words]
@@ -198,6 +200,7 @@ def log_odds(counts_LW: Floats) -> Floats:
 
 VIEWS = ((NgramView("word", 1, 2), NgramView("char_wb", 1, 5)), (NgramView("char", 1, 5),))
 CHOICE_TEXTS = 10_000  # of training, while constants are chosen
+PROBED_TEXTS = 1000  # of these, to see how long that takes
 
 
 class _Setting(NamedTuple):
@@ -264,38 +267,47 @@ class TfIdf(LabelMethod):
             raise UserError(f"tfidf: ratios are for two labels, here are {len(labels)}; leave ratios out")
 
     def fit(self, train: Examples, valid: Examples, work: Work = Work()) -> FitReport:
-        """See `Method.fit`. Views, C, balance and ratios are chosen on `valid` one after another."""
-        del work
+        """See `Method.fit`. Views, C, balance and ratios are chosen on `valid` one after another; with these
+        it learns from all examples."""
         self.check(train)
+        keeper, options = TimeKeeper.of(work), self.options
         self._learn_labels(train)
-        options = self.options
         shuffled = [train[i] for i in np.random.default_rng(0).permutation(len(train))]
         every_label = {example.target: example for example in train}.values()
-        some = _cut([*shuffled[:CHOICE_TEXTS], *every_label], options.max_features)
-        whole = _cut(train, options.max_features)
+        few, some, whole, both = (
+            _cut(part, options.max_features)
+            for part in (
+                [*shuffled[:PROBED_TEXTS], *every_label], [*shuffled[:CHOICE_TEXTS], *every_label],
+                train, [*train, *valid],
+            )
+        )  # fmt: skip
+        times = len(both.targets) / len(some.targets)  # what the last fit is of a try
         balanced = _tried(options.balanced)
         ratios = _tried(options.ratios if len(self.labels) == 2 else False)
         setting = _Setting(VIEWS[0], options.c[0], balanced[0], ratios[0])
-        setting = self._chosen(setting, {"views": VIEWS, "c": options.c, "balanced": balanced}, some, valid)
-        setting = self._chosen(setting, {"ratios": ratios}, whole, valid)  # they pay where texts are many
-        self._fit_with(setting, whole)
+        if valid:
+            keeper.expect(lambda n: self._fit_with(setting, few, n), options.max_iterations)
+            keeper.try_s *= len(some.targets) / len(few.targets)
+            fields = {"views": VIEWS, "c": options.c, "balanced": balanced}
+            setting = keeper.best(setting, fields, lambda it: self._value(it, some, valid), times)
+            keeper.try_s *= times
+            # ratios pay where texts are many
+            setting = keeper.best(setting, {"ratios": ratios}, lambda it: self._value(it, whole, valid))
+        self._learn_labels([*train, *valid])
+        setting = setting._replace(ratios=setting.ratios and len(self.labels) == 2)
+        both.rows(setting.views)
+        iterations = keeper.iterations(lambda n: self._fit_with(setting, both, n), options.max_iterations)
+        self._fit_with(setting, both, iterations)
         strongest = self._strongest(self._vectors.names, self._weights_FL.T)
-        return FitReport(
-            {"setting": setting._asdict(), "features": len(self._weights_FL), "words": strongest}
-        )
+        facts = {"setting": setting._asdict(), "features": len(self._weights_FL), "words": strongest}
+        return FitReport(facts | keeper.facts(train, valid))
 
-    def _chosen(
-        self, setting: _Setting, fields: dict[str, tuple[Any, ...]], learned: _Cut, valid: Examples
-    ) -> _Setting:
-        inputs = [example.input for example in valid]
+    def _value(self, setting: _Setting, learned: _Cut, valid: Examples) -> float:
+        """How good it is on `valid` when it has learned from `learned`."""
+        self._fit_with(setting, learned, self.options.max_iterations)
+        return quality(self.task, self.predict([example.input for example in valid]).values, valid)
 
-        def value(setting: _Setting) -> float:
-            self._fit_with(setting, learned)
-            return quality(self.task, self.predict(inputs).values, valid)
-
-        return best_setting(setting, fields, value) if valid else setting
-
-    def _fit_with(self, setting: _Setting, learned: _Cut) -> None:
+    def _fit_with(self, setting: _Setting, learned: _Cut, iterations: int) -> None:
         from sklearn.exceptions import ConvergenceWarning
         from sklearn.linear_model import LogisticRegression
 
@@ -303,7 +315,7 @@ class TfIdf(LabelMethod):
         self._vectors, rows_NF = learned.rows(setting.views)
         model = LogisticRegression(
             C=setting.c, class_weight="balanced" if setting.balanced else None, random_state=0,
-            solver="liblinear" if len(set(targets)) == 2 else "lbfgs", max_iter=self.options.max_iterations,
+            solver="liblinear" if len(set(targets)) == 2 else "lbfgs", max_iter=iterations,
         )  # fmt: skip
         scale_F = log_count_ratios(rows_NF, np.array(targets) == self.labels[1]) if setting.ratios else 1.0
         with warnings.catch_warnings(action="ignore", category=ConvergenceWarning):

@@ -12,7 +12,8 @@ import json
 import math
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -23,7 +24,7 @@ from malmoi.core.config import StrictModel
 from malmoi.core.errors import UserError
 from malmoi.core.nouns import Examples, FitReport, Predictions, Work
 from malmoi.methods.base import Method, Parts
-from malmoi.methods.traditional.choice import quality
+from malmoi.methods.traditional.choice import TimeKeeper, quality
 from malmoi.metrics.statistics import Floats
 from malmoi.models.ngram import KneserNey
 from malmoi.tasks.kinds import TEXT
@@ -69,9 +70,11 @@ class Table(NamedTuple):
     log_likelihoods: list[float]  # nats of the training targets before each iteration, less a constant
 
 
-def learn_table(pairs: Sequence[Pair], num_sources: int, iterations: int) -> Table:
+def learn_table(
+    pairs: Sequence[Pair], num_sources: int, iterations: int, go_on: Callable[[], bool] = lambda: True
+) -> Table:
     """IBM Model 1 by expectation-maximisation from even probabilities; ids of source words count from 1, as
-    NULL, which stands before every source sentence, is 0."""
+    NULL, which stands before every source sentence, is 0. go_on: asked after each iteration."""
     cells = [
         np.stack((np.tile((NULL, *source), len(target)), np.repeat(target, len(source) + 1)))
         for source, target in pairs
@@ -91,9 +94,15 @@ def learn_table(pairs: Sequence[Pair], num_sources: int, iterations: int) -> Tab
         counts_K = np.bincount(cells_C, weights_C / sums[places_C])
         totals_S = np.bincount(sources_K, counts_K, minlength=num_sources)
         probs_K = counts_K / totals_S[sources_K]
+        if not go_on():
+            break
     occurrences_S = np.bincount([id for source, _ in pairs for id in source], minlength=num_sources)
     fertility_S = np.bincount(sources_K, counts_K, minlength=num_sources) / np.maximum(occurrences_S, 1)
     return Table(sources_K, targets_K, probs_K, fertility_S, log_likelihoods)
+
+
+class _Weighing(NamedTuple):
+    weights: tuple[float, float]  # one of WEIGHTS
 
 
 class _Hypothesis(NamedTuple):
@@ -117,8 +126,20 @@ class Ibm1(Method):
 
     def fit(self, train: Examples, valid: Examples, work: Work = Work()) -> FitReport:
         """See `Method.fit`. Raises UserError where there are no pairs."""
-        del work
-        texts = [(words(example.input.lower()), words(example.target)) for example in train]
+        keeper = TimeKeeper.of(work)
+        self._weights = WEIGHTS[1]
+        table = keeper.timed(lambda: self._learn(train, lambda: keeper.within(0.5)))
+        self._weigh(valid[:CHOICE_TEXTS], replace(keeper, try_s=0.0))
+        if learned := keeper.also(valid, 1 + len(valid) / len(train)):
+            table = self._learn([*train, *learned], lambda: keeper.affords(0))
+        if count := self.options.iterations - len(table.log_likelihoods):
+            keeper.left_out.append(f"{count} of {self.options.iterations} iterations")
+        facts = {"log_likelihoods": table.log_likelihoods, "weights": self._weights}
+        return FitReport(facts | keeper.facts(train, learned))
+
+    def _learn(self, examples: Examples, go_on: Callable[[], bool]) -> Table:
+        """Count the words of both sides, and which stand for which."""
+        texts = [(words(example.input.lower()), words(example.target)) for example in examples]
         self._sources = self._numbered([source for source, _ in texts], first=UNKNOWN + 1)
         targets = self._numbered([target for _, target in texts], first=2)
         self._targets = ["", "", *targets]
@@ -127,10 +148,9 @@ class Ibm1(Method):
         if not any(id for id in stream):
             raise UserError("there is no pair of texts to learn from; give at least one with words")
         self._model = KneserNey.fit(np.array(stream), len(self._targets), order=ORDER)
-        table = learn_table(_bounded(pairs), len(self._sources) + 2, self.options.iterations)
+        table = learn_table(_bounded(pairs), len(self._sources) + 2, self.options.iterations, go_on)
         self._keep(table)
-        self._weigh(valid[:CHOICE_TEXTS])
-        return FitReport({"log_likelihoods": table.log_likelihoods, "weights": self._weights})
+        return table
 
     def _numbered(self, texts: Sequence[Sequence[str]], first: int) -> dict[str, int]:
         counts = Counter(word for text in texts for word in text)
@@ -159,12 +179,13 @@ class Ibm1(Method):
             ways = self._translations.setdefault(source, [(0, -fertility)])
             ways.append((target, nats + math.log1p(-math.exp(-fertility))))
 
-    def _weigh(self, valid: Examples) -> None:
-        def value(weights: tuple[float, float]) -> float:
-            self._weights = weights
+    def _weigh(self, valid: Examples, keeper: TimeKeeper) -> None:
+        def value(setting: _Weighing) -> float:
+            self._weights = setting.weights
             return quality(self.task, self.predict([example.input for example in valid]).values, valid)
 
-        self._weights = max(WEIGHTS, key=value) if valid else WEIGHTS[1]
+        if valid:
+            self._weights = keeper.best(_Weighing(WEIGHTS[1]), {"weights": WEIGHTS}, value, last=0).weights
 
     def predict(self, inputs: Sequence[str]) -> Predictions:
         """See `Method.predict`."""
