@@ -71,7 +71,8 @@ BAG, LSTM, GPT = row("bag", 344, 0.1), row("lstm", 346, 40.0), row("gpt", 390, 9
          "b is good enough: accuracy 86.2%, with 95% confidence at most 1.2 points below the best "
          "(c, 86.5%), and 1.1x cheaper. a (86.0%) is 1.4x cheaper; costs within 1.5x count as equal."),
         ([row("a", 344, 1.0), row("b", 346, 1.02)], None, "b",
-         "b is the best: accuracy 86.5% against 86.0% of a, which may be chance: another may be up to 0.39 points better. No method is much cheaper. "
+         "b is the best: accuracy 86.5% against 86.0% of a, which may be chance: "
+         "another may be up to 0.39 points better. No method is much cheaper. "
          "a (86.0%) is about as cheap; costs within 1.5x count as equal."),
         # its figure reaches the goal, its interval does not
         ([BAG, LSTM, GPT], 0.85, "gpt", "gpt is shown to be good enough: 97.5% for accuracy of at least "
@@ -120,7 +121,8 @@ def answered(share: float, metric: str = "accuracy", *, less: bool = False) -> F
         ([row("usual", 210, 0.1)], 0.5, 0.525, None, "None is recommended."),
         # above the floor, and maybe as good as the best, which nobody has shown
         ([row("bag", 337, 0.1, last=True), LSTM], None, 0.5, "lstm",
-         "lstm is the best: accuracy 86.5% against 84.2% of bag, which may be chance: another may be up to 2.3 points better. bag (84.2%) is 400x "
+         "lstm is the best: accuracy 86.5% against 84.2% of bag, which may be chance: "
+         "another may be up to 2.3 points better. bag (84.2%) is 400x "
          "cheaper and may be good enough, but 400 test examples only show that it is at most 7.2 points "
          "below the best (2 points is the margin); label more to know."),
     ],
