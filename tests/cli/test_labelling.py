@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import csv
 import json
 import random
 from pathlib import Path
@@ -7,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from malmoi.data.label_files import DOCCANO, LABEL_STUDIO, SPREADSHEET
+from malmoi.show.terminal import console
 from tests.cli import test_cli
 from tests.cli.test_cli import Run, fails
 
@@ -29,6 +31,42 @@ def train(tmp_path: Path) -> Path:
     path = tmp_path / "my train.jsonl"
     path.write_text("\n".join(rows), encoding="utf-8")
     return path
+
+
+@pytest.mark.parametrize("width", [40, 120])
+def test_suspects_are_shown_and_written_with_their_rows(
+    run: Run, train: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, width: int
+) -> None:
+    monkeypatch.setattr(console, "width", width, raising=False)
+    code, said, errors = run(
+        "data", "check", train, "--task", "classification", "--suspects", "--out", tmp_path / "s.csv"
+    )
+    assert (code, errors) == (1, "")  # of the broken row
+    assert "2 suspects among 119 examples" in said
+    assert ("my train.jsonl:7" in said) == (width == 120)
+    assert all(len(line) <= width for line in said.splitlines() if "배송" in line and "refund" in line)
+    with (tmp_path / "s.csv").open(encoding="utf-8-sig", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert {int(row["row"]) for row in rows} == {7, 20}
+    assert all({row["given"], row["likely"]} == set(WORDS) for row in rows)
+    lines = train.read_text(encoding="utf-8").splitlines()
+    for row in rows:
+        assert json.loads(lines[int(row["row"]) - 1])["text"] == row["text"]
+
+
+def test_what_suspects_needs(run: Run, train: Path, tmp_path: Path) -> None:
+    fails(run("data", "check", train, "--suspects"), "--suspects needs --task")
+    fails(run("data", "check", train, "--task", "classification", "--out", "s.csv"), "--out needs --suspects")
+    odd = run("data", "check", train, "--task", "classification", "--suspects", "--out", tmp_path / "s.txt")
+    fails(odd, "--out", "must end in .csv or .jsonl")
+    few = tmp_path / "few.jsonl"
+    few.write_text("\n".join(train.read_text(encoding="utf-8").splitlines()[:20]), encoding="utf-8")
+    fails(
+        run("data", "check", few, "--task", "classification", "--suspects"),
+        "--suspects",
+        "too few",
+        "give 50",
+    )
 
 
 def test_a_plan_and_what_to_label_next(run: Run, train: Path, tmp_path: Path) -> None:

@@ -1,10 +1,11 @@
-"""The verb for what to label: plan."""
+"""What looks after labels: the verb plan, and the check for labels that are probably wrong."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from typer import Option
@@ -12,6 +13,9 @@ from typer import Option
 from malmoi.cli.fitting import BudgetSeconds, ModelPath, Seed, TaskName, TrainPath
 from malmoi.cli.options import AllowSkips, Fields, task_of
 from malmoi.cli.words import say, with_flags
+
+if TYPE_CHECKING:
+    from malmoi.tasks.base import Task
 
 
 def plan(
@@ -60,3 +64,17 @@ def plan(
 def _say_aside(*lines: str) -> None:
     for line in lines:
         typer.echo(with_flags(line), err=True)
+
+
+def check_labels(task: Task[Any, Any], paths: Iterable[Path], out: Path | None) -> None:
+    """Show the labels that are probably wrong, and write them to `out`; what cannot be read is left out."""
+    from malmoi.data.label_files import check_table, write_table
+    from malmoi.methods.suspects import find_suspects
+    from malmoi.show.suspects_report import show_suspects
+
+    if out:
+        check_table(out)
+    found = find_suspects(task, [one for path in paths for one in task.read(path, lambda _: None)], say)
+    if out:
+        write_table(out, [one.row for one in found.rows])
+    show_suspects(found, out, with_flags)
