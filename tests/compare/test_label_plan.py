@@ -104,8 +104,8 @@ def test_equals_cannot_be_told_apart() -> None:
 
 def test_a_flat_curve_is_no_promise() -> None:
     plan = planned(flat={"scale": 0.2, "power": 1e-9})
-    assert plan.families[0].outlooks[-1].gain < 0.01
-    assert plan.families[0].outlooks[-1].gain_interval[0] < 0.005
+    assert plan.families[0].outlooks[-1].gain < 0.02
+    assert plan.families[0].outlooks[-1].gain_interval[0] < 0.01
 
 
 def test_labels_that_would_bring_little_are_hardly_worth_it() -> None:

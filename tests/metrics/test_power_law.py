@@ -23,7 +23,7 @@ def test_a_power_law_is_found_again(a: float, b: float, c: float) -> None:
     law = fit_power_law(COUNTS, curve(a, b, c), [0.002] * 4)
     draws_DC = law.draws([1000, 2000, 4000])
     truth_C = np.array(curve(a, b, c, [1000, 2000, 4000]))
-    assert np.abs(np.median(draws_DC, axis=0) - truth_C).max() < 0.02
+    assert np.abs(np.median(draws_DC, axis=0) - truth_C).max() < 0.03
     low_C, high_C = np.percentile(draws_DC, (2.5, 97.5), axis=0)
     assert ((low_C <= truth_C) & (truth_C <= high_C)).all()
 

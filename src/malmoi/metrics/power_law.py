@@ -4,7 +4,7 @@ error(n) = a + b (n / N)^-c. Learning curves of many tasks have this form (Corte
 curves: asymptotic values and rate of convergence; Hestness et al. 2017, Deep learning scaling is predictable,
 empirically). With a handful of noisy points a, b and c cannot be told apart, and the one best fit looks far
 too sure of itself. So all shapes on a grid of a and c are kept, each weighted by how well it fits and by how
-usual it is, and a forecast is drawn from them.
+usual it is, and a forecast is drawn from them. What is usual was chosen by the forecasts of bench/plan.py.
 
 Shape letters: P points, G shapes on the grid, D draws.
 """
@@ -21,7 +21,8 @@ Floats = NDArray[np.float64]
 EXPONENTS = np.geomspace(0.05, 1.6, 40)
 ASYMPTOTES = np.linspace(0.0, 0.98, 50)  # as shares of the lowest measured error
 USUAL_EXPONENT, SPREAD = 0.35, 0.7  # the prior of c: log-normal (c from 0.07 to 0.35 in Hestness et al.)
-DRIFT = 0.03  # of an error, for each halving: how far the smaller parts may be off any power law
+NEAR = 0.02  # the prior of a: (1 - share)^3 + NEAR, as where labels are few the end is mostly far
+DRIFT = 0.06  # of an error, for each halving: how far the smaller parts may be off any power law
 DRAWS = 4000
 
 
@@ -63,7 +64,8 @@ def fit_power_law(
         raise ValueError("a number of the learning curve is not finite")
     if (n_P <= 0).any() or (s_P <= 0).any() or (e_P < 0).any():
         raise ValueError("counts and deviations must be above 0, errors not below 0")
-    asymptote_G, exponent_G = (grid.ravel() for grid in np.meshgrid(ASYMPTOTES * e_P.min(), EXPONENTS))
+    share_G, exponent_G = (grid.ravel() for grid in np.meshgrid(ASYMPTOTES, EXPONENTS))
+    asymptote_G = share_G * e_P.min()
     x_GP = (n_P / n_P.max())[None] ** -exponent_G[:, None]
     drift_P = DRIFT * e_P * np.log2(n_P.max() / n_P)
     left_GP, w_P = e_P[None] - asymptote_G[:, None], 1 / (s_P**2 + drift_P**2)
@@ -71,7 +73,7 @@ def fit_power_law(
     scale_G = np.maximum((w_P * x_GP * left_GP).sum(axis=1) / precision_G, 0.0)
     misfit_G = (w_P * (left_GP - scale_G[:, None] * x_GP) ** 2).sum(axis=1)
     unusual_G = (np.log(exponent_G / USUAL_EXPONENT) / SPREAD) ** 2
-    log_G = -0.5 * (misfit_G + unusual_G + np.log(precision_G))
+    log_G = np.log((1 - share_G) ** 3 + NEAR) - 0.5 * (misfit_G + unusual_G + np.log(precision_G))
     weight_G = np.exp(log_G - log_G.max())
     return PowerLaw(
         float(n_P.max()), asymptote_G, exponent_G, scale_G, precision_G**-0.5, weight_G / weight_G.sum()
