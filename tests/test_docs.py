@@ -48,6 +48,7 @@ def commands(page: str) -> list[list[str]]:
 
 
 QUICK = {  # what keeps a command of the road short in a test
+    "plan": ["--methods", "lexicon"],
     "pretrain": ["--set", "train.steps=4", "--set", "train.batch=2", "--set", "train.eval_tokens=512"],
     "demo": ["--quick"],
     "compare": ["--methods", "tfidf,lexicon", "--test-limit", "20"],

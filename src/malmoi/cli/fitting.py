@@ -163,7 +163,6 @@ def compare(
     from malmoi.compare.runner import RESULTS, run_comparison
     from malmoi.compare.settings import ComparisonSettings, parse_good_enough, parse_margin, parse_shots
     from malmoi.core.config import pairs
-    from malmoi.core.nouns import silent
     from malmoi.methods.registry import method_options
     from malmoi.show.comparison_report import present, write_comparison
 
@@ -182,7 +181,7 @@ def compare(
             test_limit=test_limit, seed=seed, allow_skips=allow_skips, licence=licence,
         ),
         out,
-        silent if as_json else say,
+        (lambda _: None) if as_json else say,
     )  # fmt: skip
     if as_json:
         write_comparison(found)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from typer import Argument, Option
 
+from malmoi.cli.labelling import check_labels
 from malmoi.cli.options import Errors, Fields, NewFolder, task_of
 from malmoi.cli.words import with_flags
 from malmoi.core.errors import UserError
@@ -56,13 +57,23 @@ def check(
     test: Annotated[Path | None, Option(help="With --task: the test part.")] = None,
     field: TextField = "text",
     fields: Fields = None,
+    suspects: Annotated[
+        bool, Option("--suspects", help="With --task: also list labels that are probably wrong.")
+    ] = False,
+    out: Annotated[
+        Path | None, Option(help="With --suspects: the .csv or .jsonl file to write them all to.")
+    ] = None,
     errors: Errors = "strict",
 ) -> None:
     """List what is wrong, each with its file and line; exit code 1 where something is an error."""
     from malmoi.data.check import corpus_stats
     from malmoi.show import terminal
 
-    _refuse(command, ("tokenizer", "context", "field", "errors") if task else ("test", "fields"), task)
+    of_text, of_tasks = ("tokenizer", "context", "field", "errors"), ("test", "fields", "suspects", "out")
+    _refuse(command, of_text if task else of_tasks, task)
+    if out and not suspects:
+        raise UserError("data check: --out needs --suspects")
+    paths: dict[str, Path] = {}
     if task:
         paths = {part: path for part, path in (("train", path), ("valid", valid), ("test", test)) if path}
         findings = task_of(task, fields).check_files(paths)
@@ -70,7 +81,10 @@ def check(
         loaded = _load_tokenizer(tokenizer)
         stats = corpus_stats(path, valid=valid, errors=errors, field=field, tokenizer=loaded, context=context)
         findings = stats.findings
-    if terminal.show_findings(findings, with_flags):
+    num_errors = terminal.show_findings(findings, with_flags)
+    if task and suspects:
+        check_labels(task_of(task, fields), paths.values(), out)
+    if num_errors:
         raise typer.Exit(1)
 
 

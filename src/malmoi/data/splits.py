@@ -117,3 +117,17 @@ def _drawn(labels: dict[str, str], count: int, seed: int) -> set[str]:
         raise UserError("too few different inputs are left to hold some out; give more training examples")
     count = min(count, len(free))
     return {free[(2 * at + 1) * len(free) // (2 * count)] for at in range(count)}
+
+
+def fold_numbers(examples: Examples, key: OfExample, label: OfExample, count: int) -> list[int]:
+    """For each example one of `count` folds: every fold has about the same mixture of labels.
+
+    key, label: of an example. Examples with the same key lie in one fold, and those of a label with `count`
+    keys or more in every one.
+    """
+    labels: dict[str, str] = {}  # by key
+    for example in examples:
+        labels.setdefault(key(example), label(example))
+    ordered = sorted(labels, key=lambda name: (labels[name], document_hash(name)))
+    fold = {name: at % count for at, name in enumerate(ordered)}
+    return [fold[key(example)] for example in examples]

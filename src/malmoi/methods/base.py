@@ -7,7 +7,7 @@ A method's folder has the shape of every model folder: `config.json` with a `mod
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, get_args
@@ -51,6 +51,12 @@ class Parts:
 def cut_words(count: int, texts: Sequence[Any], most: str) -> str:
     """What `Method.cut_note` says where `count` of some texts were cut."""
     return f"{count:,} of {counted(len(texts), 'text')} cut at {most}" if count else ""
+
+
+def unsure(probabilities: Iterable[float]) -> float:
+    """1 less the margin between the two largest."""
+    first, second, *_ = sorted((*probabilities, 0.0, 0.0), reverse=True)
+    return 1.0 - (first - second)
 
 
 class Method(ABC):
@@ -137,6 +143,12 @@ class Method(ABC):
         """Where the task is to choose a label: each one's probability. None: the method has none."""
         del inputs
         return None
+
+    def unsureness(self, inputs: Sequence[Any]) -> list[float] | None:
+        """Of each input 1 less the margin between its two most probable labels, 0 (sure) to 1 (Scheffer et
+        al. 2001, Active hidden Markov models for information extraction). None: it has no probabilities."""
+        found = self.probabilities(inputs)
+        return None if found is None else [unsure(one.values()) for one in found]
 
     def log_likelihood(self, inputs: Sequence[Any], targets: Sequence[str]) -> list[float] | None:
         """For targets that are text: each one's log-probability (nats), and that it ends there.

@@ -67,6 +67,12 @@ def methods_for(task: Task[Any, Any], *, all_known: bool = False, with_model: bo
     ]
 
 
+def quick_methods(task: Task[Any, Any]) -> list[str]:
+    """The names of those that need no network, the simplest first."""
+    found = {name: method_class(name) for name in methods_for(task)}
+    return [name for name, method in found.items() if method and method.family == "traditional"]
+
+
 def make_method(name: str, task: Task[Any, Any], options: Mapping[str, Any] | None = None) -> Method:
     """A method to fit. Raises UserError, with the nearest valid name, for a wrong name or option."""
     base, colon, variant = name.partition(":")

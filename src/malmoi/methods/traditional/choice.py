@@ -183,13 +183,21 @@ def softmax_layer(model: LogisticRegression) -> tuple[NDArray[Any], NDArray[np.f
 
 
 def fit_head(
-    x_ND: NDArray[Any], labels_N: NDArray[Any], weights_N: NDArray[Any] | None, strength: float
+    x_ND: NDArray[Any],
+    labels_N: NDArray[Any],
+    weights_N: NDArray[Any] | None,
+    strength: float,
+    *,
+    iterations: int = 300,
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """weights_LD and bias_L of a logistic regression on vectors of length one, for a softmax."""
+    """weights_LD and bias_L of a logistic regression on vectors of length one, for a softmax.
+
+    x_ND: dense or sparse. iterations: of the solver, at most.
+    """
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
 
-    model = LogisticRegression(C=strength, max_iter=300)
+    model = LogisticRegression(C=strength, max_iter=iterations)
     with warnings.catch_warnings(action="ignore", category=ConvergenceWarning):
         model.fit(x_ND, labels_N, weights_N)
     weights_LD, bias_L = softmax_layer(model)

@@ -15,7 +15,7 @@ from pydantic import NonNegativeFloat, PositiveInt
 from malmoi.core.config import StrictModel
 from malmoi.core.errors import UserError
 from malmoi.core.nouns import Entity, Example, Examples, FitReport, Predictions, Work
-from malmoi.methods.base import Method, Parts
+from malmoi.methods.base import Method, Parts, unsure
 from malmoi.methods.traditional.choice import TimeKeeper
 from malmoi.tasks.kinds import TAGS
 from malmoi.text.units import OUTSIDE, Span, bio_tags, entities_of, units
@@ -136,7 +136,7 @@ class Crf(Method):
     def _choose(self, valid: Examples) -> None:
         """The highest threshold whose F1 is within one standard error of the best: other text has more names
         that training never saw than text held out of it."""
-        marginals = [self._marginals(example.input) for example in valid]
+        marginals = [self.marginals(example.input) for example in valid]
         num_true = sum(len(example.target) for example in valid)
 
         def f1(threshold: float) -> float:
@@ -155,9 +155,14 @@ class Crf(Method):
 
     def predict(self, inputs: Sequence[str]) -> Predictions:
         """See `Method.predict`."""
-        return Predictions([_tagged(*self._marginals(text), self._threshold) for text in inputs])
+        return Predictions([_tagged(*self.marginals(text), self._threshold) for text in inputs])
 
-    def _marginals(self, text: str) -> tuple[list[Span], list[Marginals]]:
+    def unsureness(self, inputs: Sequence[str]) -> list[float] | None:
+        """See `Method.unsureness`: of the unit of each text that it is least sure of."""
+        rows = (self.marginals(text)[1] for text in inputs)
+        return [max((unsure(row.values()) for row in marginals), default=0.0) for marginals in rows]
+
+    def marginals(self, text: str) -> tuple[list[Span], list[Marginals]]:
         """The units' spans, and each unit's probability of every tag."""
         spans, tags = units(text), self._tagger.labels()
         self._tagger.set(features(text, spans))
