@@ -108,6 +108,15 @@ def test_a_flat_curve_is_no_promise() -> None:
     assert plan.families[0].outlooks[-1].gain_interval[0] < 0.01
 
 
+def test_a_method_that_learns_nothing_is_not_promised_anything() -> None:
+    """Although each repeat is measured on another part, which is harder or easier."""
+    settings = PlanSettings(methods={"learner": {"scale": 0.3, "power": 1e-9}})
+    [family] = make_plan(TASK, EXAMPLES[:150], None, settings).families
+    values = [point.value for point in family.points]
+    assert values == pytest.approx([values[-1]] * len(values))
+    assert family.outlooks[-1].gain_interval[1] < 0.02
+
+
 def test_labels_that_would_bring_little_are_hardly_worth_it() -> None:
     last = Outlook(4, 400, 0.803, (0.78, 0.82), 0.003, (0.001, 0.006), 1.0)
     family = FamilyPlan("tfidf", (label_plan.CurvePoint(100, 0.8, 0.01, 1),), (last, last))

@@ -38,6 +38,7 @@ SMALLEST = 10  # labels to learn from
 REPEATED = 2_000  # labels that all repeats of one size have together, about
 MOST_REPEATS, LEAST_REPEATS = 8, 2
 LEAST_DEVIATION = 0.002  # of the scale: no curve is a power law to the last digit
+TURNS = 50
 SHARED = 0.5  # of what chance the test examples bring, how much two methods have in common
 LIKELY, SURE = 0.75, 0.95
 LITTLE = 0.01  # of the scale
@@ -165,7 +166,7 @@ def _curve(
 ) -> _Curve:  # fmt: skip
     """Fit a method to growing parts of the labels and measure it. Raises UserError where it cannot learn."""
     labels = _labels(parts(0))
-    values: dict[int, list[float]] = {}
+    values: dict[int, dict[int, float]] = {}  # labels -> repeat -> value
     statistics: list[Statistic] = []
     for share in SHARES:
         count = round(share * labels)
@@ -180,21 +181,21 @@ def _curve(
                 if share == 1:
                     raise
                 continue
-            values.setdefault(count, []).append(statistics[-1].value)
+            values.setdefault(count, {})[repeat] = statistics[-1].value
         if found := values.get(count):
             took = human_seconds(time.perf_counter() - start_s)
-            say(f"{name}: {task.primary} {np.mean(found):.4f} with {counted(count, 'label')} ({took})")
+            middle = np.mean(list(found.values()))
+            say(f"{name}: {task.primary} {middle:.4f} with {counted(count, 'label')} ({took})")
     if len(values) < 3:
         raise UserError("it cannot learn from small parts of these labels; give more")
     last = statistics[-1]
     best = 0.0 if not last.higher_is_better else best_possible(task.primary, last)
     scale = best if last.higher_is_better else abs(last.value) or 1.0
-    if not isfinite(scale) or not all(isfinite(it) for some in values.values() for it in some):
+    if not isfinite(scale) or not all(isfinite(it) for some in values.values() for it in some.values()):
         raise UserError(f"its {task.primary} is not finite")
-    return _Curve(
-        name, _points(values, scale), _chance(last, 1 if fixed_test else len(values[labels])), best, scale,
-        1 if last.higher_is_better else -1,
-    )  # fmt: skip
+    points = _points(values if fixed_test else _on_one_part(values), scale)
+    chance = _chance(last, 1 if fixed_test else len(values[labels]))
+    return _Curve(name, points, chance, best, scale, 1 if last.higher_is_better else -1)
 
 
 def _measured(
@@ -217,19 +218,33 @@ def _measured(
     return found[task.primary]
 
 
-def _points(values: Mapping[int, Sequence[float]], scale: float) -> tuple[CurvePoint, ...]:
+def _on_one_part(values: Mapping[int, Mapping[int, float]]) -> dict[int, dict[int, float]]:
+    """The values less what is each repeat's own, as its test part is harder or easier than the others'.
+
+    Means of sizes and of repeats, in turn, until they stay (two-way analysis of variance, some cells empty).
+    """
+    own = dict.fromkeys(sorted({repeat for found in values.values() for repeat in found}), 0.0)
+    for _ in range(TURNS):
+        means = {n: float(np.mean([v - own[r] for r, v in found.items()])) for n, found in values.items()}
+        for repeat in own:
+            left = [found[repeat] - means[n] for n, found in values.items() if repeat in found]
+            own[repeat] = float(np.mean(left))
+    middle = float(np.mean(list(own.values())))
+    return {n: {r: v - own[r] + middle for r, v in found.items()} for n, found in values.items()}
+
+
+def _points(values: Mapping[int, Mapping[int, float]], scale: float) -> tuple[CurvePoint, ...]:
     """The mean of each size. What chance adds to one fit is pooled over the sizes that have several: its
     variance falls with the number of labels."""
-    several = {count: found for count, found in values.items() if len(found) > 1}
+    sizes = {count: list(found.values()) for count, found in sorted(values.items())}
+    several = {count: found for count, found in sizes.items() if len(found) > 1}
     freedom = sum(len(found) - 1 for found in several.values())
     total = sum(count * (len(found) - 1) * float(np.var(found, ddof=1)) for count, found in several.items())
     variance, least = total / max(1, freedom), LEAST_DEVIATION * scale  # of one label
     return tuple(
-        CurvePoint(
-            count, float(np.mean(found)), sqrt(variance / count / len(found) + least**2), len(found)
-        )
-        for count, found in sorted(values.items())
-    )  # fmt: skip
+        CurvePoint(count, float(np.mean(found)), sqrt(variance / count / len(found) + least**2), len(found))
+        for count, found in sizes.items()
+    )
 
 
 def _chance(statistic: Statistic, parts: int) -> float:

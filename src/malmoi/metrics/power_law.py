@@ -19,10 +19,10 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
 EXPONENTS = np.geomspace(0.05, 1.6, 40)
-ASYMPTOTES = np.linspace(0.0, 0.98, 50)  # as shares of the lowest measured error
+ASYMPTOTES = np.append(np.linspace(0.0, 0.98, 50), 0.995)  # as shares of the lowest measured error
 USUAL_EXPONENT, SPREAD = 0.35, 0.7  # the prior of c: log-normal (c from 0.07 to 0.35 in Hestness et al.)
 NEAR = 0.02  # the prior of a: (1 - share)^3 + NEAR, as where labels are few the end is mostly far
-DRIFT = 0.06  # of an error, for each halving: how far the smaller parts may be off any power law
+DRIFT = 0.2  # of what is learned since, for each halving: how far a part may be off any power law
 DRAWS = 4000
 
 
@@ -67,7 +67,8 @@ def fit_power_law(
     share_G, exponent_G = (grid.ravel() for grid in np.meshgrid(ASYMPTOTES, EXPONENTS))
     asymptote_G = share_G * e_P.min()
     x_GP = (n_P / n_P.max())[None] ** -exponent_G[:, None]
-    drift_P = DRIFT * e_P * np.log2(n_P.max() / n_P)
+    last = e_P[n_P == n_P.max()].mean()
+    drift_P = DRIFT * np.abs(e_P - last) * np.log2(n_P.max() / n_P)
     left_GP, w_P = e_P[None] - asymptote_G[:, None], 1 / (s_P**2 + drift_P**2)
     precision_G = (w_P * x_GP**2).sum(axis=1)
     scale_G = np.maximum((w_P * x_GP * left_GP).sum(axis=1) / precision_G, 0.0)
