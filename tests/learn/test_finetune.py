@@ -34,6 +34,7 @@ from malmoi.tasks import make_task
 from malmoi.text.chat import TEMPLATE, ChatFormat, chat_template
 from malmoi.text.tokenizer import TURNS, Tokenizer, train_tokenizer
 from malmoi.util.files import read_json, sha256
+from malmoi.util.units import counted
 from tests.methods.tiny import fitted_to
 
 WORDS = ("goose", "river", "stone", "cloud", "paper", "house", "거위", "바다", "종이", "구름", "하늘", "나무")
@@ -284,11 +285,11 @@ def test_a_budget_whose_time_is_over_ends_the_tuning_and_a_resume_ends_there_too
     record = read_json(tmp_path / "out" / "run.json")
     assert record["changes"] == [[last, last]]
     assert last < planned == record["config"]["train"]["steps"]
-    assert any(f"{last} in all" in line for line in said)
+    assert any(f"stopped at step {last}" in line for line in said)
     again, reports = prepared(True, pytest.fail), list[StepReport]()
     again.run(reports.append)
     assert again.loop.step == last
-    assert f"for {last} steps" in (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
+    assert f"for {counted(last, 'step')}" in (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
     assert torch.equal(next(run.model.parameters()), next(again.model.parameters()))
 
 
