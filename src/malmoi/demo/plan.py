@@ -22,7 +22,7 @@ class DemoPlan:
     acts_s: tuple[float, ...]  # what each act takes, about
 
 
-WHOLE = DemoPlan(60.0, 100.0, 60.0, 5.0, 2000, 100, 100, (10.0, 80.0, 120.0, 130.0))
+WHOLE = DemoPlan(45.0, 100.0, 60.0, 4.0, 2000, 100, 100, (10.0, 75.0, 130.0, 130.0))
 QUICK = DemoPlan(8.0, None, 8.0, 0.8, 400, 30, 24, (4.0, 16.0, 12.0, 30.0))
 ACTS = (
     "Text becomes tokens",
