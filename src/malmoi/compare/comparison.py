@@ -11,7 +11,15 @@ from typing import Any
 import numpy as np
 
 from malmoi.compare.settings import ComparisonSettings, Material
-from malmoi.compare.verdict import PER, MethodRow, Verdict, count_of_costs, saving, show, show_cost
+from malmoi.compare.verdict import (
+    PER,
+    MethodRow,
+    Verdict,
+    count_of_costs,
+    saving,
+    show_cost,
+    with_interval,
+)  # fmt: skip
 from malmoi.core.nouns import Answer, Example, Metric
 from malmoi.methods.use import WINNER
 from malmoi.metrics.statistics import Floats
@@ -168,18 +176,12 @@ def sentence(found: Comparison, teacher: str, student: str, *, by_people: bool) 
         text = f"{student} keeps {kept(old, new, metric)} of the {words} of {teacher} {of}."
     else:
         text = (
-            f"{student} agrees with {teacher} by {words} {_with_interval(new, metric)} on "
+            f"{student} agrees with {teacher} by {words} {with_interval(new, metric)} on "
             f"{counted(number, 'held-out input')}; how right either "
             "is cannot be told, for people have labelled none."
         )
     paid = found.settings.methods[teacher].get("currency", "")
     return f"{text} {_costs(old, new, found.cost_unit, paid)}"
-
-
-def _with_interval(row: MethodRow, metric: str) -> str:
-    found = row.metrics[metric]
-    ends = ", ".join(show(metric, found, end) for end in found.interval or ())
-    return f"{show(metric, found)} [{ends}]"
 
 
 def kept(old: MethodRow, new: MethodRow, metric: str) -> str:

@@ -241,6 +241,13 @@ def show(name: str, metric: Metric, value: float | None = None) -> str:
     return f"{value:.1%}" if share else figures(value, 4)
 
 
+def with_interval(row: MethodRow, metric: str) -> str:
+    """The row's value and between which ones it lies: `86.1% [82.5%, 89.2%]`."""
+    found = row.metrics[metric]
+    ends = ", ".join(show(metric, found, end) for end in found.interval or ())
+    return f"{show(metric, found)} [{ends}]"
+
+
 def points(name: str, metric: Metric, value: float) -> str:
     """A difference of two values of a metric: `2.1 points` of a share or of 100, else as it is."""
     share = metric.higher_is_better and metric.value <= 1 and name not in OF_100
@@ -395,9 +402,8 @@ def _enough(verdict: Verdict, best: MethodRow, winner: MethodRow | None) -> str:
     if winner is None:
         return f"No method reaches {wanted}; {found}."
     if not number:
-        low, high = best.metrics[verdict.metric].interval or (best.metrics[verdict.metric].value,) * 2
-        low, high = (show(verdict.metric, best.metrics[verdict.metric], end) for end in (low, high))
-        return f"No method is shown to reach {wanted}; {found} [{low}, {high}], and so it is recommended."
+        found = f"the best is {best.name} with {with_interval(best, verdict.metric)}"
+        return f"No method is shown to reach {wanted}; {found}, and so it is recommended."
     cheap = "the best of the cheapest" if verdict.cheaper else "the cheapest"
     rank = "the only method that is" if number == 1 else f"{cheap} of the {number} methods that are"
     text = f"{winner.name} is shown to be good enough: {verdict.quality(winner)} for {wanted}; it is {rank}"
