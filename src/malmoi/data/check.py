@@ -16,6 +16,7 @@ import numpy as np
 
 from malmoi.core.nouns import Finding, Level, silent
 from malmoi.data.readers import Corpus, Errors, Part, document_hash, encoding_of, open_corpus, read_documents
+from malmoi.data.splits import folded
 from malmoi.text.tokenizer import Tokenizer
 from malmoi.util.units import counted
 
@@ -224,8 +225,7 @@ def minhash(text: str) -> np.ndarray:
     The share of equal entries of two signatures estimates the Jaccard similarity of the two sets of 5-grams
     (Broder 1997, On the resemblance and containment of documents).
     """
-    folded = " ".join(text.lower().split()).ljust(SHINGLE)
-    codes = np.frombuffer(folded.encode("utf-32-le"), dtype="<u4").astype(np.uint64)
+    codes = np.frombuffer(folded(text).ljust(SHINGLE).encode("utf-32-le"), dtype="<u4").astype(np.uint64)
     shingles = np.zeros(len(codes) - SHINGLE + 1, dtype=np.uint64)
     for place in range(SHINGLE):  # a polynomial modulo 2**64: numpy's unsigned integers wrap around
         shingles = shingles * _BASE + codes[place : place + len(shingles)]

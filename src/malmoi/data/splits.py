@@ -119,6 +119,11 @@ def _drawn(labels: dict[str, str], count: int, seed: int) -> set[str]:
     return {free[(2 * at + 1) * len(free) // (2 * count)] for at in range(count)}
 
 
+def folded(text: str) -> str:
+    """The same for texts that differ in case and spacing at most."""
+    return " ".join(text.lower().split())
+
+
 def fold_numbers(examples: Examples, key: OfExample, label: OfExample, count: int) -> list[int]:
     """For each example one of `count` folds: every fold has about the same mixture of labels.
 

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from malmoi.core.errors import UserError
+from malmoi.data.splits import folded
 from malmoi.methods.traditional.text_classifiers import VIEWS
 from malmoi.methods.traditional.vectors import Vectors
 
@@ -36,7 +37,7 @@ def next_inputs(
         np.ones(len(texts)) if unsure_N is None else np.maximum(np.asarray(unsure_N, dtype=np.float64), LEAST)
     )
     drawn_N = np.random.default_rng(seed).permutation(len(texts))
-    first = {" ".join(text.lower().split()): at for at, text in reversed(list(enumerate(texts)))}
+    first = {folded(text): at for at, text in reversed(list(enumerate(texts)))}
     copy_N = np.ones(len(texts))
     copy_N[list(first.values())] = 0
     order = np.lexsort((drawn_N, -weight_N, copy_N))

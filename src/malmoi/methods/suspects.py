@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from malmoi.core.errors import UserError
 from malmoi.core.nouns import Examples, Json, Say, silent
-from malmoi.data.splits import fold_numbers
+from malmoi.data.splits import fold_numbers, folded
 from malmoi.methods.traditional.choice import fit_head
 from malmoi.methods.traditional.taggers import Crf
 from malmoi.methods.traditional.text_classifiers import VIEWS
@@ -117,7 +117,7 @@ def find_suspects(task: Task[Any, Any], examples: Examples, say: Say = silent) -
 
 def group_of(task: Task[Any, Any], value: Any) -> str:
     """Equal for texts that differ in case and spacing at most."""
-    return " ".join(task.key(value).lower().split())
+    return folded(task.key(value))
 
 
 def rare_labels(task: Task[Any, Any], examples: Examples) -> dict[str, int]:
