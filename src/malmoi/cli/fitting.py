@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 from typer import Argument, Option
 
-from malmoi.cli.options import AllowSkips, Fields, Licence, NewFolder, task_of
+from malmoi.cli.options import AllowSkips, Fields, Licence, MethodSettings, NewFolder, task_of
 from malmoi.cli.words import named_model, say, stoppable
 
 TaskName = Annotated[
@@ -152,18 +152,17 @@ def compare(
     test_limit: Annotated[int | None, Option(min=1, help="Measure on at most so many.")] = None,
     seed: Seed = 0,
     fields: Fields = None,
-    settings: Annotated[
-        list[str] | None, Option("--set", help="METHOD.OPTION=VALUE; may be repeated.")
-    ] = None,
+    settings: MethodSettings = None,
     allow_skips: AllowSkips = False,
     licence: Licence = None,
     as_json: Annotated[bool, Option("--json", help="Print results.json, and nothing else.")] = False,
 ) -> None:
     """Train every method on the same data, and report which one to use."""
-    from malmoi.compare.runner import RESULTS, run_comparison
+    from malmoi.compare.runner import run_comparison
     from malmoi.compare.settings import ComparisonSettings, parse_good_enough, parse_margin, parse_shots
     from malmoi.core.config import pairs
     from malmoi.methods.registry import method_options
+    from malmoi.methods.use import RESULTS
     from malmoi.show.comparison_report import present, write_comparison
 
     fields = [*(fields or ()), *([f"group={group}"] if group else ())]

@@ -11,7 +11,7 @@ import typer
 from typer import Option
 
 from malmoi.cli.fitting import BudgetSeconds, ModelPath, Seed, TaskName, TrainPath
-from malmoi.cli.options import AllowSkips, Fields, task_of
+from malmoi.cli.options import AllowSkips, Fields, MethodSettings, task_of
 from malmoi.cli.words import say, with_flags
 
 if TYPE_CHECKING:
@@ -34,9 +34,7 @@ def plan(
     budget: BudgetSeconds = None,
     seed: Seed = 0,
     fields: Fields = None,
-    settings: Annotated[
-        list[str] | None, Option("--set", help="METHOD.OPTION=VALUE; may be repeated.")
-    ] = None,
+    settings: MethodSettings = None,
     allow_skips: AllowSkips = False,
     as_json: Annotated[bool, Option("--json", help="Print the plan as JSON, for programs.")] = False,
 ) -> None:

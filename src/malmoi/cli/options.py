@@ -14,6 +14,7 @@ Fields = Annotated[
     list[str] | None,
     Option("--fields", help="ROLE=COLUMN, where your columns have other names; may be repeated."),
 ]
+MethodSettings = Annotated[list[str] | None, Option("--set", help="METHOD.OPTION=VALUE; may be repeated.")]
 AnyField = Annotated[str | None, Option(help='The field or column that holds the text, if not "text".')]
 Errors = Annotated[
     Literal["strict", "replace"], Option(help="Bytes that are not UTF-8: stop, or replace and go on.")

@@ -18,7 +18,7 @@ from typing import Annotated, Any
 from pydantic import Field, PositiveFloat
 
 from malmoi.compare.comparison import Comparison, sentence
-from malmoi.compare.runner import RESULTS, keep_apart, run_comparison
+from malmoi.compare.runner import keep_apart, run_comparison
 from malmoi.compare.settings import ComparisonSettings, check_currency
 from malmoi.core.config import StrictModel
 from malmoi.core.errors import UserError
@@ -28,7 +28,7 @@ from malmoi.hub.folder import is_model, model_path
 from malmoi.methods.base import Method
 from malmoi.methods.folder import is_method, load_method, load_report
 from malmoi.methods.registry import make_method, settled_options
-from malmoi.methods.use import COMPARISON, load, method_folder
+from malmoi.methods.use import COMPARISON, RESULTS, load, method_folder
 from malmoi.tasks import Task, make_task
 from malmoi.tasks.inputs import read_inputs
 from malmoi.util.files import MANIFEST, is_free, parse_json, read_json, sha256, write_json, write_text

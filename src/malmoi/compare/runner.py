@@ -39,7 +39,7 @@ from malmoi.data.labelled import summary
 from malmoi.methods.base import Method
 from malmoi.methods.folder import load_report, write_card
 from malmoi.methods.registry import make_method, settled_options
-from malmoi.methods.use import learned_from, method_card, task_files
+from malmoi.methods.use import RESULTS, learned_from, method_card, task_files
 from malmoi.metrics.statistics import Statistic
 from malmoi.tasks.checks import refuse_too_few_labels
 from malmoi.util.files import is_free, read_json, write_json
@@ -47,7 +47,6 @@ from malmoi.util.hardware import cpu_name, pick_device
 from malmoi.util.locks import hold
 from malmoi.util.units import counted
 
-RESULTS = "results.json"
 WORKER = ("-m", "malmoi.compare.worker")
 SHARES = (0.1, 0.3)  # of the training examples, for the learning curve
 PARTS = ("train", "valid", "test")

@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 
 SAMPLED = 50  # examples, to see their languages
 # in the folder of a comparison: what was asked, and the method that it recommends
-COMPARISON, WINNER = "comparison.json", "winner"
+COMPARISON, RESULTS, WINNER = "comparison.json", "results.json", "winner"
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ import gradio as gr
 from malmoi.compare.verdict import PER, count_of_costs, one_latency, show, show_cost
 from malmoi.core.errors import UserError
 from malmoi.core.nouns import Metric
-from malmoi.methods.use import COMPARISON
+from malmoi.methods.use import COMPARISON, RESULTS
 from malmoi.serve.page.look import note, panel
 from malmoi.show.templates import piece
 from malmoi.util.files import read_json
@@ -20,7 +20,7 @@ from malmoi.util.units import human_bytes
 
 DEEPEST = 3  # folders below a runs folder
 MOST_REPORTS = 200
-RESULTS, REPORT = "results.json", "report.html"
+REPORT = "report.html"
 
 
 @dataclass(frozen=True, slots=True)
