@@ -68,15 +68,8 @@ class PretrainedLabelOptions(LabelOptions, FolderOptions):
 
     @model_validator(mode="after")
     def _check_frozen(self) -> PretrainedLabelOptions:
-        used = {
-            *FolderOptions.model_fields,
-            "frozen",
-            "pooling",
-            "max_tokens",
-            "max_windows",
-            "balance",
-            "seed",
-        }
+        read = {"pooling", "max_tokens", "max_windows"}
+        used = {*FolderOptions.model_fields, *read, "frozen", "balance", "seed"}
         idle = sorted(self.model_fields_set - used) if self.frozen else []
         if idle:
             raise ValueError(f"a frozen encoder takes no steps, so {idle[0]} says nothing; leave it out")
