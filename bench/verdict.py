@@ -19,7 +19,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from scipy.stats import binom
+from scipy.stats import binom, norm
 
 from malmoi.compare.verdict import MARGIN, MethodRow, judge
 from malmoi.metrics.statistics import Statistic, accuracy, mean, share
@@ -92,8 +92,6 @@ def together(random: np.random.Generator, num: int, gap: float) -> list[Statisti
 
 def _limit(probability: float) -> float:
     """Of a normal variable with deviation 1 (0.8 and 0.6 together)."""
-    from scipy.stats import norm
-
     return float(norm.ppf(probability))
 
 
