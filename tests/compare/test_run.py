@@ -322,3 +322,14 @@ def test_the_limit_draws_test_examples(settings: ComparisonSettings) -> None:
     assert [example for example in whole.test if example in limited.test] == limited.test
     assert any("5 of 24 test examples" in note for note in limited.notes)
     assert isinstance(whole.task, Task)
+
+
+def test_a_method_may_have_a_budget_of_its_own(settings: ComparisonSettings, tmp_path: Path) -> None:
+    """The one with a moment leaves out what there is no time for; the other leaves out nothing."""
+    asked = settings.model_copy(
+        update={"methods": {"tfidf": {}, "tfidf:soon": {}}, "budgets": {"tfidf:soon": 1e-6}}
+    )
+    found = run_comparison(asked, tmp_path / "out", isolated=False)
+    notes = {row.name: row.note for row in found.rows}
+    assert "left no time for" in notes["tfidf:soon"]
+    assert "left no time for" not in notes["tfidf"]

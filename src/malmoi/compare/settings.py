@@ -38,6 +38,7 @@ class ComparisonSettings(StrictModel):
     good_enough: tuple[str, float] | None = None
     margin: PositiveFloat | None = None  # None: `malmoi.compare.verdict:MARGIN` of the scale
     budget_seconds: PositiveFloat | None = None  # for each method's training
+    budgets: dict[str, PositiveFloat] = Field(default_factory=dict)  # of methods that have another one
     price_per_hour: PositiveFloat | None = None
     currency: str = ""
     licence: str | None = None  # of the data, for the winner's card; None: a LICENSE beside them says it

@@ -91,7 +91,8 @@ def fit(job: MethodJob, say: Say) -> None:
     torch.manual_seed(settings.seed)
     method.load_libraries()
     start_s, start_cpu_s = time.perf_counter(), processor_seconds()
-    work = Work(Budget(settings.budget_seconds), say, job.unfinished)
+    seconds = settings.budgets.get(job.name, settings.budget_seconds)
+    work = Work(Budget(seconds), say, job.unfinished)
     report = method.fit(train, valid, work)
     costs = {
         "train_seconds": time.perf_counter() - start_s,

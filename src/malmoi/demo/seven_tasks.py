@@ -62,6 +62,6 @@ def _settings(name: str, out: Path, one_model: Path, plan: DemoPlan) -> Comparis
         methods={method: neural.get(method, {}) for method in methods_for(task)} | {
             ONE: {"model": str(one_model), "shots": 0}
         },
-        budget_seconds=plan.network_s,
+        budgets=dict.fromkeys(neural, plan.network_s),  # the others learn in seconds, if they may
         measure_seconds=MEASURE_S, test_limit=plan.test_rows,
     )  # fmt: skip
