@@ -58,6 +58,7 @@ QUICK = {  # what keeps a command of the road short in a test
     "chat": ["--max-tokens", "8"],
     "serve": ["--port", "0", "--no-page"],
     "probe": ["--count", "4"],
+    "cascade": ["--max-error", "0.9"],
 }
 QUICKER = (  # than --quick, for a test need not learn anything
     (story, "QUICK", replace(story.QUICK, models_s=4.0, network_s=0.3, rows=120, test_rows=12, pairs=4)),
@@ -141,7 +142,7 @@ def write_a_readers_files(folder: Path) -> None:
     (folder / "YOUR_TEXTS").mkdir()
     for number, document in enumerate(documents(300)):
         (folder / "YOUR_TEXTS" / f"{number}.txt").write_text(document.text, encoding="utf-8")
-    write_samples(folder / "YOUR_REVIEWS.jsonl", "classification", documents(2000), 200)
+    write_samples(folder / "YOUR_REVIEWS.jsonl", "classification", documents(2000), 300)
     write_samples(folder / "MORE_REVIEWS.jsonl", "classification", documents(500, split="valid"), 40)
     write_samples(folder / "YOUR_NAMES.jsonl", "ner", documents(60))
     write_samples(folder / "YOUR_CHATS.jsonl", "chat", documents(300), 60)

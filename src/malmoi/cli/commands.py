@@ -8,7 +8,18 @@ from typing import NoReturn
 
 import typer
 
-from malmoi.cli import chatting, doctor, exchanging, fitting, labelling, preparing, seeing, serving, training
+from malmoi.cli import (
+    cascading,
+    chatting,
+    doctor,
+    exchanging,
+    fitting,
+    labelling,
+    preparing,
+    seeing,
+    serving,
+    training,
+)
 from malmoi.cli.words import app, with_flags
 from malmoi.core.errors import UserError
 from malmoi.learn.objectives import TRAININGS
@@ -18,8 +29,8 @@ for name, group in {"data": preparing.data, "tokenizer": preparing.tokenizer, "b
     app.add_typer(group, name=name)
 for verb in (
     fitting.fit, fitting.predict, fitting.evaluate, fitting.compare, labelling.plan, training.finetune,
-    training.align, fitting.distill, chatting.chat, exchanging.export, exchanging.import_, exchanging.embed,
-    seeing.probe, seeing.inside,
+    training.align, fitting.distill, cascading.cascade, chatting.chat, exchanging.export,
+    exchanging.import_, exchanging.embed, seeing.probe, seeing.inside,
     serving.serve, doctor.doctor, training.pretrain, chatting.complete, seeing.demo,
 ):  # fmt: skip
     app.command()(verb)

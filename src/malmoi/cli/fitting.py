@@ -81,22 +81,28 @@ def predict(
     context: Annotated[
         str | None, Option(help="Question answering: the text that answers, or a file of it.")
     ] = None,
+    min_confidence: Annotated[
+        float | None, Option(help="No answer (null) where it is right with a lower probability.")
+    ] = None,
 ) -> None:
     """Predict: one text is answered for people; a file or - gives JSON lines."""
-    from malmoi.methods.use import LoadedMethod
+    from malmoi.methods.use import LoadedMethod, confident
     from malmoi.show import terminal
     from malmoi.tasks.inputs import inputs_of
 
     loaded = LoadedMethod(folder)
     inputs, are_lines = inputs_of(loaded.task, text, context)
+    answers = confident(loaded.method, inputs, min_confidence)
     if not are_lines:
-        terminal.show_prediction(loaded.method, inputs[0])
+        terminal.show_prediction(loaded.task, inputs[0], answers)
         return
-    answers = loaded.method.predict(inputs)
-    for value, found in zip(inputs, answers.values, strict=True):
+    for at, (value, found) in enumerate(zip(inputs, answers.values, strict=True)):
         row = {"input": loaded.task.input_json(value), "prediction": loaded.task.to_json(found, value)}
+        row |= {"confidence": answers.confidences[at]} if answers.confidences else {}
         typer.echo(json.dumps(row, ensure_ascii=False))
-    for note in filter(None, (answers.note, loaded.method.cut_note(inputs))):
+    left_out = sum(one is None for one in answers.values) if min_confidence is not None else 0
+    unsure = f"{left_out:,} of {len(inputs):,} without an answer" if left_out else ""
+    for note in filter(None, (answers.note, loaded.method.cut_note(inputs), unsure)):
         typer.echo(f"malmoi: {note}", err=True)
 
 

@@ -20,7 +20,7 @@ from malmoi.compare.verdict import (
     show_cost,
     with_interval,
 )  # fmt: skip
-from malmoi.core.nouns import Answer, Example, Metric
+from malmoi.core.nouns import Metric
 from malmoi.methods.use import WINNER
 from malmoi.metrics.statistics import Floats
 from malmoi.util.units import counted, figures, human_bytes, latency
@@ -105,17 +105,11 @@ def contrasts(verdict: Verdict, material: Material) -> list[Contrast]:
 def _scores_E(row: MethodRow, metric: str, material: Material) -> Floats:
     """1 where right and 0 where wrong; for text each example's own value of the metric, more is better."""
     if not material.texts:
-        right = [_is_right(*pair) for pair in zip(row.predictions, material.test, strict=True)]
-        return np.array(right, dtype=np.float64)
+        right = map(material.task.is_right, row.predictions, material.test)
+        return np.array([*right], dtype=np.float64)
     statistic = row.statistics[metric]
     values_E = statistic.combine(np.asarray(statistic.parts_EK))
     return values_E if statistic.higher_is_better else -values_E
-
-
-def _is_right(prediction: Any, example: Example[Any, Any]) -> bool:
-    if isinstance(prediction, Answer):
-        return prediction.text in {answer.text for answer in example.references}
-    return prediction in example.references
 
 
 def _contrast(a: MethodRow, b: MethodRow, gaps_E: Floats, material: Material) -> Contrast:

@@ -22,16 +22,15 @@ from malmoi.compare.runner import keep_apart, run_comparison
 from malmoi.compare.settings import ComparisonSettings, check_currency
 from malmoi.core.config import StrictModel
 from malmoi.core.errors import UserError
-from malmoi.core.nouns import BadRow, Example, Examples, FitReport, Json, Say, silent
+from malmoi.core.nouns import BadRow, Example, Examples, Json, Say, silent
 from malmoi.data.readers import Record
-from malmoi.hub.folder import is_model, model_path
 from malmoi.methods.base import Method
-from malmoi.methods.folder import is_method, load_method, load_report
+from malmoi.methods.named import answering
 from malmoi.methods.registry import make_method, settled_options
-from malmoi.methods.use import COMPARISON, RESULTS, load, method_folder
+from malmoi.methods.use import RESULTS, load
 from malmoi.tasks import Task, make_task
 from malmoi.tasks.inputs import read_inputs
-from malmoi.util.files import MANIFEST, is_free, parse_json, read_json, sha256, write_json, write_text
+from malmoi.util.files import is_free, parse_json, read_json, write_json, write_text
 from malmoi.util.locks import hold
 from malmoi.util.units import counted
 
@@ -118,7 +117,10 @@ def _distill(settings: DistillSettings, out: Path, say: Say, isolated: bool) -> 
     task = make_task(settings.task, settings.fields)
     make_method(settings.student, task, settings.student_options)
     material = _gather(task, settings, say)
-    teacher, report, origin = _teacher(task, settings, material)
+    teacher, report, origin = answering(
+        "teacher", settings.teacher, task.with_labels(settings.labels), settings.teacher_options,
+        material.people,
+    )  # fmt: skip
     if settings.keep_above is not None and teacher.probabilities(material.inputs[:1]) is None:
         raise UserError(f"`keep_above`: {teacher.name} gives no probabilities for {task.name}; leave it out")
     _claim(out, _record(settings, teacher, origin, material.inputs))
@@ -160,37 +162,6 @@ def _gather(task: Task[Any, Any], settings: DistillSettings, say: Say) -> _Mater
     if dropped := len(inputs) - len(new):
         notes.append(f"labelled by people already: {counted(dropped, 'input')}")
     return _Material(new, people, test, notes)
-
-
-def _teacher(
-    task: Task[Any, Any], settings: DistillSettings, material: _Material
-) -> tuple[Method, FitReport, Any]:
-    """A fitted method as it lies there, or a language model that is asked in words; and what tells it apart.
-
-    Raises UserError where it is neither, or cannot do the task.
-    """
-    name, options = settings.teacher, settings.teacher_options
-    remote = name == "remote"
-    folder = Path(name) if remote else model_path(name)
-    if not remote and (is_method(folder) or (folder / COMPARISON).exists()):
-        return _fitted(task, settings, method_folder(folder))
-    if not remote and not is_model(folder):
-        raise UserError(f"`teacher` {name} is neither the folder of a method or a model, nor 'remote'")
-    if task.kind.fewest_labels and not (material.people or settings.labels):
-        raise UserError(f"the teacher must know the labels of {task.name}: give `labels` A,B or `train`")
-    options = options if remote else {"model": name, "shots": 0} | options
-    method = make_method("remote" if remote else "prompted", task.with_labels(settings.labels), options)
-    report = method.fit(material.people, ())
-    return method, report, method.parts().config
-
-
-def _fitted(task: Task[Any, Any], settings: DistillSettings, folder: Path) -> tuple[Method, FitReport, str]:
-    if settings.teacher_options or settings.labels:
-        raise UserError(f"`teacher` {folder} is fitted, so it takes no `set` teacher... and no `labels`")
-    method = load_method(folder)
-    if method.task.name != task.name:
-        raise UserError(f"`teacher` {folder} does {method.task.name}, not {task.name}; name another")
-    return method, load_report(folder), sha256(folder / MANIFEST)
 
 
 def _name(teacher: Method) -> str:

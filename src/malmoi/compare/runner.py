@@ -40,6 +40,7 @@ from malmoi.methods.base import Method
 from malmoi.methods.folder import load_report, write_card
 from malmoi.methods.registry import make_method, settled_options
 from malmoi.methods.use import RESULTS, learned_from, method_card, task_files
+from malmoi.metrics.confidence import CALIBRATION_ERROR, calibration_error
 from malmoi.metrics.statistics import Statistic
 from malmoi.tasks.checks import refuse_too_few_labels
 from malmoi.util.files import is_free, read_json, write_json
@@ -230,12 +231,16 @@ def _row(name: str, family: str, found: Json, material: Material, price_per_hour
     costs["cost_per_1000"] = paid if paid and price_per_hour else seconds * (price_per_hour or 3600) / 3600
     predictions = [material.task.from_json(value) for value in found["predictions"]]
     note = "; ".join(filter(None, (found["report"].get("note"), timed_beside(costs))))
-    return MethodRow(name, family, "", statistics, metrics, costs, predictions, note)
+    sure = found.get("confidences")
+    return MethodRow(name, family, "", statistics, metrics, costs, predictions, note, sure)
 
 
 def _statistics(found: Json, material: Material) -> dict[str, Statistic]:
     predictions = [material.task.from_json(value) for value in found["predictions"]]
     statistics = material.task.statistics(predictions, material.test, found["log_likelihoods"])
+    if sure := found.get("confidences"):
+        right = [*map(material.task.is_right, predictions, material.test)]
+        statistics[CALIBRATION_ERROR] = calibration_error(sure, right)
     groups_E = material.groups_E
     return {name: replace(one, groups_E=groups_E) for name, one in statistics.items()}
 

@@ -53,6 +53,7 @@ class MethodRow:
     costs: dict[str, float] = field(default_factory=dict)
     predictions: list[Any] = field(default_factory=list)
     note: str = ""  # what a reader of the figures should know
+    confidences: list[float] | None = None  # in its predictions, where it knows that
 
     @property
     def cost(self) -> float:

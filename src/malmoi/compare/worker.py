@@ -111,7 +111,7 @@ def fit(job: MethodJob, say: Say) -> None:
 def keep(job: MethodJob, method: Method, report: FitReport, num_train: int, costs: dict[str, float]) -> None:
     """Save a fitted method, with what fitting took in FIT."""
     save_method(job.folder, method, report)
-    costs["disk_bytes"] = sum(path.stat().st_size for path in job.folder.iterdir())
+    costs["disk_bytes"] = sum(path.stat().st_size for path in job.folder.rglob("*") if path.is_file())
     write_json(job.folder / FIT, {"num_train": num_train, "costs": costs, "report": report.facts})
 
 
@@ -138,6 +138,8 @@ def predict(job: MethodJob, say: Say) -> None:
         say(note)
     found["report"] = with_note(found["report"] | predictions.facts, found["report"].get("note"), note)
     pairs = zip(predictions.values, inputs, strict=True)
+    if job.whole:
+        found["confidences"] = method.confidences(inputs, predictions.values)
     found["predictions"] = [method.task.to_json(value, asked_for) for value, asked_for in pairs]
     done = Progress(len(inputs), "likelihood", say, job.every_s)
     found["log_likelihoods"] = _likelihoods(method, inputs, asked["texts"], done) if asked["texts"] else None

@@ -229,9 +229,20 @@ class Predictions:
     """What a method answers: one value for each input, None where there is none.
 
     note: a line for people about what they suffered from (requests that failed), or ''. facts: what it took
-    to get them, by name, as JSON.
+    to get them, by name, as JSON. confidences: how probable it is that each is right, where that was asked
+    for and is known; probabilities: of the labels, where the answer is one of them. passed_on: of a cascade,
+    which ones its first method has left to the second.
     """
 
     values: list[Any | None]
     note: str = ""
     facts: dict[str, Any] = field(default_factory=dict)
+    confidences: list[float] | None = None
+    probabilities: list[dict[str, float]] | None = None
+    passed_on: list[bool] | None = None
+
+    def at_least(self, least: float) -> Predictions:
+        """Without the answers of a lower confidence. They must have one."""
+        assert self.confidences is not None
+        pairs = zip(self.values, self.confidences, strict=True)
+        return replace(self, values=[value if sure >= least else None for value, sure in pairs])

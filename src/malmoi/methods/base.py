@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from malmoi.core.config import StrictModel
 from malmoi.core.nouns import Done, Example, Examples, FitReport, Json, Predictions, Work
 from malmoi.inside.sources import ReadText, Source
+from malmoi.metrics.confidence import LEAST, Calibration
 from malmoi.tasks.base import Task
 from malmoi.tasks.kinds import Kind, Relation
 from malmoi.text.tokenizer import TOKENIZER_FILE, Tokenizer
@@ -25,17 +26,19 @@ from malmoi.util.units import counted
 if TYPE_CHECKING:
     from torch import nn
 
-Family = Literal["traditional", "recurrent", "transformer", "prompted", "fine-tuned", "remote"]
+Family = Literal["traditional", "recurrent", "transformer", "prompted", "fine-tuned", "remote", "cascade"]
 FAMILIES: tuple[Family, ...] = get_args(Family)
 
 
 @dataclass(slots=True)
 class Parts:
-    """A fitted method as it lies on disk: JSON, tensors, and files of their own (name -> content)."""
+    """A fitted method as it lies on disk: JSON, tensors, files of their own (name -> content), and methods
+    that it is made of, in folders of their own (name -> method)."""
 
     config: Json = field(default_factory=dict)
     tensors: dict[str, NDArray[Any]] = field(default_factory=dict)
     files: dict[str, bytes] = field(default_factory=dict)
+    methods: dict[str, Method] = field(default_factory=dict)
 
     def with_tokenizer(self, tokenizer: Tokenizer) -> Self:
         """These parts and the tokenizer's file."""
@@ -71,6 +74,7 @@ class Method(ABC):
     libraries: ClassVar[tuple[str, ...]] = ()  # that fitting alone needs, and that are slow to load
     portion: ClassVar[int | None] = None  # predictions between two counts, where they are slow; None: all
     free: ClassVar[frozenset[str]] = frozenset()  # options that change no prediction, so they may change
+    calibration: Calibration | None = None  # what `calibrate` found
 
     def __init__(self, task: Task[Any, Any], options: Mapping[str, Any] | None = None) -> None:
         """`options` must be valid (see `malmoi.methods.registry:make_method`)."""
@@ -140,9 +144,65 @@ class Method(ABC):
         return self
 
     def probabilities(self, inputs: Sequence[Any]) -> list[dict[str, float]] | None:
-        """Where the task is to choose a label: each one's probability. None: the method has none."""
+        """Where the task is to choose a label: each one's probability, calibrated. None: it has none."""
+        found = self.raw_probabilities(inputs)
+        return found if found is None or not self.calibration else [*map(self.calibration.shares, found)]
+
+    def raw_probabilities(self, inputs: Sequence[Any]) -> list[dict[str, float]] | None:
+        """The same, as the model has them."""
         del inputs
         return None
+
+    def predict_with_confidence(self, inputs: Sequence[Any]) -> Predictions:
+        """`predict`, with the answers' `confidences` and, of labels, the probabilities."""
+        if (shares := self.probabilities(inputs)) is not None:
+            best = [max(one.items(), key=lambda item: item[1]) for one in shares]
+            values, confidences = [label for label, _ in best], [share for _, share in best]
+            return Predictions([*values], confidences=confidences, probabilities=shares)
+        found = self.predict(inputs)
+        return replace(found, confidences=self.confidences(inputs, found.values))
+
+    def confidences(self, inputs: Sequence[Any], answers: Sequence[Any]) -> list[float] | None:
+        """How probable it is that each of its own answers is right, as a whole.
+
+        Calibrated, where something was held out for that. If not, those of labels are the model's own, and
+        other answers have none. None: it knows none.
+        """
+        if (shares := self.probabilities(inputs)) is not None:
+            return [max(one.values()) for one in shares]
+        calibration = self.calibration
+        scores = None if calibration is None else self.sureness(inputs, answers)
+        if calibration is None or scores is None:
+            return None
+        pairs = zip(answers, scores, strict=True)
+        return [0.0 if answer is None else calibration.probability(score) for answer, score in pairs]
+
+    def sureness(self, inputs: Sequence[Any], answers: Sequence[Any]) -> list[float] | None:
+        """Of a task without labels: the logarithm of the probability of each of its own answers, as the model
+        has it; of no answer any number. None: the method has no such thing."""
+        del inputs, answers
+        return None
+
+    def calibrate(self, held_out: Examples, shares: list[dict[str, float]] | None = None) -> None:
+        """Learn from examples that it has not learned from how often it is right when it is how sure.
+
+        `fit` calls it once it has chosen, before it learns from the held-out examples as well. shares: their
+        raw probabilities, where they are known.
+        """
+        self.calibration = None
+        if len(held_out) < LEAST:
+            return
+        inputs = [example.input for example in held_out]
+        if (shares := shares or self.raw_probabilities(inputs)) is not None:
+            self.calibration = Calibration.of_labels(shares, [example.target for example in held_out])
+            return
+        answers = self.predict(inputs).values
+        if (scores := self.sureness(inputs, answers)) is None:
+            return
+        triples = zip(answers, scores, held_out, strict=True)
+        given = [(score, self.task.is_right(it, one)) for it, score, one in triples if it is not None]
+        if len(given) >= LEAST:
+            self.calibration = Calibration.of_scores(*zip(*given, strict=True))
 
     def unsureness(self, inputs: Sequence[Any]) -> list[float] | None:
         """Of each input 1 less the margin between its two most probable labels, 0 (sure) to 1 (Scheffer et

@@ -10,6 +10,7 @@ from malmoi.core.errors import DAMAGE, UserError
 from malmoi.core.nouns import FitReport
 from malmoi.methods.base import Method, Parts
 from malmoi.methods.registry import METHODS, make_method
+from malmoi.metrics.confidence import Calibration
 from malmoi.tasks import make_task
 from malmoi.util import files
 from malmoi.util.files import CARD, CONFIG, OWN_PREFIX, WEIGHTS
@@ -28,6 +29,8 @@ def save_method(folder: Path, method: Method, report: FitReport = FitReport()) -
         write_tensors(temporary / WEIGHTS, parts.tensors)
         for name, content in parts.files.items():
             files.write_bytes(temporary / name, content)
+        for name, part in parts.methods.items():
+            save_method(temporary / name, part)
         files.write_json(temporary / CONFIG, describe(method, report) | {"config": parts.config})
         files.write_text(temporary / CARD, f"# {method.name} for {method.task.name}\n")
 
@@ -47,6 +50,7 @@ def describe(method: Method, report: FitReport) -> dict[str, Any]:
         "task": {"name": task.name, "version": task.version, "fields": task.fields},
         "options": method.options.model_dump(exclude_unset=True),
         "report": report.facts,
+        "calibration": method.calibration and method.calibration.model_dump(),
     }
 
 
@@ -79,7 +83,10 @@ def load_method(folder: Path, options: Mapping[str, Any] | None = None) -> Metho
             raise UserError(f"unknown model_type {found['model_type']!r}; it needs a newer malmoi")
         method = make_method(name, task, found["options"] if options is None else options)
         extra = {p.name: files.read_bytes(p) for p in folder.iterdir() if p.is_file() and p.name not in _OURS}
-        method.restore(Parts(dict(found["config"]), read_tensors(folder / WEIGHTS), extra))
+        if (known := found.get("calibration")) is not None:
+            method.calibration = Calibration.model_validate(known)
+        methods = {p.name: load_method(p) for p in folder.iterdir() if p.is_dir() and is_method(p)}
+        method.restore(Parts(dict(found["config"]), read_tensors(folder / WEIGHTS), extra, methods))
     except UserError as error:
         raise UserError(f"{folder} cannot be opened: {error}") from None
     except DAMAGE as error:

@@ -33,10 +33,11 @@ METHODS: dict[str, str | type[Method]] = {  # the simplest first
     "prompted": "malmoi.methods.llm.prompted:Prompted",
     "finetuned": "malmoi.methods.llm.finetuned:FineTuned",
     "remote": "malmoi.methods.llm.remote:Remote",
+    "cascade": "malmoi.methods.cascade:Cascade",
 }
-# Left out of "all": an LSTM stands for the recurrent family, a pre-trained encoder must be named, and nothing
-# leaves this machine unasked.
-ON_REQUEST = {*CELLS, "pretrained", "remote"} - {"lstm"}
+# Left out of "all": an LSTM stands for the recurrent family, a pre-trained encoder and what a cascade is made
+# of must be named, and nothing leaves this machine unasked.
+ON_REQUEST = {*CELLS, "pretrained", "remote", "cascade"} - {"lstm"}
 _VARIANT = re.compile(r"[\w-]+")
 
 

@@ -20,6 +20,7 @@ from malmoi.core.nouns import (
     Finding,
     FitReport,
     Metric,
+    Predictions,
     Say,
     Work,
     silent,
@@ -31,6 +32,7 @@ from malmoi.hub.card import Card, DataFile, data_files, languages_of, load_call,
 from malmoi.methods.base import Method
 from malmoi.methods.folder import is_method, load_method, load_report, save_method, write_card
 from malmoi.methods.registry import make_method
+from malmoi.metrics.confidence import CALIBRATION_ERROR, LEAST, calibration_error
 from malmoi.tasks.base import Task
 from malmoi.tasks.checks import labels_in, refuse_too_few_labels, unseen_labels
 from malmoi.util.files import is_free, parse_json
@@ -70,11 +72,18 @@ class LoadedMethod:
         """The task that it was fitted to."""
         return self.method.task
 
-    def predict(self, inputs: Any) -> Any:
-        """A prediction for one input, or a list of them for a list: text, or what `Task.input_from` takes."""
-        if isinstance(inputs, list):
-            return self.method.predict([self.task.input_from(value) for value in inputs]).values
-        return self.predict([inputs])[0]
+    def predict(self, inputs: Any, *, min_confidence: float | None = None) -> Any:
+        """A prediction for one input, or a list of them for a list: text, or what `Task.input_from` takes.
+
+        min_confidence: None instead of an answer that is less probably right. Raises UserError where the
+        method knows no confidence.
+        """
+        if not isinstance(inputs, list):
+            return self.predict([inputs], min_confidence=min_confidence)[0]
+        values = [self.task.input_from(value) for value in inputs]
+        if min_confidence is None:
+            return self.method.predict(values).values
+        return confident(self.method, values, min_confidence).values
 
     def insides(self, text: str) -> tuple[Source, ...]:
         """What `malmoi.inside` can draw of its reading `text`, which may be the task's input as JSON.
@@ -82,6 +91,24 @@ class LoadedMethod:
         Raises UserError where it is no input of the task.
         """
         return self.method.insides(self.task.input_from(_object(text)))
+
+
+def confident(method: Method, inputs: Sequence[Any], least: float | None = None) -> Predictions:
+    """Answers with their confidence; with `least` only those that have so much of it.
+
+    Raises UserError for a `least` outside 0 to 1, or where the method knows no confidence.
+    """
+    found = method.predict_with_confidence(inputs)
+    if least is None:
+        return found
+    if not 0 <= least <= 1:
+        raise UserError(f"a confidence of {least:g} cannot be; give one from 0 to 1, such as 0.9")
+    if found.confidences is None:
+        raise UserError(
+            f"{method.name} does not know how sure it is of its answers; leave the confidence out, or fit it "
+            f"to {method.task.name} again with at least {LEAST} examples held out"
+        )
+    return found.at_least(least)
 
 
 def _object(text: str) -> Any:
@@ -194,7 +221,12 @@ def evaluate(method: Method, examples: Examples) -> dict[str, Metric]:
     likelihoods = None
     if method.task.kind.is_text:
         likelihoods = method.log_likelihood(inputs, [example.target for example in examples])
-    return method.task.score(method.predict(inputs).values, examples, likelihoods)
+    found = method.predict_with_confidence(inputs)
+    metrics = method.task.score(found.values, examples, likelihoods)
+    if found.confidences is None:
+        return metrics
+    right = [*map(method.task.is_right, found.values, examples)]
+    return metrics | {CALIBRATION_ERROR: calibration_error(found.confidences, right).metric()}
 
 
 def task_files(paths: Iterable[Path | None], licence: str | None = None) -> tuple[DataFile, ...]:

@@ -139,13 +139,17 @@ class Tagger(Head):
         """logits_BTL in fp32."""
         return self.head(self.encoded(batch)).float()
 
-    def loss(self, batch: EncoderBatch) -> Loss:
-        """-log p of the tags, summed; every real unit needs one where there is a CRF."""
+    def log_likelihood(self, batch: EncoderBatch) -> Tensor:
+        """log p_B of each row's tags; every real unit needs one where there is a CRF."""
         logits_BTL, tags_BT = self(batch), batch.truth
         if self.has_crf:
-            return Loss(-self.crf.log_likelihood(logits_BTL, tags_BT, batch.mask_BT).sum(), _count(tags_BT))
-        total = functional.cross_entropy(logits_BTL.mT, tags_BT, reduction="sum", ignore_index=IGNORE)
-        return Loss(total, _count(tags_BT))
+            return self.crf.log_likelihood(logits_BTL, tags_BT, batch.mask_BT)
+        nats_BT = functional.cross_entropy(logits_BTL.mT, tags_BT, reduction="none", ignore_index=IGNORE)
+        return -nats_BT.sum(1)
+
+    def loss(self, batch: EncoderBatch) -> Loss:
+        """-log p of the tags, summed."""
+        return Loss(-self.log_likelihood(batch).sum(), _count(batch.truth))
 
     @torch.inference_mode()
     def decode(self, batch: EncoderBatch) -> list[list[int]]:
@@ -182,15 +186,18 @@ class SpanReader(Head):
         start_BT, end_BT = logits_BT2.masked_fill(~context_BT[..., None], float("-inf")).unbind(-1)
         return start_BT, end_BT
 
-    def loss(self, batch: EncoderBatch) -> Loss:
-        """-log p(start) - log p(end), summed over the rows that have an answer."""
+    def log_likelihood(self, batch: EncoderBatch) -> Tensor:
+        """log p(start) + log p(end), of each row; 0 where it has no answer."""
         both = zip(self(batch), batch.truth.unbind(1), strict=True)
-        total = sum(
-            functional.cross_entropy(logits_BT, position_B, reduction="sum", ignore_index=IGNORE)
+        nats = [
+            functional.cross_entropy(logits_BT, position_B, reduction="none", ignore_index=IGNORE)
             for logits_BT, position_B in both
-        )
-        assert isinstance(total, Tensor)
-        return Loss(total, _count(batch.truth[:, 0]))
+        ]
+        return -torch.stack(nats).sum(0)
+
+    def loss(self, batch: EncoderBatch) -> Loss:
+        """-log p of the answers, summed over the rows that have one."""
+        return Loss(-self.log_likelihood(batch).sum(), _count(batch.truth[:, 0]))
 
 
 class MaskedLanguageModel(Head):

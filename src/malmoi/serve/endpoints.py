@@ -10,13 +10,16 @@ import json
 import re
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain
 from typing import Any, TypeVar
 
 from fastapi import Request
 from starlette.responses import Response
 
-from malmoi.core.errors import nearest
+from malmoi.core.errors import UserError, nearest
+from malmoi.methods.cascade import CHEAP, STRONG
+from malmoi.methods.use import confident
 from malmoi.serve.catalogue import Catalogue, Entry, LanguageEntry, TaskEntry, languages, tasks
 from malmoi.serve.generation import (
     Generator,
@@ -144,12 +147,15 @@ async def predict(serving: Serving, request: Request) -> Response:
     entry = serving.task(request.path_params["task"], body.model)
     parts = await asyncio.to_thread(_parts, entry, body, serving.settings)
     async with in_time(asyncio.get_running_loop().time() + serving.settings.request_timeout_s):
-        found = await until_gone(request, serving.worker.calls(_predict, parts))
+        call = partial(_predict, least=body.min_confidence)
+        found = [*chain(*await until_gone(request, serving.worker.calls(call, parts)))]
+    for passed_on in (one["passed_on"] for one in found if "passed_on" in one):
+        serving.metrics.answers.labels(entry.name, STRONG if passed_on else CHEAP).inc()
     return json_response(
         {
             "object": "task.predictions", "task": entry.task.name, "model": entry.name,
             "method": entry.method.method.name,
-            "predictions": [one | {"index": at} for at, one in enumerate(chain(*found))],
+            "predictions": [one | {"index": at} for at, one in enumerate(found)],
         },
         headers,
     )  # fmt: skip
@@ -249,18 +255,24 @@ def _input(entry: TaskEntry, at: int, value: Any) -> Any:
         raise ApiError(400, str(error), param=f"inputs.{at}") from None
 
 
-def _predict(entry: TaskEntry, inputs: Sequence[Any]) -> list[dict[str, Any]]:
+def _predict(entry: TaskEntry, inputs: Sequence[Any], least: float | None) -> list[dict[str, Any]]:
     """Runs on the worker's thread."""
-    method = entry.method.method
-    answers = method.predict(inputs).values
-    shares = method.probabilities(inputs)
-    found = [
+    try:
+        found = confident(entry.method.method, inputs, least)
+    except UserError as error:  # it has none
+        raise ApiError(400, str(error), param="min_confidence") from None
+    rows = [
         {"prediction": entry.task.to_json(answer, value)}
-        for answer, value in zip(answers, inputs, strict=True)
+        for answer, value in zip(found.values, inputs, strict=True)
     ]
-    if shares is None:
-        return found
-    return [one | {"probabilities": of_one} for one, of_one in zip(found, shares, strict=True)]
+    more = {
+        "probabilities": found.probabilities, "confidence": found.confidences, "passed_on": found.passed_on
+    }  # fmt: skip
+    for name, values in more.items():
+        rows = (
+            [row | {name: it} for row, it in zip(rows, values, strict=True)] if values is not None else rows
+        )
+    return rows
 
 
 def _tokens(entry: LanguageEntry, body: TokenizeBody, settings: ServeSettings) -> dict[str, Any]:

@@ -35,6 +35,7 @@ class ServeMetrics:
         self.tokens = self._counter("generated_tokens", "Tokens generated.", "model")
         self.guessed = self._counter("guessed_tokens", "Tokens that prompt lookup guessed.", "model")
         self.right = self._counter("guessed_right_tokens", "Those of them that were right.", "model")
+        self.answers = self._counter("cascade_answers", "Answers of cascades, by the giver.", "model", "by")
         self._guesses = dict.fromkeys(engines, Guesses())  # that the counters have
         self.seconds = self._histogram("request_seconds", "Time of a whole request.", SECONDS, "endpoint")
         self.first_token = self._histogram(

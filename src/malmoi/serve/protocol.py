@@ -272,9 +272,13 @@ class CompletionBody(GenerationBody):
 
 
 class TaskBody(Body):
-    """POST /v1/tasks/{task}. One `input` or a list of `inputs`, each a text or an object."""
+    """POST /v1/tasks/{task}. One `input` or a list of `inputs`, each a text or an object.
+
+    min_confidence: null instead of an answer that is less probably right.
+    """
 
     model: str | None = None
+    min_confidence: float | None = Field(None, ge=0, le=1)
     input: Any = None
     inputs: list[Any] | None = None
 

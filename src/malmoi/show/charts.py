@@ -18,9 +18,10 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, PercentFormatter
 
 from malmoi.core.nouns import Metric
+from malmoi.metrics.confidence import coverage, reliability
 from malmoi.show.palette import COLOURS, DARK, GREY, LIGHT, PAGE_FONTS, font_family
 from malmoi.util.units import figures, human_count
 
@@ -115,6 +116,31 @@ def quality_against_cost(
     axes.xaxis.set_minor_formatter(NullFormatter())
     axes.margins(0.1)
     return _labelled(figure, axes, x_label, y_label)
+
+
+def confidence_curves(
+    confidence: Mapping[str, tuple[Sequence[float], Sequence[bool]]], looks: Mapping[str, Look]
+) -> str:
+    """An SVG of two panels, of each method's confidences and whether it was right: the share that is right at
+    each confidence, and the share of errors among the surest answers."""
+    figure = Figure(figsize=(9.0, 3.8), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    left.plot((0, 1), (0, 1), color=GREY, linestyle="--", linewidth=1.4)
+    for name, (sure, is_right) in confidence.items():
+        colour, marker = looks[name]
+        bins = reliability(sure, is_right)
+        left.plot(
+            [mean for mean, _, _ in bins], [share for _, share, _ in bins], color=colour, marker=marker,
+            markersize=5, linewidth=1.8, label=name,
+        )  # fmt: skip
+        right.plot(*zip(*coverage(sure, is_right), strict=True), color=colour, linewidth=1.8)
+    for axes in (left, right):
+        axes.xaxis.set_major_formatter(PercentFormatter(1))
+        axes.yaxis.set_major_formatter(PercentFormatter(1))
+    right.set_xlabel("answered, the surest first")
+    right.set_ylabel("wrong among these")
+    right.set_ylim(bottom=0)
+    return _labelled(figure, left, "confidence", "right")
 
 
 def _labelled(figure: Figure, axes: Axes, x_label: str, y_label: str) -> str:

@@ -14,7 +14,7 @@ from rich.text import Text
 
 from malmoi.compare.comparison import Comparison
 from malmoi.compare.verdict import PER, SAME_COST, MethodRow, one_latency, show, timed_beside
-from malmoi.show.charts import Look, Points, measured_curves, quality_against_cost
+from malmoi.show.charts import Look, Points, confidence_curves, measured_curves, quality_against_cost
 from malmoi.show.palette import COLOURS, GREEN, HOT, MARKERS, veil
 from malmoi.show.templates import render
 from malmoi.show.terminal import console
@@ -49,6 +49,7 @@ def write_comparison(comparison: Comparison) -> None:
         "per": PER[comparison.cost_count], "command": command, "snippet": snippet,
         "columns": list(dict.fromkeys(name for row in verdict.ranking for name in row.metrics)),
         "picture": Markup(_picture(comparison)),
+        "confidence": Markup(_confidence(comparison)),
         "curves": Markup(_curves(comparison, comparison.curve, "training examples")),
         "shots_curves": Markup(_curves(comparison, comparison.shots_curve, "shots")),
         "shown_settings": {name: json.dumps(value, ensure_ascii=False) for name, value in settings.items()},
@@ -81,6 +82,15 @@ def _curves(comparison: Comparison, found: Mapping[str, Points], x_label: str) -
     curves = {name: points for name, points in found.items() if len(points) > 1}
     looks, words = looks_of(comparison), comparison.verdict.words
     return measured_curves(curves, looks, x_label=x_label, y_label=words) if curves else ""
+
+
+def _confidence(comparison: Comparison) -> str:
+    is_right, test = comparison.material.task.is_right, comparison.material.test
+    found = {
+        row.name: (row.confidences, [*map(is_right, row.predictions, test)])
+        for row in comparison.verdict.ranking if row.confidences
+    }  # fmt: skip
+    return confidence_curves(found, looks_of(comparison)) if found else ""
 
 
 def _usage(comparison: Comparison) -> tuple[str, str]:

@@ -15,8 +15,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
 from rich.text import Text
 
+from malmoi.core.nouns import Predictions
 from malmoi.hub.card import metric_note
 from malmoi.show.palette import TERMINAL_TINTS
+from malmoi.tasks.base import Task
 from malmoi.tasks.kinds import CONTINUATION, LABEL, SPAN, TAGS, TEXT, Kind, entity_labels, marked
 from malmoi.util.units import counted, human_bytes, human_count, human_seconds, measured
 
@@ -26,7 +28,6 @@ if TYPE_CHECKING:
     from malmoi.learn.job import Job
     from malmoi.learn.loop import StepReport
     from malmoi.learn.mixture import Mixture
-    from malmoi.methods.base import Method
     from malmoi.text.tokenizer_comparison import TokenizerRow
 
 Words = Callable[[str], str]  # how a line of the library reads here: options as flags
@@ -211,12 +212,16 @@ def show_metrics(metrics: Mapping[str, Metric], num_examples: int) -> None:
     console.print(table)
 
 
-def show_prediction(method: Method, value: Any) -> None:
+def show_prediction(task: Task[Any, Any], value: Any, found: Predictions) -> None:
     """One prediction for people: a label with its probabilities, names in colour, an answer in its text."""
-    [found], probabilities = method.predict([value]).values, method.probabilities([value])
-    shown = None if found is None else VIEWS[method.task.kind](value, found)
+    [answer], sure, [shares] = found.values, found.confidences, found.probabilities or [{}]
+    shown = None if answer is None else VIEWS[task.kind](value, answer)
     console.print("no answer" if shown is None else shown)
-    best = sorted(probabilities[0].items(), key=lambda item: -item[1])[:5] if probabilities else []
+    if sure and not shares and answer is not None:
+        console.print(f"[dim]right with a probability of {sure[0]:.0%}[/]")
+    best = (
+        sorted(found.probabilities[0].items(), key=lambda item: -item[1])[:5] if found.probabilities else []
+    )
     for name, probability in best:
         console.print(f"{probability:7.1%} {'█' * round(30 * probability)} [dim]{escape(name)}[/]")
 

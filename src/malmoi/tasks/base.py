@@ -245,6 +245,10 @@ class Task(ABC, Generic[X, Y]):
 
     # ---- scores
 
+    def is_right(self, prediction: Y | None, example: Example[X, Y]) -> bool:
+        """Whether a prediction is right as a whole."""
+        return prediction in example.references
+
     @abstractmethod
     def statistics(self, predictions: Found, examples: Examples, log_likelihoods: Nats = None) -> Scores:
         """Every metric that can be computed, by name. log_likelihoods: nats of each example's target."""

@@ -117,6 +117,10 @@ class QuestionAnswering(Task[Question, Answer]):
             return Answer(found[0], found.start())
         return Answer(plain) if plain else None
 
+    def is_right(self, prediction: Answer | None, example: Example[Question, Answer]) -> bool:
+        """Wherever it stands in the text."""
+        return prediction is not None and prediction.text in {one.text for one in example.references}
+
     def samples(self, document: Document) -> Iterator[dict[str, Any]]:
         """The questions about the text."""
         for asked in document.questions:

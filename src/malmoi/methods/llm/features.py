@@ -84,6 +84,8 @@ class Features(Method):
         setting = _Setting(ways[0], fields["strength"][0])
         if valid:
             setting = keeper.best(setting, fields, lambda it: self._value(it, read, seen))
+            self._learn(setting, read)
+            self.calibrate(seen.examples, self._shares(seen.vectors[setting.vector]))
         self._learn(setting, read.joined(seen))
         facts = setting._asdict() | {"width": self.embedder.width}
         return FitReport(facts | keeper.facts(read.examples, seen.examples))
@@ -131,10 +133,11 @@ class Features(Method):
         long = (text for text in inputs if len(text.encode()) > most)  # a token is a byte at least
         return cut_words(sum(len(tokenizer.encode(text)) > most for text in long), inputs, f"{most:,} tokens")
 
-    def probabilities(self, inputs: Sequence[Any]) -> list[dict[str, float]] | None:
-        if not inputs:
-            return []
-        scores_NL = self._scores(self.embedder.vectors(inputs, self.way)).astype(np.float64)
+    def raw_probabilities(self, inputs: Sequence[Any]) -> list[dict[str, float]] | None:
+        return self._shares(self.embedder.vectors(inputs, self.way)) if inputs else []
+
+    def _shares(self, vectors_ND: Any) -> list[dict[str, float]]:
+        scores_NL = self._scores(vectors_ND).astype(np.float64)
         shares_NL = np.exp(scores_NL - scores_NL.max(1, keepdims=True))
         shares_NL /= shares_NL.sum(1, keepdims=True)
         return [dict(zip(self.labels, row, strict=True)) for row in shares_NL.tolist()]

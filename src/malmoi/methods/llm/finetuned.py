@@ -5,6 +5,7 @@ Shape letters: B rows, T positions.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -28,7 +29,7 @@ from malmoi.learn.objectives.examples import Chosen, FitSpec, LabelledRows, fit,
 from malmoi.learn.optim import OptimizerKind
 from malmoi.learn.run_config import FULL_LR, with_lr
 from malmoi.methods.base import Parts
-from malmoi.methods.llm.prompted import LanguageMethod, ModelPath
+from malmoi.methods.llm.prompted import CALIBRATED_BY, LanguageMethod, ModelPath
 from malmoi.methods.neural.continuations import text_rows
 from malmoi.models.build import model_of
 from malmoi.models.cells import computed_in
@@ -104,6 +105,8 @@ class FineTuned(LanguageMethod):
         if is_held(model):
             give_back(model, self._begin_with()[0])
         merge_lora(model)
+        if not self.task.kind.is_text and time.perf_counter() < work.budget.stop_s:
+            self.calibrate(valid[:CALIBRATED_BY])
         facts = {
             "learned_from": {"train": len(train), "valid": 0}, "steps": found["steps"], "lr": o.lr,
             "dtype": dtype, "parameters": model.num_parameters(),

@@ -13,7 +13,7 @@ from torch import nn
 from malmoi.core.config import StrictModel
 from malmoi.core.errors import UserError
 from malmoi.core.nouns import Done, Examples, FitReport, Json, Predictions, Say, Work, silent, with_note
-from malmoi.engine.ask import Asker, AskSettings
+from malmoi.engine.ask import Asker, AskSettings, softmax
 from malmoi.engine.engine import Engine
 from malmoi.engine.loaded import open_model
 from malmoi.hub.folder import model_path, model_with, stored_bytes, weights_hash
@@ -74,12 +74,15 @@ class Settled(StrictModel):
 
 
 class LanguageMethod(Method):
-    """A method that has its `asker` after `fit` or `restore`. calibrate: label probabilities."""
+    """A method that has its `asker` after `fit` or `restore`.
+
+    contextual: whether label probabilities are held against those of questions about nothing.
+    """
 
     kinds = EVERY_KIND
     needs_model = True
     ReplyOptions: ClassVar[type[StrictModel]]  # instead of Options, where the task is not to choose a label
-    calibrate = False
+    contextual = False
     asker: Asker
 
     @classmethod
@@ -97,16 +100,25 @@ class LanguageMethod(Method):
     def predict_counting(self, inputs: Sequence[Any], done: Done) -> Predictions:
         if not self.task.kind.is_choice:
             return Predictions(self.asker.answers(inputs, done))
-        found = self.asker.label_probabilities(inputs, calibrate=self.calibrate, done=done)
+        found = self.asker.label_probabilities(inputs, calibrate=self.contextual, done=done)
         return Predictions([max(one, key=one.__getitem__) for one in found])
 
     def cut_note(self, inputs: Sequence[Any], targets: Sequence[Any] = ()) -> str:
         return "" if targets else self.asker.cut_note(inputs)  # the fit has its own note of that
 
-    def probabilities(self, inputs: Sequence[Any]) -> list[dict[str, float]] | None:
+    def raw_probabilities(self, inputs: Sequence[Any]) -> list[dict[str, float]] | None:
         if not self.task.kind.is_choice:
             return None
-        return self.asker.label_probabilities(inputs, calibrate=self.calibrate)
+        return self.asker.label_probabilities(inputs, calibrate=self.contextual)
+
+    def sureness(self, inputs: Sequence[Any], answers: Sequence[Any]) -> list[float] | None:
+        """Of a short answer the log-probability of the reply that says it."""
+        if self.task.kind.is_text:
+            return None
+        given = [pair for pair in zip(inputs, answers, strict=True) if pair[1] is not None]
+        replies = [self.task.answer(answer, value) for value, answer in given]
+        found = iter(self.asker.log_likelihood([value for value, _ in given], replies))
+        return [0.0 if answer is None else next(found) for answer in answers]
 
     def insides(self, value: Any) -> tuple[Source, ...]:
         text = ReadText.of(value, self.asker.tokenizer)
@@ -131,7 +143,8 @@ class Prompted(LanguageMethod):
     shots: Shots[Any, Any]
 
     def fit(self, train: Examples, valid: Examples, work: Work = Work()) -> FitReport:
-        """Choose the shots; see whether calibration helps. Nothing is trained."""
+        """Choose the shots; see whether contextual calibration helps. Nothing is trained."""
+        self.calibration = None
         keeper, folder = TimeKeeper.of(work), Path(self.options.model).resolve()
         engine = Engine.for_many(*open_model(folder))
         ask = AskSettings.as_it_is(self.task, train, engine, getattr(self.options, "max_new_tokens", None))
@@ -139,8 +152,10 @@ class Prompted(LanguageMethod):
             model=str(folder), weights=weights_hash(folder), ask=ask, shots=self._num_shots(ask)
         )
         self._settle(settled, engine, train)
-        self.calibrate, tried = self._calibration(valid[:CALIBRATED_BY], keeper, work.say)
-        self.settled = settled.model_copy(update={"calibrate": self.calibrate})
+        self.contextual, tried = self._calibration(valid[:CALIBRATED_BY], keeper, work.say)
+        self.settled = settled.model_copy(update={"calibrate": self.contextual})
+        if self.calibration is None and not self.task.kind.is_text and keeper.affords(0):
+            self.calibrate([*keeper.some(valid[:CALIBRATED_BY], 0.9, "examples to calibrate by")])
         facts = self._facts(valid or train, work.say)
         return FitReport(with_note(tried | facts, keeper.note))
 
@@ -152,7 +167,7 @@ class Prompted(LanguageMethod):
 
     def _settle(self, settled: Settled, engine: Engine, examples: Examples) -> None:
         o = self.options
-        self.settled, self.calibrate = settled, settled.calibrate
+        self.settled, self.contextual = settled, settled.calibrate
         self.shots = Shots(examples, settled.shots, o.choose, o.seed, self.task.key)
         self.asker = Asker(engine, self.task, settled.ask, self.shots.pick)
 
@@ -169,10 +184,9 @@ class Prompted(LanguageMethod):
             seen += part
         targets, scores_NL = np.array([one.target for one in seen]), np.concatenate(scores)
         labels = np.array(self.settled.ask.labels)
-        plain, better = (
-            float((labels[found_NL.argmax(1)] == targets).mean())
-            for found_NL in (scores_NL, self.asker.calibrated([one.input for one in seen], scores_NL))
-        )
+        found = softmax(scores_NL), self.asker.calibrated([one.input for one in seen], scores_NL)
+        plain, better = (float((labels[found_NL.argmax(1)] == targets).mean()) for found_NL in found)
+        self.calibrate(seen, [dict(zip(labels, row, strict=True)) for row in found[better > plain].tolist()])
         return better > plain, {"calibration": {"examples": len(seen), "without": plain, "with": better}}
 
     def _facts(self, examples: Examples, say: Say) -> Json:

@@ -122,6 +122,20 @@ class Form(ABC, Generic[Row, Model]):
         del inputs, targets
         return ""
 
+    def sureness(self, model: Model, inputs: Sequence[Any], answers: Sequence[Any]) -> list[float] | None:
+        """See `Method.sureness`; by default it has none."""
+        del model, inputs, answers
+        return None
+
+    def of_rows(
+        self, inputs: Sequence[Any], answers: Sequence[Any], read: Callable[[list[Row]], Sequence[float]]
+    ) -> list[list[float]]:
+        """Of each of its own answers the values that `read` gives its rows; none of no answer."""
+        pairs = zip(inputs, answers, strict=True)
+        cut = [[] if answer is None else self.rows([Example(value, answer)]) for value, answer in pairs]
+        found = iter(self.in_batches([row for rows in cut for row in rows], read))
+        return [[next(found) for _ in rows] for rows in cut]
+
     def insides(self, model: Model, value: Any) -> tuple[Source, ...]:
         """See `Method.insides`; of a long text the first window. Without an answer no row holds it."""
         text = ReadText.of(value, self.tokenizer)

@@ -88,6 +88,8 @@ class Neural(Method):
             assert isinstance(self.form, EncoderForm)
             facts["warm_up_steps"] = self._warm_up(self.form, options, dtype, work, asked)
         facts |= self._learn(train, valid[:MOST_CHOSEN_BY], dtype, work, asked)
+        if not facts.get("learned_from", {}).get("valid"):
+            self.calibrate(valid[:MOST_CHOSEN_BY])
         facts.setdefault("learned_from", {"train": len(train), "valid": 0})
         return FitReport(facts | {"parameters": sum(one.numel() for one in self.model.parameters())})
 
@@ -128,10 +130,13 @@ class Neural(Method):
     def cut_note(self, inputs: Sequence[Any], targets: Sequence[Any] = ()) -> str:
         return self.form.cut_note(inputs, targets)
 
-    def probabilities(self, inputs: Sequence[Any]) -> list[dict[str, float]] | None:
+    def raw_probabilities(self, inputs: Sequence[Any]) -> list[dict[str, float]] | None:
         if not isinstance(self.form, LabelForm):
             return None
         return self.form.probabilities(self.model, inputs) if inputs else []
+
+    def sureness(self, inputs: Sequence[Any], answers: Sequence[Any]) -> list[float] | None:
+        return self.form.sureness(self.model, inputs, answers) if inputs else []
 
     def log_likelihood(self, inputs: Sequence[Any], targets: Sequence[str]) -> list[float] | None:
         if not isinstance(self.form, TextForm | ContinuationForm):

@@ -8,7 +8,7 @@ Shape letters: B rows, P pieces (with marks), T units, D width, L labels, N text
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Annotated, Any, ClassVar, NamedTuple
 
 import numpy as np
@@ -150,7 +150,10 @@ class PretrainedLabelForm(FromFolder, LabelForm):
     def framed(self, ids: list[int]) -> list[int]:
         return [self.frame.first, *ids, self.frame.last]
 
-    def fit_head(self, model: Classifier, train: Examples, valid: Examples, keeper: TimeKeeper) -> Json:
+    def fit_head(
+        self, model: Classifier, train: Examples, valid: Examples, keeper: TimeKeeper,
+        calibrate: Callable[[Examples, list[dict[str, float]]], None],
+    ) -> Json:  # fmt: skip
         """Logistic regression on the vectors as they are, with the strength that `valid` chooses.
 
         Where the encoder stays frozen it learns from `valid`, too. Fine-tuning begins where the encoder need
@@ -167,6 +170,10 @@ class PretrainedLabelForm(FromFolder, LabelForm):
             return quality(self.task, [self.labels[i] for i in best_N], seen)
 
         best = keeper.best(_Setting(STRENGTHS[0]), {"strength": STRENGTHS}, value).strength
+        weights_LD, bias_L = self._head(x_ND, read, best)
+        logits_NL = torch.from_numpy(x_valid_ND @ weights_LD.T + bias_L)
+        shares = [dict(zip(self.labels, row, strict=True)) for row in logits_NL.softmax(-1).tolist()]
+        calibrate(seen, shares)
         also = [i for i, example in enumerate(seen) if example.target in self.labels]
         also = also if self.options.frozen else []
         x_ND, learned = np.concatenate((x_ND, x_valid_ND[also])), [*read, *(seen[i] for i in also)]
@@ -308,7 +315,7 @@ class Pretrained(Neural):
     def _learn(self, train: Examples, valid: Examples, dtype: str, work: Work, asked: Json) -> Json:
         facts: Json = {}
         if isinstance(self.form, PretrainedLabelForm):
-            facts = self.form.fit_head(self.model, train, valid, TimeKeeper(work.budget))
+            facts = self.form.fit_head(self.model, train, valid, TimeKeeper(work.budget), self.calibrate)
             if self.options.frozen:
                 return facts
             facts.pop("learned_from")

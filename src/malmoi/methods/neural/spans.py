@@ -139,6 +139,13 @@ class SpanForm(UnitForm, EncoderForm[SpanRow, SpanReader]):
             for asked, of_one in zip(inputs, cut, strict=True)
         ]
 
+    def sureness(
+        self, model: SpanReader, inputs: Sequence[Any], answers: Sequence[Any]
+    ) -> list[float] | None:
+        """Of each answer its log-probability in the piece where that is largest."""
+        found = self.of_rows(inputs, answers, lambda part: model.log_likelihood(self._batch(part)).tolist())
+        return [max(of_one, default=0.0) for of_one in found]
+
     def tokens(self, row: SpanRow, value: Question) -> tuple[list[str], list[str]]:
         """The question's units, then the context's."""
         question = [value.question[start:end] for start, end in self.encode(value.question).spans]

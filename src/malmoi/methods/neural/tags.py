@@ -159,6 +159,11 @@ class TagForm(UnitForm, EncoderForm[TagRow, Tagger]):
             found.append(_of_windows(parts, read))
         return found
 
+    def sureness(self, model: Tagger, inputs: Sequence[Any], answers: Sequence[Any]) -> list[float] | None:
+        """Of each answer its log-probability, summed over the windows."""
+        found = self.of_rows(inputs, answers, lambda part: model.log_likelihood(self._batch(part)).tolist())
+        return [sum(of_one) for of_one in found]
+
     def tokens(self, row: TagRow, value: str) -> tuple[list[str], list[str]]:
         return [value[start:end] for start, end in row.encoded.spans], []
 

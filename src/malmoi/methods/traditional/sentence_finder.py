@@ -17,7 +17,7 @@ from pydantic import PositiveInt
 
 from malmoi.core.config import StrictModel
 from malmoi.core.errors import UserError
-from malmoi.core.nouns import Answer, Examples, FitReport, Predictions, Question, Work
+from malmoi.core.nouns import Answer, Examples, FitReport, Json, Predictions, Question, Work
 from malmoi.methods.base import Method, Parts
 from malmoi.methods.traditional.choice import TimeKeeper
 from malmoi.methods.traditional.vectors import LIBRARIES, NgramView, Vectors
@@ -45,6 +45,7 @@ _HEAD = re.compile(r"\b(?:what|which|how many|how much) (\w+)|(?:무슨|어느|�
 AS_IT_IS: Any = list  # texts are lists of features already
 FAR = 9  # words; what lies beyond is not looked at
 MAX_ITERATIONS = 100
+MOST_CALIBRATED_BY = 500  # questions
 SEEN = 4  # a feature of fewer spans has no weight
 
 
@@ -130,17 +131,24 @@ class SentenceSpan(Method):
 
     def fit(self, train: Examples, valid: Examples, work: Work = Work()) -> FitReport:
         """See `Method.fit`. Raises UserError where no answer is a short run of words of its context."""
-        keeper, both = TimeKeeper.of(work), [*train, *valid]  # nothing is chosen
+        keeper, both = TimeKeeper.of(work), [*train, *valid]
         texts = sorted({example.input.context for example in both})
         texts = [text[start:end] for text in texts for start, end in sentences(text)]
         self._vectors = Vectors([NgramView("word", 1, 1), NgramView("char_wb", 2, 4)], 30_000).fit(texts)
-        rows, right = self._training(both, keeper)
+        facts = keeper.timed(lambda: self._learn(train, keeper))
+        self.calibrate(valid[:MOST_CALIBRATED_BY])
+        if learned := keeper.also(valid, 1 + len(valid) / len(train)):
+            facts = self._learn(both, keeper)
+        return FitReport(facts | keeper.facts(train, learned))
+
+    def _learn(self, examples: Examples, keeper: TimeKeeper) -> Json:
+        """The weights. Raises UserError."""
+        rows, right = self._training(examples, keeper)
         if not any(right):
             raise UserError("no training answer is a few words of its context; check answers and contexts")
-        min_df = min(SEEN, 1 + len(both) // 100)
+        min_df = min(SEEN, 1 + len(examples) // 100)
         self._weights = {} if all(right) else _weights(rows, right, min_df, keeper)  # any span does, or some
-        facts = {"spans": len(rows), "answers among them": sum(right), "features": len(self._weights)}
-        return FitReport(facts | keeper.facts(train, valid))
+        return {"spans": len(rows), "answers among them": sum(right), "features": len(self._weights)}
 
     def _training(self, examples: Examples, keeper: TimeKeeper) -> tuple[list[list[str]], list[bool]]:
         rows: list[list[str]] = []
@@ -172,11 +180,17 @@ class SentenceSpan(Method):
         return Predictions([self._answer(question) for question in inputs])
 
     def _answer(self, question: Question) -> Answer | None:
-        def score(candidate: Candidate) -> float:
-            return sum(self._weights.get(feature, 0.0) for feature in candidate.features)
-
-        best = max(self._candidates(question), key=score, default=None)
+        best = max(self._candidates(question), key=self._score, default=None)
         return best and Answer(question.context[best.start : best.end], best.start)
+
+    def _score(self, candidate: Candidate) -> float:
+        return sum(self._weights.get(feature, 0.0) for feature in candidate.features)
+
+    def sureness(self, inputs: Sequence[Question], answers: Sequence[Any]) -> list[float] | None:
+        """The logarithm of the best span's share of all."""
+        del answers
+        scores = (np.array([*map(self._score, self._candidates(one))] or [0.0]) for one in inputs)
+        return [float(found.max() - np.logaddexp.reduce(found)) for found in scores]
 
     def parts(self) -> Parts:
         """See `Method.parts`."""

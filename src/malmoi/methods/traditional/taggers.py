@@ -24,6 +24,7 @@ CRFSUITE: Any = pycrfsuite  # its compiled part has no types
 MODEL_FILE = "model.crfsuite"
 THRESHOLDS = (0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.95)
 DEFAULT = 0.7  # where nothing is held out
+LEAST_SHARE = 1e-6  # of a tag, where logarithms are taken
 FEATURES_SHARE = 0.4  # of a budget, that making features may take
 Marginals = dict[str, float]
 
@@ -117,7 +118,9 @@ class Crf(Method):
             _show(trainer, example)
         iterations = keeper.iterations(lambda n: self._train(trainer, n), self.options.iterations)
         keeper.timed(lambda: self._train(trainer, iterations))
-        self._choose([*keeper.some(valid, 0.9, "texts to choose by")])
+        chosen_by = [*keeper.some(valid, 0.9, "texts to choose by")]
+        self._choose(chosen_by)
+        self.calibrate(chosen_by)
         for example in (learned := keeper.also(valid, 1 + len(valid) / len(train))):
             _show(trainer, example)
         if learned:
@@ -156,6 +159,16 @@ class Crf(Method):
     def predict(self, inputs: Sequence[str]) -> Predictions:
         """See `Method.predict`."""
         return Predictions([_tagged(*self.marginals(text), self._threshold) for text in inputs])
+
+    def sureness(self, inputs: Sequence[str], answers: Sequence[Any]) -> list[float] | None:
+        """Of each text the log-probability of its units' tags, as if each stood alone."""
+        found: list[float] = []
+        for text, entities in zip(inputs, answers, strict=True):
+            spans, marginals = self.marginals(text)
+            tags = bio_tags(spans, entities)
+            shares = (row.get(tag, 0.0) for tag, row in zip(tags, marginals, strict=True))
+            found.append(sum(math.log(max(share, LEAST_SHARE)) for share in shares))
+        return found
 
     def unsureness(self, inputs: Sequence[str]) -> list[float] | None:
         """See `Method.unsureness`: of the unit of each text that it is least sure of."""

@@ -52,7 +52,7 @@ class LabelMethod(Method):
         """See `Method.predict`."""
         return Predictions([self.labels[i] for i in self.log_probs(inputs).argmax(axis=1)] if inputs else [])
 
-    def probabilities(self, inputs: Sequence[str]) -> list[dict[str, float]] | None:
+    def raw_probabilities(self, inputs: Sequence[str]) -> list[dict[str, float]] | None:
         """See `Method.probabilities`."""
         rows_NL = np.exp(self.log_probs(inputs)) if inputs else []
         return [dict(zip(self.labels, map(float, row), strict=True)) for row in rows_NL]
@@ -100,8 +100,11 @@ class Lexicon(LabelMethod):
         labels_N = self._learn_labels(both)
         self._prior_L = np.log(np.bincount(labels_N) / len(labels_N))
         own = self.options.lexicon
-        pairs = keeper.some([*zip(labels_N.tolist(), both, strict=True)], 0.8)
-        self._set(self._read(Path(own)) if own else self._count(pairs))
+        pairs = [*zip(labels_N.tolist(), both, strict=True)]
+        for part, share in ((pairs[: len(train)], 0.4), (pairs, 0.8)):
+            self._set(self._read(Path(own)) if own else self._count(keeper.some(part, share)))
+            if part is not pairs and keeper.affords(0):
+                self.calibrate(valid)
         words = self._strongest(list(self._numbers), self._weights_WL.T)
         return FitReport({"words": words} | keeper.facts(train, valid))
 
@@ -290,6 +293,9 @@ class TfIdf(LabelMethod):
             keeper.try_s *= len(some.targets) / len(few.targets)
             fields = {"views": VIEWS, "c": options.c, "balanced": balanced}
             setting = keeper.best(setting, fields, lambda it: self._value(it, some, valid), times)
+            if keeper.affords(1 + times):
+                self._fit_with(setting, some, options.max_iterations)
+                self.calibrate(valid)
             keeper.try_s *= times
             # ratios pay where texts are many
             setting = keeper.best(setting, {"ratios": ratios}, lambda it: self._value(it, whole, valid))

@@ -31,12 +31,14 @@ NONE = "(no second model)"
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What one model answered to an input, and the time that it took. probabilities: of labels, if known."""
+    """What one model answered to an input, and the time that it took. probabilities: of labels, if known;
+    confidence: how probable it is that it is right, if that is known."""
 
     value: Any
     prediction: Any
     seconds: float
     probabilities: Mapping[str, float] | None = None
+    confidence: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,7 +177,9 @@ class Bench:
         took = f"{name} \u00b7 {_ms(outcome.seconds)}"
         if outcome.prediction is None:
             return note(joined([took, "no answer that can be read"]), kind="warn"), None
-        return note(took), VIEWS[self.task.kind].show(outcome)
+        known = outcome.confidence is not None and outcome.probabilities is None
+        sure = f"right with a probability of {outcome.confidence:.0%}" if known else ""
+        return note(joined([took, sure])), VIEWS[self.task.kind].show(outcome)
 
     async def _outcome(self, entry: Entry, raw: Any) -> Outcome:
         if isinstance(entry, TaskEntry):
@@ -208,8 +212,9 @@ def _predict(entry: TaskEntry, raw: Any) -> Outcome:
     start = perf_counter()
     (prediction,) = method.predict([value]).values
     seconds = perf_counter() - start
-    found = method.probabilities([value])
-    return Outcome(value, prediction, seconds, found[0] if found else None)
+    found = method.predict_with_confidence([value])
+    [shares], [sure] = found.probabilities or [None], found.confidences or [None]
+    return Outcome(value, prediction, seconds, shares, sure)
 
 
 def _judge(asker: Asker, value: Any) -> Outcome:
