@@ -151,6 +151,9 @@ def compare(
     ] = None,
     test_limit: Annotated[int | None, Option(min=1, help="Measure on at most so many.")] = None,
     seed: Seed = 0,
+    seeds: Annotated[
+        int, Option(min=1, help="Train networks so many times: intervals hold the chance of the seed, too.")
+    ] = 1,
     fields: Fields = None,
     settings: MethodSettings = None,
     allow_skips: AllowSkips = False,
@@ -177,7 +180,7 @@ def compare(
             good_enough=parse_good_enough(good_enough) if good_enough else None,
             margin=parse_margin(margin, made.primary) if margin else None,
             budget_seconds=budget, price_per_hour=price_per_hour, currency=currency, curve=curve,
-            test_limit=test_limit, seed=seed, allow_skips=allow_skips, licence=licence,
+            test_limit=test_limit, seed=seed, seeds=seeds, allow_skips=allow_skips, licence=licence,
         ),
         out,
         (lambda _: None) if as_json else say,

@@ -47,6 +47,7 @@ class ComparisonSettings(StrictModel):
     test_limit: PositiveInt | None = None  # measure on at most this many examples, drawn by the seed
     measure_seconds: PositiveFloat = 10.0  # that timing one prediction at a time may take, for each method
     seed: int = 0
+    seeds: PositiveInt = 1  # train what depends on its seed so many times, each with another one
     allow_skips: bool = False  # go on where more than 1% of the rows are wrong
 
 

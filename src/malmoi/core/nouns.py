@@ -223,6 +223,14 @@ class FitReport:
         """A line for people about what predictions will suffer from, or ''."""
         return self.facts.get("note", "")
 
+    @property
+    def best(self) -> float | None:
+        """Of what learns in steps, which its seed draws: the best that validation saw (more is better).
+
+        None: the method has no such steps, and so another seed would change nothing.
+        """
+        return self.facts.get("fit", {}).get("best")
+
 
 @dataclass(frozen=True, slots=True)
 class Predictions:
