@@ -85,7 +85,8 @@ class Example(Generic[X, Y]):
     """One labelled example of a task: what goes in, what should come out, where it was read.
 
     others: further targets that are as right as `target` (the reference answers of a question). group: what
-    the user says that it belongs to, such as a document or an author, else "".
+    the user says that it belongs to, such as a document or an author, else "". document: what stands for the
+    text that it is a piece of, where the file says which that is, else "".
     """
 
     input: X
@@ -93,6 +94,7 @@ class Example(Generic[X, Y]):
     source: str = ""  # "file:line", for error messages
     others: tuple[Y, ...] = ()
     group: str = ""
+    document: str = ""
 
     @property
     def references(self) -> tuple[Y, ...]:
