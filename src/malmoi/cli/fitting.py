@@ -11,7 +11,7 @@ import typer
 from typer import Argument, Option
 
 from malmoi.cli.options import AllowSkips, Fields, Licence, MethodSettings, NewFolder, task_of
-from malmoi.cli.words import named_model, say, stoppable
+from malmoi.cli.words import named_model, say, say_aside, stoppable
 
 TaskName = Annotated[
     str,
@@ -158,7 +158,9 @@ def compare(
     settings: MethodSettings = None,
     allow_skips: AllowSkips = False,
     licence: Licence = None,
-    as_json: Annotated[bool, Option("--json", help="Print results.json, and nothing else.")] = False,
+    as_json: Annotated[
+        bool, Option("--json", help="Print results.json; progress goes to standard error.")
+    ] = False,
 ) -> None:
     """Train every method on the same data, and report which one to use."""
     from malmoi.compare.runner import run_comparison
@@ -183,7 +185,7 @@ def compare(
             test_limit=test_limit, seed=seed, seeds=seeds, allow_skips=allow_skips, licence=licence,
         ),
         out,
-        (lambda _: None) if as_json else say,
+        say_aside if as_json else say,
     )  # fmt: skip
     if as_json:
         write_comparison(found)
