@@ -130,6 +130,7 @@ class Result:
 
 
 Level = Literal["error", "warning", "note"]
+OVERLAP = 0.25  # of the windows that a long text is read in
 LATE = 0.2  # of a budget's seconds: by so much a fit may exceed it at most
 
 
