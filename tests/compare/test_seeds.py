@@ -113,6 +113,13 @@ def test_more_and_fewer_seeds_go_on_from_what_there_is(lucky: ComparisonSettings
     assert compared(3) == (three[0], 2, [])
 
 
+def test_seeds_that_change_nothing_are_said(lucky: ComparisonSettings, tmp_path: Path) -> None:
+    said: list[str] = []
+    asked = lucky.model_copy(update={"methods": {"words": {}}})
+    run_comparison(asked, tmp_path / "out", said.append, isolated=False)
+    assert "`seeds` 4: none of these methods depends on its seed" in said
+
+
 def test_a_seed_that_fails_is_said_and_left_out(
     lucky: ComparisonSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -105,6 +105,8 @@ def _run(
     runs = {name: _measure_runs(MethodJob(out, name), settings.seeds, say, isolated) for name in methods}
     price, found = settings.price_per_hour, {name: each[0] for name, each in runs.items()}
     rows = [_row(name, methods[name].family, runs[name], material, metric, price) for name in runs]
+    if settings.seeds > 1 and not any(row.seeds for row in rows):
+        say(f"`seeds` {settings.seeds}: none of these methods depends on its seed")
     floor = floor_of(material.task, material.parts["train"], material.test)
     verdict = judge(rows, metric, wanted, floor, settings.margin)
     comparison = Comparison(
