@@ -104,6 +104,19 @@ def several_labels(random: np.random.Generator, num: int, gap: float) -> list[St
     return [accuracy(list(map(str, each)), list(map(str, labels))) for each in told]
 
 
+def three_seeds(random: np.random.Generator, num: int, gap: float) -> list[Statistic]:
+    """Networks, each trained three times, which their seed makes better or worse by two points."""
+    hard_E = random.random(num)
+
+    def network(true: float, stream: int) -> Statistic:
+        shared = (np.where(random.random(num) < 0.5, hard_E, random.random(num)) for _ in range(3))
+        limits = true + 0.02 * random.standard_normal(3)
+        runs = [mean((at_E < it).astype(float)) for at_E, it in zip(shared, limits, strict=True)]
+        return replace(runs[0], others=tuple(runs[1:]), stream=stream)
+
+    return [network(BEST - gap, 1), network(BEST, 2)]
+
+
 WORLDS = (
     World("errors of the cheap one beside the best's", nested),
     World("independent errors", apart),
@@ -112,6 +125,7 @@ WORLDS = (
     World("entity F1", entities),
     World("five questions of a text", together),
     World("eight labels", several_labels),
+    World("networks of three seeds", three_seeds),
 )
 GOAL = World(f"goal: accuracy {BEST:.0%}", apart, 1, BEST)
 

@@ -1,13 +1,17 @@
 from __future__ import annotations
 
 import json
+from bisect import bisect
+from itertools import accumulate, pairwise
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 import seqeval.metrics
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from malmoi.compare.settings import ComparisonSettings, load_material
 from malmoi.core.nouns import Entity, Example, Finding
 from malmoi.tasks.ner import NamedEntities
 
@@ -167,3 +171,59 @@ def test_any_spans_come_back(data: st.DataObject) -> None:
     target = tuple(Entity(start, end, data.draw(st.sampled_from("XY"))) for start, end in pairs)
     task = NamedEntities()
     assert task.parse(task.answer(target, text), text) == target
+
+
+LINE = st.one_of(
+    st.just("-DOCSTART- -X- -X- O\n"), st.just("-DOCSTART-\tO\n"), st.just("\n"), st.just("# a comment\n"),
+    st.just("broken\n"), st.integers(0, 3).map(lambda n: f"word{n} NN B-PER\n"),
+    st.integers(0, 3).map(lambda n: f"말{n}\tO\n"),
+)  # fmt: skip
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.lists(LINE, max_size=40))
+def test_sentences_between_two_document_lines_belong_together(lines: list[str]) -> None:
+    """Whatever else the file holds, and wherever it lies."""
+    with TemporaryDirectory() as folder:
+        first, second = (Path(folder) / name for name in ("a.conll", "b.bio"))
+        found, again = (read(path, "".join(lines))[0] for path in (first, second))
+    begins = [number for number, line in enumerate(lines, 1) if line.startswith("-DOCSTART-")]
+    if not begins:
+        assert all(one.document == "" for one in found)
+        return
+    texts: dict[int, list[str]] = {}
+    for one in found:
+        at = bisect(begins, int(one.source.rpartition(":")[2]))
+        texts.setdefault(at, []).append(one.input)
+    documents = [one.document for one in found]
+    assert all(documents)
+    assert documents == [one.document for one in again]
+    assert len(set(documents)) == len({" ".join(it) for it in texts.values()})
+    ends = list(accumulate(map(len, texts.values()), initial=0))
+    assert all(len(set(documents[a:b])) == 1 for a, b in pairwise(ends))
+
+
+def document(number: int) -> str:
+    """Eight sentences."""
+    sentences = (conll("O O B-PER I-PER O", f"문장 {number} {at} 서 에") for at in range(8))
+    return "-DOCSTART- -X- O O\n\n" + "\n".join(sentences) + "\n"
+
+
+@pytest.mark.parametrize("count", [3, 30])
+def test_documents_are_held_out_whole_where_there_are_enough(tmp_path: Path, count: int) -> None:
+    """And then they are what chance draws; of few of them each sentence is, and a note says so."""
+    path = tmp_path / "a.conll"
+    path.write_text("".join(map(document, range(count))), encoding="utf-8")
+    task = NamedEntities()
+    found = task.split(task.load(path))
+    held = [{one.document for one in part} for part in (found.train, found.valid, found.test)]
+    assert (sum(map(len, held)) == count) is (count == 30)
+    assert ("by whole documents" in found.notes[0]) is (count == 30)
+    asked = ComparisonSettings(task="ner", train=path, test=path, methods={"crf": {}})
+    test = tmp_path / "test.conll"
+    test.write_text("".join(map(document, range(100, 100 + count))), encoding="utf-8")
+    material = load_material(asked.model_copy(update={"test": test}))
+    groups_E = material.groups_E
+    assert (groups_E is None) is (count == 3)
+    assert groups_E is None or len(set(groups_E.tolist())) == count
+    assert any("of 3 documents only" in note for note in material.notes) is (count == 3)

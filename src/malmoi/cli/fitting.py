@@ -11,7 +11,7 @@ import typer
 from typer import Argument, Option
 
 from malmoi.cli.options import AllowSkips, Fields, Licence, MethodSettings, NewFolder, task_of
-from malmoi.cli.words import named_model, say, stoppable
+from malmoi.cli.words import named_model, say, say_aside, stoppable
 
 TaskName = Annotated[
     str,
@@ -157,11 +157,16 @@ def compare(
     ] = None,
     test_limit: Annotated[int | None, Option(min=1, help="Measure on at most so many.")] = None,
     seed: Seed = 0,
+    seeds: Annotated[
+        int, Option(min=1, help="Train networks so many times: intervals hold the chance of the seed, too.")
+    ] = 1,
     fields: Fields = None,
     settings: MethodSettings = None,
     allow_skips: AllowSkips = False,
     licence: Licence = None,
-    as_json: Annotated[bool, Option("--json", help="Print results.json, and nothing else.")] = False,
+    as_json: Annotated[
+        bool, Option("--json", help="Print results.json; progress goes to standard error.")
+    ] = False,
 ) -> None:
     """Train every method on the same data, and report which one to use."""
     from malmoi.compare.runner import run_comparison
@@ -183,10 +188,10 @@ def compare(
             good_enough=parse_good_enough(good_enough) if good_enough else None,
             margin=parse_margin(margin, made.primary) if margin else None,
             budget_seconds=budget, price_per_hour=price_per_hour, currency=currency, curve=curve,
-            test_limit=test_limit, seed=seed, allow_skips=allow_skips, licence=licence,
+            test_limit=test_limit, seed=seed, seeds=seeds, allow_skips=allow_skips, licence=licence,
         ),
         out,
-        (lambda _: None) if as_json else say,
+        say_aside if as_json else say,
     )  # fmt: skip
     if as_json:
         write_comparison(found)

@@ -12,7 +12,7 @@ from typer import Option
 
 from malmoi.cli.fitting import BudgetSeconds, ModelPath, Seed, TaskName, TrainPath
 from malmoi.cli.options import AllowSkips, Fields, MethodSettings, task_of
-from malmoi.cli.words import say, with_flags
+from malmoi.cli.words import say, say_aside, with_flags
 
 if TYPE_CHECKING:
     from malmoi.tasks.base import Task
@@ -36,7 +36,9 @@ def plan(
     fields: Fields = None,
     settings: MethodSettings = None,
     allow_skips: AllowSkips = False,
-    as_json: Annotated[bool, Option("--json", help="Print the plan as JSON, for programs.")] = False,
+    as_json: Annotated[
+        bool, Option("--json", help="Print the plan as JSON; progress goes to standard error.")
+    ] = False,
 ) -> None:
     """Say what 2x and 4x the labels would bring, and choose what to label next."""
     from malmoi.compare.label_plan import PlanSettings
@@ -51,17 +53,12 @@ def plan(
     found = plan_files(
         made, train, valid, PlanSettings(methods=options, budget_seconds=budget, seed=seed),
         unlabelled=unlabelled, out=out, count=count, allow_skips=allow_skips,
-        say=_say_aside if as_json else say,
+        say=say_aside if as_json else say,
     )  # fmt: skip
     if as_json:
         typer.echo(json.dumps(found.json, ensure_ascii=False, indent=2))
     else:
         show_plan(found, with_flags)
-
-
-def _say_aside(*lines: str) -> None:
-    for line in lines:
-        typer.echo(with_flags(line), err=True)
 
 
 def check_labels(task: Task[Any, Any], paths: Iterable[Path], out: Path | None) -> None:

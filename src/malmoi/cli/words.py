@@ -27,6 +27,12 @@ def say(*lines: str) -> None:
         typer.echo(with_flags(line))
 
 
+def say_aside(*lines: str) -> None:
+    """The same on standard error, where standard output is for a program: long work shall not be silent."""
+    for line in lines:
+        typer.echo(with_flags(line), err=True)
+
+
 def named_model(named: str) -> Path:
     """The parser of what names a model: its path, or the name of one that comes with malmoi."""
     try:

@@ -20,10 +20,10 @@ import numpy as np
 from pydantic import Field, PositiveFloat
 
 from malmoi.compare.settings import sample
-from malmoi.compare.verdict import OF_100, best_possible
+from malmoi.compare.verdict import OF_100, best_possible, points, show
 from malmoi.core.config import StrictModel
 from malmoi.core.errors import UserError
-from malmoi.core.nouns import Budget, Examples, Say, Work, silent
+from malmoi.core.nouns import Budget, Examples, Metric, Say, Work, silent
 from malmoi.data.splits import Splits
 from malmoi.methods.registry import make_method
 from malmoi.metrics.power_law import Floats, fit_power_law
@@ -99,6 +99,14 @@ class LabelPlan:
     notes: tuple[str, ...]
     families: tuple[FamilyPlan, ...]
     sentence: str
+
+    def show(self, value: float) -> str:
+        """A value of the metric as people read it."""
+        return show(self.metric, Metric(0.0, higher_is_better=self.higher_is_better), value)
+
+    def points(self, gain: float) -> str:
+        """A difference of the metric, in the same way."""
+        return points(self.metric, Metric(0.0, higher_is_better=self.higher_is_better), gain)
 
 
 @dataclass(frozen=True, slots=True)
@@ -305,36 +313,24 @@ def _outlook(curve: _Curve, values_DM: Floats, at: int, labels: int, best_D: Flo
 # ---- words
 
 
-def shown(plan: LabelPlan, value: float) -> str:
-    """A value of the plan's metric as people read it: 78.3%, or 31.2 of a measure of 100."""
-    return f"{value:.1%}" if plan.higher_is_better and plan.metric not in OF_100 else f"{value:.3g}"
-
-
-def points_gained(plan: LabelPlan, gain: float) -> str:
-    """A difference of the plan's metric: "3.1 points", or 0.12 of a measure without a scale."""
-    if not plan.higher_is_better:
-        return f"{gain:.2g} {plan.metric.replace('_', ' ')}"
-    return f"{gain if plan.metric in OF_100 else 100 * gain:.1f} points"
-
-
 def advice(plan: LabelPlan) -> str:
     """What more labels would bring, and which family would then win, in plain sentences."""
     families = [family for family in plan.families if not family.error]
     today, words = families[0], plan.metric.replace("_", " ")
     text = (
         f"With {counted(plan.labels, 'label')}, {today.name} is best: {words} "
-        f"{shown(plan, today.points[-1].value)}."
+        f"{plan.show(today.points[-1].value)}."
     )
     for at, multiple in enumerate(MULTIPLES):
         winner = max(families, key=lambda family: family.outlooks[at].win)
         outlook = winner.outlooks[at]
-        low, high = (shown(plan, end) for end in outlook.interval)
+        low, high = (plan.show(end) for end in outlook.interval)
         gained = winner.outlooks[at].gain if winner is today else 0.0
         text += (
-            f" With {multiple}x ({outlook.labels:,}), expect {shown(plan, outlook.value)} "
+            f" With {multiple}x ({outlook.labels:,}), expect {plan.show(outlook.value)} "
             f"[{low} to {high}] of {winner.name}"
         )
-        text += f", {points_gained(plan, gained)} more" if gained > 0 and plan.higher_is_better else ""
+        text += f", {plan.points(gained)} more" if gained > 0 and plan.higher_is_better else ""
         text += _who(families, outlook.win, winner.name, today.name) + "."
     return text + _worth(plan, today)
 
@@ -351,7 +347,8 @@ def _who(families: Sequence[FamilyPlan], win: float, winner: str, today: str) ->
 def _worth(plan: LabelPlan, today: FamilyPlan) -> str:
     """What more labels bring the best family of today, and whether that is worth labelling."""
     last = today.outlooks[-1]
-    low, high = (points_gained(plan, end) for end in last.gain_interval)
+    low, high = (plan.points(end) for end in last.gain_interval)
     scale = 100 if plan.metric in OF_100 else 1 if plan.higher_is_better else abs(today.points[-1].value)
     verdict = ": hardly worth labelling" if last.gain_interval[1] < LITTLE * scale else ""
-    return f" {last.multiple}x the labels would bring {today.name} {low.split()[0]} to {high}{verdict}."
+    unit = "" if plan.higher_is_better else f" {plan.metric.replace('_', ' ')}"
+    return f" {last.multiple}x the labels would bring {today.name} {low.split()[0]} to {high}{unit}{verdict}."

@@ -17,7 +17,9 @@ from dataclasses import asdict, replace
 from importlib.metadata import version
 from math import isfinite
 from pathlib import Path
+from zlib import crc32
 
+import numpy as np
 import torch
 
 from malmoi.compare.comparison import Comparison, confusions, contrasts
@@ -30,6 +32,8 @@ from malmoi.compare.verdict import (
     best_possible,
     floor_of,
     judge,
+    points,
+    show,
     timed_beside,
 )
 from malmoi.compare.worker import FIT, QUESTIONS, RECORD, RESULT, MethodJob, attempt, keep
@@ -54,7 +58,7 @@ PARTS = ("train", "valid", "test")
 # may change
 FREE = {
     *PARTS, "methods", "good_enough", "margin", "price_per_hour", "currency", "curve", "shots_curve",
-    "licence",
+    "licence", "seeds",
 }  # fmt: skip
 TRAINING_COSTS = ("train_seconds", "train_cpu_seconds", "train_peak_bytes")
 PACKAGES = ("malmoi", "torch", "numpy", "tokenizers", "scikit-learn", "python-crfsuite", "sacrebleu")
@@ -99,9 +103,11 @@ def _run(
     for name, (method, report) in fitted.items():
         if not ((job := MethodJob(out, name)).folder / FIT).exists():
             keep(job, method, report, 0, dict.fromkeys(TRAINING_COSTS, 0.0))
-    found = {name: _measure(MethodJob(out, name), say, isolated) for name in methods}
-    price = settings.price_per_hour
-    rows = [_row(name, methods[name].family, found[name], material, price) for name in found]
+    runs = {name: _measure_runs(MethodJob(out, name), settings.seeds, say, isolated) for name in methods}
+    price, found = settings.price_per_hour, {name: each[0] for name, each in runs.items()}
+    rows = [_row(name, methods[name].family, runs[name], material, metric, price) for name in runs]
+    if settings.seeds > 1 and not any(row.seeds for row in rows):
+        say(f"`seeds` {settings.seeds}: none of these methods depends on its seed")
     floor = floor_of(material.task, material.parts["train"], material.test)
     verdict = judge(rows, metric, wanted, floor, settings.margin)
     comparison = Comparison(
@@ -113,7 +119,7 @@ def _run(
         {"python": platform.python_version()} | {name: version(name) for name in PACKAGES}, isolated,
     )  # fmt: skip
     _keep_winner(comparison)
-    write_json(out / RESULTS, _results(comparison, found))
+    write_json(out / RESULTS, _results(comparison, runs))
     return comparison
 
 
@@ -176,6 +182,28 @@ def _changed(old: Json, new: Json) -> list[str]:
     return [*found, *(f"{part} data" for part in PARTS if new["data"][part] != old["data"][part])]
 
 
+def _measure_runs(job: MethodJob, seeds: int, say: Say, isolated: bool) -> list[Json]:
+    """As `_measure`, with each seed where that matters. The run that is kept comes first and lies in
+    `job.place`: the best one by the examples held out to choose by."""
+    found = [_measure(job, say, isolated)]
+    if "error" in found[0] or _chosen_by(found[0]) is None:
+        return found
+    found += [_measure(replace(job, run=run), say, isolated) for run in range(1, seeds)]
+    whole = [run for run, one in enumerate(found) if "error" not in one]
+    kept = max(whole, key=lambda run: (_chosen_by(found[run]), -run))
+    if kept != job.run_in_place:
+        aside, folder = replace(job, run=job.run_in_place).aside, replace(job, run=kept).folder
+        aside.parent.mkdir(exist_ok=True)
+        if job.place.exists():
+            job.place.rename(aside)
+        folder.rename(job.place)
+    return [found.pop(kept), *found]
+
+
+def _chosen_by(found: Json) -> float | None:
+    return FitReport(found["report"]).best
+
+
 def _measure(job: MethodJob, say: Say, isolated: bool) -> Json:
     """Train and measure one method, as far as that is not done yet. A failure is {"error": reason}."""
     result, name = job.folder / RESULT, job.title
@@ -196,14 +224,14 @@ def _measure(job: MethodJob, say: Say, isolated: bool) -> Json:
 
 def _in_process(job: MethodJob, stage: str, say: Say) -> None:
     """`attempt` in a new process, which may be killed. Its standard error goes to a log."""
-    log = job.out / "logs" / f"{job.folder.name}-{stage}.txt"
+    log = job.out / "logs" / f"{job.unfinished.name}-{stage}.txt"
     log.parent.mkdir(parents=True, exist_ok=True)
     shots = "" if job.shots is None else str(job.shots)
     pause = str(job.every_s)  # the worker's own output is a pipe
-    command = [sys.executable, *WORKER, str(job.out), job.name, str(job.share), shots, pause, stage]
+    command = [sys.executable, *WORKER, str(job.out), job.name, str(job.share), shots, str(job.run), pause]
     with log.open("wb") as errors:
         process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors,
+            [*command, stage], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors,
             env=os.environ | {"PYTHONIOENCODING": "utf-8"}, encoding="utf-8", errors="replace",
         )  # fmt: skip
         with process:
@@ -221,28 +249,58 @@ def _end(code: int, log: Path) -> str:
     return f"its process was killed ({name}{', most often for want of memory' if name == 'SIGKILL' else ''})"
 
 
-def _row(name: str, family: str, found: Json, material: Material, price_per_hour: float | None) -> MethodRow:
-    """What is known of a method. One that is paid for its answers costs that, where the others cost money."""
+def _row(
+    name: str, family: str, runs: Sequence[Json], material: Material, metric: str,
+    price_per_hour: float | None,
+) -> MethodRow:  # fmt: skip
+    """What is known of a method: the figures are the mean of its runs, the rest is that of the first.
+
+    One that is paid for its answers costs that, where the others cost money.
+    """
+    found = runs[0]
     if "error" in found:
         return MethodRow(name, family, found["error"])
-    statistics, costs = _statistics(found, material), found["costs"]
+    statistics, costs = _statistics(runs, material, crc32(name.encode())), found["costs"]
     metrics = {metric: statistic.metric() for metric, statistic in statistics.items()}
     seconds, paid = 1000 / costs["predictions_per_s"], costs.get("price_per_1000")
     costs["cost_per_1000"] = paid if paid and price_per_hour else seconds * (price_per_hour or 3600) / 3600
     predictions = [material.task.from_json(value) for value in found["predictions"]]
+    spread = _spread(runs, metric, statistics[metric]) if len(runs) > 1 and metric in statistics else ""
     note = "; ".join(filter(None, (found["report"].get("note"), timed_beside(costs))))
+    seeds = 0 if _chosen_by(found) is None else len(runs)
     sure = found.get("confidences")
-    return MethodRow(name, family, "", statistics, metrics, costs, predictions, note, sure)
+    return MethodRow(name, family, "", statistics, metrics, costs, predictions, note, seeds, spread, sure)
 
 
-def _statistics(found: Json, material: Material) -> dict[str, Statistic]:
-    predictions = [material.task.from_json(value) for value in found["predictions"]]
-    statistics = material.task.statistics(predictions, material.test, found["log_likelihoods"])
-    if sure := found.get("confidences"):
-        right = [*map(material.task.is_right, predictions, material.test)]
-        statistics[CALIBRATION_ERROR] = calibration_error(sure, right)
+def _spread(runs: Sequence[Json], metric: str, statistic: Statistic) -> str:
+    """How far the runs with different seeds lie apart, and which one is kept, in a line for people."""
+    values, mean = statistic.values, statistic.metric()
+    least, most = (show(metric, mean, end(values)) for end in (min, max))
+    line = f"the mean of {counted(len(values), 'seed')}, from {least} to {most}"
+    if len(values) > 1:
+        line += f" (standard deviation {points(metric, mean, float(np.std(values, ddof=1)))})"
+    line += f"; the run kept is number {runs[0].get('run', 0) + 1}, the best on the examples to choose by"
+    failed = [f"; one failed: {one['error']}" for one in runs if "error" in one]
+    return line + "".join(failed)
+
+
+def _statistics(runs: Sequence[Json], material: Material, stream: int = 0) -> dict[str, Statistic]:
+    """Of the runs that did not fail, the first of which is the one that is kept."""
     groups_E = material.groups_E
-    return {name: replace(one, groups_E=groups_E) for name, one in statistics.items()}
+
+    def of_run(found: Json) -> dict[str, Statistic]:
+        predictions = [material.task.from_json(value) for value in found["predictions"]]
+        statistics = material.task.statistics(predictions, material.test, found["log_likelihoods"])
+        if sure := found.get("confidences"):
+            right = [*map(material.task.is_right, predictions, material.test)]
+            statistics[CALIBRATION_ERROR] = calibration_error(sure, right)
+        return {name: replace(one, groups_E=groups_E) for name, one in statistics.items()}
+
+    first, *others = [of_run(one) for one in runs if "error" not in one]
+    return {
+        name: replace(one, others=tuple(other[name] for other in others), stream=stream)
+        for name, one in first.items()
+    }
 
 
 def _curve(
@@ -280,7 +338,7 @@ def _shots_curve(
 
 
 def _metric(verdict: Verdict, found: Json, material: Material) -> Metric:
-    return _statistics(found, material)[verdict.metric].metric()
+    return _statistics([found], material)[verdict.metric].metric()
 
 
 def _keep_winner(comparison: Comparison) -> None:
@@ -292,20 +350,22 @@ def _keep_winner(comparison: Comparison) -> None:
 def keep_apart(comparison: Comparison, row: MethodRow, folder: Path) -> None:
     """Copy the folder of one method, ready to use, with a card that tells what was measured."""
     settings, material = comparison.settings, comparison.material
-    source = MethodJob(comparison.out, row.name).folder
+    job = MethodJob(comparison.out, row.name)
+    job, source = replace(job, run=job.run_in_place), job.place
     shutil.copytree(source, folder, ignore=shutil.ignore_patterns(FIT, RESULT))
     paths = (settings.train, settings.valid, settings.test)
     learned = learned_from(load_report(source), material.parts["train"], material.parts["valid"])
     card = method_card(
-        make_method(row.name, material.task, settings.methods[row.name]), row.metrics,
+        make_method(row.name, material.task, job.options(settings)), row.metrics,
         learned, folder=folder, data=task_files(paths, settings.licence),
-        measured_on=counted(len(material.test), "test example"), notes=(comparison.advice,),
+        measured_on=counted(len(material.test), "test example"),
+        notes=tuple(filter(None, (comparison.advice, row.spread))),
         seconds=row.costs.get("train_seconds"), cpu_s=row.costs.get("train_cpu_seconds"),
     )  # fmt: skip
     write_card(folder, card.render())
 
 
-def _results(comparison: Comparison, found: dict[str, Json]) -> Json:
+def _results(comparison: Comparison, runs: Mapping[str, Sequence[Json]]) -> Json:
     """The content of results.json. "behind": how much better the best, and the one before it, are."""
     verdict, material = comparison.verdict, comparison.material
     curve, shots_curve = (
@@ -320,7 +380,7 @@ def _results(comparison: Comparison, found: dict[str, Json]) -> Json:
         "floor": {"answer": verdict.floor.words, "metrics": {
             name: metric.value for name, metric in verdict.floor.metrics.items()
         }},
-        "methods": {row.name: _measures(row) | found[row.name] for row in comparison.rows},
+        "methods": {row.name: _measures(row, runs[row.name]) for row in comparison.rows},
         "lead_of_the_best": {name: asdict(lead) for name, lead in verdict.against_best.items()},
         "lead_over_the_next": {name: asdict(lead) for name, lead in verdict.against_next.items()},
         "curve": curve, "shots_curve": shots_curve, "shots_notes": comparison.shots_notes,
@@ -332,5 +392,16 @@ def _results(comparison: Comparison, found: dict[str, Json]) -> Json:
     }  # fmt: skip
 
 
-def _measures(row: MethodRow) -> Json:
-    return {"family": row.family, "metrics": {name: asdict(metric) for name, metric in row.metrics.items()}}
+def _measures(row: MethodRow, runs: Sequence[Json]) -> Json:
+    """All of a method, and what each of its runs reached, the kept one first, where it has several."""
+    found = {"family": row.family, "metrics": {name: asdict(metric) for name, metric in row.metrics.items()}}
+    found |= runs[0]
+    if len(runs) == 1:
+        return found
+    values = iter(zip(*(statistic.values for statistic in row.statistics.values()), strict=True))
+    found["seeds"] = [
+        {"run": one.get("run", 0)} | ({"error": one["error"]} if "error" in one else {
+            "chosen_by": _chosen_by(one), "metrics": dict(zip(row.statistics, next(values), strict=True)),
+        }) for one in runs
+    ]  # fmt: skip
+    return found

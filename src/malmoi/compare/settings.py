@@ -17,9 +17,11 @@ from malmoi.compare.verdict import OF_100
 from malmoi.core.config import StrictModel
 from malmoi.core.errors import UserError
 from malmoi.core.nouns import Example, Examples, Finding
+from malmoi.data.splits import FEWEST
 from malmoi.metrics.statistics import Ints
 from malmoi.tasks import make_task
 from malmoi.tasks.base import Task
+from malmoi.util.units import counted
 
 
 class ComparisonSettings(StrictModel):
@@ -47,6 +49,7 @@ class ComparisonSettings(StrictModel):
     test_limit: PositiveInt | None = None  # measure on at most this many examples, drawn by the seed
     measure_seconds: PositiveFloat = 10.0  # that timing one prediction at a time may take, for each method
     seed: int = 0
+    seeds: PositiveInt = 1  # train what depends on its seed so many times, each with another one
     allow_skips: bool = False  # go on where more than 1% of the rows are wrong
 
 
@@ -109,9 +112,17 @@ class Material:
         return [one.target for one in self.test] if self.task.kind.is_text else []
 
     @property
+    def few_documents(self) -> int:
+        """How many documents the test examples are from, where these are too few to be what chance draws."""
+        found = {self.task.group_of(one) for one in self.test}
+        known = {one.document for one in self.test if not one.group} - {""}
+        return len(known) if len(found) < FEWEST else 0
+
+    @property
     def groups_E(self) -> Ints | None:
         """A number for each test example, equal where examples belong together; None where each is alone."""
-        groups = [self.task.group_of(one) for one in self.test]
+        few = self.few_documents
+        groups = [self.task.group(one.input) if few else self.task.group_of(one) for one in self.test]
         numbers = {group: number for number, group in enumerate(dict.fromkeys(groups))}
         found_E = np.array([numbers[group] for group in groups], np.int64)
         return found_E if len(numbers) < len(groups) else None
@@ -134,7 +145,11 @@ def load_material(settings: ComparisonSettings) -> Material:
         notes.append(f"measured on {settings.test_limit:,} of {len(test):,} test examples, drawn by the seed")
         test = sample(test, settings.test_limit, settings.seed)
     parts = {"train": found.train, "valid": found.valid, "test": test}
-    return Material(task, parts, notes, findings + task.check(parts))
+    material = Material(task, parts, notes, findings + task.check(parts))
+    if few := material.few_documents:
+        of = f"report: of {counted(few, 'document')} only"
+        notes.append(f"{of}; intervals are of more text of the same, not of other documents")
+    return material
 
 
 def sample(examples: Sequence[Example[Any, Any]], count: int, seed: int) -> Examples:

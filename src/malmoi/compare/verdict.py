@@ -42,7 +42,8 @@ class MethodRow:
     """One method: its metrics over the test examples and its costs, or why there are none (error).
 
     costs: unit in the key; `cost_per_1000` predictions is in money where a price is known, else in seconds;
-    `busy_cores` is there where other programs kept so many cores busy while predictions were timed.
+    `busy_cores` is there where other programs kept so many cores busy while predictions were timed. seeds: of
+    how many runs the metrics are the mean, 0 where a seed changes nothing; spread: how far these lie apart.
     """
 
     name: str
@@ -53,6 +54,8 @@ class MethodRow:
     costs: dict[str, float] = field(default_factory=dict)
     predictions: list[Any] = field(default_factory=list)
     note: str = ""  # what a reader of the figures should know
+    seeds: int = 0
+    spread: str = ""
     confidences: list[float] | None = None  # in its predictions, where it knows that
 
     @property
@@ -183,6 +186,11 @@ class Verdict:
         return points(self.metric, self.ranking[0].metrics[self.metric], value)
 
     @property
+    def num_seeds(self) -> int:
+        """Runs of those methods whose result depends on their seed; 0 where there are none."""
+        return max((row.seeds for row in self.ranking), default=0)
+
+    @property
     def goal(self) -> str:
         """What is good enough: `accuracy of at least 85.0%`."""
         metric = self.ranking[0].metrics[self.metric]
@@ -214,11 +222,12 @@ class Verdict:
     def missing(self, row: MethodRow, num_test: int) -> int | None:
         """About how many more test examples would show the claim, if its gap stays what it is.
 
-        The part of the bound that is chance shrinks with the root of their number. None: no number would.
+        The part of the bound that is chance shrinks with the root of their number. None: no number would, or
+        it is the chance of the seeds, too, which examples leave as it is.
         """
         claim, margin = self.claims[row.name], self.margin if self.wanted is None else 0.0
         room = margin - claim.gap
-        if room <= 0 or claim.bound <= claim.gap:
+        if room <= 0 or claim.bound <= claim.gap or self.num_seeds > 1:
             return None
         more = num_test * (((claim.bound - claim.gap) / room) ** 2 - 1)
         return round_up(more) if 0 < more <= MOST_MORE else None
@@ -425,7 +434,7 @@ def _open(verdict: Verdict, row: MethodRow, num_test: int) -> str:
         text += f", but {have} do not show it"
     if more := verdict.missing(row, num_test):
         return f"{text}; about {more:,} more would, if the figures stay as they are."
-    return f"{text}; label more to know."
+    return f"{text}; label more{' or take more seeds' * (verdict.num_seeds > 1)} to know."
 
 
 def round_up(number: float) -> int:

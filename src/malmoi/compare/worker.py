@@ -1,7 +1,8 @@
 """One method's part of a comparison, each stage in a process of its own.
 
-`python -m malmoi.compare.worker OUT NAME SHARE SHOTS PAUSE fit` trains and saves, `... predict` loads what
-was saved and measures it as it will be used: without training data in memory and without seeing a target.
+`python -m malmoi.compare.worker OUT NAME SHARE SHOTS RUN PAUSE fit` trains and saves, `... predict` loads
+what was saved and measures it as it will be used: without training data in memory and without seeing a
+target.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import threading
 import time
 import traceback
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +44,8 @@ PORTION = 64  # likelihoods between two counts
 class MethodJob:
     """A method to train on a share of the training examples, for the comparison in the folder `out`.
 
-    shots: how many to show it, instead of what its options say. every_s: least time between two lines of
+    shots: how many to show it, instead of what its options say. run: which of the runs with different seeds;
+    0 has the seed of its options, and the next ones those after it. every_s: least time between two lines of
     progress.
     """
 
@@ -51,6 +53,7 @@ class MethodJob:
     name: str
     share: float = 1.0
     shots: int | None = None
+    run: int = 0
     every_s: float = field(default_factory=pause_s)
 
     @property
@@ -62,21 +65,40 @@ class MethodJob:
     def title(self) -> str:
         """What to call it."""
         how = f"-{self.share:.0%}" if self.shots is None else f"-{self.shots}-shots"
-        return self.name if self.whole else f"{self.name}{how}"
+        return f"{self.name}{f'+{self.run}' * (self.run > 0)}" if self.whole else f"{self.name}{how}"
+
+    @property
+    def place(self) -> Path:
+        """The folder of the method: that of its first run, or of the one that was kept."""
+        name = replace(self, run=0).title.replace(":", "-")
+        return self.out / ("methods" if self.whole else "curve") / name
+
+    @property
+    def aside(self) -> Path:
+        """Where a run goes that is not the method's own."""
+        return self.out / "seeds" / f"{self.place.name}+{self.run}"
+
+    @property
+    def run_in_place(self) -> int:
+        """Which run lies in `place`; 0 where there is none yet."""
+        found = self.place / FIT
+        return read_json(found).get("run", 0) if found.exists() else 0
 
     @property
     def folder(self) -> Path:
         """Where the fitted method goes."""
-        return self.out / ("methods" if self.whole else "curve") / self.title.replace(":", "-")
+        return self.aside if self.run != self.run_in_place or self.aside.exists() else self.place
 
     def options(self, settings: ComparisonSettings) -> dict[str, Any]:
         """What the method is made with."""
-        return settings.methods[self.name] | ({} if self.shots is None else {"shots": self.shots})
+        found = settings.methods[self.name]
+        found = found | ({"seed": found.get("seed", 0) + self.run} if self.run else {})
+        return found | ({} if self.shots is None else {"shots": self.shots})
 
     @property
     def unfinished(self) -> Path:
         """Where fitting keeps checkpoints, and its number of steps, so that a second run equals the first."""
-        return self.out / "steps" / self.folder.name
+        return self.out / "steps" / self.title.replace(":", "-")
 
 
 def fit(job: MethodJob, say: Say) -> None:
@@ -88,7 +110,7 @@ def fit(job: MethodJob, say: Say) -> None:
         sample(part, max(1, round(job.share * len(part))), settings.seed)
         for part in (material.parts["train"], material.parts["valid"])
     )
-    torch.manual_seed(settings.seed)
+    torch.manual_seed(settings.seed + job.run)
     method.load_libraries()
     start_s, start_cpu_s = time.perf_counter(), processor_seconds()
     seconds = settings.budgets.get(job.name, settings.budget_seconds)
@@ -112,7 +134,8 @@ def keep(job: MethodJob, method: Method, report: FitReport, num_train: int, cost
     """Save a fitted method, with what fitting took in FIT."""
     save_method(job.folder, method, report)
     costs["disk_bytes"] = sum(path.stat().st_size for path in job.folder.rglob("*") if path.is_file())
-    write_json(job.folder / FIT, {"num_train": num_train, "costs": costs, "report": report.facts})
+    found = {"num_train": num_train, "costs": costs, "report": report.facts}
+    write_json(job.folder / FIT, found | ({"run": job.run} if job.run else {}))
 
 
 def predict(job: MethodJob, say: Say) -> None:
@@ -221,13 +244,13 @@ def _end_with_parent() -> None:
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Run one stage: OUT NAME SHARE SHOTS PAUSE STAGE, where SHOTS may be empty and PAUSE is in seconds.
+    """Run one stage: OUT NAME SHARE SHOTS RUN PAUSE STAGE, where SHOTS may be empty and PAUSE is in seconds.
 
     Ends when standard input does.
     """
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    out, name, share, shots, pause, stage = arguments
-    job = MethodJob(Path(out), name, float(share), int(shots) if shots else None, float(pause))
+    out, name, share, shots, run, pause, stage = arguments
+    job = MethodJob(Path(out), name, float(share), int(shots) if shots else None, int(run), float(pause))
     attempt(job, stage, lambda line: print(line, flush=True))
 
 

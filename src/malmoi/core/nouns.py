@@ -85,7 +85,8 @@ class Example(Generic[X, Y]):
     """One labelled example of a task: what goes in, what should come out, where it was read.
 
     others: further targets that are as right as `target` (the reference answers of a question). group: what
-    the user says that it belongs to, such as a document or an author, else "".
+    the user says that it belongs to, such as a document or an author, else "". document: what stands for the
+    text that it is a piece of, where the file says which that is, else "".
     """
 
     input: X
@@ -93,6 +94,7 @@ class Example(Generic[X, Y]):
     source: str = ""  # "file:line", for error messages
     others: tuple[Y, ...] = ()
     group: str = ""
+    document: str = ""
 
     @property
     def references(self) -> tuple[Y, ...]:
@@ -128,6 +130,7 @@ class Result:
 
 
 Level = Literal["error", "warning", "note"]
+OVERLAP = 0.25  # of the windows that a long text is read in
 LATE = 0.2  # of a budget's seconds: by so much a fit may exceed it at most
 
 
@@ -222,6 +225,14 @@ class FitReport:
     def note(self) -> str:
         """A line for people about what predictions will suffer from, or ''."""
         return self.facts.get("note", "")
+
+    @property
+    def best(self) -> float | None:
+        """Of what learns in steps, which its seed draws: the best that validation saw (more is better).
+
+        None: the method has no such steps, and so another seed would change nothing.
+        """
+        return self.facts.get("fit", {}).get("best")
 
 
 @dataclass(frozen=True, slots=True)

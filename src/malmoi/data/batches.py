@@ -16,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 
 from malmoi.core.errors import UserError
+from malmoi.core.nouns import OVERLAP
 from malmoi.core.tensors import IGNORE, TokenBatch
 from malmoi.data.shards import TokenFile
 from malmoi.text.chat import ChatRow
@@ -116,8 +117,6 @@ def _token_batch(ids_BT: np.ndarray, targets_BT: np.ndarray, eos: int) -> TokenB
 
 
 # ---- conversations, packed: rows of different lengths in windows of one length, none of them split
-
-OVERLAP = 0.25  # of windows over a long text
 
 
 class Packed:

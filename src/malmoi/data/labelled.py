@@ -32,16 +32,18 @@ RECORD_EXTENSIONS = (*RECORD_READERS, ".json")
 CONLL_EXTENSIONS = (".conll", ".bio", ".iob", ".txt", ".tsv")
 SKIPPED = 0.01  # the share of bad rows from which on a set is refused
 
+DOCUMENT = "-DOCSTART-"  # the first column of a line that begins one
 _LOST = re.compile("[\ud800-\udfff\ufffd]")
 _TAG = re.compile("O|[A-Z]-.+")
 
 
 class Tagged(NamedTuple):
-    """One token, its tag, and the "file:line" it stands on."""
+    """One token, its tag, the "file:line" it stands on, and where its document begins, if a line says so."""
 
     token: str
     tag: str
     where: str
+    document: str = ""
 
 
 def read_records(path: Path, report: Report, *, report_ids: bool = True) -> Iterator[Record]:
@@ -88,8 +90,9 @@ def _read_json(path: Path, how: How) -> Iterator[Record]:
 def read_conll(path: Path, report: Report) -> Iterator[list[Tagged]]:
     """The sentences of a file or folder, a token and its tag on each line, a blank line after each sentence.
 
-    Columns stand between tabs or else spaces; the first is the token, the last the tag. -DOCSTART- lines and
-    comments ("# ...") are left out. A sentence with a line of one column is reported and skipped.
+    Columns stand between tabs or else spaces; the first is the token, the last the tag. A -DOCSTART- line
+    begins a document; comments ("# ...") are left out. A sentence with a line of one column is reported and
+    skipped.
     """
     how = How(None, "", report)
     return read_each(find_files(path, CONLL_EXTENSIONS), lambda file: _sentences(file, how), report)
@@ -97,17 +100,20 @@ def read_conll(path: Path, report: Report) -> Iterator[list[Tagged]]:
 
 def _sentences(file: Path, how: How) -> Iterator[list[Tagged]]:
     """The sentences of one file."""
+    found = [*lines(chunks(file, how)), ""]
+    document = f"{file}:1" if any(line.startswith(DOCUMENT) for line in found) else ""
     sentence: list[Tagged] = []
     broken = False
-    for number, line in enumerate([*lines(chunks(file, how)), ""], 1):
+    for number, line in enumerate(found, 1):
         columns = _columns(line)
-        if not columns or columns[0] == "-DOCSTART-":
+        if not columns or columns[0] == DOCUMENT:
             if sentence and not broken:
                 yield sentence
             sentence, broken = [], False
+            document = f"{file}:{number}" if columns else document
         elif len(columns) > 1 and columns[0] and _LOST.search(columns[0]) is None:
             if columns[0][0] != "#" or _TAG.fullmatch(columns[-1]):
-                sentence.append(Tagged(columns[0], columns[-1], f"{file}:{number}"))
+                sentence.append(Tagged(columns[0], columns[-1], f"{file}:{number}", document))
         else:
             broken = True
             how.error(f"{file}:{number}", f"expected a token and a tag, found {short(line)!r}")

@@ -44,8 +44,9 @@ def split_examples(
     A `valid` without a `test` becomes the test, for it was kept apart. What is missing is held out of
     `train`: a tenth of it, of few examples a fifth.
     Inputs with the same key(input) are the same. Examples of one group(example), by default the key, stay
-    together (the turns of one conversation), where there are enough groups. One example of each label stays
-    in `train`. Raises UserError where there are fewer than 10 different inputs, or groups of the user's.
+    together (the turns of one conversation, the sentences of one document), where there are enough groups.
+    One example of each label stays in `train`. Raises UserError where there are fewer than 10 different
+    inputs, or groups of the user's.
     """
     notes: list[str] = []
     if test is None and valid is not None:
@@ -61,7 +62,7 @@ def split_examples(
     by = group or alone
     if test is None:
         train, test = _cut(train, num_held, alone, by, label, seed)
-        notes.append(f"report: {len(test):,} of the training examples, {_held_out(test)}")
+        notes.append(f"report: {len(test):,} of the training examples, {_held_out(train, test)}")
     elif both := {one.group for one in test if one.group} & {one.group for one in train}:
         notes.append(f"report: shares {counted(len(both), 'group')} with the training examples")
     train, dropped = _without(train, {key(example.input) for example in test}, key)
@@ -73,12 +74,14 @@ def split_examples(
     return Splits(list(train), list(valid), list(test), tuple(notes))
 
 
-def _held_out(test: Examples) -> str:
+def _held_out(train: Examples, test: Examples) -> str:
     """How, and what that means for the figures."""
     if any(example.group for example in test):
         return f"held out by whole groups ({len({example.group for example in test}):,} of them)"
+    here, there = ({example.document for example in part} - {""} for part in (test, train))
+    how = "by hash" if not here or here & there else f"by whole documents ({len(here):,} of them)"
     return (
-        "held out by hash: texts of the same sources; of new ones figures are often lower "
+        f"held out {how}: texts of the same sources; of new ones figures are often lower "
         "(`group` COLUMN holds out whole documents, authors or products)"
     )
 

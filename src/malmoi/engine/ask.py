@@ -4,7 +4,8 @@ A chat model gets turns by its own template. A foundation model gets plain text,
 `ask\\nanswer\\n\\n`, and its reply ends with the line (where answers have several lines, at a blank one).
 A choice is made by likelihood. Entities and excerpts are spelled under a constraint, so that they are
 parts of the input; with a tokenizer that cannot spell every byte, what is no part is dropped afterwards.
-Other texts are free. Replies are greedy.
+Other texts are free. Replies are greedy. A text to label or to tag that does not fit into the context is read
+in overlapping windows, as networks read it.
 
 Shape letters: N inputs, L labels, F content-free inputs.
 """
@@ -22,14 +23,14 @@ from numpy.typing import NDArray
 
 from malmoi.core.config import StrictModel
 from malmoi.core.errors import UserError
-from malmoi.core.nouns import Done, Examples, Message, Question, silent
+from malmoi.core.nouns import OVERLAP, Done, Examples, Message, Question, silent
 from malmoi.engine.constraints import Grammar, entity_list, substring
 from malmoi.engine.engine import Engine
 from malmoi.engine.request import Sampling
 from malmoi.engine.score import score_choices, score_in_parts
 from malmoi.tasks.base import Task, is_korean
 from malmoi.tasks.checks import labels_in, two_or_more
-from malmoi.tasks.kinds import SPAN, TAGS, Kind
+from malmoi.tasks.kinds import LABEL, SPAN, TAGS, Kind, joined_entities, moved
 from malmoi.text.chat import ChatFormat, chat_template
 from malmoi.text.tokenizer import Tokenizer
 
@@ -37,6 +38,10 @@ CONTINUED_TOKENS = 64  # of a text that goes on
 USUAL = 98  # percent of the answers: the few longest ones do not decide how long replies may be
 CONTENT_FREE = ("N/A", "", "[MASK]")  # Zhao et al. 2021
 _PLACEHOLDERS = ("placeholder", "자리표시")  # what is asked about in English, in Korean
+
+WINDOWED = (LABEL, TAGS)  # kinds whose targets windows of a text have themselves
+MOST_WINDOWS = 16
+MOST_CHARACTERS = 16  # of a token, about: what lies further on need not be cut to see what fits
 
 Floats = NDArray[np.float64]
 Pick = Callable[[Any], Examples]
@@ -110,11 +115,18 @@ def known_labels(task: Task[Any, Any], examples: Examples) -> tuple[str, ...]:
 
 
 class Asked(NamedTuple):
-    """A prompt that fits. value: the input as the model sees it; dropped: exchanges left out before it."""
+    """A prompt that fits. value: the input as the model sees it, which begins at the character `start` of a
+    longer text; dropped: exchanges left out before it."""
 
     ids: list[int]
     value: Any
     dropped: int = 0
+    start: int = 0
+
+    @property
+    def end(self) -> int:
+        """Of a text: where what the model sees ends."""
+        return self.start + len(self.value)
 
 
 class Asker:
@@ -159,9 +171,9 @@ class Asker:
 
     def cut_note(self, values: Sequence[Any]) -> str:
         """How much of the prompts of `values` was left out, in a line; or ''."""
-        asked = [self.ask(value) for value in values]
-        dropped = sum(one.dropped > 0 for one in asked)
-        cut = sum(one.value != value for one, value in zip(asked, values, strict=True))
+        asked = [self.windows(value) for value in values]
+        dropped = sum(one.dropped > 0 for one, *_ in asked)
+        cut = sum(not self._reads_all(each, value) for each, value in zip(asked, values, strict=True))
         if not dropped and not cut:
             return ""
         return (
@@ -178,6 +190,27 @@ class Asker:
         messages = tidied(self.task.prompt(value, self.pick(value)))
         ids, dropped = self._fitted(messages)
         return Asked(ids, value, dropped) if len(ids) <= self.most else self._cut(value, dropped)
+
+    def windows(self, value: Any) -> list[Asked]:
+        """The prompts that an input is read by: of a text to label or to tag that does not fit overlapping
+        ones, MOST_WINDOWS at most; of anything else the one of `ask`."""
+        found = [self.ask(value)]
+        if self.task.kind not in WINDOWED:
+            return found
+        while len(found) < MOST_WINDOWS and found[-1].value and not self._reads_all(found, value):
+            start = found[-1].start + max(1, int(len(found[-1].value) * (1 - OVERLAP)))
+            rest = value[start : start + self.most * MOST_CHARACTERS]
+            found.append(self._cut(rest, 0)._replace(start=start))
+        return found
+
+    def _reads_all(self, found: Sequence[Asked], value: Any) -> bool:
+        return found[-1].value == value or (self.task.kind in WINDOWED and found[-1].end == len(value))
+
+    def part_of(self, target: Any, asked: Asked) -> Any | None:
+        """What of the target of a whole input stands in that window of it; None: nothing."""
+        if asked.start:
+            target = moved(target, -asked.start) if self.task.kind is TAGS else target
+        return self.task.kind.within(target, asked.value)
 
     def _begun(self, text: str) -> Asked:
         """The text itself, or as much of its end as fits."""
@@ -214,13 +247,28 @@ class Asker:
 
     def answers(self, values: Sequence[Any], done: Done = silent) -> list[Any | None]:
         """A target for each input, where the reply is one."""
-        asked = [self.ask(value) for value in values]
+        windows = [self.windows(value) for value in values]
+        asked = [one for each in windows for one in each]
         order = sorted(range(len(asked)), key=lambda i: len(asked[i].ids))  # like lengths run together
         replies = self.engine.generate(
             [asked[i].ids for i in order], [self.sampling(asked[i]) for i in order], done
         )
-        found = {i: self.read(reply.text, values[i]) for i, reply in zip(order, replies, strict=True)}
-        return [found[i] for i in range(len(values))]
+        found = {i: reply.text for i, reply in zip(order, replies, strict=True)}
+        texts = (found[i] for i in range(len(asked)))
+        pairs = zip(windows, values, strict=True)
+        return [self._joined(each, [next(texts) for _ in each], value) for each, value in pairs]
+
+    def _joined(self, windows: Sequence[Asked], replies: Sequence[str], value: Any) -> Any | None:
+        """The target in the replies to the windows of an input."""
+        if len(windows) == 1:
+            return self.read(replies[0], value)
+        read = [self.read(reply, one.value) for one, reply in zip(windows, replies, strict=True)]
+        if all(entities is None for entities in read):
+            return None
+        places = [(one.start, one.end) for one in windows]
+        return joined_entities(
+            places, [moved(it or (), one.start) for one, it in zip(windows, read, strict=True)]
+        )
 
     def sampling(self, asked: Asked) -> Sampling:
         """How the reply to a prompt is generated."""
@@ -262,8 +310,14 @@ class Asker:
         return found_NL
 
     def label_scores(self, values: Sequence[str], done: Done = silent) -> Floats:
-        """Log-likelihoods_NL (nats) of each label and that the reply ends after it."""
-        return self._scores([self.ask(value).ids for value in values], done)
+        """Log-likelihoods_NL (nats) of each label and that the reply ends after it; of a text that is read in
+        windows the logarithm of the labels' mean probabilities."""
+        windows = [self.windows(value) for value in values]
+        ids = [one.ids for each in windows for one in each]
+        scores = iter(self._scores(ids, lambda count: done(count * len(values) // len(ids))))
+        found = [np.array([next(scores) for _ in each]) for each in windows]
+        rows = [one[0] if len(one) == 1 else np.log(softmax(one).mean(0)) for one in found]
+        return np.array(rows).reshape(len(values), len(self.settings.labels))
 
     def _free_scores(self, korean: bool) -> Floats:
         """Log-likelihoods_FL of the labels where the question is about nothing."""

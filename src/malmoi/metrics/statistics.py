@@ -10,6 +10,11 @@ bound one example more is weighed with them, which is as bad (for a bound above:
 be (Learned-Miller & Thomas 2019). Of a share these bounds are those of Clopper & Pearson (1934), and of two
 methods that are right or wrong on the same examples the p-value is that of McNemar's exact test.
 
+What a network reaches depends on its seed, too (Bouthillier et al. 2021, Accounting for variance in machine
+learning benchmarks). Of several runs the mean is taken, in each draw of the weights, and a draw from
+Student's t (1908) is added: what so many runs leave open of the mean of all. To draw one of the runs instead
+promises too much of few of them, as `docs/decisions.md` says.
+
 Shape letters: E examples, G groups of them, K numbers of each, R resamples.
 """
 
@@ -53,6 +58,8 @@ class Statistic:
     where a resample is not like the whole; the signature says why. ends: what the worst and the best possible
     example add, each K numbers; None where there is no such example: then the worst and the best there are.
     groups_E: examples of one number belong together, such as the questions of one text, and get one weight.
+    others: the same metric of runs of the same method with other seeds, on the same examples. stream: what
+    chance draws of the seeds by; another one for each method.
     """
 
     parts_EK: Floats | csr_array
@@ -62,6 +69,8 @@ class Statistic:
     has_interval: bool = True
     ends: tuple[Floats, Floats] | None = None
     groups_E: Ints | None = None
+    others: tuple[Statistic, ...] = ()
+    stream: int = 0
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -70,8 +79,13 @@ class Statistic:
 
     @property
     def value(self) -> float:
-        """The metric over all examples."""
-        return float(self.combine(_sum(self.parts_EK))[0])
+        """The metric over all examples; of several runs the mean."""
+        return float(np.mean(self.values))
+
+    @property
+    def values(self) -> list[float]:
+        """The metric of each run."""
+        return [float(one.combine(_sum(one.parts_EK))[0]) for one in (self, *self.others)]
 
     @property
     def sign(self) -> int:
@@ -83,6 +97,21 @@ class Statistic:
 
         end: weigh one group more, of the usual size, all of whose examples are as bad or as good as can be.
         """
+        if not self.others:
+            return self._of_run(end)
+        values_R = np.mean([one._of_run(end) for one in (self, *self.others)], axis=0) + self._by_seeds()
+        if self.ends is None:
+            return values_R
+        least, most = sorted(float(self.combine(it.reshape(1, -1))[0]) for it in self.ends)
+        return np.clip(values_R, least, most)
+
+    def _by_seeds(self) -> Floats:
+        """How far the mean of these runs may be from the mean of all, in each resample."""
+        count, random = 1 + len(self.others), np.random.default_rng((1, self.stream))
+        return random.standard_t(count - 1, RESAMPLES) * np.std(self.values, ddof=1) / math.sqrt(count)
+
+    def _of_run(self, end: End | None) -> Floats:
+        """The same of one run."""
         parts_GK = self._of_groups()
         num_groups, num_sums = cast(tuple[int, int], parts_GK.shape)
         extra_1K = np.zeros((1, num_sums)) if end is None else self._end(end)

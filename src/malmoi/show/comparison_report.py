@@ -127,9 +127,10 @@ def show_comparison(comparison: Comparison, width: int = WIDE) -> Group:
     busiest = max((row.costs for row in comparison.rows), key=lambda costs: costs.get("busy_cores", 0.0))
     ready = f"the winner is in {comparison.winner_folder}; " if verdict.winner else ""
     where = f"{ready}figures and errors side by side: {comparison.out / REPORT}"
+    spreads = [Text(f"{row.name}: {row.spread}", "dim") for row in comparison.rows if row.spread]
     advice = Text(f"\n{comparison.advice}", "bold green"), Text(where, "dim")
     stars = [Text(line, "dim")] if (line := timed_beside(busiest)) else []
-    return Group(table, *stars, *_shots(comparison), *advice)
+    return Group(table, *stars, *spreads, *_shots(comparison), *advice)
 
 
 def _shots(comparison: Comparison) -> Iterator[RenderableType]:

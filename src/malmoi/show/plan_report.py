@@ -7,7 +7,7 @@ from collections.abc import Callable
 from rich.table import Table
 from rich.text import Text
 
-from malmoi.compare.label_plan import MULTIPLES, FamilyPlan, LabelPlan, Outlook, shown
+from malmoi.compare.label_plan import MULTIPLES, FamilyPlan, LabelPlan, Outlook
 from malmoi.compare.next_labels import Planned
 from malmoi.core.errors import one_line
 from malmoi.show.terminal import console
@@ -40,9 +40,9 @@ def show_plan(found: Planned, words: Words = str) -> None:
 def _cells(plan: LabelPlan, family: FamilyPlan) -> list[str]:
     if family.error:
         return [f"left out: {family.error}"]
-    return [shown(plan, family.points[-1].value), *(_outlook(plan, one) for one in family.outlooks)]
+    return [plan.show(family.points[-1].value), *(_outlook(plan, one) for one in family.outlooks)]
 
 
 def _outlook(plan: LabelPlan, one: Outlook) -> str:
-    low, high = (shown(plan, end) for end in one.interval)
-    return f"{shown(plan, one.value)} [{low} to {high}]"
+    low, high = (plan.show(end) for end in one.interval)
+    return f"{plan.show(one.value)} [{low} to {high}]"

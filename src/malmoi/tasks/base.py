@@ -201,8 +201,8 @@ class Task(ABC, Generic[X, Y]):
         return self.key(value)
 
     def group_of(self, example: Example[X, Y]) -> str:
-        """The same for an example: the group that the user names, else that of the input."""
-        return example.group or self.group(example.input)
+        """The same for an example: the group that the user names, else its document, else the input's."""
+        return example.group or example.document or self.group(example.input)
 
     # ---- the sample world
 

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from malmoi.core.nouns import Example, Report
-from malmoi.data.readers import Record, find_files, read_rows
+from malmoi.data.readers import TEXT_EXTENSIONS, Record, document_hash, extension, find_files, read_rows
 from malmoi.metrics.statistics import bits_per_byte, chrf, word_perplexity
-from malmoi.tasks.base import Examples, Found, Nats, Scores, Task
+from malmoi.tasks.base import GROUP, Examples, Found, Nats, Scores, Task
 from malmoi.tasks.kinds import CONTINUATION
 from malmoi.world import Document
 
@@ -44,13 +44,21 @@ class Completion(Task[str, str]):
 
     def read(self, path: Path, report: Report) -> list[Example[str, str]]:
         """The pieces of all documents, in order."""
-        field = self.fields.get("text", "text")
-        rows = read_rows(find_files(path), errors=None, field=field, report=report)
-        return [_example(piece, row.where) for row in rows for piece in pieces_of(row.text)]
+        if GROUP in self.fields:
+            return super().read(path, report)
+        field, of_file = self.fields.get("text", "text"), dict[str, str]()
+        found: list[Example[str, str]] = []
+        for row in read_rows(find_files(path), errors=None, field=field, report=report):
+            file, document = row.where.rpartition(":")[0], _document(row.text)
+            if extension(Path(file)) in TEXT_EXTENSIONS:  # one document, of which a row may be a part
+                document = of_file.setdefault(file, document)
+            found += (_example(piece, row.where, document) for piece in pieces_of(row.text))
+        return found
 
     def examples(self, record: Record, report: Report) -> Iterator[Example[str, str]]:
         """The pieces of one text."""
-        return (_example(piece, record.where) for piece in pieces_of(self.text(record.values, "text")))
+        text = self.text(record.values, "text")
+        return (_example(piece, record.where, _document(text)) for piece in pieces_of(text))
 
     def row(self, example: Example[str, str]) -> dict[str, Any]:
         """The whole text, which is cut anew when it is read."""
@@ -98,9 +106,14 @@ def _cut(text: str, limit: int) -> int:
     return limit
 
 
-def _example(piece: str, where: str) -> Example[str, str]:
+def _document(text: str) -> str:
+    """What stands for it: the same wherever its file lies."""
+    return f"{document_hash(text):x}"
+
+
+def _example(piece: str, where: str, document: str) -> Example[str, str]:
     """The first quarter of a piece, cut before a space, and the rest."""
     most = min(MOST_INPUT, len(piece) // 4)
     space = piece.rfind(" ", 1, most + 1)
     cut = space if space > 0 else most
-    return Example(piece[:cut], piece[cut:], where)
+    return Example(piece[:cut], piece[cut:], where, document=document)

@@ -12,8 +12,10 @@ What higher layers have for a kind (a network, a grammar, a view) is a table the
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Any, Literal
 
 from malmoi.core.nouns import Answer, Entity, Question
@@ -47,6 +49,27 @@ def marked(text: str, entities: Sequence[Entity]) -> list[tuple[str, str | None]
     return [piece for piece in [*pieces, (text[place:], None)] if piece[0]]
 
 
+def joined_entities(
+    windows: Sequence[tuple[int, int]], found: Sequence[Sequence[Entity]]
+) -> tuple[Entity, ...]:
+    """The entities of a text that was read in overlapping windows, each from the one in which it has most
+    around it: where two overlap, the first is right up to the middle of what both hold."""
+    middles = [(a[1] + b[0]) / 2 for a, b in pairwise(windows)]
+    begins, ends = (-math.inf, *middles), (*middles, math.inf)
+    joined: list[Entity] = []
+    for entities, begin, end in zip(found, begins, ends, strict=True):
+        for entity in entities:
+            is_here = begin <= (entity.start + entity.end) / 2 < end
+            if is_here and (not joined or entity.start >= joined[-1].end):
+                joined.append(entity)
+    return tuple(joined)
+
+
+def moved(entities: Sequence[Entity], by: int) -> tuple[Entity, ...]:
+    """The same so many characters later."""
+    return tuple(replace(one, start=one.start + by, end=one.end + by) for one in entities)
+
+
 def closed(reply: str) -> str:
     """A JSON list that was cut, ended after its last whole object."""
     return f"{reply[: reply.rfind('}') + 1]}]"
@@ -57,7 +80,7 @@ def _of_labels(entities: Sequence[Entity], labels: Collection[str]) -> Sequence[
 
 
 def _entities_within(entities: Sequence[Entity], text: str) -> Sequence[Entity]:
-    return tuple(entity for entity in entities if entity.end <= len(text))
+    return tuple(entity for entity in entities if entity.start >= 0 and entity.end <= len(text))
 
 
 def _answer_within(answer: Answer, value: Question) -> Answer | None:

@@ -7,7 +7,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, ClassVar
@@ -21,7 +21,7 @@ from malmoi.data.labelled import (
     read_conll,
     read_records,
 )
-from malmoi.data.readers import Record, extension, find_files, short
+from malmoi.data.readers import Record, document_hash, extension, find_files, short
 from malmoi.metrics.statistics import entity_scores
 from malmoi.tasks.base import Examples, Found, Nats, Scores, Task
 from malmoi.tasks.kinds import TAGS
@@ -66,7 +66,12 @@ class NamedEntities(Task[str, Entities]):
             return attempts(read_records(file, report), lambda row: self.grouped(row, report), report)
         sentences = list(read_conll(file, report))
         tell = report if _begins_with_b(sentences) else lambda _: None
-        return attempts(sentences, lambda tokens: [_example(tokens, tell)], report)
+        documents = _documents(sentences)
+        return attempts(
+            sentences,
+            lambda it: [replace(_example(it, tell), document=documents.get(it[0].document, ""))],
+            report,
+        )
 
     def examples(self, record: Record, report: Report) -> Iterator[Example[str, Entities]]:
         """One example of a row with spans."""
@@ -153,7 +158,7 @@ def _example(tokens: Sequence[Tagged], report: Report) -> Example[str, Entities]
     """
     spans: list[Entity] = []
     start, before = 0, ("O", "")
-    for token, tag, where in tokens:
+    for token, tag, where, _ in tokens:
         letter, label = _parts(tag, where)
         if _begins(letter, label, *before):
             spans.append(Entity(start, start + len(token), label))
@@ -163,6 +168,14 @@ def _example(tokens: Sequence[Tagged], report: Report) -> Example[str, Entities]
             spans[-1] = Entity(spans[-1].start, start + len(token), label)
         start, before = start + len(token) + 1, (letter, label)
     return Example(" ".join(one.token for one in tokens), tuple(spans), tokens[0].where)
+
+
+def _documents(sentences: Sequence[Sequence[Tagged]]) -> dict[str, str]:
+    """Where a document begins -> what stands for it: the same wherever its file lies."""
+    words: dict[str, list[str]] = {}
+    for first, *others in sentences:
+        words.setdefault(first.document, []).extend(one.token for one in (first, *others))
+    return {place: f"{document_hash(' '.join(it)):x}" for place, it in words.items() if place}
 
 
 def _begins(letter: str, label: str, before: str, label_before: str) -> bool:

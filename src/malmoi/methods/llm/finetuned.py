@@ -5,8 +5,10 @@ Shape letters: B rows, T positions.
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable, Mapping
+from itertools import chain
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -20,7 +22,7 @@ from malmoi.core.errors import UserError
 from malmoi.core.nouns import Example, Examples, FitReport, Work, with_note
 from malmoi.core.tensors import Loss, mean
 from malmoi.data.batches import Packed
-from malmoi.engine.ask import Asker, AskSettings
+from malmoi.engine.ask import Asked, Asker, AskSettings
 from malmoi.engine.engine import Engine
 from malmoi.hub.chat_models import load_trainable, tunable_format
 from malmoi.hub.weights import arrays_of, set_parameters
@@ -87,10 +89,11 @@ class FineTuned(LanguageMethod):
             goes_on=goes_on, reply_tokens=getattr(o, "max_new_tokens", None), context=model.context,
         )  # fmt: skip
         self.asker = Asker(Engine.for_many(model, tokenizer), self.task, settings)
-        learned, judged = self.rows(train), self.rows(valid[:MOST_CHOSEN_BY])
+        of_each = self._rows(train)
+        learned, judged = list(chain(*of_each)), self.rows(valid[:MOST_CHOSEN_BY])
         if not learned or not judged:
             raise UserError(f"{self.name} needs examples to learn from and some to stop by; give more data")
-        note = self._note(len(train), len(learned), valid)
+        note = self._note(sum(not rows for rows in of_each), len(train), valid)
         torch.manual_seed(o.seed)
         dtype = training_dtype(o.dtype, model.device, model.config.width)
         if o.lora:
@@ -122,28 +125,32 @@ class FineTuned(LanguageMethod):
         form = tunable_format(model, tokenizer)
         return model, form.tokenizer, form
 
-    def _note(self, num_given: int, num_learned: int, valid: Examples) -> str:
+    def _note(self, num_left_out: int, num_given: int, valid: Examples) -> str:
         """What is not as one might think, or ''."""
         notes = [self.asker.note([example.input for example in valid[:MOST_CHOSEN_BY]])]
-        if not self.asker.settings.goes_on and num_learned < num_given:
-            notes.append(f"{num_given - num_learned} of {num_given} training examples do not fit the context")
+        if num_left_out:
+            notes.append(f"{num_left_out} of {num_given} training examples do not fit the context")
         return "; ".join(filter(None, notes))
 
     def rows(self, examples: Examples) -> list[ChatRow]:
         """What is learned: the question, then the trained answer and its end; too long ones are left out."""
+        return list(chain(*self._rows(examples)))
+
+    def _rows(self, examples: Examples) -> list[list[ChatRow]]:
+        """Those of each example; of texts that go on all in one list."""
         tokenizer, context = self.asker.tokenizer, self.asker.scorer.context
         if self.asker.settings.goes_on:
             texts = [example.input + example.target for example in examples]
             pieces = text_rows(tokenizer, texts, context or ROW_TOKENS)
-            return [ChatRow(ids, [True] * len(ids)) for ids in pieces]
-        rows = (self._row(example) for example in examples)
-        return [row for row in rows if row and len(row.ids) <= (context or len(row.ids)) + 1]
+            return [[ChatRow(ids, [True] * len(ids)) for ids in pieces]]
+        found = [[self._row(one, asked) for asked in self.asker.windows(one.input)] for one in examples]
+        most = (context or sys.maxsize) + 1
+        return [[row for row in rows if row and len(row.ids) <= most] for rows in found]
 
-    def _row(self, example: Example[Any, Any]) -> ChatRow | None:
-        """None where the answer lies in what was cut off."""
+    def _row(self, example: Example[Any, Any], asked: Asked) -> ChatRow | None:
+        """Of a window; None where the answer lies in what was cut off."""
         asker, task = self.asker, self.asker.task
-        asked = asker.ask(example.input)
-        target = task.kind.within(example.target, asked.value)
+        target = asker.part_of(example.target, asked)
         if target is None:
             return None
         answer_ids = asker.tokenizer.encode(task.answer(target, asked.value)) + asker.format.end_ids

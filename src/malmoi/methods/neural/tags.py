@@ -5,9 +5,7 @@ Shape letters: B rows, T positions (units), W characters of a unit.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from itertools import pairwise
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
@@ -23,7 +21,16 @@ from malmoi.methods.base import Parts
 from malmoi.methods.neural.form import EncoderForm, EncoderOptions, hidden, moved, padded
 from malmoi.models.encoder import Encoder
 from malmoi.models.heads import EncoderBatch, MaskedLanguageModel, Tagger
-from malmoi.text.units import PAD, UNKNOWN, Encoded, UnitVocabulary, bio_tags, entities_of, tag_names
+from malmoi.tasks.kinds import joined_entities
+from malmoi.text.units import (
+    PAD,
+    UNKNOWN,
+    Encoded,
+    UnitVocabulary,
+    bio_tags,
+    entities_of,
+    tag_names,
+)
 
 
 class UnitOptions(EncoderOptions):
@@ -156,7 +163,9 @@ class TagForm(UnitForm, EncoderForm[TagRow, Tagger]):
         found = []
         for parts in cut:
             read = [[self.tags[it] for it in next(tags)[: len(part.spans)]] for part in parts]
-            found.append(_of_windows(parts, read))
+            windows = [(part.spans[0][0], part.spans[-1][1]) if part.spans else (0, 0) for part in parts]
+            entities = [entities_of(part.spans, names) for part, names in zip(parts, read, strict=True)]
+            found.append(joined_entities(windows, entities))
         return found
 
     def sureness(self, model: Tagger, inputs: Sequence[Any], answers: Sequence[Any]) -> list[float] | None:
@@ -173,17 +182,3 @@ class TagForm(UnitForm, EncoderForm[TagRow, Tagger]):
     def restore(self, parts: Parts) -> None:
         self.tags = list(parts.config["tags"])
         self.vocabulary = UnitVocabulary.from_json(parts.config["vocabulary"])
-
-
-def _of_windows(parts: Sequence[Encoded], tags: Sequence[Sequence[str]]) -> tuple[Entity, ...]:
-    """The entities of a text that was read in windows: each from the one in which it has most around it."""
-    # where two overlap, the first is right up to the middle of what both hold
-    middles = [(a.spans[-1][1] + b.spans[0][0]) / 2 for a, b in pairwise(parts)]
-    begins, ends = (-math.inf, *middles), (*middles, math.inf)
-    found: list[Entity] = []
-    for part, names, begin, end in zip(parts, tags, begins, ends, strict=True):
-        for entity in entities_of(part.spans, names):
-            is_here = begin <= (entity.start + entity.end) / 2 < end
-            if is_here and (not found or entity.start >= found[-1].end):
-                found.append(entity)
-    return tuple(found)

@@ -188,8 +188,11 @@ class Bench:
         asker = await asyncio.to_thread(self._asker, entry)  # others must not wait for it
         if self.task.kind.is_choice:
             return await self.worker.call(_judge, asker, value)
-        asked = await asyncio.to_thread(asker.ask, value)
+        asked, *others = await asyncio.to_thread(asker.windows, value)
         start = perf_counter()
+        if others:
+            (found,) = await self.worker.call(asker.answers, [value])
+            return Outcome(value, found, perf_counter() - start)
         async with aclosing(self.worker.stream(entry.engine, asked.ids, asker.sampling(asked))) as events:
             reply = "".join([event.text async for event in events])
         return Outcome(value, asker.read(reply, value), perf_counter() - start)
