@@ -114,6 +114,9 @@ def evaluate(
     task = task_of(loaded.task.name, fields) if fields else loaded.task
     examples = use.load(task, {"test": data}, allow_skips=allow_skips, say=say)["test"]
     say(*use.unseen(loaded, examples))
+    if loaded.task.metric != loaded.task.primary:
+        words = loaded.task.metric.replace("_", " ")
+        say(f"measured by {words}: one label had most of the training examples")
     terminal.show_metrics(use.evaluate(loaded.method, examples), len(examples))
 
 
@@ -130,6 +133,10 @@ def compare(
         ),
     ] = "all",
     model: ModelPath = None,
+    metric: Annotated[
+        str | None,
+        Option(help="What to judge by; else the task's, or macro F1 where one label has most examples."),
+    ] = None,
     good_enough: Annotated[
         str | None, Option(help="METRIC=VALUE: the cheapest method that reaches it wins.")
     ] = None,
@@ -174,8 +181,8 @@ def compare(
                 made, methods, pairs(settings, "set", typed=True), model and str(model)
             ),
             shots_curve=parse_shots(shots_curve) if shots_curve else (),
-            good_enough=parse_good_enough(good_enough) if good_enough else None,
-            margin=parse_margin(margin, made.primary) if margin else None,
+            metric=metric, good_enough=parse_good_enough(good_enough) if good_enough else None,
+            margin=parse_margin(margin, metric or made.primary) if margin else None,
             budget_seconds=budget, price_per_hour=price_per_hour, currency=currency, curve=curve,
             test_limit=test_limit, seed=seed, allow_skips=allow_skips, licence=licence,
         ),

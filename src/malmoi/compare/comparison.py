@@ -96,7 +96,7 @@ class Comparison:
 
 def contrasts(verdict: Verdict, material: Material) -> list[Contrast]:
     """Each pair of neighbours in the ranking; texts by the task's own metric where all have it."""
-    primary = material.task.primary
+    primary = material.task.metric
     metric = primary if all(primary in row.statistics for row in verdict.ranking) else verdict.metric
     scored = [(row, _scores_E(row, metric, material)) for row in verdict.ranking]
     return [_contrast(a, b, a_E - b_E, material) for (a, a_E), (b, b_E) in pairwise(scored)]

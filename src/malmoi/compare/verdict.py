@@ -294,9 +294,7 @@ def floor_of(task: Task[Any, Any], train: Sequence[Any], test: Sequence[Any]) ->
     if task.kind.is_text:
         blind["the input", "repeating the input"] = [task.key(one.input) for one in test]
     found = [Floor(*words, task.score(answers, test)) for words, answers in blind.items()]
-    return max(
-        found, key=lambda one: gain(one.metrics[task.primary]) if task.primary in one.metrics else -inf
-    )
+    return max(found, key=lambda one: gain(one.metrics[task.metric]) if task.metric in one.metrics else -inf)
 
 
 def judge(

@@ -188,7 +188,7 @@ class _Labelled(LabelledRows[nn.Module, Any]):
     ) -> None:
         super().__init__(form.rows(train), form.length, options)
         self.form, self.model, self.valid = form, model, valid
-        self.judged_by = form.task.primary if form.by_metric else "loss"
+        self.judged_by = form.task.metric if form.by_metric else "loss"
         self.valid_rows = [] if form.by_metric else self._few(form.rows(valid))
 
     def _few(self, rows: list[Any]) -> list[Any]:

@@ -26,8 +26,8 @@ T = TypeVar("T")
 
 
 def quality(task: Task[Any, Any], predictions: Sequence[Any], examples: Examples) -> float:
-    """The task's primary metric; higher is better."""
-    statistic = task.statistics(predictions, examples)[task.primary]
+    """The task's metric; higher is better."""
+    statistic = task.statistics(predictions, examples)[task.metric]
     return statistic.value if statistic.higher_is_better else -statistic.value
 
 
