@@ -96,8 +96,13 @@ def test_conflicts_leaks_rare_and_unseen_labels_are_found() -> None:
     }
 
 
-def test_where_one_label_is_most_of_all_every_label_counts_the_same() -> None:
-    task, common, rare = make_task("classification"), "ham", "spam"
+@pytest.mark.parametrize(
+    ("name", "common", "rare"), [("classification", "ham", "spam"), ("multi-label", ("ham",), ("spam",))]
+)
+def test_where_one_label_is_most_of_all_every_label_counts_the_same(
+    name: str, common: object, rare: object
+) -> None:
+    task = make_task(name)
     assert task.metric == task.primary
     even = [Example(str(at), rare if at < 20 else common) for at in range(100)]
     assert task.for_training(even) == (task, "")

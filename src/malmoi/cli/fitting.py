@@ -17,7 +17,8 @@ TaskName = Annotated[
     str,
     Argument(
         metavar="TASK",
-        help="classification, ner, translation, completion, summarization, question-answering or chat.",
+        help="classification, multi-label, ner, translation, completion, summarization, "
+        "question-answering or chat.",
     ),
 ]
 TrainPath = Annotated[Path, Option(help="The labelled examples to learn from.")]

@@ -59,6 +59,11 @@ def unsure(probabilities: Iterable[float]) -> float:
     return 1.0 - (first - second)
 
 
+def unsure_of_set(probabilities: Iterable[float]) -> float:
+    """The same for the label of a set that is nearest to one half."""
+    return max((1.0 - abs(2 * one - 1) for one in probabilities), default=0.0)
+
+
 class Method(ABC):
     """One way to do a task. `options` are checked against `Options`; after `fit` or `restore` it predicts."""
 
@@ -140,15 +145,17 @@ class Method(ABC):
         return self
 
     def probabilities(self, inputs: Sequence[Any]) -> list[dict[str, float]] | None:
-        """Where the task is to choose a label: each one's probability. None: the method has none."""
+        """Where the task is to choose labels: each one's probability. They add up to one where one label is
+        chosen; of a set of labels each is by itself. None: the method has none."""
         del inputs
         return None
 
     def unsureness(self, inputs: Sequence[Any]) -> list[float] | None:
         """Of each input 1 less the margin between its two most probable labels, 0 (sure) to 1 (Scheffer et
-        al. 2001, Active hidden Markov models for information extraction). None: it has no probabilities."""
-        found = self.probabilities(inputs)
-        return None if found is None else [unsure(one.values()) for one in found]
+        al. 2001, Active hidden Markov models for information extraction); of a set of labels, of the label
+        that is nearest to one half. None: it has no probabilities."""
+        found, measure = self.probabilities(inputs), unsure_of_set if self.task.kind.is_set else unsure
+        return None if found is None else [measure(one.values()) for one in found]
 
     def log_likelihood(self, inputs: Sequence[Any], targets: Sequence[str]) -> list[float] | None:
         """For targets that are text: each one's log-probability (nats), and that it ends there.

@@ -335,12 +335,25 @@ def draw_words(bag: BagOfWords) -> Picture:
     if strongest:
         _bars(bare(axes[1]), strongest, winner, bag.labels[winner])
     explanation = (
-        "A bag of words has no order: every word adds a number to every label, and the label with the "
-        f"highest sum (beside its name, with what it starts from) wins: here {bag.labels[winner]}. Green "
-        "speaks for a label, red against it, white words say nothing or are not known; each word is shown "
-        "against its mean over the labels."
+        "A bag of words has no order: every word adds a number to every label, and "
+        f"{_winners(bag, scores_L)}. Green speaks for a label, red against it, white words say "
+        "nothing or are not known; each word is shown against its mean over the labels."
     )
     return Picture("words", "A bag of words' weights", explanation, figure)
+
+
+def _winners(bag: BagOfWords, scores_L: Floats) -> str:
+    """Which label wins, or which ones are given, and why."""
+    if bag.needed_L is None:
+        winner = bag.labels[int(scores_L.argmax())]
+        return (
+            f"the label with the highest sum (beside its name, with what it starts from) wins: here {winner}"
+        )
+    given = [label for label, far in zip(bag.labels, scores_L - bag.needed_L, strict=True) if far >= 0]
+    return (
+        "each label whose sum (beside its name, with what it starts from) reaches its threshold is given: "
+        f"here {', '.join(given) or 'none'}"
+    )
 
 
 def _numbers(axes: Axes, added_LW: Floats, most: float) -> None:

@@ -17,7 +17,7 @@ from rich.text import Text
 
 from malmoi.hub.card import metric_note
 from malmoi.show.palette import TERMINAL_TINTS
-from malmoi.tasks.kinds import CONTINUATION, LABEL, SPAN, TAGS, TEXT, Kind, entity_labels, marked
+from malmoi.tasks.kinds import CONTINUATION, LABEL, LABELS, SPAN, TAGS, TEXT, Kind, entity_labels, marked
 from malmoi.util.units import counted, human_bytes, human_count, human_seconds, measured
 
 if TYPE_CHECKING:
@@ -244,6 +244,7 @@ def _in_context(value: Question, answer: Answer, around: int = 120) -> Text:
 # A prediction for an input, by the task's kind.
 VIEWS: dict[Kind, Callable[[Any, Any], Text]] = {
     LABEL: lambda _, label: Text(label, "bold"),
+    LABELS: lambda _, labels: Text(", ".join(labels) or "(no label)", "bold"),
     TAGS: _marked,
     SPAN: _in_context,
     TEXT: lambda _, reply: Text(reply),

@@ -25,7 +25,7 @@ from malmoi.core.nouns import Example, Examples, FitReport, Json, Predictions, W
 from malmoi.data.encodings import decoded
 from malmoi.inside.sources import BagOfWords, ReadText, Source
 from malmoi.methods.base import Method, Parts
-from malmoi.methods.traditional.choice import TimeKeeper, quality, softmax_layer
+from malmoi.methods.traditional.choice import TimeKeeper, log_count_ratios, quality, softmax_layer
 from malmoi.methods.traditional.vectors import LIBRARIES, WORD, NgramView, Vectors
 from malmoi.metrics.statistics import Floats
 from malmoi.tasks.checks import two_or_more
@@ -228,18 +228,9 @@ def _cut(examples: Examples, max_features: int) -> _Cut:
     return _Cut([example.target for example in examples], rows)
 
 
-def _tried(option: bool | None) -> tuple[bool, ...]:
+def tried(option: bool | None) -> tuple[bool, ...]:
+    """What is tried for an option: both where it is not given."""
     return (False, True) if option is None else (option,)
-
-
-def log_count_ratios(rows_NF: Any, positive_N: NDArray[np.bool_]) -> Floats:
-    """ratios_F, nats: how much likelier each feature is where `positive_N`, by summed values plus one
-    (Wang & Manning 2012, equation 2)."""
-    inside_F, outside_F = (
-        1.0 + np.asarray(rows_NF[some_N].sum(axis=0), dtype=np.float64).ravel()
-        for some_N in (positive_N, ~positive_N)
-    )
-    return np.log(inside_F / inside_F.sum()) - np.log(outside_F / outside_F.sum())
 
 
 class TfIdf(LabelMethod):
@@ -282,8 +273,8 @@ class TfIdf(LabelMethod):
             )
         )  # fmt: skip
         times = len(both.targets) / len(some.targets)  # what the last fit is of a try
-        balanced = _tried(options.balanced)
-        ratios = _tried(options.ratios if len(self.labels) == 2 else False)
+        balanced = tried(options.balanced)
+        ratios = tried(options.ratios if len(self.labels) == 2 else False)
         setting = _Setting(VIEWS[0], options.c[0], balanced[0], ratios[0])
         if valid:
             keeper.expect(lambda n: self._fit_with(setting, few, n), options.max_iterations)
