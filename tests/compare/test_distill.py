@@ -276,7 +276,8 @@ def test_answers_that_cannot_be_used_are_left_out(tmp_path: Path) -> None:
 
 
 REPLIES: dict[str, tuple[str, str]] = {
-    "classification": ("good", "lexicon"), "ner": ('[{"text": "강", "label": "LOC"}]', "crf"),
+    "classification": ("good", "lexicon"), "multi-label": ('["LOC", "other"]', "lexicon"),
+    "ner": ('[{"text": "강", "label": "LOC"}]', "crf"),
     "translation": ("a river", "ibm1"), "completion": (" and so on, 그리고", "ngram"),
     "summarization": ("강", "lead"), "question-answering": ("the river", "sentence"),
     "chat": ("네.", "retrieval"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -20,13 +21,14 @@ from malmoi.compare.verdict import (
     show_cost,
     with_interval,
 )  # fmt: skip
-from malmoi.core.nouns import Answer, Example, Metric
+from malmoi.core.nouns import Answer, Example, Examples, Metric
 from malmoi.methods.use import WINNER
 from malmoi.metrics.statistics import Floats
 from malmoi.util.units import counted, figures, human_bytes, latency
 
 SHOWN = 10  # examples of each side
 LABELS = 12  # of a confusion matrix; the rarer ones are OTHER
+MOST_LABELS = 50  # of a table of labels
 OTHER = "(other)"
 Case = tuple[str, ...]  # one example as text: what went in, what is right, what each of the two said
 
@@ -89,6 +91,24 @@ class Comparison:
     def cost(self, row: MethodRow) -> str:
         """What `cost_count` predictions of a method cost."""
         return show_cost(row.cost, self.cost_count)
+
+
+def label_scores(verdict: Verdict, material: Material) -> list[tuple[str, int, list[float]]]:
+    """Of sets of labels: a label, how many test examples have it, and its F1 of each method in the ranking;
+    the most frequent labels first."""
+    test = material.test if material.task.kind.is_set else ()
+    counts = Counter(label for example in test for label in example.target)
+    return [
+        (label, count, [_label_f1(row.predictions, test, label) for row in verdict.ranking])
+        for label, count in counts.most_common(MOST_LABELS)
+    ]
+
+
+def _label_f1(predictions: Sequence[Sequence[str] | None], test: Examples, label: str) -> float:
+    pairs = [
+        (label in (found or ()), label in one.target) for found, one in zip(predictions, test, strict=True)
+    ]
+    return 2 * pairs.count((True, True)) / sum(map(sum, pairs))
 
 
 # ---- errors side by side
