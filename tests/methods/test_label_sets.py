@@ -12,7 +12,6 @@ from sklearn.metrics import f1_score
 
 from malmoi.core.errors import UserError
 from malmoi.core.nouns import Example
-from malmoi.engine.constraints import label_list
 from malmoi.methods.registry import make_method
 from malmoi.methods.traditional.choice import FEWEST_GIVEN, UNSURE, choose_thresholds, sets_above
 from malmoi.tasks import make_task
@@ -79,9 +78,3 @@ def test_the_label_nearest_to_a_half_makes_unsure(monkeypatch: pytest.MonkeyPatc
     shares = [{"a": 0.9, "b": 0.99}, {"a": 0.9, "b": 0.45}, {}]
     monkeypatch.setattr(method, "probabilities", lambda _: shares)
     assert method.unsureness(["", "", ""]) == pytest.approx([0.2, 0.9, 0.0])
-
-
-def test_a_list_of_labels_can_be_held_to_a_form() -> None:
-    assert "none" in label_list(["a", 'say "b"']).source
-    with pytest.raises(UserError, match="at least one"):
-        label_list([])
