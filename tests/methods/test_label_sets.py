@@ -13,7 +13,13 @@ from sklearn.metrics import f1_score
 from malmoi.core.errors import UserError
 from malmoi.core.nouns import Example
 from malmoi.methods.registry import make_method
-from malmoi.methods.traditional.choice import FEWEST_GIVEN, UNSURE, choose_thresholds, sets_above
+from malmoi.methods.traditional.choice import (
+    FEWEST_GIVEN,
+    UNSURE,
+    choose_thresholds,
+    sets_above,
+    thresholds_in,
+)
 from malmoi.tasks import make_task
 from tests.methods.tiny import fitted_to
 
@@ -78,3 +84,10 @@ def test_the_label_nearest_to_a_half_makes_unsure(monkeypatch: pytest.MonkeyPatc
     shares = [{"a": 0.9, "b": 0.99}, {"a": 0.9, "b": 0.45}, {}]
     monkeypatch.setattr(method, "probabilities", lambda _: shares)
     assert method.unsureness(["", "", ""]) == pytest.approx([0.2, 0.9, 0.0])
+
+
+def test_thresholds_that_do_not_fit_are_refused() -> None:
+    assert thresholds_in({"thresholds": [0.2, 1]}, "ab") == [0.2, 1]
+    for wrong in ([0.2], [0.2, "x"], []):
+        with pytest.raises(UserError, match="do not fit its labels"):
+            thresholds_in({"thresholds": wrong}, "ab")

@@ -15,6 +15,7 @@ from malmoi.methods.traditional.choice import (
     set_matrix,
     sets_above,
     sigmoid,
+    thresholds_in,
 )
 from malmoi.tasks.checks import labels_in
 from malmoi.tasks.kinds import LABELS
@@ -60,4 +61,4 @@ class FeatureSets(Features):
     def restore(self, parts: Parts) -> None:
         """See `Method.restore`."""
         super().restore(parts)
-        self.thresholds = list(parts.config["thresholds"])
+        self.thresholds = thresholds_in(parts.config, self.labels)

@@ -20,7 +20,7 @@ from malmoi.core.tensors import IGNORE, Loss
 from malmoi.data.batches import overlapping, reach
 from malmoi.methods.base import Parts, cut_words
 from malmoi.methods.neural.form import EncoderForm, EncoderOptions, hidden, moved, padded
-from malmoi.methods.traditional.choice import UNSURE, choose_thresholds, set_matrix, sets_above
+from malmoi.methods.traditional.choice import UNSURE, choose_thresholds, set_matrix, sets_above, thresholds_in
 from malmoi.models.encoder import Encoder
 from malmoi.models.heads import Classifier, EncoderBatch, MaskedLanguageModel, Pooling
 from malmoi.tasks.checks import labels_in, refuse_too_few_labels, two_or_more
@@ -236,4 +236,4 @@ class LabelSetForm(LabelForm):
 
     def restore(self, parts: Parts) -> None:
         super().restore(parts)
-        self.thresholds = list(parts.config["thresholds"])
+        self.thresholds = thresholds_in(parts.config, self.labels)

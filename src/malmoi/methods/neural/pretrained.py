@@ -38,6 +38,7 @@ from malmoi.methods.traditional.choice import (
     set_matrix,
     sets_above,
     sigmoid,
+    thresholds_in,
 )
 from malmoi.models.bert import BertConfig, BertEncoder
 from malmoi.models.heads import Classifier, Pooling, SpanReader, Tagger
@@ -256,7 +257,7 @@ class PretrainedLabelSetForm(PretrainedLabelForm, LabelSetForm):
 
     def restore(self, parts: Parts) -> None:
         super().restore(parts)
-        self.thresholds = list(parts.config["thresholds"])
+        self.thresholds = thresholds_in(parts.config, self.labels)
 
 
 class FromFolderUnits(FromFolder):

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Self, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from malmoi.core.errors import UserError
 from malmoi.core.nouns import Budget, Examples, Json, Work, with_note
 from malmoi.tasks.base import Task
 from malmoi.tasks.kinds import Kind
@@ -243,6 +244,14 @@ def choose_thresholds(probs_NL: NDArray[Any], given_NL: NDArray[np.bool_]) -> li
         _best_cut(probs_N, given_N) if given_N.sum() >= FEWEST_GIVEN else together
         for probs_N, given_N in zip(probs_NL.T, given_NL.T, strict=True)
     ]
+
+
+def thresholds_in(config: Json, labels: Sequence[str]) -> list[float]:
+    """Those of a method's folder. Raises UserError where they are not one number for each label."""
+    found = config["thresholds"]
+    if len(found) != len(labels) or not all(isinstance(one, float | int) for one in found):
+        raise UserError("its thresholds do not fit its labels; copy it again or fit it again")
+    return list(found)
 
 
 def _best_cut(probs_N: NDArray[Any], given_N: NDArray[np.bool_]) -> float:

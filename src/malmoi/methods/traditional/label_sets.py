@@ -30,6 +30,7 @@ from malmoi.methods.traditional.choice import (
     set_matrix,
     sets_above,
     sigmoid,
+    thresholds_in,
 )
 from malmoi.methods.traditional.text_classifiers import (
     CHOICE_TEXTS,
@@ -92,7 +93,7 @@ class SetMethod(LabelMethod):
     def restore(self, parts: Parts) -> None:
         """See `Method.restore`."""
         super().restore(parts)
-        self.thresholds = list(parts.config["thresholds"])
+        self.thresholds = thresholds_in(parts.config, self.labels)
 
     def _learn_set(self, examples: Examples) -> None:
         refuse_too_few_labels(examples, self.task.kind)
