@@ -42,7 +42,6 @@ from malmoi.methods.traditional.text_classifiers import (
     counted_words,
     log_odds,
     stems,
-    tried,
 )
 from malmoi.methods.traditional.vectors import NgramView, Vectors
 from malmoi.metrics.statistics import Floats
@@ -164,7 +163,6 @@ class LexiconSets(SetMethod, Lexicon):
 class _Setting(NamedTuple):
     views: tuple[NgramView, ...]
     c: float
-    ratios: bool
 
 
 class _Cut(NamedTuple):
@@ -176,15 +174,15 @@ class _Cut(NamedTuple):
 
 class TfIdfSets(SetMethod, TfIdf):
     """Logistic regression over n-grams of words and of characters, one for each label (binary relevance),
-    weighed by naive Bayes' log-count ratios where that helps (Wang & Manning 2012)."""
+    weighed by naive Bayes' log-count ratios if that is asked for (Wang & Manning 2012)."""
 
     class Options(StrictModel):  # pyright: ignore[reportIncompatibleVariableOverride]
         """c: inverse strengths of the L2 penalty to try, the usual one first. ratios: whether features are
-        multiplied by naive Bayes' log-count ratios (None: try both). max_features: of a view. max_iterations:
-        of the solver."""
+        multiplied by naive Bayes' log-count ratios, with which learning takes much longer. max_features: of a
+        view. max_iterations: of the solver."""
 
         c: Annotated[tuple[PositiveFloat, ...], Field(min_length=1)] = (4.0, 1.0, 16.0)
-        ratios: bool | None = None
+        ratios: bool = False
         max_features: PositiveInt = 400_000
         max_iterations: PositiveInt = 100
 
@@ -192,21 +190,20 @@ class TfIdfSets(SetMethod, TfIdf):
         """Every option suits all examples."""
 
     def fit(self, train: Examples, valid: Examples, work: Work = Work()) -> FitReport:
-        """See `Method.fit`. Views, C and ratios are chosen on `valid` one after another, then the thresholds;
-        with these it learns from all examples."""
+        """See `Method.fit`. Views and C are chosen on `valid` one after the other, then the thresholds; with
+        these it learns from all examples."""
         keeper, options = TimeKeeper.of(work), self.options
         self._learn_set(train)
         few, some, whole = (
             self._cut(self._some(train, count)) for count in (PROBED_TEXTS, CHOICE_TEXTS, None)
         )
         times = len(whole.given_NL) / len(some.given_NL)  # what a last fit is of a try
-        ratios = tried(options.ratios)
-        setting = _Setting(VIEWS[0], options.c[0], ratios[0])
+        setting = _Setting(VIEWS[0], options.c[0])
         if valid:
             if keeper.affords(0):
                 keeper.timed(lambda: self._judged(setting, few, valid))
                 keeper.try_s *= len(some.given_NL) / len(few.given_NL)
-            fields = {"views": VIEWS, "c": options.c, "ratios": ratios}
+            fields = {"views": VIEWS, "c": options.c}
             setting = keeper.best(setting, fields, lambda it: self._judged(it, some, valid), 2 * times)
             keeper.try_s *= times
         whole.rows(setting.views)
@@ -248,7 +245,7 @@ class TfIdfSets(SetMethod, TfIdf):
     def _learn_from(self, setting: _Setting, learned: _Cut, iterations: int) -> None:
         self._vectors, rows_NF = learned.rows(setting.views)
         weights_LF, self._bias_L = fit_heads(
-            rows_NF, learned.given_NL, setting.c, iterations=iterations, ratios=setting.ratios
+            rows_NF, learned.given_NL, setting.c, iterations=iterations, ratios=self.options.ratios
         )
         self._weights_FL = np.ascontiguousarray(weights_LF.T)
 

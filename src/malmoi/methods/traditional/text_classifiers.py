@@ -228,8 +228,7 @@ def _cut(examples: Examples, max_features: int) -> _Cut:
     return _Cut([example.target for example in examples], rows)
 
 
-def tried(option: bool | None) -> tuple[bool, ...]:
-    """What is tried for an option: both where it is not given."""
+def _tried(option: bool | None) -> tuple[bool, ...]:
     return (False, True) if option is None else (option,)
 
 
@@ -273,8 +272,8 @@ class TfIdf(LabelMethod):
             )
         )  # fmt: skip
         times = len(both.targets) / len(some.targets)  # what the last fit is of a try
-        balanced = tried(options.balanced)
-        ratios = tried(options.ratios if len(self.labels) == 2 else False)
+        balanced = _tried(options.balanced)
+        ratios = _tried(options.ratios if len(self.labels) == 2 else False)
         setting = _Setting(VIEWS[0], options.c[0], balanced[0], ratios[0])
         if valid:
             keeper.expect(lambda n: self._fit_with(setting, few, n), options.max_iterations)
