@@ -134,7 +134,8 @@ def test_the_examples_of_formats_are_read(name: str, tmp_path: Path) -> None:
         findings: list[Finding] = []
         found = make_task(name).read(path, findings.append)
         assert not findings
-        assert len(found) == (1 if extension in ("conll", "json") else text.count("\n"))
+        lines = text.count("\n") - (extension == "csv")  # which begins with its columns
+        assert len(found) == (1 if extension in ("conll", "json") else lines)
 
 
 def write_a_readers_files(folder: Path) -> None:

@@ -23,7 +23,8 @@ from tests.cli.test_cli import Run, fails
 run = test_cli.run
 Write = Callable[[str, list[Any]], Path]
 FAST = {
-    "classification": "tfidf", "ner": "crf", "translation": "ibm1", "completion": "ngram",
+    "classification": "tfidf", "multi-label": "tfidf", "ner": "crf", "translation": "ibm1",
+    "completion": "ngram",
     "summarization": "lead", "question-answering": "sentence", "chat": "retrieval",
 }  # fmt: skip
 GEESE = [

@@ -8,7 +8,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from malmoi.compare.comparison import LABELS, OTHER, SHOWN, as_text, confusion, contrasts
+from malmoi.compare.comparison import LABELS, OTHER, SHOWN, as_text, confusion, contrasts, label_scores
 from malmoi.compare.settings import Material
 from malmoi.compare.verdict import MethodRow, judge
 from malmoi.core.nouns import Answer, Entity, Example, Question
@@ -88,3 +88,12 @@ def test_json_becomes_words() -> None:
     assert as_text({"start": 0, "end": 4, "label": "PER", "text": "미나"}) == "PER · 미나"
     assert as_text({"messages": [{"role": "user", "content": "안녕"}]}) == "user · 안녕"
     assert (as_text(None), as_text([]), as_text("")) == ("(none)", "(none)", "")
+
+
+def test_every_label_of_a_set_has_its_f1() -> None:
+    examples = [Example(str(at), labels) for at, labels in enumerate([("a", "b"), ("a",), (), ("a",)])]
+    material = Material(make_task("multi-label"), {"test": examples}, [], [])
+    found = material.task.statistics(answers := [("a",), ("a", "b"), None, ("a",)], examples)
+    metrics = {name: one.metric() for name, one in found.items()}
+    row = MethodRow("one", "traditional", "", found, metrics, {"cost_per_1000": 1.0}, answers)
+    assert label_scores(judge([row], "micro_f1"), material) == [("a", 3, [1.0]), ("b", 1, [0.0])]

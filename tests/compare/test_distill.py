@@ -24,7 +24,7 @@ from tests.methods.chat_server import ChatServer, error, serving
 from tests.methods.tiny import fitted_to, write_model
 
 Rows = list[dict[str, Any]]
-INPUTS = {"classification": "text", "ner": "text", "summarization": "document"}
+INPUTS = {"classification": "text", "multi-label": "text", "ner": "text", "summarization": "document"}
 
 
 @lru_cache
@@ -276,7 +276,8 @@ def test_answers_that_cannot_be_used_are_left_out(tmp_path: Path) -> None:
 
 
 REPLIES: dict[str, tuple[str, str]] = {
-    "classification": ("good", "lexicon"), "ner": ('[{"text": "강", "label": "LOC"}]', "crf"),
+    "classification": ("good", "lexicon"), "multi-label": ('["LOC", "other"]', "lexicon"),
+    "ner": ('[{"text": "강", "label": "LOC"}]', "crf"),
     "translation": ("a river", "ibm1"), "completion": (" and so on, 그리고", "ngram"),
     "summarization": ("강", "lead"), "question-answering": ("the river", "sentence"),
     "chat": ("네.", "retrieval"),
@@ -300,6 +301,21 @@ def test_every_task_is_written_as_it_is_read(task: str, tmp_path: Path) -> None:
     assert found.num_labelled == 30
     assert not [row.error for row in found.comparison.rows if row.family == "remote" and row.error]
     assert len(make_task(task).load(tmp_path / "out" / "labelled.jsonl")) == 30
+
+
+def test_a_teacher_of_sets_is_as_sure_as_of_its_least_sure_label(tmp_path: Path) -> None:
+    teacher(tmp_path, "multi-label", "tfidf")
+    unlabelled(tmp_path, "multi-label", 40)
+    found = run(tmp_path, "multi-label", "lexicon", teacher=str(tmp_path / "teacher"), keep_above=0.6)
+    method = load_method(tmp_path / "teacher")
+    kept = {row["text"]: tuple(row["labels"]) for row in read(tmp_path / "out" / "labelled.jsonl")}
+    inputs = [row["text"] for row in read(tmp_path / "raw.jsonl")]
+    shares, answers = method.probabilities(inputs) or [], method.predict(inputs).values
+    sure = [all(abs(one - 0.5) > 0.1 for one in share.values()) for share in shares]
+    assert 0 < sum(sure) < len(sure)
+    wanted = {text for text, is_sure in zip(inputs, sure, strict=True) if is_sure}
+    assert kept == {text: it for text, it in zip(inputs, answers, strict=True) if text in wanted}
+    assert found.num_labelled == len(kept)
 
 
 def test_a_language_model_is_asked_without_any_example(tmp_path: Path) -> None:

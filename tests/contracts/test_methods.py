@@ -22,13 +22,14 @@ from malmoi.methods.registry import make_method, method_class, method_options, m
 from malmoi.metrics.confidence import LEAST
 from malmoi.tasks import TASKS, make_task, write_samples
 from malmoi.tasks.base import Task
-from malmoi.tasks.kinds import CONTINUATION, LABEL, SPAN, TAGS, TEXT
+from malmoi.tasks.kinds import CONTINUATION, LABEL, LABELS, SPAN, TAGS, TEXT
 from malmoi.world import documents
 from tests.hub.tiny_encoder import write_encoder
 from tests.methods.tiny import fitted_to, write_model
 
 TINY = {
     LABEL: {"vocab_size": 400},
+    LABELS: {"vocab_size": 400},
     TAGS: {},
     SPAN: {},
     TEXT: {"vocab_size": 400, "beams": 2, "max_target": 16},
@@ -78,7 +79,9 @@ def options(task: Task[Any, Any], name: str) -> dict[str, Any]:
         }
     if name == "pretrained":
         return {"encoder": encoder().name}
-    method = method_class(name)
+    if name == "features":
+        return {"model": language_model().name}
+    method = method_class(name, task)
     assert method
     if method.needs_model:
         return {"model": language_model().name} | REPLY.get(task.kind, {"max_new_tokens": 12})
@@ -123,6 +126,9 @@ def check_kind(task: Task[Any, Any], value: Any, found: Any) -> None:
         assert all(isinstance(entity, Entity) for entity in found)
         assert all(0 <= e.start < e.end <= len(value) for e in found)
         assert all(a.end <= b.start for a, b in itertools.pairwise(found))
+    elif task.kind is LABELS:
+        assert isinstance(found, tuple)
+        assert list(found) == sorted(set(found) & {"PER", "LOC", "ORG", "DATE"})
     elif task.kind is SPAN:
         assert isinstance(found, Answer)
         assert value.context[found.start : found.start + len(found.text)] == found.text
@@ -206,9 +212,18 @@ def test_probabilities_agree_with_predictions(task: str, name: str) -> None:
     if found is None:
         assert not method.task.kind.is_choice
         return
+    chosen: list[tuple[dict[str, float], set[str]]] = []
     for one, label in zip(found, method.predict(values).values, strict=True):
+        assert all(0 <= share <= 1 for share in one.values())
+        if method.task.kind is LABELS:  # each label by itself, from its threshold on
+            chosen.append((one, set(label)))
+            continue
         assert sum(one.values()) == pytest.approx(1, abs=1e-4)
         assert one[label] == max(one.values())
+    for each in chosen[0][0] if chosen else ():
+        given = [one[each] for one, label in chosen if each in label]
+        others = [one[each] for one, label in chosen if each not in label]
+        assert min(given, default=1) > max(others, default=0)
 
 
 @every_case

@@ -28,6 +28,7 @@ DATA = Path(__file__).parents[3] / "shared" / "data"
 ENGLISH, KOREAN = "The heron stood in the reeds.", "왜가리가 갈대밭에 서 있었다."
 EXAMPLES: dict[str, list[Example[Any, Any]]] = {
     "classification": [Example(ENGLISH, "bird"), Example(KOREAN, "새")],
+    "multi-label": [Example(ENGLISH, ("bird", "reed | water", "새")), Example(KOREAN, ())],
     "ner": [Example(ENGLISH, (Entity(4, 9, "BIRD"),)), Example(KOREAN, ())],
     "translation": [Example(ENGLISH, KOREAN), Example(KOREAN, ENGLISH)],
     "completion": [Example("The heron", " stood in the reeds."), Example("", KOREAN)],

@@ -27,12 +27,14 @@ from malmoi.engine.constraints import (
     entity_list,
     json_object,
     json_schema,
+    label_list,
     regex,
     substring,
 )
 from malmoi.engine.score import score_choices
 from malmoi.models.build import build_model
 from malmoi.models.config import RecurrentConfig, TransformerConfig
+from malmoi.tasks.multi_label import MultiLabel
 from malmoi.tasks.ner import NamedEntities
 from malmoi.text.sentencepiece import to_backend
 from malmoi.text.tokenizer import Tokenizer, train_tokenizer
@@ -44,7 +46,7 @@ BYTES = train_tokenizer([], "byte")
 FEW = settings(deadline=None, max_examples=25, suppress_health_check=list(HealthCheck))
 PROMPT = [9, 30, 40]
 PROMPTS = st.sampled_from([PROMPT, [9, 30, 2]])  # a reply goes on with a text, or begins one after an end
-NER = NamedEntities()
+NER, MULTI = NamedEntities(), MultiLabel()
 LABELS = ("PER", "장소", 'a"b\\')
 KOREAN = '민수는 서울에서 "영희"를 만났다.\n서울은 넓다.'
 ENGLISH = "Ann met \\Bob\\ in Paris, and Bob's dog 😀."
@@ -270,6 +272,20 @@ def test_what_tuning_teaches_can_be_said(tokenizer: Tokenizer, text: str, target
     for wrong in (answer.replace(", ", ","), answer + " ", "[" + answer, '[{"text": "zz", "label": "PER"}]'):
         if wrong != answer:
             assert not allows(tokenizer, entity_list(text, LABELS), tokenizer.encode(wrong))
+
+
+@FEW
+@given(
+    tokenizer=st.sampled_from([subwords(), sentencepiece(prefix=False)]),
+    target=st.sets(st.sampled_from(LABELS)).map(lambda found: tuple(sorted(found))),
+)
+def test_every_set_of_labels_can_be_said_and_nothing_else(
+    tokenizer: Tokenizer, target: tuple[str, ...]
+) -> None:
+    answer = MULTI.answer(target, "")
+    assert allows(tokenizer, label_list(LABELS), tokenizer.encode(answer))
+    for wrong in (answer + " ", "[" + answer, "[]", '["PER",]', '["zz"]', json.dumps(["PER"] * 4)):
+        assert not allows(tokenizer, label_list(LABELS), tokenizer.encode(wrong))
 
 
 @FEW

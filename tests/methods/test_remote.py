@@ -77,6 +77,8 @@ def test_labels_are_read_and_counted(tmp_path: Path) -> None:
 
 CASES: list[tuple[str, Any, str, Any]] = [
     ("classification", "It is lovely.", "The label is good.", "good"),
+    ("multi-label", "It is lovely.", 'Labels: ["good", "other"]', ("good",)),
+    ("multi-label", "It is.", "None.", ()),
     ("ner", "미나는 한별로 갔다.", '[{"text": "한별", "label": "LOC"}]', (Entity(4, 6, "LOC"),)),
     ("ner", "Nobody came.", "Sorry, none.", None),
     ("translation", "눈이 온다.", " It snows.\n", "It snows."),

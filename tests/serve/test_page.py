@@ -27,8 +27,8 @@ from tests.serve.test_page_parts import comparison
 
 pytestmark = pytest.mark.browser
 FITTED = {
-    "classification": "tfidf", "ner": "crf", "question-answering": "sentence", "translation": "ibm1",
-    "summarization": "lead", "completion": "ngram", "chat": "retrieval",
+    "classification": "tfidf", "multi-label": "tfidf", "ner": "crf", "question-answering": "sentence",
+    "translation": "ibm1", "summarization": "lead", "completion": "ngram", "chat": "retrieval",
 }  # fmt: skip
 HOSTILE = "<img src=x onerror=\"document.title='forged'\"> <b>굵게</b> **별**"
 WAIT_MS = 60_000  # one machine may do many things at once

@@ -31,6 +31,7 @@ from malmoi.serve.page.task_tabs import (
     asked,
     boxes,
     choices,
+    chosen_labels,
     examples,
     task_to_ask,
 )
@@ -204,6 +205,15 @@ def test_an_answer_is_shown_in_its_context_or_before_it() -> None:
     ]  # fmt: skip
     assert answer_value(Outcome(asked, Answer("거위"), 0.0))[1] == ("거위", "answer")
     assert answer_value(Outcome(asked, Answer("고양이"), 0.0))[0] == ("고양이", "not in the text")
+
+
+def test_labels_that_fit_stand_before_the_others() -> None:
+    shares = {"a": 0.2, "b": 0.9, "c": 0.4}
+    assert chosen_labels(Outcome("", ("a", "b"), 0.0, shares)) == [
+        ("a 20%", "fits"), ("b 90%", "fits"), ("c 40%", None)
+    ]  # fmt: skip
+    assert chosen_labels(Outcome("", (), 0.0, shares))[:2] == [("(no label)", None), ("b 90%", None)]
+    assert chosen_labels(Outcome("", ("a",), 0.0)) == [("a", "fits")]
 
 
 def test_what_is_too_long_is_refused_on_the_page_too(catalogue: Catalogue) -> None:

@@ -50,9 +50,9 @@ def test_models_methods_and_winners_have_short_names(folders: dict[str, Path], t
 
 
 QUICK = {  # a method for each task, and the JSON type of its predictions
-    "classification": ("lexicon", str), "ner": ("crf", list), "translation": ("ibm1", str),
-    "completion": ("ngram", str), "summarization": ("lead", str), "question-answering": ("sentence", dict),
-    "chat": ("retrieval", str),
+    "classification": ("lexicon", str), "multi-label": ("tfidf", list), "ner": ("crf", list),
+    "translation": ("ibm1", str), "completion": ("ngram", str), "summarization": ("lead", str),
+    "question-answering": ("sentence", dict), "chat": ("retrieval", str),
 }  # fmt: skip
 
 

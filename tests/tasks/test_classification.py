@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from malmoi.core.errors import UserError
-from malmoi.core.nouns import Example, Finding
+from malmoi.core.nouns import Entity, Example, Finding
+from malmoi.tasks import make_task
 from malmoi.tasks.classification import Classification
 
 
@@ -39,7 +40,7 @@ def test_fields_are_named_or_usual(tmp_path: Path) -> None:
         ({"text": 5, "label": "x"}, "found 5"),
         ({"text": "a", "label": " "}, "found an empty one"),
         ({"text": "a", "label": 0.5}, "whole number, found 0.5"),
-        ({"text": "a", "label": ["x"]}, "whole number"),
+        ({"text": "a", "label": ["x"]}, "must be one label, found ['x']; for several use multi-label"),
         ({"text": "a", "label": None}, '"label" is empty (null)'),
     ],
 )
@@ -93,3 +94,29 @@ def test_conflicts_leaks_rare_and_unseen_labels_are_found() -> None:
         ("v:2", "the label 'z' of valid is not in train"),
         ("v:3", "a text of 100,001 characters, much of it may be cut"),
     }
+
+
+@pytest.mark.parametrize(
+    ("name", "common", "rare"), [("classification", "ham", "spam"), ("multi-label", ("ham",), ("spam",))]
+)
+def test_where_one_label_is_most_of_all_every_label_counts_the_same(
+    name: str, common: object, rare: object
+) -> None:
+    task = make_task(name)
+    assert task.metric == task.primary
+    even = [Example(str(at), rare if at < 20 else common) for at in range(100)]
+    assert task.for_training(even) == (task, "")
+    uneven, why = task.for_training(even[1:])
+    assert uneven.metric == "macro_f1"
+    assert uneven.with_labels(["ham"]).metric == "macro_f1"
+    assert why == (
+        f"measured by macro f1: 'ham' is 81% of the labels in training, and {task.primary.replace('_', ' ')} "
+        "is high for saying nothing else"
+    )
+    assert next(iter(uneven.score([common], even[-1:]))) == "macro_f1"
+    assert task.for_training([]) == (task, "")
+
+
+def test_a_task_without_a_balanced_metric_keeps_its_own() -> None:
+    task = make_task("ner")
+    assert task.for_training([Example("Mina", (Entity(0, 4, "PER"),))] * 9) == (task, "")

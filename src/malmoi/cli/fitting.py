@@ -17,7 +17,8 @@ TaskName = Annotated[
     str,
     Argument(
         metavar="TASK",
-        help="classification, ner, translation, completion, summarization, question-answering or chat.",
+        help="classification, multi-label, ner, translation, completion, summarization, "
+        "question-answering or chat.",
     ),
 ]
 TrainPath = Annotated[Path, Option(help="The labelled examples to learn from.")]
@@ -120,6 +121,9 @@ def evaluate(
     task = task_of(loaded.task.name, fields) if fields else loaded.task
     examples = use.load(task, {"test": data}, allow_skips=allow_skips, say=say)["test"]
     say(*use.unseen(loaded, examples))
+    if loaded.task.metric != loaded.task.primary:
+        words = loaded.task.metric.replace("_", " ")
+        say(f"measured by {words}: one label had most of the training examples")
     terminal.show_metrics(use.evaluate(loaded.method, examples), len(examples))
 
 
@@ -136,6 +140,10 @@ def compare(
         ),
     ] = "all",
     model: ModelPath = None,
+    metric: Annotated[
+        str | None,
+        Option(help="What to judge by; else the task's, or macro F1 where one label has most examples."),
+    ] = None,
     good_enough: Annotated[
         str | None, Option(help="METRIC=VALUE: the cheapest method that reaches it wins.")
     ] = None,
@@ -185,8 +193,8 @@ def compare(
                 made, methods, pairs(settings, "set", typed=True), model and str(model)
             ),
             shots_curve=parse_shots(shots_curve) if shots_curve else (),
-            good_enough=parse_good_enough(good_enough) if good_enough else None,
-            margin=parse_margin(margin, made.primary) if margin else None,
+            metric=metric, good_enough=parse_good_enough(good_enough) if good_enough else None,
+            margin=parse_margin(margin, metric or made.primary) if margin else None,
             budget_seconds=budget, price_per_hour=price_per_hour, currency=currency, curve=curve,
             test_limit=test_limit, seed=seed, seeds=seeds, allow_skips=allow_skips, licence=licence,
         ),

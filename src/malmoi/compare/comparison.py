@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -20,13 +21,14 @@ from malmoi.compare.verdict import (
     show_cost,
     with_interval,
 )  # fmt: skip
-from malmoi.core.nouns import Metric
+from malmoi.core.nouns import Examples, Metric
 from malmoi.methods.use import WINNER
 from malmoi.metrics.statistics import Floats
 from malmoi.util.units import counted, figures, human_bytes, latency
 
 SHOWN = 10  # examples of each side
 LABELS = 12  # of a confusion matrix; the rarer ones are OTHER
+MOST_LABELS = 50  # of a table of labels
 OTHER = "(other)"
 Case = tuple[str, ...]  # one example as text: what went in, what is right, what each of the two said
 
@@ -91,12 +93,30 @@ class Comparison:
         return show_cost(row.cost, self.cost_count)
 
 
+def label_scores(verdict: Verdict, material: Material) -> list[tuple[str, int, list[float]]]:
+    """Of sets of labels: a label, how many test examples have it, and its F1 of each method in the ranking;
+    the most frequent labels first."""
+    test = material.test if material.task.kind.is_set else ()
+    counts = Counter(label for example in test for label in example.target)
+    return [
+        (label, count, [_label_f1(row.predictions, test, label) for row in verdict.ranking])
+        for label, count in counts.most_common(MOST_LABELS)
+    ]
+
+
+def _label_f1(predictions: Sequence[Sequence[str] | None], test: Examples, label: str) -> float:
+    pairs = [
+        (label in (found or ()), label in one.target) for found, one in zip(predictions, test, strict=True)
+    ]
+    return 2 * pairs.count((True, True)) / sum(map(sum, pairs))
+
+
 # ---- errors side by side
 
 
 def contrasts(verdict: Verdict, material: Material) -> list[Contrast]:
     """Each pair of neighbours in the ranking; texts by the task's own metric where all have it."""
-    primary = material.task.primary
+    primary = material.task.metric
     metric = primary if all(primary in row.statistics for row in verdict.ranking) else verdict.metric
     scored = [(row, _scores_E(row, metric, material)) for row in verdict.ranking]
     return [_contrast(a, b, a_E - b_E, material) for (a, a_E), (b, b_E) in pairwise(scored)]

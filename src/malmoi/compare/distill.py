@@ -24,7 +24,7 @@ from malmoi.core.config import StrictModel
 from malmoi.core.errors import UserError
 from malmoi.core.nouns import BadRow, Example, Examples, Json, Say, silent
 from malmoi.data.readers import Record
-from malmoi.methods.base import Method
+from malmoi.methods.base import Method, unsure_of_set
 from malmoi.methods.named import answering
 from malmoi.methods.registry import make_method, settled_options
 from malmoi.methods.use import RESULTS, load
@@ -247,12 +247,14 @@ def _whole_lines(path: Path) -> list[Json]:
 
 
 def _labels(teacher: Method, inputs: Sequence[Any]) -> list[Json]:
-    shares = teacher.probabilities(inputs)
-    if shares is None:
-        answers = zip(inputs, teacher.predict(inputs).values, strict=True)
-        return [{"answer": teacher.task.to_json(target, value), "sure": None} for value, target in answers]
-    best = [max(share.items(), key=lambda item: item[1]) for share in shares]
-    return [{"answer": label, "sure": probability} for label, probability in best]
+    shares, task = teacher.probabilities(inputs), teacher.task
+    if shares is not None and not task.kind.is_set:
+        best = [max(share.items(), key=lambda item: item[1]) for share in shares]
+        return [{"answer": label, "sure": probability} for label, probability in best]
+    # of a set as sure as of the label that is the least sure
+    sure = [1 - unsure_of_set(share.values()) / 2 for share in shares] if shares else [None] * len(inputs)
+    answers = zip(inputs, teacher.predict(inputs).values, sure, strict=True)
+    return [{"answer": task.to_json(target, value), "sure": least} for value, target, least in answers]
 
 
 def _rows(

@@ -127,6 +127,7 @@ def make_plan(
 
     Raises UserError where there are too few labels for a curve, or no family can be measured.
     """
+    task, why = task.for_training(train)
     parts = cache(lambda repeat: task.split(train, valid, seed=settings.seed + repeat))
     labels = _labels(parts(0))
     if labels < FEWEST_LABELS:
@@ -150,11 +151,11 @@ def make_plan(
     sign = curves[0].sign
     found = LabelPlan(
         task.name,
-        task.primary,
+        task.metric,
         sign > 0,
         labels,
         len(parts(0).test),
-        parts(0).notes,
+        (*parts(0).notes, *filter(None, [why])),
         (*families, *failed),
         "",
     )
@@ -193,14 +194,14 @@ def _curve(
         if found := values.get(count):
             took = human_seconds(time.perf_counter() - start_s)
             middle = np.mean(list(found.values()))
-            say(f"{name}: {task.primary} {middle:.4f} with {counted(count, 'label')} ({took})")
+            say(f"{name}: {task.metric} {middle:.4f} with {counted(count, 'label')} ({took})")
     if len(values) < 3:
         raise UserError("it cannot learn from small parts of these labels; give more")
     last = statistics[-1]
-    best = 0.0 if not last.higher_is_better else best_possible(task.primary, last)
+    best = 0.0 if not last.higher_is_better else best_possible(task.metric, last)
     scale = best if last.higher_is_better else abs(last.value) or 1.0
     if not isfinite(scale) or not all(isfinite(it) for some in values.values() for it in some.values()):
-        raise UserError(f"its {task.primary} is not finite")
+        raise UserError(f"its {task.metric} is not finite")
     points = _points(values if fixed_test else _on_one_part(values), scale)
     chance = _chance(last, 1 if fixed_test else len(values[labels]))
     return _Curve(name, points, chance, best, scale, 1 if last.higher_is_better else -1)
@@ -221,9 +222,9 @@ def _measured(
     inputs, targets = [one.input for one in splits.test], [one.target for one in splits.test]
     likelihoods = method.log_likelihood(inputs, targets) if task.kind.is_text else None
     found = task.statistics(method.predict(inputs).values, splits.test, likelihoods)
-    if task.primary not in found:
-        raise UserError(f"it offers no {task.primary}")
-    return found[task.primary]
+    if task.metric not in found:
+        raise UserError(f"it offers no {task.metric}")
+    return found[task.metric]
 
 
 def _on_one_part(values: Mapping[int, Mapping[int, float]]) -> dict[int, dict[int, float]]:

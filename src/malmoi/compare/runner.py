@@ -57,8 +57,8 @@ SHARES = (0.1, 0.3)  # of the training examples, for the learning curve
 PARTS = ("train", "valid", "test")
 # may change
 FREE = {
-    *PARTS, "methods", "good_enough", "margin", "price_per_hour", "currency", "curve", "shots_curve",
-    "licence", "seeds",
+    *PARTS, "methods", "metric", "good_enough", "margin", "price_per_hour", "currency", "curve",
+    "shots_curve", "licence", "seeds",
 }  # fmt: skip
 TRAINING_COSTS = ("train_seconds", "train_cpu_seconds", "train_peak_bytes")
 PACKAGES = ("malmoi", "torch", "numpy", "tokenizers", "scikit-learn", "python-crfsuite", "sacrebleu")
@@ -86,9 +86,11 @@ def _run(
     if not fitted:
         refuse_too_few_labels(material.parts["train"], material.task.kind)
     methods = {name: make_method(name, material.task, options) for name, options in settings.methods.items()}
-    metric, wanted = settings.good_enough or (material.task.primary, None)
+    metric, wanted = settings.good_enough or (settings.metric or material.task.metric, None)
     if wanted is not None and settings.margin:
         raise UserError("`good_enough` is a goal and `margin` what may be lost to the best; give one of them")
+    if settings.metric not in (None, metric):
+        raise UserError(f"`good_enough` is of {metric} and `metric` is {settings.metric}; give one of them")
     _check_metric(metric, wanted, material)
     _check_currencies(methods, settings)
     for method in methods.values():
@@ -131,7 +133,7 @@ def _check_metric(name: str, wanted: float | None, material: Material) -> None:
     if name not in known:
         raise UserError(f"{material.task.name} has no metric {name!r}; {nearest(name, known)}")
     if not known[name].has_interval:
-        raise UserError(f"{name} has no interval to judge by; take {material.task.primary}")
+        raise UserError(f"{name} has no interval to judge by; take {material.task.metric}")
     most = best_possible(name, known[name])
     if wanted is not None and not (0 <= wanted <= most and isfinite(wanted)):
         fix = f"; write {wanted / 100:g} or {wanted:g}%" if most == 1 < wanted <= 100 else ""

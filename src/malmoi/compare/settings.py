@@ -26,7 +26,8 @@ from malmoi.util.units import counted
 
 class ComparisonSettings(StrictModel):
     """One comparison. methods: name -> options. good_enough: a metric and the value that suffices; without it
-    what is at most `margin` worse than the best is good enough, on the metric's own scale.
+    what is at most `margin` worse than the best is good enough, on the metric's own scale. metric: to judge
+    by, else that of the task (see `malmoi.tasks.base:Task.for_training`).
 
     price_per_hour: of the machine, in `currency` (any label); without it costs are seconds.
     """
@@ -37,6 +38,7 @@ class ComparisonSettings(StrictModel):
     test: Path | None = None
     fields: dict[str, str] = Field(default_factory=dict)
     methods: dict[str, dict[str, Any]]
+    metric: str | None = None
     good_enough: tuple[str, float] | None = None
     margin: PositiveFloat | None = None  # None: `malmoi.compare.verdict:MARGIN` of the scale
     budget_seconds: PositiveFloat | None = None  # for each method's training
@@ -144,6 +146,9 @@ def load_material(settings: ComparisonSettings) -> Material:
     if settings.test_limit and settings.test_limit < len(test):
         notes.append(f"measured on {settings.test_limit:,} of {len(test):,} test examples, drawn by the seed")
         test = sample(test, settings.test_limit, settings.seed)
+    task, why = task.for_training(found.train)
+    if why and not (settings.metric or settings.good_enough):
+        notes.append(why)
     parts = {"train": found.train, "valid": found.valid, "test": test}
     material = Material(task, parts, notes, findings + task.check(parts))
     if few := material.few_documents:

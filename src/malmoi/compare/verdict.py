@@ -8,7 +8,6 @@ beat the floor, which is what answers without learning reach. docs/verdict.md ex
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -297,16 +296,12 @@ def best_possible(name: str, perfect: Statistic) -> float:
 def floor_of(task: Task[Any, Any], train: Sequence[Any], test: Sequence[Any]) -> Floor:
     """The best that answers without learning reach: the most frequent one, the input itself, or none."""
     blind: dict[tuple[str, str], list[Any]] = {("no answer", "no answer to anything"): [None] * len(test)}
-    if task.kind.is_choice or task.kind.is_text:
-        ((usual, _),) = Counter(one.target for one in train).most_common(1)
-        short = usual if len(usual) <= 40 else f"{usual[:39]}…"
-        blind["one answer", f'answering "{short}" to everything'] = [usual] * len(test)
+    for words, answer in task.kind.blind([one.target for one in train]).items():
+        blind["one answer", f"answering {words} to everything"] = [answer] * len(test)
     if task.kind.is_text:
         blind["the input", "repeating the input"] = [task.key(one.input) for one in test]
     found = [Floor(*words, task.score(answers, test)) for words, answers in blind.items()]
-    return max(
-        found, key=lambda one: gain(one.metrics[task.primary]) if task.primary in one.metrics else -inf
-    )
+    return max(found, key=lambda one: gain(one.metrics[task.metric]) if task.metric in one.metrics else -inf)
 
 
 def judge(

@@ -18,13 +18,14 @@ from malmoi.show.comparison_report import write_comparison
 from malmoi.show.demo_report import Answers, Exchange, OneModelLine, TaskLine
 from malmoi.show.terminal import console
 from malmoi.tasks import make_task, sampled_tasks
-from malmoi.tasks.kinds import CONTINUATION, LABEL, SPAN, TAGS, TEXT, Kind
+from malmoi.tasks.kinds import CONTINUATION, LABEL, LABELS, SPAN, TAGS, TEXT, Kind
 from malmoi.util.files import write_json
 
 MEASURE_S = 0.2
 # What suits networks that have seconds to learn, by the kind of task.
 SMALL: dict[Kind, dict[str, Any]] = {
     LABEL: {"vocab_size": 2048, "width": 64},
+    LABELS: {"vocab_size": 2048, "width": 64},
     TAGS: {"width": 64},
     SPAN: {"width": 64, "batch": 16},
     TEXT: {"vocab_size": 2048, "width": 128, "layers": 1, "beams": 2, "max_target": 64},

@@ -2,10 +2,10 @@
 
 A chat model gets turns by its own template. A foundation model gets plain text, every exchange as
 `ask\\nanswer\\n\\n`, and its reply ends with the line (where answers have several lines, at a blank one).
-A choice is made by likelihood. Entities and excerpts are spelled under a constraint, so that they are
-parts of the input; with a tokenizer that cannot spell every byte, what is no part is dropped afterwards.
-Other texts are free. Replies are greedy. A text to label or to tag that does not fit into the context is read
-in overlapping windows, as networks read it.
+A choice is made by likelihood. Lists of labels are spelled under a constraint, and so are entities and
+excerpts, so that they are parts of the input; with a tokenizer that cannot spell every byte, what is no
+label or part is dropped afterwards. Other texts are free. Replies are greedy. A text to label or to tag that
+does not fit into the context is read in overlapping windows, as networks read it.
 
 Shape letters: N inputs, L labels, F content-free inputs.
 """
@@ -24,13 +24,13 @@ from numpy.typing import NDArray
 from malmoi.core.config import StrictModel
 from malmoi.core.errors import UserError
 from malmoi.core.nouns import OVERLAP, Done, Examples, Message, Question, silent
-from malmoi.engine.constraints import Grammar, entity_list, substring
+from malmoi.engine.constraints import Grammar, entity_list, label_list, substring
 from malmoi.engine.engine import Engine
 from malmoi.engine.request import Sampling
 from malmoi.engine.score import score_choices, score_in_parts
 from malmoi.tasks.base import Task, is_korean
 from malmoi.tasks.checks import labels_in, two_or_more
-from malmoi.tasks.kinds import LABEL, SPAN, TAGS, Kind, joined_entities, moved
+from malmoi.tasks.kinds import LABEL, LABELS, SPAN, TAGS, Kind, joined_entities, moved
 from malmoi.text.chat import ChatFormat, chat_template
 from malmoi.text.tokenizer import Tokenizer
 
@@ -47,6 +47,7 @@ Floats = NDArray[np.float64]
 Pick = Callable[[Any], Examples]
 # What a reply is held to: by the input, the labels, and what ends a reply.
 GRAMMARS: dict[Kind, Callable[[Any, Sequence[str], str], Grammar | None]] = {
+    LABELS: lambda _, labels, __: label_list(labels),
     TAGS: lambda text, labels, _: entity_list(text, labels),
     SPAN: lambda asked, _, end: substring(asked.context, end) if asked.context else None,
 }
@@ -110,7 +111,7 @@ def known_labels(task: Task[Any, Any], examples: Examples) -> tuple[str, ...]:
     if task.kind.is_choice:
         return tuple(two_or_more(labels))
     if len(labels) < task.kind.fewest_labels:
-        raise UserError("no example has an entity; give some that have")
+        raise UserError(f"no example has {task.kind.labelled}; give some that have")
     return tuple(labels)
 
 
@@ -156,7 +157,7 @@ class Asker:
 
     @property
     def constrains(self) -> bool:
-        """Whether replies are held to parts of the input."""
+        """Whether replies are held to a form."""
         return self.task.kind in GRAMMARS and self.tokenizer.spells_bytes
 
     def note(self, values: Sequence[Any]) -> str:
@@ -166,7 +167,7 @@ class Asker:
             found.append(f"the {len(self.settings.labels)} labels are not listed in the question: too long")
         if self.task.kind in GRAMMARS and not self.constrains:
             kind = self.tokenizer.kind
-            found.append(f"replies are free, not held to the input: its {kind} tokenizer cannot spell all")
+            found.append(f"replies are free, not held to a form: its {kind} tokenizer cannot spell all")
         return "; ".join(filter(None, (*found, self.cut_note(values))))
 
     def cut_note(self, values: Sequence[Any]) -> str:

@@ -117,6 +117,16 @@ LABEL: {_any_of([_quoted(label) for label in labels])}
     return _grammar("entity list", source)
 
 
+def label_list(labels: Sequence[str]) -> Grammar:
+    """`["LABEL", ...]`, spaced as `MultiLabel.answer` writes it, or `none`. UserError for no label."""
+    if not labels:
+        raise UserError("a list of labels needs at least one to choose from; give it")
+    more = f'(", " LABEL){{0,{len(set(labels)) - 1}}}'
+    source = f"""start: "none" | "[" LABEL {more} "]"
+LABEL: {_any_of([_quoted(label) for label in labels])}"""
+    return _grammar("label list", source)
+
+
 def _grammar(kind: str, lark: str) -> Grammar:
     """Every token that fits is allowed: the library would force the only way on, in tokens of its own choice,
     but a model must be free to say what it learned to say.

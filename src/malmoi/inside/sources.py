@@ -66,7 +66,8 @@ class Network:
 class BagOfWords:
     """What each word of a text adds to the score of each label: their sum and `bias_L` are the scores.
 
-    strongest: n-grams with what they add for each label, the strongest first. L labels, W words.
+    strongest: n-grams with what they add for each label, the strongest first. needed_L: of sets of labels,
+    the score from which on each is given; else the highest one is. L labels, W words.
     """
 
     words: tuple[str, ...]
@@ -74,6 +75,7 @@ class BagOfWords:
     added_LW: Floats
     bias_L: Floats
     strongest: tuple[tuple[str, Floats], ...] = ()
+    needed_L: Floats | None = None
 
 
 Source = ReadText | NextTokenModel | Network | BagOfWords

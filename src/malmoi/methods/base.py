@@ -6,6 +6,7 @@ A method's folder has the shape of every model folder: `config.json` with a `mod
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -26,6 +27,7 @@ from malmoi.util.units import counted
 if TYPE_CHECKING:
     from torch import nn
 
+TINY = 1e-12  # the least probability whose logarithm is taken
 Family = Literal["traditional", "recurrent", "transformer", "prompted", "fine-tuned", "remote", "cascade"]
 FAMILIES: tuple[Family, ...] = get_args(Family)
 
@@ -60,6 +62,11 @@ def unsure(probabilities: Iterable[float]) -> float:
     """1 less the margin between the two largest."""
     first, second, *_ = sorted((*probabilities, 0.0, 0.0), reverse=True)
     return 1.0 - (first - second)
+
+
+def unsure_of_set(probabilities: Iterable[float]) -> float:
+    """The same for the label of a set that is nearest to one half."""
+    return max((1.0 - abs(2 * one - 1) for one in probabilities), default=0.0)
 
 
 class Method(ABC):
@@ -144,9 +151,12 @@ class Method(ABC):
         return self
 
     def probabilities(self, inputs: Sequence[Any]) -> list[dict[str, float]] | None:
-        """Where the task is to choose a label: each one's probability, calibrated. None: it has none."""
+        """Where the task is to choose labels: each one's probability. Where one is chosen they add up to one,
+        and are calibrated; of a set of labels each is by itself. None: the method has none."""
         found = self.raw_probabilities(inputs)
-        return found if found is None or not self.calibration else [*map(self.calibration.shares, found)]
+        if found is None or not self.calibration or not self.task.kind.is_choice:
+            return found
+        return [*map(self.calibration.shares, found)]
 
     def raw_probabilities(self, inputs: Sequence[Any]) -> list[dict[str, float]] | None:
         """The same, as the model has them."""
@@ -155,12 +165,13 @@ class Method(ABC):
 
     def predict_with_confidence(self, inputs: Sequence[Any]) -> Predictions:
         """`predict`, with the answers' `confidences` and, of labels, the probabilities."""
-        if (shares := self.probabilities(inputs)) is not None:
+        if (shares := self.probabilities(inputs)) is not None and self.task.kind.is_choice:
             best = [max(one.items(), key=lambda item: item[1]) for one in shares]
             values, confidences = [label for label, _ in best], [share for _, share in best]
             return Predictions([*values], confidences=confidences, probabilities=shares)
         found = self.predict(inputs)
-        return replace(found, confidences=self.confidences(inputs, found.values))
+        sure = self.confidences(inputs, found.values)
+        return replace(found, confidences=sure, probabilities=shares)
 
     def confidences(self, inputs: Sequence[Any], answers: Sequence[Any]) -> list[float] | None:
         """How probable it is that each of its own answers is right, as a whole.
@@ -168,8 +179,9 @@ class Method(ABC):
         Calibrated, where something was held out for that. If not, those of labels are the model's own, and
         other answers have none. None: it knows none.
         """
-        if (shares := self.probabilities(inputs)) is not None:
-            return [max(one.values()) for one in shares]
+        if self.task.kind.is_choice:
+            shares = self.probabilities(inputs)
+            return None if shares is None else [max(one.values()) for one in shares]
         calibration = self.calibration
         scores = None if calibration is None else self.sureness(inputs, answers)
         if calibration is None or scores is None:
@@ -178,22 +190,27 @@ class Method(ABC):
         return [0.0 if answer is None else calibration.probability(score) for answer, score in pairs]
 
     def sureness(self, inputs: Sequence[Any], answers: Sequence[Any]) -> list[float] | None:
-        """Of a task without labels: the logarithm of the probability of each of its own answers, as the model
+        """Unless a label is chosen: the logarithm of the probability of each of its own answers, as the model
         has it; of no answer any number. None: the method has no such thing."""
-        del inputs, answers
-        return None
+        if not self.task.kind.is_set or (shares := self.raw_probabilities(inputs)) is None:
+            return None
+        pairs = zip(shares, answers, strict=True)
+        return [
+            sum(math.log(max(share if label in answer else 1 - share, TINY)) for label, share in one.items())
+            for one, answer in pairs
+        ]
 
     def calibrate(self, held_out: Examples, shares: list[dict[str, float]] | None = None) -> None:
         """Learn from examples that it has not learned from how often it is right when it is how sure.
 
         `fit` calls it once it has chosen, before it learns from the held-out examples as well. shares: their
-        raw probabilities, where they are known.
+        raw probabilities, where they are known and one label is chosen.
         """
         self.calibration = None
         if len(held_out) < LEAST:
             return
         inputs = [example.input for example in held_out]
-        if (shares := shares or self.raw_probabilities(inputs)) is not None:
+        if self.task.kind.is_choice and (shares := shares or self.raw_probabilities(inputs)) is not None:
             self.calibration = Calibration.of_labels(shares, [example.target for example in held_out])
             return
         answers = self.predict(inputs).values
@@ -206,9 +223,10 @@ class Method(ABC):
 
     def unsureness(self, inputs: Sequence[Any]) -> list[float] | None:
         """Of each input 1 less the margin between its two most probable labels, 0 (sure) to 1 (Scheffer et
-        al. 2001, Active hidden Markov models for information extraction). None: it has no probabilities."""
-        found = self.probabilities(inputs)
-        return None if found is None else [unsure(one.values()) for one in found]
+        al. 2001, Active hidden Markov models for information extraction); of a set of labels, of the label
+        that is nearest to one half. None: it has no probabilities."""
+        found, measure = self.probabilities(inputs), unsure_of_set if self.task.kind.is_set else unsure
+        return None if found is None else [measure(one.values()) for one in found]
 
     def log_likelihood(self, inputs: Sequence[Any], targets: Sequence[str]) -> list[float] | None:
         """For targets that are text: each one's log-probability (nats), and that it ends there.

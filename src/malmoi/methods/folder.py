@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +48,7 @@ def describe(method: Method, report: FitReport) -> dict[str, Any]:
     task = method.task
     return {
         "model_type": f"{OWN_PREFIX}{method.name}",
-        "task": {"name": task.name, "version": task.version, "fields": task.fields},
+        "task": {"name": task.name, "version": task.version, "fields": task.fields, "metric": task.metric},
         "options": method.options.model_dump(exclude_unset=True),
         "report": report.facts,
         "calibration": method.calibration and method.calibration.model_dump(),
@@ -74,6 +75,7 @@ def load_method(folder: Path, options: Mapping[str, Any] | None = None) -> Metho
     found = files.read_object(folder / CONFIG, "task", "model_type", "options", "config", "report")
     try:
         task = make_task(found["task"]["name"], found["task"]["fields"])
+        task = replace(task, metric=found["task"].get("metric", ""))
         if task.version != found["task"]["version"]:
             raise UserError(
                 f"it was made for version {found['task']['version']} of {task.name}; fit it again"

@@ -13,6 +13,7 @@ from malmoi.core.errors import UserError, nearest
 from malmoi.methods.base import Method
 from malmoi.models.config import CELLS
 from malmoi.tasks.base import Task
+from malmoi.tasks.kinds import LABELS, Kind
 from malmoi.util.tables import entry
 
 # Classes, or where they are: one is loaded when it is asked for, as most of them bring PyTorch.
@@ -35,16 +36,27 @@ METHODS: dict[str, str | type[Method]] = {  # the simplest first
     "remote": "malmoi.methods.llm.remote:Remote",
     "cascade": "malmoi.methods.cascade:Cascade",
 }
+# Where a kind has a class of its own under a name.
+OF_KIND: dict[Kind, dict[str, str]] = {
+    LABELS: {
+        "lexicon": "malmoi.methods.traditional.label_sets:LexiconSets",
+        "tfidf": "malmoi.methods.traditional.label_sets:TfIdfSets",
+        "features": "malmoi.methods.llm.feature_sets:FeatureSets",
+    },
+}
 # Left out of "all": an LSTM stands for the recurrent family, a pre-trained encoder and what a cascade is made
 # of must be named, and nothing leaves this machine unasked.
 ON_REQUEST = {*CELLS, "pretrained", "remote", "cascade"} - {"lstm"}
 _VARIANT = re.compile(r"[\w-]+")
 
 
-def method_class(name: str) -> type[Method] | None:
-    """The class behind a name; "prompted:one" is a variant of "prompted", with options of its own."""
+def method_class(name: str, task: Task[Any, Any] | None = None) -> type[Method] | None:
+    """The class behind a name; "prompted:one" is a variant of "prompted", with options of its own.
+
+    task: what it is to do, where its kind may have a class of its own.
+    """
     base = name.partition(":")[0]
-    found = entry(METHODS.get(base))
+    found = entry((OF_KIND.get(task.kind, {}) if task else {}).get(base) or METHODS.get(base))
     return None if found is None else found.named(base)
 
 
@@ -62,7 +74,7 @@ def methods_for(task: Task[Any, Any], *, all_known: bool = False, with_model: bo
     return [
         name
         for name in METHODS
-        if (method := method_class(name))
+        if (method := method_class(name, task))
         and method.suits(task)
         and (all_known or (name not in ON_REQUEST and (with_model or not method.needs_model)))
     ]
@@ -70,14 +82,14 @@ def methods_for(task: Task[Any, Any], *, all_known: bool = False, with_model: bo
 
 def quick_methods(task: Task[Any, Any]) -> list[str]:
     """The names of those that need no network, the simplest first."""
-    found = {name: method_class(name) for name in methods_for(task)}
+    found = {name: method_class(name, task) for name in methods_for(task)}
     return [name for name, method in found.items() if method and method.family == "traditional"]
 
 
 def make_method(name: str, task: Task[Any, Any], options: Mapping[str, Any] | None = None) -> Method:
     """A method to fit. Raises UserError, with the nearest valid name, for a wrong name or option."""
     base, colon, variant = name.partition(":")
-    method = method_class(base)
+    method = method_class(base, task)
     if method is None or not method.suits(task):
         raise UserError(
             f"no method {base!r} for {task.name}; {nearest(base, methods_for(task, all_known=True))}"

@@ -95,7 +95,7 @@ def find_suspects(task: Task[Any, Any], examples: Examples, say: Say = silent) -
     """
     if task.kind not in _EVIDENCE:
         able = " and ".join(name for name, it in TASKS.items() if it.kind in _EVIDENCE)
-        raise UserError(f"`suspects` judges given labels, which {task.name} has not; it works with {able}")
+        raise UserError(f"`suspects` judges one label each, and works with {able}, not with {task.name}")
     different = {group_of(task, example.input) for example in examples}
     if len(different) < FEWEST:
         raise UserError(

@@ -148,12 +148,15 @@ def fit_method(
     with hold(out) if first else nullcontext():
         if not is_free(out):
             raise UserError(f"{out} exists; choose another `out`")
-        method = make_method(name, task, options)
+        make_method(name, task, options)  # what is wrong with the options is said before the data are read
         parts = load(task, {"train": train, "valid": valid}, allow_skips=allow_skips, say=say)
         splits = task.split(parts["train"], parts.get("valid"))
         refuse_too_few_labels(splits.train, task.kind)
-        for note in splits.notes:
+        task, why = task.for_training(splits.train)
+        notes = [*splits.notes, *filter(None, [why])]
+        for note in notes:
             say(note)
+        method = make_method(name, task, options)
         method.load_libraries()
         start_s, start_cpu_s = time.perf_counter(), processor_seconds()
         unfinished = out.with_name(f"{out.name}.unfinished")
@@ -169,11 +172,11 @@ def fit_method(
             save_method(out, method, report)
             shutil.rmtree(unfinished, ignore_errors=True)
         metrics = evaluate(method, splits.test)
-        note = splits.notes[0] if splits.notes else ""
+        note = notes[0] if notes else ""
         card = method_card(
             method, metrics, learned, measured_on=counted(len(splits.test), "other example"), folder=out,
             data=task_files((train, valid), licence), seconds=seconds, cpu_s=cpu_s,
-            notes=[*splits.notes, *filter(None, [report.note])],
+            notes=[*notes, *filter(None, [report.note])],
         )  # fmt: skip
         if first:
             write_card(out, card.render())

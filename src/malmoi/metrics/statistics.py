@@ -24,7 +24,7 @@ import math
 import re
 import string
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Literal, Self, cast
@@ -269,22 +269,62 @@ def macro_f1(predictions: Sequence[str | None], targets: Sequence[str]) -> Stati
 
     The labels are those of the targets and predictions; in a resample, those that occur in it.
     """
+    found = [() if label is None else (label,) for label in predictions]
+    return _by_label(found, [(label,) for label in targets], _macro_f1)
+
+
+def balanced_accuracy(predictions: Sequence[str | None], targets: Sequence[str]) -> Statistic:
+    """The mean of the labels' recall, as scikit-learn's `balanced_accuracy_score`; in a resample, of the
+    labels of its targets."""
+    found = [() if label is None else (label,) for label in predictions]
+    return _by_label(found, [(label,) for label in targets], _macro_recall)
+
+
+def label_set_scores(
+    predictions: Sequence[Collection[str] | None], targets: Sequence[Collection[str]]
+) -> dict[str, Statistic]:
+    """Micro and macro F1 of sets of labels, as scikit-learn's `f1_score`, and the share of sets that are
+    right as a whole (`accuracy_score`, subset accuracy). No prediction is an empty set that is not right."""
+    found, true = [set(it or ()) for it in predictions], [set(it) for it in targets]
+    counts = [(len(a & b), len(a), len(b)) for a, b in zip(found, true, strict=True)]
+    right_E, found_E, true_E = np.array(counts, dtype=np.float64).reshape(-1, 3).T
+    whole = [None if it is None else one for it, one in zip(predictions, found, strict=True)]
+    return {
+        "micro_f1": share(2 * right_E, found_E + true_E),
+        "macro_f1": _by_label(found, true, _macro_f1),
+        "exact_match": accuracy(whole, true),
+    }
+
+
+def _by_label(
+    predictions: Sequence[Collection[str]], targets: Sequence[Collection[str]],
+    combine: Callable[[Floats], Floats],
+) -> Statistic:  # fmt: skip
+    """Of every label: how often it is right, found and true, one after the other."""
     pairs = list(zip(predictions, targets, strict=True))
-    column = {label: 3 * at for at, label in enumerate(sorted({*targets, *filter(None, predictions)}))}
-    cells = [(row, column[true] + 2) for row, (_, true) in enumerate(pairs)]
-    cells += [(row, column[found] + 1) for row, (found, _) in enumerate(pairs) if found]
-    cells += [(row, column[true]) for row, (found, true) in enumerate(pairs) if found == true]
+    column = {label: 3 * at for at, label in enumerate(sorted(set().union(*predictions, *targets)))}
+    cells = [(row, column[label] + 2) for row, (_, true) in enumerate(pairs) for label in true]
+    cells += [(row, column[label] + 1) for row, (found, _) in enumerate(pairs) for label in found]
+    cells += [(row, column[label]) for row, (found, true) in enumerate(pairs) for label in {*found} & {*true}]
     parts_EK = _counts(cells, len(pairs), 3 * len(column))
     true_K = np.repeat(_sum(parts_EK)[0, 2::3], 3) / max(1, len(pairs))  # an example of every label's share
     worst_K = true_K * np.tile((0.0, 1.0, 1.0), len(column))
-    return Statistic(parts_EK, _macro_f1, ends=(worst_K, true_K))
+    return Statistic(parts_EK, combine, ends=(worst_K, true_K))
 
 
 def _macro_f1(sums_RK: Floats) -> Floats:
     right_RL, found_RL, true_RL = (sums_RK[:, first::3] for first in range(3))
-    total_RL = found_RL + true_RL
-    f1_RL = np.divide(2 * right_RL, total_RL, out=np.zeros_like(total_RL), where=total_RL > 0)
-    return f1_RL.sum(axis=1) / np.maximum(1, (total_RL > 0).sum(axis=1))
+    return _mean_quotient(2 * right_RL, found_RL + true_RL)
+
+
+def _macro_recall(sums_RK: Floats) -> Floats:
+    return _mean_quotient(sums_RK[:, ::3], sums_RK[:, 2::3])
+
+
+def _mean_quotient(above_RL: Floats, below_RL: Floats) -> Floats:
+    """The mean over the labels of which there is any."""
+    found_RL = np.divide(above_RL, below_RL, out=np.zeros_like(below_RL), where=below_RL > 0)
+    return found_RL.sum(axis=1) / np.maximum(1, (below_RL > 0).sum(axis=1))
 
 
 def _counts(cells: Sequence[tuple[int, int]], num_rows: int, num_columns: int) -> csr_array:

@@ -29,8 +29,9 @@ class EncoderBatch(NamedTuple):
     """Rows for an encoder, padding on the right; every row has at least one unit.
 
     ids_BT, mask_BT (True: real), chars_BTC (0: padding), features_BT (where the encoder has features).
-    targets: label_B, tags_BT, (start, end)_B2 or ids_BT, with IGNORE where there is none. texts_B: the number
-    of the text that each row is a window of, in order; then label_B is of the texts.
+    targets: label_B, given_BL (of sets of labels), tags_BT, (start, end)_B2 or ids_BT, with IGNORE where
+    there is none. texts_B: the number of the text that each row is a window of, in order; then label_B and
+    given_BL are of the texts.
     """
 
     ids_BT: Tensor
@@ -99,6 +100,11 @@ class Classifier(Head):
             label_smoothing=label_smoothing,
         )  # fmt: skip
         return Loss(total, _count(batch.truth))
+
+    def set_loss(self, batch: EncoderBatch) -> Loss:
+        """Binary cross-entropy of every label by itself, of targets given_BL."""
+        total = functional.binary_cross_entropy_with_logits(self(batch), batch.truth, reduction="sum")
+        return Loss(total, len(batch.truth))
 
     def _joined(self, x_BD: Tensor, texts_B: Tensor, lengths_B1: Tensor) -> Tensor:
         """x_ND of the N texts whose windows the rows are."""

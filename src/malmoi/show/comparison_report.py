@@ -12,7 +12,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from malmoi.compare.comparison import Comparison
+from malmoi.compare.comparison import Comparison, label_scores
 from malmoi.compare.verdict import PER, SAME_COST, MethodRow, one_latency, show, timed_beside
 from malmoi.show.charts import Look, Points, confidence_curves, measured_curves, quality_against_cost
 from malmoi.show.palette import COLOURS, GREEN, HOT, MARKERS, veil
@@ -50,6 +50,7 @@ def write_comparison(comparison: Comparison) -> None:
         "columns": list(dict.fromkeys(name for row in verdict.ranking for name in row.metrics)),
         "picture": Markup(_picture(comparison)),
         "confidence": Markup(_confidence(comparison)),
+        "by_label": label_scores(verdict, comparison.material),
         "curves": Markup(_curves(comparison, comparison.curve, "training examples")),
         "shots_curves": Markup(_curves(comparison, comparison.shots_curve, "shots")),
         "shown_settings": {name: json.dumps(value, ensure_ascii=False) for name, value in settings.items()},

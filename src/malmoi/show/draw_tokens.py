@@ -320,7 +320,8 @@ def draw_words(bag: BagOfWords) -> Picture:
     """Words against labels, and the strongest n-grams for the winner."""
     scores_L = bag.added_LW.sum(1) + bag.bias_L
     order = np.argsort(-scores_L, kind="stable")[:MOST_LABELS]
-    winner, added_LW = int(order[0]), (bag.added_LW - bag.added_LW.mean(0))[order, :MOST_WORDS]
+    among = bag.needed_L is None  # each label is seen among the others, which it must beat
+    winner, added_LW = int(order[0]), (bag.added_LW - among * bag.added_LW.mean(0))[order, :MOST_WORDS]
     words = bag.words[:MOST_WORDS]
     strongest = bag.strongest[:STRONGEST]
     wide = max(5.5, 2.6 + 0.34 * len(words)) + (3.0 if strongest else 0)
@@ -333,14 +334,28 @@ def draw_words(bag: BagOfWords) -> Picture:
     label_tokens(axes[0], words)
     axes[0].set_yticks(range(len(order)), [f"{bag.labels[i]}  {scores_L[i]:+.2f}" for i in order])
     if strongest:
-        _bars(bare(axes[1]), strongest, winner, bag.labels[winner])
+        values = [float(added_L[winner] - among * added_L.mean()) for _, added_L in strongest]
+        _bars(bare(axes[1]), [term for term, _ in strongest], values, bag.labels[winner])
     explanation = (
-        "A bag of words has no order: every word adds a number to every label, and the label with the "
-        f"highest sum (beside its name, with what it starts from) wins: here {bag.labels[winner]}. Green "
-        "speaks for a label, red against it, white words say nothing or are not known; each word is shown "
-        "against its mean over the labels."
+        "A bag of words has no order: every word adds a number to every label, and "
+        f"{_winners(bag, scores_L)}. Green speaks for a label, red against it, white words say "
+        f"nothing or are not known{'; each word is shown against its mean over the labels' * among}."
     )
     return Picture("words", "A bag of words' weights", explanation, figure)
+
+
+def _winners(bag: BagOfWords, scores_L: Floats) -> str:
+    """Which label wins, or which ones are given, and why."""
+    if bag.needed_L is None:
+        winner = bag.labels[int(scores_L.argmax())]
+        return (
+            f"the label with the highest sum (beside its name, with what it starts from) wins: here {winner}"
+        )
+    given = [label for label, far in zip(bag.labels, scores_L - bag.needed_L, strict=True) if far >= 0]
+    return (
+        "each label whose sum (beside its name, with what it starts from) reaches its threshold is given: "
+        f"here {', '.join(given) or 'none'}"
+    )
 
 
 def _numbers(axes: Axes, added_LW: Floats, most: float) -> None:
@@ -350,11 +365,10 @@ def _numbers(axes: Axes, added_LW: Floats, most: float) -> None:
         axes.text(column, row, f"{value:+.1f}", ha="center", va="center", fontsize=7.5, color=colour)
 
 
-def _bars(axes: Axes, strongest: tuple[tuple[str, Floats], ...], label: int, name: str) -> None:
-    values = [float(added_L[label] - added_L.mean()) for _, added_L in strongest]
+def _bars(axes: Axes, terms: Sequence[str], values: Sequence[float], name: str) -> None:
     places = range(len(values))
     axes.barh(places, values, color=[GREEN if value > 0 else RED for value in values], height=0.7)
-    axes.set_yticks(places, [shown(term) for term, _ in strongest], fontsize=8.5)
+    axes.set_yticks(places, [*map(shown, terms)], fontsize=8.5)
     axes.tick_params(length=0)
     axes.invert_yaxis()
     axes.axvline(0, color=INK, linewidth=0.8)

@@ -19,7 +19,7 @@ from malmoi.core.nouns import Predictions
 from malmoi.hub.card import metric_note
 from malmoi.show.palette import TERMINAL_TINTS
 from malmoi.tasks.base import Task
-from malmoi.tasks.kinds import CONTINUATION, LABEL, SPAN, TAGS, TEXT, Kind, entity_labels, marked
+from malmoi.tasks.kinds import CONTINUATION, LABEL, LABELS, SPAN, TAGS, TEXT, Kind, entity_labels, marked
 from malmoi.util.units import counted, human_bytes, human_count, human_seconds, measured
 
 if TYPE_CHECKING:
@@ -217,12 +217,9 @@ def show_prediction(task: Task[Any, Any], value: Any, found: Predictions) -> Non
     [answer], sure, [shares] = found.values, found.confidences, found.probabilities or [{}]
     shown = None if answer is None else VIEWS[task.kind](value, answer)
     console.print("no answer" if shown is None else shown)
-    if sure and not shares and answer is not None:
+    if sure and answer is not None and not task.kind.is_choice:
         console.print(f"[dim]right with a probability of {sure[0]:.0%}[/]")
-    best = (
-        sorted(found.probabilities[0].items(), key=lambda item: -item[1])[:5] if found.probabilities else []
-    )
-    for name, probability in best:
+    for name, probability in sorted(shares.items(), key=lambda item: -item[1])[:5]:
         console.print(f"{probability:7.1%} {'█' * round(30 * probability)} [dim]{escape(name)}[/]")
 
 
@@ -249,6 +246,7 @@ def _in_context(value: Question, answer: Answer, around: int = 120) -> Text:
 # A prediction for an input, by the task's kind.
 VIEWS: dict[Kind, Callable[[Any, Any], Text]] = {
     LABEL: lambda _, label: Text(label, "bold"),
+    LABELS: lambda _, labels: Text(", ".join(labels) or "(no label)", "bold"),
     TAGS: _marked,
     SPAN: _in_context,
     TEXT: lambda _, reply: Text(reply),

@@ -1,4 +1,4 @@
-"""The seven tasks: what their data look like, how to ask, how to read an answer, how to score it."""
+"""The tasks: what their data look like, how to ask, how to read an answer, how to score it."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from malmoi.tasks.base import Task
 from malmoi.tasks.chat import Chat
 from malmoi.tasks.classification import Classification
 from malmoi.tasks.completion import Completion
+from malmoi.tasks.multi_label import MultiLabel
 from malmoi.tasks.ner import NamedEntities
 from malmoi.tasks.question_answering import QuestionAnswering
 from malmoi.tasks.summarization import Summarization
@@ -22,7 +23,10 @@ from malmoi.util.files import new_file
 from malmoi.world import Document, Split
 
 SMALL_TALK = "small-talk"  # the folder of talks without a text, beside those of the tasks
-_ALL = (Classification, NamedEntities, Translation, Completion, Summarization, QuestionAnswering, Chat)
+_ALL = (
+    Classification, MultiLabel, NamedEntities, Translation, Completion, Summarization, QuestionAnswering,
+    Chat,
+)  # fmt: skip
 TASKS: dict[str, type[Task[Any, Any]]] = {task.name: task for task in _ALL}
 
 
@@ -34,8 +38,8 @@ def make_task(name: str, fields: Mapping[str, str] | None = None) -> Task[Any, A
 
 
 def sampled_tasks() -> list[str]:
-    """The names of the tasks that the sample world has rows for."""
-    return [name for name, task in TASKS.items() if task.samples is not Task.samples]
+    """The names of the tasks that the sample world has rows for, to teach and to show."""
+    return [name for name, task in TASKS.items() if task.taught and task.samples is not Task.samples]
 
 
 def write_samples(path: Path, task: str, documents: Iterable[Document], most: int | None = None) -> int:

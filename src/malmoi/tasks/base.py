@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -28,6 +29,7 @@ Y = TypeVar("Y")
 Found = Sequence[Any | None]  # predictions
 Nats = Sequence[float] | None
 Scores = dict[str, Statistic]
+MOST_OF_ALL = 0.8  # of the labels in training: what one label may be where the primary metric says enough
 GROUP = "group"  # in `fields` of every task: the column that says which rows belong together
 
 
@@ -35,7 +37,9 @@ GROUP = "group"  # in `fields` of every task: the column that says which rows be
 class Task(ABC, Generic[X, Y]):
     """One task. `fields` names the columns or keys of the user's files where they differ from the usual.
 
-    labels: of a task with a label set, for asking and for reading replies; see `with_labels`. wordings: ways
+    labels: of a task with a label set, for asking and for reading replies; see `with_labels`. metric: what
+    methods are ordered by, and choose by: the primary one, unless `for_training` has put the balanced one in
+    its place. wordings: ways
     to ask in English, and in Korean, with {input} and {labels}; a method asks in the first, tuning in all of
     them. title, about: what people read of the task; boxes, result, pipeline: instead of its kind's. Raises
     UserError for a field that the task does not have.
@@ -43,12 +47,15 @@ class Task(ABC, Generic[X, Y]):
 
     fields: Mapping[str, str] = field(default_factory=dict)
     labels: tuple[str, ...] = ()
+    metric: str = ""
 
     name: ClassVar[str]
     version: ClassVar[int] = 1
     kind: ClassVar[Kind]
-    primary: ClassVar[str]  # the metric that methods are ordered by
+    primary: ClassVar[str]  # the metric, unless one label outnumbers the others
+    balanced: ClassVar[str] = ""  # where it does: a metric to which every label counts the same; "": none
     relation: ClassVar[Relation] = "any"
+    taught: ClassVar[bool] = True  # whether the sample world's model and the demo have it
     title: ClassVar[str] = ""
     about: ClassVar[str] = ""
     boxes: ClassVar[tuple[Box, ...]] = ()
@@ -61,10 +68,27 @@ class Task(ABC, Generic[X, Y]):
         for role in self.fields:
             if role not in (known := (*self.roles, GROUP)):
                 raise UserError(f"{self.name} has no field {role!r}; {nearest(role, known)}")
+        object.__setattr__(self, "metric", self.metric or self.primary)
 
     def with_labels(self, labels: Iterable[str]) -> Self:
         """This task, asking for these labels."""
         return replace(self, labels=tuple(labels))
+
+    def for_training(self, train: Examples) -> tuple[Self, str]:
+        """This task as these examples want it measured, and why, in a line for people.
+
+        Where one label is more than MOST_OF_ALL of all that are given, always saying it scores well in the
+        primary metric, and the balanced one takes its place; otherwise nothing changes, and the line is ''.
+        """
+        counts = Counter(label for example in train for label in self.kind.labels(example.target))
+        label, count = max(counts.items(), key=lambda item: item[1], default=("", 0))
+        if not self.balanced or count <= MOST_OF_ALL * counts.total():
+            return self, ""
+        words, usual = (name.replace("_", " ") for name in (self.balanced, self.primary))
+        share = f"{label!r} is {count / counts.total():.0%} of the labels in training"
+        return replace(self, metric=self.balanced), (
+            f"measured by {words}: {share}, and {usual} is high for saying nothing else"
+        )
 
     # ---- data
 
@@ -256,9 +280,10 @@ class Task(ABC, Generic[X, Y]):
     def score(
         self, predictions: Found, examples: Examples, log_likelihoods: Nats = None
     ) -> dict[str, Metric]:
-        """`statistics`, each summed into a value with its interval."""
+        """`statistics`, each summed into a value with its interval; the task's metric first."""
         found = self.statistics(predictions, examples, log_likelihoods)
-        return {name: statistic.metric() for name, statistic in found.items()}
+        ordered = sorted(found, key=lambda name: name != self.metric)
+        return {name: found[name].metric() for name in ordered}
 
 
 _HANGUL = re.compile("[가-힣ㄱ-ㆎᄀ-ᇿ]")

@@ -78,7 +78,7 @@ def _too_few_labels(examples: Examples, kind: Kind) -> Iterator[Finding]:
     if examples and len(labels) < kind.fewest_labels:
         message = (
             f"all training examples have the label {labels[0]!r}; give some of another one" if labels
-            else "no training example has an entity; mark some"
+            else f"no training example has {kind.labelled}; give some that have"
         )  # fmt: skip
         yield Finding("error", examples[0].source, message)
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, ClassVar
 
 from malmoi.core.nouns import BadRow, Example, Report
 from malmoi.data.readers import Record, short
-from malmoi.metrics.statistics import accuracy, macro_f1
+from malmoi.metrics.statistics import accuracy, balanced_accuracy, macro_f1
 from malmoi.tasks.base import Examples, Found, Nats, Scores, Task
 from malmoi.tasks.kinds import LABEL
 from malmoi.world import Document
@@ -22,7 +22,7 @@ class Classification(Task[str, str]):
     name = "classification"
     about = "Which label fits the text, and how sure the model is."
     kind = LABEL
-    primary = "accuracy"
+    primary, balanced = "accuracy", "macro_f1"
     roles: ClassVar = {
         "text": ("sentence", "document", "review", "content", "utterance", "comment", "input"),
         "label": ("class", "category", "sentiment", "intent", "target", "output"),
@@ -42,17 +42,18 @@ class Classification(Task[str, str]):
 
     def examples(self, record: Record, report: Report) -> Iterator[Example[str, str]]:
         """One example."""
-        label = _label(self.value(record.values, "label"))
-        yield Example(self.text(record.values, "text"), label, record.where)
+        value = self.value(record.values, "label")
+        if isinstance(value, list):
+            raise BadRow(f'"label" must be one label, found {short(value)}; for several use multi-label')
+        yield Example(self.text(record.values, "text"), label_text(value), record.where)
 
     def parse(self, reply: str, value: str) -> str | None:
         """The label that the reply is, else the one label named in it."""
         plain = reply.strip()
         if not self.labels or plain in self.labels:
             return plain or None
-        named = [label for label in self.labels if _names(plain, label)]
-        longest = [label for label in named if not any(label != one and _names(one, label) for one in named)]
-        return longest[0] if len(longest) == 1 else None
+        named = named_labels(plain, self.labels)
+        return named[0] if len(named) == 1 else None
 
     def samples(self, document: Document) -> Iterator[dict[str, Any]]:
         """The sentiment of a document that has one."""
@@ -60,18 +61,26 @@ class Classification(Task[str, str]):
             yield {"text": document.text, "label": document.sentiment}
 
     def statistics(self, predictions: Found, examples: Examples, log_likelihoods: Nats = None) -> Scores:
-        """accuracy and macro_f1."""
+        """accuracy, macro_f1 and balanced_accuracy."""
         targets = [example.target for example in examples]
-        return {"accuracy": accuracy(predictions, targets), "macro_f1": macro_f1(predictions, targets)}
+        found = {"accuracy": accuracy, "macro_f1": macro_f1, "balanced_accuracy": balanced_accuracy}
+        return {name: metric(predictions, targets) for name, metric in found.items()}
 
 
-def _label(value: Any) -> str:
+def label_text(value: Any) -> str:
+    """A label as a text. Raises BadRow for what is none."""
     if isinstance(value, float) and value.is_integer():
         value = int(value)
     label = json.dumps(value) if isinstance(value, bool | int) else value
     if not isinstance(label, str) or not label.strip():
         raise BadRow(f'"label" must be a text or a whole number, found {short(value) or "an empty one"}')
     return label.strip()
+
+
+def named_labels(text: str, labels: Sequence[str]) -> list[str]:
+    """The labels that stand in a text, less those that stand in another one that does."""
+    named = [label for label in labels if _names(text, label)]
+    return [label for label in named if not any(label != one and _names(one, label) for one in named)]
 
 
 def _names(text: str, label: str) -> bool:

@@ -2,6 +2,7 @@
 
     kind           input X                 target Y
     label          str                     str, one of a fixed set
+    labels         str                     tuple[str, ...] of a fixed set, sorted; () where none fits
     tags           str                     tuple[Entity, ...], sorted, not overlapping
     span           Question                Answer, a part of its context
     text           str or Message tuple    str
@@ -13,7 +14,8 @@ What higher layers have for a kind (a network, a grammar, a view) is a table the
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any, Literal
@@ -75,6 +77,34 @@ def closed(reply: str) -> str:
     return f"{reply[: reply.rfind('}') + 1]}]"
 
 
+def usual_answer(targets: Sequence[str]) -> dict[str, str]:
+    """The most frequent target, by how to call it."""
+    ((usual, _),) = Counter(targets).most_common(1)
+    return {_quoted(usual): usual}
+
+
+def usual_labels(targets: Sequence[tuple[str, ...]]) -> dict[str, tuple[str, ...]]:
+    """The most frequent set, as many of the most frequent labels as have the best micro F1, and all labels,
+    each by how to call it."""
+    counts = Counter(label for target in targets for label in target).most_common()
+    total, right, best, size = sum(count for _, count in counts), 0, 0.0, 0
+    for number, (_, count) in enumerate(counts, 1):
+        right += count
+        if (value := 2 * right / (number * len(targets) + total)) > best:
+            best, size = value, number
+    sets = [Counter(targets).most_common(1)[0][0]]
+    sets += [tuple(sorted(label for label, _ in some)) for some in (counts[:size], counts)]
+    return {_quoted(", ".join(labels)) if labels else "no label": labels for labels in sets}
+
+
+def _quoted(text: str) -> str:
+    return f'"{text}"' if len(text) <= 40 else f'"{text[:39]}…"'
+
+
+def _of_set(found: Sequence[str], labels: Collection[str]) -> tuple[str, ...]:
+    return tuple(label for label in found if label in labels) if labels else tuple(found)
+
+
 def _of_labels(entities: Sequence[Entity], labels: Collection[str]) -> Sequence[Entity]:
     return tuple(entity for entity in entities if entity.label in labels) if labels else entities
 
@@ -92,14 +122,15 @@ class Kind:
     """What the tasks of one kind have in common.
 
     reply_tokens: at most, where no examples say how long replies are. labels: those in a target.
-    fewest_labels: to learn from; 0: there is no label set. is_choice: a target is one of the labels. is_text:
-    it is a text, which a model can give a likelihood to. goes_on: it goes on from the input, so nothing is
-    asked, and it has no end. pipeline: the model hub's word for it. boxes, result: what an input is written
-    in, and what a prediction is called, where the task says nothing else.
+    fewest_labels: to learn from; 0: there is no label set. labelled: what an example without any label lacks.
+    is_choice: a target is one of the labels. is_set: it is a set of them, each with a probability of its own.
+    is_text: it is a text, which a model can give a likelihood to. goes_on: it goes on from the input, so
+    nothing is asked, and it has no end. pipeline: the model hub's word for it. boxes, result: what an input
+    is written in, and what a prediction is called, where the task says nothing else.
 
     usable(target, labels) is what counts of a target that was read in a reply; closed(reply) ends a reply
     that was cut; within(target, input) is what of a target still stands in an input that was cut. None:
-    nothing.
+    nothing. blind(targets): what to answer without looking at the input, by how to call it.
     """
 
     name: str
@@ -109,12 +140,15 @@ class Kind:
     boxes: tuple[Box, ...] = (Box("Text", 4),)
     labels: Callable[[Any], list[str]] = lambda _: []
     fewest_labels: int = 0
+    labelled: str = "a label"
     is_choice: bool = False
+    is_set: bool = False
     is_text: bool = False
     goes_on: bool = False
     usable: Callable[[Any, Collection[str]], Any | None] = lambda target, _: target
     closed: Callable[[str], str] | None = None
     within: Callable[[Any, Any], Any | None] = lambda target, _: target
+    blind: Callable[[Sequence[Any]], Mapping[str, Any]] = lambda _: {}
 
     @property
     def has_context(self) -> bool:
@@ -129,21 +163,29 @@ class Kind:
 
 LABEL = Kind(
     name="label", reply_tokens=16, pipeline="text-classification", result="Labels",
-    labels=lambda label: [label], fewest_labels=2, is_choice=True,
+    labels=lambda label: [label], fewest_labels=2, is_choice=True, blind=usual_answer,
+)  # fmt: skip
+LABELS = Kind(
+    name="labels", reply_tokens=128, pipeline="text-classification", result="Labels", labels=list,
+    fewest_labels=1, is_set=True, usable=_of_set, blind=usual_labels,
 )  # fmt: skip
 TAGS = Kind(
     name="tags", reply_tokens=512, pipeline="token-classification", result="Entities", labels=entity_labels,
-    fewest_labels=1, usable=_of_labels, closed=closed, within=_entities_within,
+    fewest_labels=1, labelled="an entity", usable=_of_labels, closed=closed, within=_entities_within,
 )  # fmt: skip
 SPAN = Kind(
     name="span", reply_tokens=64, pipeline="question-answering", result="Answer in the text",
     boxes=(Box("Question", 1, "question"), Box("Text", 5, "context")), within=_answer_within,
     usable=lambda answer, _: answer if answer.start >= 0 else None,
 )  # fmt: skip
-TEXT = Kind(name="text", reply_tokens=512, pipeline="text-generation", result="Reply", is_text=True)
+TEXT = Kind(
+    name="text", reply_tokens=512, pipeline="text-generation", result="Reply", is_text=True,
+    blind=usual_answer,
+)  # fmt: skip
 CONTINUATION = Kind(
     name="continuation", reply_tokens=256, pipeline="text-generation", is_text=True, goes_on=True,
-    boxes=(Box("Beginning of a text", 3),), result="The text; what the model adds is blue",
+    blind=usual_answer, boxes=(Box("Beginning of a text", 3),),
+    result="The text; what the model adds is blue",
 )  # fmt: skip
 
-EVERY_KIND = frozenset({LABEL, TAGS, SPAN, TEXT, CONTINUATION})
+EVERY_KIND = frozenset({LABEL, LABELS, TAGS, SPAN, TEXT, CONTINUATION})

@@ -3,7 +3,7 @@
     for document in documents(1000, language="en"):
         print(document.headline, document.text, document.questions)
 
-Every document is drawn from a seed and carries the labels of all seven tasks. Documents for `valid` and
+Every document is drawn from a seed and carries the labels of all tasks. Documents for `valid` and
 `test` have combinations of facts, and some names, that no `train` document has. All text was written for
 this project.
 """

@@ -22,7 +22,7 @@ from malmoi.inside.sources import ReadText, Source
 from malmoi.methods.base import Method, Parts, cut_words
 from malmoi.methods.llm.prompted import ModelPath
 from malmoi.methods.traditional.choice import STRENGTHS, TimeKeeper, fit_head, missing_labels, quality
-from malmoi.tasks.checks import two_or_more
+from malmoi.tasks.checks import refuse_too_few_labels, two_or_more
 from malmoi.tasks.kinds import LABEL
 from malmoi.util.hardware import pick_device
 from malmoi.util.units import counted
@@ -73,18 +73,21 @@ class Features(Method):
     def fit(self, train: Examples, valid: Examples, work: Work = Work()) -> FitReport:
         """See `Method.fit`. Raises UserError where there is one label only."""
         o, keeper = self.options, TimeKeeper.of(work)
-        two_or_more(example.target for example in train)
+        refuse_too_few_labels(train, self.task.kind)
         self._open(Path(o.model).resolve(), weights_hash(Path(o.model)))
         work.say(f"reading {counted(len(train) + len(valid), 'text')}")
         read = self._read(keeper, train, 0.6)
-        read = read.joined(self._read(keeper, missing_labels(read.examples, train), 1.0))
+        read = read.joined(self._read(keeper, missing_labels(read.examples, train, self.task.kind), 1.0))
         seen = self._read(keeper, valid, 0.8)
         ways = [o.vector] if o.vector else list(self.embedder.ways)
         fields = {"vector": ways, "strength": [o.strength] if o.strength else STRENGTHS}
         setting = _Setting(ways[0], fields["strength"][0])
         if valid:
             setting = keeper.best(setting, fields, lambda it: self._value(it, read, seen))
-            self._learn(setting, read)
+            if self.task.kind.is_set and seen.examples:
+                self._value(setting, read, seen)  # once more, for its thresholds
+            else:
+                self._learn(setting, read)
             self.calibrate(seen.examples, self._shares(seen.vectors[setting.vector]))
         self._learn(setting, read.joined(seen))
         facts = setting._asdict() | {"width": self.embedder.width}
@@ -99,7 +102,12 @@ class Features(Method):
 
     def _value(self, setting: _Setting, read: _Read, seen: _Read) -> float:
         self._learn(setting, read)
-        return quality(self.task, self._answers(seen.vectors[setting.vector]), seen.examples)
+        return quality(self.task, self._decided(seen.vectors[setting.vector], seen.examples), seen.examples)
+
+    def _decided(self, vectors_ND: Any, seen: Examples) -> list[Any]:
+        """The answers to held-out examples."""
+        del seen
+        return self._answers(vectors_ND)
 
     def _learn(self, setting: _Setting, read: _Read) -> None:
         self.labels = two_or_more(example.target for example in read.examples)
@@ -120,7 +128,7 @@ class Features(Method):
     def _scores(self, vectors_ND: Any) -> Any:
         return vectors_ND @ self._weights_LD.T + self._bias_L
 
-    def _answers(self, vectors_ND: Any) -> list[str]:
+    def _answers(self, vectors_ND: Any) -> list[Any]:
         return [self.labels[at] for at in self._scores(vectors_ND).argmax(1)]
 
     def predict(self, inputs: Sequence[Any]) -> Predictions:

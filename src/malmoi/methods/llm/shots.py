@@ -14,7 +14,7 @@ from typing import Any, Generic, Literal, TypeVar
 import numpy as np
 
 from malmoi.core.errors import UserError
-from malmoi.core.nouns import Example
+from malmoi.core.nouns import Entity, Example
 from malmoi.data.readers import document_hash
 from malmoi.methods.traditional.vectors import NgramView, Vectors
 from malmoi.tasks.base import Task
@@ -88,8 +88,9 @@ def _strata(examples: Iterable[Example[X, Y]], most: int) -> list[list[Example[X
 
 
 def _stratum(target: Any) -> Any:
-    """What is balanced: labels, the kinds of entities; other targets are all different anyway."""
-    return tuple(entity_labels(target)) if isinstance(target, tuple) else target
+    """What is balanced: labels, sets of them, the kinds of entities; others are all different anyway."""
+    has_entities = isinstance(target, tuple) and isinstance(next(iter(target), None), Entity)
+    return tuple(entity_labels(target)) if has_entities else target
 
 
 def shots_files(task: Task[Any, Any], shots: Shots[Any, Any]) -> dict[str, bytes]:

@@ -109,6 +109,10 @@ class Form(ABC, Generic[Row, Model]):
     def predict(self, model: Model, inputs: Sequence[Any]) -> list[Any]:
         """The model's answers."""
 
+    def settled(self, model: Model, valid: Sequence[Example[Any, Any]]) -> list[Any]:
+        """The answers to the held-out examples; what else than weights is chosen by these is chosen here."""
+        return self.predict(model, [example.input for example in valid])
+
     @abstractmethod
     def parts(self) -> Parts:
         """Vocabularies and label sets, as JSON and files."""

@@ -1,4 +1,4 @@
-"""Classification: sub-words, an encoder, one vector for the whole text, a label.
+"""Classification: sub-words, an encoder, one vector for the whole text, a label or a set of them.
 
 Shape letters: B rows, T positions, L labels.
 """
@@ -11,6 +11,7 @@ from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from pydantic import Field, PositiveInt
 from torch import Tensor
 
@@ -19,31 +20,34 @@ from malmoi.core.tensors import IGNORE, Loss
 from malmoi.data.batches import overlapping, reach
 from malmoi.methods.base import Parts, cut_words
 from malmoi.methods.neural.form import EncoderForm, EncoderOptions, hidden, moved, padded
+from malmoi.methods.traditional.choice import UNSURE, choose_thresholds, set_matrix, sets_above, thresholds_in
 from malmoi.models.encoder import Encoder
 from malmoi.models.heads import Classifier, EncoderBatch, MaskedLanguageModel, Pooling
-from malmoi.tasks.checks import two_or_more
+from malmoi.tasks.checks import labels_in, refuse_too_few_labels, two_or_more
 from malmoi.text.tokenizer import Tokenizer, train_tokenizer
 
 
-class LabelOptions(EncoderOptions):
-    """balance: 0 trains on the labels as frequent as they are, 1 as if all were equally frequent.
-
-    max_tokens: of a window; a longer text is read in overlapping ones, `max_windows` at most. What lies
-    behind them is not read.
-    """
+class WindowOptions(EncoderOptions):
+    """max_tokens: of a window; a longer text is read in overlapping ones, `max_windows` at most. What lies
+    behind them is not read."""
 
     pooling: Pooling = "max"
     max_tokens: PositiveInt = 256
     max_windows: PositiveInt = 16
+
+
+class LabelOptions(WindowOptions):
+    """balance: 0 trains on the labels as frequent as they are, 1 as if all were equally frequent."""
+
     balance: float = Field(0.25, ge=0, le=1)
     label_smoothing: float = Field(0.1, ge=0, lt=1)
 
 
 class LabelRow(NamedTuple):
-    """The ids of a text's windows and its label's number."""
+    """The ids of a text's windows and its label's number; of sets, for each label whether it has it."""
 
     windows: list[list[int]]
-    label: int
+    label: int | list[float]
 
 
 class LabelForm(EncoderForm[LabelRow, Classifier]):
@@ -151,7 +155,7 @@ class LabelForm(EncoderForm[LabelRow, Classifier]):
         batch, targets_BT = self._batch(rows, share, random)
         return model.loss(batch._replace(targets=targets_BT))
 
-    def predict(self, model: Classifier, inputs: Sequence[Any]) -> list[str]:
+    def predict(self, model: Classifier, inputs: Sequence[Any]) -> list[Any]:
         return [max(found, key=found.__getitem__) for found in self.probabilities(model, inputs)]
 
     def probabilities(self, model: Classifier, inputs: Sequence[Any]) -> list[dict[str, float]]:
@@ -176,3 +180,60 @@ class LabelForm(EncoderForm[LabelRow, Classifier]):
     def restore(self, parts: Parts) -> None:
         self.labels = list(parts.config["labels"])
         self.tokenizer = parts.tokenizer()
+
+
+class LabelSetForm(LabelForm):
+    """A probability for each label, and the threshold from which on it is given."""
+
+    Options = WindowOptions
+    thresholds: list[float]
+
+    def learn(self, train: Sequence[Example[Any, Any]]) -> None:
+        refuse_too_few_labels(train, self.task.kind)
+        self.labels = labels_in(train, self.task.kind)
+        self.thresholds = [UNSURE] * len(self.labels)
+        self.learn_pieces([example.input for example in train])
+
+    def rows(self, examples: Sequence[Example[Any, Any]]) -> list[LabelRow]:
+        """Labels that training never saw teach nothing: left out."""
+        given_NL = set_matrix([example.target for example in examples], self.labels).astype(np.float32)
+        cut = self.cut_up([example.input for example in examples])
+        return [LabelRow(row, given_L) for row, given_L in zip(cut, given_NL.tolist(), strict=True)]
+
+    def loss(self, model: Classifier, rows: Sequence[LabelRow], random: np.random.Generator | None) -> Loss:
+        return model.set_loss(self._batch(rows, self.options.word_dropout, random)[0])
+
+    def predict(self, model: Classifier, inputs: Sequence[Any]) -> list[Any]:
+        return sets_above(self._probs(model, inputs), self.thresholds, self.labels)
+
+    def settled(self, model: Classifier, valid: Sequence[Example[Any, Any]]) -> list[Any]:
+        """See `Form.settled`: the thresholds are those that are best for `valid`."""
+        probs_NL = self._probs(model, [example.input for example in valid])
+        self.settle(probs_NL, valid)
+        return sets_above(probs_NL, self.thresholds, self.labels)
+
+    def settle(self, probs_NL: NDArray[Any], valid: Sequence[Example[Any, Any]]) -> None:
+        """Choose the thresholds by held-out examples with these probabilities."""
+        self.thresholds = choose_thresholds(probs_NL, set_matrix([one.target for one in valid], self.labels))
+
+    def probabilities(self, model: Classifier, inputs: Sequence[Any]) -> list[dict[str, float]]:
+        """Each label's own probability."""
+        return [dict(zip(self.labels, row, strict=True)) for row in self._probs(model, inputs).tolist()]
+
+    def _probs(self, model: Classifier, inputs: Sequence[Any]) -> NDArray[Any]:
+        """probs_NL."""
+
+        def read(rows: list[LabelRow]) -> list[NDArray[Any]]:
+            return list(model(self.batch(rows)).sigmoid().cpu().numpy())
+
+        rows = [LabelRow(row, 0) for row in self.cut_up(inputs)]
+        return np.array(self.in_batches(rows, read)).reshape(len(rows), len(self.labels))
+
+    def parts(self) -> Parts:
+        parts = super().parts()
+        parts.config["thresholds"] = self.thresholds
+        return parts
+
+    def restore(self, parts: Parts) -> None:
+        super().restore(parts)
+        self.thresholds = thresholds_in(parts.config, self.labels)

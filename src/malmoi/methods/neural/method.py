@@ -24,19 +24,20 @@ from malmoi.learn.objectives.examples import Chosen, LabelledRows, fit, identity
 from malmoi.methods.base import Method, Parts
 from malmoi.methods.neural.continuations import ContinuationForm
 from malmoi.methods.neural.form import Backbone, EncoderForm, EncoderOptions, Form
-from malmoi.methods.neural.labels import LabelForm
+from malmoi.methods.neural.labels import LabelForm, LabelSetForm
 from malmoi.methods.neural.spans import SpanForm
 from malmoi.methods.neural.tags import TagForm
 from malmoi.methods.neural.texts import TextForm
 from malmoi.models.cells import cell_named, computed_in
 from malmoi.models.heads import MaskedLanguageModel
 from malmoi.tasks.base import Task
-from malmoi.tasks.kinds import CONTINUATION, LABEL, SPAN, TAGS, TEXT, Kind
+from malmoi.tasks.kinds import CONTINUATION, LABEL, LABELS, SPAN, TAGS, TEXT, Kind
 from malmoi.util.hardware import pick_device, training_dtype
 from malmoi.util.units import counted
 
 FORMS: dict[Kind, type[Form[Any, Any]]] = {
     LABEL: LabelForm,
+    LABELS: LabelSetForm,
     TAGS: TagForm,
     SPAN: SpanForm,
     TEXT: TextForm,
@@ -100,6 +101,8 @@ class Neural(Method):
         words = f"{counted(options.batch, 'example')}, {computed_in(self.model, dtype)}"
         found = fit(self.model, objective, options, dtype, work, words, asked)
         note = found.pop("note")
+        if isinstance(self.form, LabelSetForm):
+            self.form.settled(self.model, valid)
         return with_note({"steps": found["steps"], "dtype": dtype, "fit": found}, note)
 
     def _warm_up(
@@ -193,7 +196,7 @@ class _Labelled(LabelledRows[nn.Module, Any]):
     ) -> None:
         super().__init__(form.rows(train), form.length, options)
         self.form, self.model, self.valid = form, model, valid
-        self.judged_by = form.task.primary if form.by_metric else "loss"
+        self.judged_by = form.task.metric if form.by_metric else "loss"
         self.valid_rows = [] if form.by_metric else self._few(form.rows(valid))
 
     def _few(self, rows: list[Any]) -> list[Any]:
@@ -211,7 +214,7 @@ class _Labelled(LabelledRows[nn.Module, Any]):
         """The task's metric, or the mean loss with nothing hidden; in fp32."""
         del loss, limit
         if self.form.by_metric:
-            found = self.form.predict(self.model, [example.input for example in self.valid])
+            found = self.form.settled(self.model, self.valid)
             return {self.judged_by: self.form.task.statistics(found, self.valid)[self.judged_by].value}
         parts = [self.valid_rows[part] for part in self.within(self.valid_rows, rows)]
         return {"loss": mean(self.form.loss(self.model, part, None) for part in parts)}

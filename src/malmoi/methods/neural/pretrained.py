@@ -9,7 +9,7 @@ Shape letters: B rows, P pieces (with marks), T units, D width, L labels, N text
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Annotated, Any, ClassVar, NamedTuple
+from typing import Annotated, Any, ClassVar, NamedTuple, Self
 
 import numpy as np
 import torch
@@ -24,14 +24,25 @@ from malmoi.hub.bert import Frame, load_encoder
 from malmoi.hub.source import find_source
 from malmoi.methods.base import Parts
 from malmoi.methods.neural.form import Form, padded
-from malmoi.methods.neural.labels import LabelForm, LabelOptions, LabelRow
+from malmoi.methods.neural.labels import LabelForm, LabelOptions, LabelRow, LabelSetForm, WindowOptions
 from malmoi.methods.neural.method import Neural
 from malmoi.methods.neural.spans import SpanForm, SpanOptions, SpanRow
 from malmoi.methods.neural.tags import TagForm, TagOptions, TagRow
-from malmoi.methods.traditional.choice import STRENGTHS, TimeKeeper, fit_head, missing_labels, quality
+from malmoi.methods.traditional.choice import (
+    STRENGTHS,
+    TimeKeeper,
+    fit_head,
+    fit_heads,
+    missing_labels,
+    quality,
+    set_matrix,
+    sets_above,
+    sigmoid,
+    thresholds_in,
+)
 from malmoi.models.bert import BertConfig, BertEncoder
 from malmoi.models.heads import Classifier, Pooling, SpanReader, Tagger
-from malmoi.tasks.kinds import LABEL, SPAN, TAGS, Kind
+from malmoi.tasks.kinds import LABEL, LABELS, SPAN, TAGS, Kind
 from malmoi.text.tokenizer import Tokenizer
 from malmoi.text.units import Encoded, encode_units
 
@@ -59,7 +70,7 @@ class FolderOptions(StrictModel):
         return encoder
 
 
-class PretrainedLabelOptions(LabelOptions, FolderOptions):
+class PretrainedWindowOptions(WindowOptions, FolderOptions):
     """frozen: the encoder stays as it is and only the final layer is fitted, in seconds. pooling: where it is
     not given, the encoder's own."""
 
@@ -67,13 +78,17 @@ class PretrainedLabelOptions(LabelOptions, FolderOptions):
     frozen: bool = False
 
     @model_validator(mode="after")
-    def _check_frozen(self) -> PretrainedLabelOptions:
+    def _check_frozen(self) -> Self:
         read = {"pooling", "max_tokens", "max_windows"}
         used = {*FolderOptions.model_fields, *read, "frozen", "balance", "seed"}
         idle = sorted(self.model_fields_set - used) if self.frozen else []
         if idle:
             raise ValueError(f"a frozen encoder takes no steps, so {idle[0]} says nothing; leave it out")
         return self
+
+
+class PretrainedLabelOptions(PretrainedWindowOptions, LabelOptions):
+    """See the bases."""
 
 
 class PretrainedTagOptions(TagOptions, FolderOptions):
@@ -160,27 +175,39 @@ class PretrainedLabelForm(FromFolder, LabelForm):
         not bend to a random head (Kumar et al. 2022), and stops by `valid`. Returns facts for the report.
         """
         x_ND, read = self._read_some(model, train, keeper, 0.6)
-        if missing := missing_labels(read, train):
+        if missing := missing_labels(read, train, self.task.kind):
             x_ND, read = np.concatenate((x_ND, self._vectors(model, missing))), [*read, *missing]
         x_valid_ND, seen = self._read_some(model, valid, keeper, 0.8)
 
         def value(setting: _Setting) -> float:
             weights_LD, bias_L = self._head(x_ND, read, setting.strength)
-            best_N = (x_valid_ND @ weights_LD.T + bias_L).argmax(1)
-            return quality(self.task, [self.labels[i] for i in best_N], seen)
+            return quality(self.task, self.decided(x_valid_ND @ weights_LD.T + bias_L, seen), seen)
 
         best = keeper.best(_Setting(STRENGTHS[0]), {"strength": STRENGTHS}, value).strength
-        weights_LD, bias_L = self._head(x_ND, read, best)
-        logits_NL = torch.from_numpy(x_valid_ND @ weights_LD.T + bias_L)
-        shares = [dict(zip(self.labels, row, strict=True)) for row in logits_NL.softmax(-1).tolist()]
-        calibrate(seen, shares)
-        also = [i for i, example in enumerate(seen) if example.target in self.labels]
+        value(_Setting(best))  # once more, for a set's thresholds
+        weights_LD, bias_L = self._set_head(model, x_ND, read, best)
+        shares_NL = torch.from_numpy(x_valid_ND @ weights_LD.T + bias_L).softmax(-1).tolist()
+        calibrate(seen, [dict(zip(self.labels, row, strict=True)) for row in shares_NL])
+        known = set(self.labels)
+        also = [i for i, one in enumerate(seen) if known.issuperset(self.task.kind.labels(one.target))]
         also = also if self.options.frozen else []
         x_ND, learned = np.concatenate((x_ND, x_valid_ND[also])), [*read, *(seen[i] for i in also)]
-        head = zip((model.head.weight, model.head.bias), self._head(x_ND, learned, best), strict=True)
-        for parameter, values in head:
-            parameter.data.copy_(torch.from_numpy(values))
+        self._set_head(model, x_ND, learned, best)
         return {"strength": best} | keeper.facts(read, learned[len(read) :])
+
+    def _set_head(
+        self, model: Classifier, x_ND: NDArray[np.float32], examples: Examples, strength: float
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Give the model this head; returns weights_LD and bias_L."""
+        found = self._head(x_ND, examples, strength)
+        for parameter, values in zip((model.head.weight, model.head.bias), found, strict=True):
+            parameter.data.copy_(torch.from_numpy(values))
+        return found
+
+    def decided(self, scores_NL: NDArray[Any], seen: Examples) -> list[Any]:
+        """What the scores of held-out examples say."""
+        del seen
+        return [self.labels[at] for at in scores_NL.argmax(1)]
 
     def _head(
         self, x_ND: NDArray[np.float32], examples: Examples, strength: float
@@ -217,6 +244,32 @@ class PretrainedLabelForm(FromFolder, LabelForm):
     def restore(self, parts: Parts) -> None:
         self.restore_folder(parts)
         self.labels, self.pooling = list(parts.config["labels"]), parts.config["pooling"]
+
+
+class PretrainedLabelSetForm(PretrainedLabelForm, LabelSetForm):
+    """The same for sets of labels."""
+
+    Options = PretrainedWindowOptions
+
+    def decided(self, scores_NL: NDArray[Any], seen: Examples) -> list[Any]:
+        """The sets, by the thresholds that are best for `seen`."""
+        probs_NL = sigmoid(scores_NL)
+        self.settle(probs_NL, seen)
+        return sets_above(probs_NL, self.thresholds, self.labels)
+
+    def _head(
+        self, x_ND: NDArray[np.float32], examples: Examples, strength: float
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        return fit_heads(x_ND, set_matrix([one.target for one in examples], self.labels), strength)
+
+    def parts(self) -> Parts:
+        parts = super().parts()
+        parts.config["thresholds"] = self.thresholds
+        return parts
+
+    def restore(self, parts: Parts) -> None:
+        super().restore(parts)
+        self.thresholds = thresholds_in(parts.config, self.labels)
 
 
 class FromFolderUnits(FromFolder):
@@ -303,9 +356,10 @@ class Pretrained(Neural):
     """A pre-trained encoder (Devlin et al. 2019), fine-tuned whole or, for labels, frozen below its head."""
 
     name, family, backbone = "pretrained", "transformer", "transformer"
-    kinds = frozenset({LABEL, TAGS, SPAN})
+    kinds = frozenset({LABEL, LABELS, TAGS, SPAN})
     forms: ClassVar[dict[Kind, type[Form[Any, Any]]]] = {
-        LABEL: PretrainedLabelForm, TAGS: PretrainedTagForm, SPAN: PretrainedSpanForm,
+        LABEL: PretrainedLabelForm, LABELS: PretrainedLabelSetForm, TAGS: PretrainedTagForm,
+        SPAN: PretrainedSpanForm,
     }  # fmt: skip
     settled: ClassVar[Json] = {
         "width": 128, "layers": 1, "heads": 4, "vocab_size": 1, "characters": False, "word_dropout": 0.0,

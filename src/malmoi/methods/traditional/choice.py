@@ -1,4 +1,7 @@
-"""Choosing constants by the held-out examples and within a budget, and what the traditional methods share."""
+"""Choosing constants by the held-out examples and within a budget, and what the traditional methods share.
+
+Shape letters: N examples, L labels, D and F features.
+"""
 
 from __future__ import annotations
 
@@ -11,8 +14,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Self, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from malmoi.core.errors import UserError
 from malmoi.core.nouns import Budget, Examples, Json, Work, with_note
 from malmoi.tasks.base import Task
+from malmoi.tasks.kinds import Kind
 from malmoi.util.units import counted, human_seconds
 
 if TYPE_CHECKING:
@@ -21,13 +26,16 @@ if TYPE_CHECKING:
 STRENGTHS = (10.0, 1.0, 100.0, 1000.0)  # inverse ones of the penalty of a head on vectors of length one
 LEAST_EXAMPLES = 32  # that a method learns from, however little time there is
 LEAST_ITERATIONS = 5  # of its solver
+FEWEST_GIVEN = 10  # held-out examples with a label, to choose its threshold by
+UNSURE = 0.5  # a threshold for want of a chosen one
+CERTAIN = 20.0  # a score of which nobody doubts
 Setting = TypeVar("Setting", bound=NamedTuple)
 T = TypeVar("T")
 
 
 def quality(task: Task[Any, Any], predictions: Sequence[Any], examples: Examples) -> float:
-    """The task's primary metric; higher is better."""
-    statistic = task.statistics(predictions, examples)[task.primary]
+    """The task's metric; higher is better."""
+    statistic = task.statistics(predictions, examples)[task.metric]
     return statistic.value if statistic.higher_is_better else -statistic.value
 
 
@@ -167,11 +175,11 @@ class TimeKeeper:
         return with_note({"learned_from": {"train": len(train), "valid": len(valid)}}, self.note)
 
 
-def missing_labels(seen: Examples, examples: Examples) -> list[Any]:
+def missing_labels(seen: Examples, examples: Examples, kind: Kind) -> list[Any]:
     """An example of each label that no example seen has."""
-    found = {example.target: example for example in examples}
-    known = {example.target for example in seen}
-    return [example for label, example in found.items() if label not in known]
+    found = {label: example for example in examples for label in kind.labels(example.target)}
+    known = {label for example in seen for label in kind.labels(example.target)}
+    return list({id(one): one for label, one in found.items() if label not in known}.values())
 
 
 def softmax_layer(model: LogisticRegression) -> tuple[NDArray[Any], NDArray[np.float32]]:
@@ -202,3 +210,105 @@ def fit_head(
         model.fit(x_ND, labels_N, weights_N)
     weights_LD, bias_L = softmax_layer(model)
     return weights_LD.astype(np.float32), bias_L
+
+
+# ---- sets of labels: a decision for each label
+
+
+def set_matrix(targets: Sequence[Sequence[str]], labels: Sequence[str]) -> NDArray[np.bool_]:
+    """given_NL: which of the labels each target has; those that are not among `labels` are left out."""
+    numbers = {label: number for number, label in enumerate(labels)}
+    given_NL = np.zeros((len(targets), len(labels)), dtype=bool)
+    for row, target in enumerate(targets):
+        given_NL[row, [numbers[label] for label in target if label in numbers]] = True
+    return given_NL
+
+
+def sets_above(
+    probs_NL: NDArray[Any], thresholds_L: Sequence[float] | NDArray[Any], labels: Sequence[str]
+) -> list[tuple[str, ...]]:
+    """The labels that reach their thresholds; `labels` are sorted."""
+    above_NL = probs_NL >= np.asarray(thresholds_L)
+    return [tuple(labels[at] for at in np.flatnonzero(above_L).tolist()) for above_L in above_NL]
+
+
+def choose_thresholds(probs_NL: NDArray[Any], given_NL: NDArray[np.bool_]) -> list[float]:
+    """The probability from which on each label is given: where its F1 on held-out examples is the highest
+    (Lipton, Elkan & Naryanaswamy 2014).
+
+    A label that fewer than FEWEST_GIVEN of the examples have gets the one threshold that is best for all
+    labels together, by micro F1; where even all labels together are so few, UNSURE.
+    """
+    together = _best_cut(probs_NL.ravel(), given_NL.ravel()) if given_NL.sum() >= FEWEST_GIVEN else UNSURE
+    return [
+        _best_cut(probs_N, given_N) if given_N.sum() >= FEWEST_GIVEN else together
+        for probs_N, given_N in zip(probs_NL.T, given_NL.T, strict=True)
+    ]
+
+
+def thresholds_in(config: Json, labels: Sequence[str]) -> list[float]:
+    """Those of a method's folder. Raises UserError where they are not one number for each label."""
+    found = config["thresholds"]
+    if len(found) != len(labels) or not all(isinstance(one, float | int) for one in found):
+        raise UserError("its thresholds do not fit its labels; copy it again or fit it again")
+    return list(found)
+
+
+def _best_cut(probs_N: NDArray[Any], given_N: NDArray[np.bool_]) -> float:
+    """The middle between the two neighbours in `probs_N` that give the best F1; of equals the largest.
+
+    Half of the least one where all examples get the label.
+    """
+    order = np.argsort(-probs_N, kind="stable")
+    sorted_N = probs_N[order].astype(np.float64)
+    right_N = np.cumsum(given_N[order])
+    f1_N = 2 * right_N / (np.arange(1, len(order) + 1) + right_N[-1])
+    below_N = np.append(sorted_N[1:], -1.0)
+    f1_N[below_N == sorted_N] = -1.0  # equal probabilities are not told apart
+    best = int(f1_N.argmax())
+    return float(sorted_N[best] + max(0.0, below_N[best])) / 2
+
+
+def fit_heads(
+    x_ND: Any, given_NL: NDArray[np.bool_], strength: float, *, iterations: int = 300,
+    ratios: bool = False,
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:  # fmt: skip
+    """weights_LD and bias_L of a logistic regression for each label (binary relevance).
+
+    x_ND: dense or sparse.
+    ratios: features are multiplied by naive Bayes' log-count ratios. A label that all examples have, or none,
+    is always given, or never.
+    """
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.linear_model import LogisticRegression
+
+    solver = "liblinear" if hasattr(x_ND, "tocsr") else "lbfgs"
+    model = LogisticRegression(C=strength, max_iter=iterations, solver=solver, random_state=0)
+    weights_LD = np.zeros((given_NL.shape[1], x_ND.shape[1]), dtype=np.float32)
+    bias_L = np.zeros(len(weights_LD), dtype=np.float32)
+    for label, given_N in enumerate(given_NL.T):
+        if given_N.all() or not given_N.any():
+            bias_L[label] = CERTAIN if given_N.any() else -CERTAIN
+            continue
+        scale_D = log_count_ratios(x_ND, given_N) if ratios else 1.0
+        scaled_ND = x_ND.multiply(scale_D).tocsr() if ratios else x_ND
+        with warnings.catch_warnings(action="ignore", category=ConvergenceWarning):
+            model.fit(scaled_ND, given_N)
+        weights_LD[label] = np.asarray(model.coef_)[0] * scale_D
+        bias_L[label] = np.asarray(model.intercept_)[0]
+    return weights_LD, bias_L
+
+
+def sigmoid(scores: NDArray[Any]) -> NDArray[np.float64]:
+    """1 / (1 + e^-x), without overflow."""
+    return 0.5 * (1 + np.tanh(0.5 * np.asarray(scores, dtype=np.float64)))
+
+
+def log_count_ratios(rows_NF: Any, positive_N: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """ratios_F, nats: how much likelier each feature is where `positive_N`, by summed values plus one
+    (Wang & Manning 2012, equation 2)."""
+    inside_F, outside_F = (
+        1.0 + np.asarray(rows_NF[some_N].sum(axis=0), dtype=np.float64).ravel()
+        for some_N in (positive_N, ~positive_N)
+    )
+    return np.log(inside_F / inside_F.sum()) - np.log(outside_F / outside_F.sum())

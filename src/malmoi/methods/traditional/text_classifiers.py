@@ -25,7 +25,7 @@ from malmoi.core.nouns import Example, Examples, FitReport, Json, Predictions, W
 from malmoi.data.encodings import decoded
 from malmoi.inside.sources import BagOfWords, ReadText, Source
 from malmoi.methods.base import Method, Parts
-from malmoi.methods.traditional.choice import TimeKeeper, quality, softmax_layer
+from malmoi.methods.traditional.choice import TimeKeeper, log_count_ratios, quality, softmax_layer
 from malmoi.methods.traditional.vectors import LIBRARIES, WORD, NgramView, Vectors
 from malmoi.metrics.statistics import Floats
 from malmoi.tasks.checks import two_or_more
@@ -233,16 +233,6 @@ def _cut(examples: Examples, max_features: int) -> _Cut:
 
 def _tried(option: bool | None) -> tuple[bool, ...]:
     return (False, True) if option is None else (option,)
-
-
-def log_count_ratios(rows_NF: Any, positive_N: NDArray[np.bool_]) -> Floats:
-    """ratios_F, nats: how much likelier each feature is where `positive_N`, by summed values plus one
-    (Wang & Manning 2012, equation 2)."""
-    inside_F, outside_F = (
-        1.0 + np.asarray(rows_NF[some_N].sum(axis=0), dtype=np.float64).ravel()
-        for some_N in (positive_N, ~positive_N)
-    )
-    return np.log(inside_F / inside_F.sum()) - np.log(outside_F / outside_F.sum())
 
 
 class TfIdf(LabelMethod):

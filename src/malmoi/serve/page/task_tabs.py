@@ -21,11 +21,12 @@ from malmoi.serve.page.look import clickable, joined, named, note, panel
 from malmoi.serve.worker import REPORTED, Worker
 from malmoi.tasks import TASKS, make_task
 from malmoi.tasks.base import Task
-from malmoi.tasks.kinds import CONTINUATION, LABEL, SPAN, TAGS, TEXT, Box, Kind, marked
+from malmoi.tasks.kinds import CONTINUATION, LABEL, LABELS, SPAN, TAGS, TEXT, Box, Kind, marked
 from malmoi.world import Language, documents
 
 MOST_DOCUMENTS = 60  # looked through for examples; the kinds of documents vary
 EACH = 2  # examples per language
+MOST_LABELS = 8  # that are shown with their probabilities
 NONE = "(no second model)"
 
 
@@ -177,7 +178,7 @@ class Bench:
         took = f"{name} \u00b7 {_ms(outcome.seconds)}"
         if outcome.prediction is None:
             return note(joined([took, "no answer that can be read"]), kind="warn"), None
-        known = outcome.confidence is not None and outcome.probabilities is None
+        known = outcome.confidence is not None and not self.task.kind.is_choice
         sure = f"right with a probability of {outcome.confidence:.0%}" if known else ""
         return note(joined([took, sure])), VIEWS[self.task.kind].show(outcome)
 
@@ -244,6 +245,16 @@ def answer_value(outcome: Outcome) -> Any:
     return marked(value.context, [Entity(start, start + len(answer.text), "answer")])
 
 
+def chosen_labels(outcome: Outcome) -> list[tuple[str, str | None]]:
+    """The labels that fit, then the most probable of the others."""
+    shares, chosen = outcome.probabilities or {}, list(outcome.prediction)
+    others = sorted(shares.keys() - set(chosen), key=lambda label: -shares[label])
+    shown = [*chosen, *others[: max(0, MOST_LABELS - len(chosen))]]
+    named = {label: f"{label} {shares[label]:.0%}" if label in shares else label for label in shown}
+    found = [(name, "fits" if label in chosen else None) for label, name in named.items()]
+    return found if chosen else [("(no label)", None), *found]
+
+
 def _highlighted(colours: dict[str, str], *, inline: bool = True) -> Callable[[str], Component]:
     return lambda label: gr.HighlightedText(label=label, color_map=colours, show_inline_category=inline)
 
@@ -258,6 +269,7 @@ VIEWS: dict[Kind, Shown] = {
         lambda label: gr.Label(label=label, num_top_classes=8),
         lambda it: dict(it.probabilities) if it.probabilities else it.prediction,
     ),
+    LABELS: Shown(_highlighted({"fits": "green"}), chosen_labels),
     TAGS: Shown(_highlighted(_ENTITIES), lambda it: marked(it.value, it.prediction)),
     SPAN: Shown(_highlighted({"answer": "green", "not in the text": "red"}), answer_value),
     TEXT: Shown(_text, lambda it: it.prediction),
