@@ -103,6 +103,9 @@ def predict(
 def evaluate(
     folder: Annotated[Path, Argument(help="A fitted method's folder, or a comparison's.")],
     data: Annotated[Path, Option(help="Labelled examples that it did not learn from.")],
+    train: Annotated[
+        Path | None, Option(help="What it learned from: also measures whether texts belong to their inputs.")
+    ] = None,
     fields: Fields = None,
     allow_skips: AllowSkips = False,
 ) -> None:
@@ -112,9 +115,10 @@ def evaluate(
 
     loaded = use.LoadedMethod(folder)
     task = task_of(loaded.task.name, fields) if fields else loaded.task
-    examples = use.load(task, {"test": data}, allow_skips=allow_skips, say=say)["test"]
+    parts = use.load(task, {"train": train, "test": data}, allow_skips=allow_skips, say=say)
+    examples = parts["test"]
     say(*use.unseen(loaded, examples))
-    terminal.show_metrics(use.evaluate(loaded.method, examples), len(examples))
+    terminal.show_metrics(use.evaluate(loaded.method, examples, parts.get("train", ())), len(examples))
 
 
 def compare(

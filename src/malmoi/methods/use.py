@@ -141,7 +141,7 @@ def fit_method(
             # before anything else can fail
             save_method(out, method, report)
             shutil.rmtree(unfinished, ignore_errors=True)
-        metrics = evaluate(method, splits.test)
+        metrics = evaluate(method, splits.test, splits.train)
         note = splits.notes[0] if splits.notes else ""
         card = method_card(
             method, metrics, learned, measured_on=counted(len(splits.test), "other example"), folder=out,
@@ -188,13 +188,13 @@ def load(
     return parts
 
 
-def evaluate(method: Method, examples: Examples) -> dict[str, Metric]:
-    """The task's metrics of a method's predictions."""
+def evaluate(method: Method, examples: Examples, train: Examples = ()) -> dict[str, Metric]:
+    """The task's metrics of a method's predictions; train: what it learned from."""
     inputs = [example.input for example in examples]
     likelihoods = None
     if method.task.kind.is_text:
         likelihoods = method.log_likelihood(inputs, [example.target for example in examples])
-    return method.task.score(method.predict(inputs).values, examples, likelihoods)
+    return method.task.score(method.predict(inputs).values, examples, likelihoods, train)
 
 
 def task_files(paths: Iterable[Path | None], licence: str | None = None) -> tuple[DataFile, ...]:
