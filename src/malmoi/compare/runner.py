@@ -13,7 +13,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from importlib.metadata import version
 from math import isfinite
 from pathlib import Path
@@ -40,7 +40,6 @@ from malmoi.methods.base import Method
 from malmoi.methods.folder import load_report, write_card
 from malmoi.methods.registry import make_method, settled_options
 from malmoi.methods.use import RESULTS, learned_from, method_card, task_files
-from malmoi.metrics.statistics import Statistic
 from malmoi.tasks.checks import refuse_too_few_labels
 from malmoi.util.files import is_free, read_json, write_json
 from malmoi.util.hardware import cpu_name, pick_device
@@ -102,7 +101,7 @@ def _run(
     price = settings.price_per_hour
     rows = [_row(name, methods[name].family, found[name], material, price) for name in found]
     floor = floor_of(material.task, material.parts["train"], material.test)
-    verdict = judge(rows, metric, wanted, floor, settings.margin)
+    verdict = judge(rows, metric, wanted, floor, settings.margin, material.right_adequacy)
     comparison = Comparison(
         settings, out, material, verdict, advice(verdict, len(material.test)),
         _curve(verdict, found, material, out, say, isolated) if settings.curve else {},
@@ -117,10 +116,9 @@ def _run(
 
 
 def _check_metric(name: str, wanted: float | None, material: Material) -> None:
-    """Before any training: perfect predictions of a few examples show which metrics there are."""
-    few = material.test[:20]
-    likelihoods = [-1.0] * len(few) if material.texts else None
-    known = material.task.statistics([example.target for example in few], few, likelihoods)
+    """Before any training: perfect predictions show which metrics there are."""
+    likelihoods = [-1.0] * len(material.test) if material.texts else None
+    known = material.statistics([example.target for example in material.test], likelihoods)
     if name not in known:
         raise UserError(f"{material.task.name} has no metric {name!r}; {nearest(name, known)}")
     if not known[name].has_interval:
@@ -224,20 +222,13 @@ def _row(name: str, family: str, found: Json, material: Material, price_per_hour
     """What is known of a method. One that is paid for its answers costs that, where the others cost money."""
     if "error" in found:
         return MethodRow(name, family, found["error"])
-    statistics, costs = _statistics(found, material), found["costs"]
+    predictions, costs = [material.task.from_json(value) for value in found["predictions"]], found["costs"]
+    statistics = material.statistics(predictions, found["log_likelihoods"])
     metrics = {metric: statistic.metric() for metric, statistic in statistics.items()}
     seconds, paid = 1000 / costs["predictions_per_s"], costs.get("price_per_1000")
     costs["cost_per_1000"] = paid if paid and price_per_hour else seconds * (price_per_hour or 3600) / 3600
-    predictions = [material.task.from_json(value) for value in found["predictions"]]
     note = "; ".join(filter(None, (found["report"].get("note"), timed_beside(costs))))
     return MethodRow(name, family, "", statistics, metrics, costs, predictions, note)
-
-
-def _statistics(found: Json, material: Material) -> dict[str, Statistic]:
-    predictions = [material.task.from_json(value) for value in found["predictions"]]
-    statistics = material.task.statistics(predictions, material.test, found["log_likelihoods"])
-    groups_E = material.groups_E
-    return {name: replace(one, groups_E=groups_E) for name, one in statistics.items()}
 
 
 def _curve(
@@ -275,7 +266,8 @@ def _shots_curve(
 
 
 def _metric(verdict: Verdict, found: Json, material: Material) -> Metric:
-    return _statistics(found, material)[verdict.metric].metric()
+    predictions = [material.task.from_json(value) for value in found["predictions"]]
+    return material.statistics(predictions, found["log_likelihoods"])[verdict.metric].metric()
 
 
 def _keep_winner(comparison: Comparison) -> None:
@@ -311,6 +303,7 @@ def _results(comparison: Comparison, found: dict[str, Json]) -> Json:
         "advice": comparison.advice, "winner": verdict.winner.name if verdict.winner else None,
         "metric": verdict.metric, "front": [row.name for row in verdict.front], "same_cost": SAME_COST,
         "margin": verdict.margin, "shown": sorted(verdict.shown),
+        "doubts": {name: asdict(doubt) for name, doubt in verdict.doubts.items()},
         "claims": {name: asdict(claim) for name, claim in verdict.claims.items()},
         "floor": {"answer": verdict.floor.words, "metrics": {
             name: metric.value for name, metric in verdict.floor.metrics.items()

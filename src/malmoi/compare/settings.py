@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from math import inf, nan
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,8 @@ from malmoi.compare.verdict import OF_100
 from malmoi.core.config import StrictModel
 from malmoi.core.errors import UserError
 from malmoi.core.nouns import Example, Examples, Finding
-from malmoi.metrics.statistics import Ints
+from malmoi.metrics.adequacy import ADEQUACY, Adequacy
+from malmoi.metrics.statistics import Ints, Statistic
 from malmoi.tasks import make_task
 from malmoi.tasks.base import Task
 
@@ -89,7 +91,7 @@ def parse_shots(text: str) -> tuple[int, ...]:
     return tuple(sorted(set(map(int, parts))))
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Material:
     """The data of a comparison: to learn from, to choose by (valid) and to report on (test)."""
 
@@ -116,6 +118,25 @@ class Material:
         found_E = np.array([numbers[group] for group in groups], np.int64)
         return found_E if len(numbers) < len(groups) else None
 
+    @cached_property
+    def adequacy(self) -> Adequacy | None:
+        """Whether texts belong to the test inputs, learned from the training part; see `Task.adequacy`."""
+        return self.task.adequacy(self.parts["train"], self.test)
+
+    def statistics(
+        self, predictions: Sequence[Any], log_likelihoods: Sequence[float] | None = None
+    ) -> dict[str, Statistic]:
+        """Every metric of predictions for the test examples."""
+        found = self.task.statistics(predictions, self.test, log_likelihoods)
+        if self.adequacy:
+            found = found | {ADEQUACY: self.adequacy.statistic(predictions)}
+        return {name: replace(one, groups_E=self.groups_E) for name, one in found.items()}
+
+    @property
+    def right_adequacy(self) -> Statistic | None:
+        """What the right answers themselves reach."""
+        return self.adequacy and replace(self.adequacy.right, groups_E=self.groups_E)
+
     def hashes(self) -> dict[str, str]:
         """SHA-256 of each part's content, whatever files it came from."""
         rows = {name: [(one.input, one.references) for one in part] for name, part in self.parts.items()}
@@ -133,7 +154,7 @@ def load_material(settings: ComparisonSettings) -> Material:
     if settings.test_limit and settings.test_limit < len(test):
         notes.append(f"measured on {settings.test_limit:,} of {len(test):,} test examples, drawn by the seed")
         test = sample(test, settings.test_limit, settings.seed)
-    parts = {"train": found.train, "valid": found.valid, "test": test}
+    parts: dict[str, Examples] = {"train": found.train, "valid": found.valid, "test": test}
     return Material(task, parts, notes, findings + task.check(parts))
 
 
