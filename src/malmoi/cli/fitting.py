@@ -154,6 +154,10 @@ def compare(
         str | None, Option(help="0,1,2,4,8: also measure prompted with so many solved examples.")
     ] = None,
     test_limit: Annotated[int | None, Option(min=1, help="Measure on at most so many.")] = None,
+    judge: Annotated[
+        str | None, Option(help="A language model's folder, or: remote. It says whose texts are better.")
+    ] = None,
+    judge_limit: Annotated[int, Option(min=1, help="Test examples that it is asked about at most.")] = 100,
     seed: Seed = 0,
     fields: Fields = None,
     settings: MethodSettings = None,
@@ -170,13 +174,14 @@ def compare(
     from malmoi.show.comparison_report import present, write_comparison
 
     fields = [*(fields or ()), *([f"group={group}"] if group else ())]
-    made = task_of(task, fields)
+    made, given = task_of(task, fields), pairs(settings, "set", typed=True)
+    of_judge = {name: given.pop(name) for name in [*given] if name.startswith("judge.")}
     found = run_comparison(
         ComparisonSettings(
             task=task, fields=pairs(fields, "fields"), train=train, valid=valid, test=test,
-            methods=method_options(
-                made, methods, pairs(settings, "set", typed=True), model and str(model)
-            ),
+            methods=method_options(made, methods, given, model and str(model)),
+            judge=judge, judge_limit=judge_limit,
+            judge_options={name.removeprefix("judge."): it for name, it in of_judge.items()},
             shots_curve=parse_shots(shots_curve) if shots_curve else (),
             good_enough=parse_good_enough(good_enough) if good_enough else None,
             margin=parse_margin(margin, made.primary) if margin else None,

@@ -21,6 +21,7 @@ from pathlib import Path
 import torch
 
 from malmoi.compare.comparison import Comparison, confusions, contrasts
+from malmoi.compare.judging import judge_texts, make_judge
 from malmoi.compare.settings import ComparisonSettings, Material, check_currency, load_material
 from malmoi.compare.verdict import (
     SAME_COST,
@@ -52,7 +53,7 @@ PARTS = ("train", "valid", "test")
 # may change
 FREE = {
     *PARTS, "methods", "good_enough", "margin", "price_per_hour", "currency", "curve", "shots_curve",
-    "licence",
+    "licence", "judge", "judge_options", "judge_limit",
 }  # fmt: skip
 TRAINING_COSTS = ("train_seconds", "train_cpu_seconds", "train_peak_bytes")
 PACKAGES = ("malmoi", "torch", "numpy", "tokenizers", "scikit-learn", "python-crfsuite", "sacrebleu")
@@ -85,6 +86,7 @@ def _run(
         raise UserError("`good_enough` is a goal and `margin` what may be lost to the best; give one of them")
     _check_metric(metric, wanted, material)
     _check_currencies(methods, settings)
+    judge_model = make_judge(settings, material.task, out)
     for method in methods.values():
         method.check(material.parts["train"])
     if settings.shots_curve and not any(method.family == "prompted" for method in methods.values()):
@@ -102,13 +104,15 @@ def _run(
     rows = [_row(name, methods[name].family, found[name], material, price) for name in found]
     floor = floor_of(material.task, material.parts["train"], material.test)
     verdict = judge(rows, metric, wanted, floor, settings.margin, material.right_adequacy)
+    judged = judge_texts(judge_model, verdict, material, settings, say) if judge_model else None
+    words = " ".join(filter(None, (advice(verdict, len(material.test)), judged and judged.words)))
     comparison = Comparison(
-        settings, out, material, verdict, advice(verdict, len(material.test)),
+        settings, out, material, verdict, words,
         _curve(verdict, found, material, out, say, isolated) if settings.curve else {},
         *_shots_curve(verdict, found, material, settings.shots_curve, out, say, isolated),
         contrasts(verdict, material), confusions(verdict, material),
         f"{cpu_name()}, {counted(torch.get_num_threads(), 'thread')}, {pick_device()}",
-        {"python": platform.python_version()} | {name: version(name) for name in PACKAGES}, isolated,
+        {"python": platform.python_version()} | {name: version(name) for name in PACKAGES}, isolated, judged,
     )  # fmt: skip
     _keep_winner(comparison)
     write_json(out / RESULTS, _results(comparison, found))
@@ -294,7 +298,7 @@ def keep_apart(comparison: Comparison, row: MethodRow, folder: Path) -> None:
 
 def _results(comparison: Comparison, found: dict[str, Json]) -> Json:
     """The content of results.json. "behind": how much better the best, and the one before it, are."""
-    verdict, material = comparison.verdict, comparison.material
+    verdict, material, judged = comparison.verdict, comparison.material, comparison.judgement
     curve, shots_curve = (
         {name: [(count, asdict(it)) for count, it in points] for name, points in curves.items()}
         for curves in (comparison.curve, comparison.shots_curve)
@@ -311,6 +315,7 @@ def _results(comparison: Comparison, found: dict[str, Json]) -> Json:
         "methods": {row.name: _measures(row) | found[row.name] for row in comparison.rows},
         "lead_of_the_best": {name: asdict(lead) for name, lead in verdict.against_best.items()},
         "lead_over_the_next": {name: asdict(lead) for name, lead in verdict.against_next.items()},
+        "judgement": judged and asdict(judged) | {"inconsistent": judged.inconsistent, "first": judged.first},
         "curve": curve, "shots_curve": shots_curve, "shots_notes": comparison.shots_notes,
         "cost_unit": comparison.cost_unit, "hashes": material.hashes(),
         "sizes": {name: len(part) for name, part in material.parts.items()}, "notes": material.notes,

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from math import inf, nan
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
@@ -17,11 +17,13 @@ from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 from malmoi.compare.verdict import OF_100
 from malmoi.core.config import StrictModel
 from malmoi.core.errors import UserError
-from malmoi.core.nouns import Example, Examples, Finding
+from malmoi.core.nouns import Examples, Finding
 from malmoi.metrics.adequacy import ADEQUACY, Adequacy
 from malmoi.metrics.statistics import Ints, Statistic
 from malmoi.tasks import make_task
 from malmoi.tasks.base import Task
+
+T = TypeVar("T")
 
 
 class ComparisonSettings(StrictModel):
@@ -48,6 +50,9 @@ class ComparisonSettings(StrictModel):
     shots_curve: tuple[NonNegativeInt, ...] = ()  # also measure prompted methods with these numbers of shots
     test_limit: PositiveInt | None = None  # measure on at most this many examples, drawn by the seed
     measure_seconds: PositiveFloat = 10.0  # that timing one prediction at a time may take, for each method
+    judge: str | None = None  # a language model that says whose texts are better: its folder, or "remote"
+    judge_options: dict[str, Any] = Field(default_factory=dict)  # of `prompted` or `remote`
+    judge_limit: PositiveInt = 100  # test examples that it is asked about
     seed: int = 0
     allow_skips: bool = False  # go on where more than 1% of the rows are wrong
 
@@ -158,7 +163,7 @@ def load_material(settings: ComparisonSettings) -> Material:
     return Material(task, parts, notes, findings + task.check(parts))
 
 
-def sample(examples: Sequence[Example[Any, Any]], count: int, seed: int) -> Examples:
+def sample(examples: Sequence[T], count: int, seed: int) -> list[T]:
     """`count` examples in their order; a smaller sample of the same seed is a part of a larger one."""
     order = random.Random(seed).sample(range(len(examples)), len(examples))
     return [examples[number] for number in sorted(order[:count])]

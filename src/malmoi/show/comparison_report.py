@@ -123,7 +123,20 @@ def show_comparison(comparison: Comparison, width: int = WIDE) -> Group:
     where = f"{ready}figures and errors side by side: {comparison.out / REPORT}"
     advice = Text(f"\n{comparison.advice}", "bold green"), Text(where, "dim")
     stars = [Text(line, "dim")] if (line := timed_beside(busiest)) else []
-    return Group(table, *stars, *_shots(comparison), *advice)
+    return Group(table, *stars, *_shots(comparison), *_preferences(comparison), *advice)
+
+
+def _preferences(comparison: Comparison) -> Iterator[RenderableType]:
+    """A table of what the judge prefers, where there was one."""
+    if (judged := comparison.judgement) is None:
+        return
+    table = Table("judged", "wins", "95%", "won", "lost", "ties", "order decided", box=None, pad_edge=False)
+    for one in judged.preferences:
+        low, high = one.wins.interval or (0.0, 1.0)
+        cells = (f"{one.wins.value:.1%}", f"{low:.1%} to {high:.1%}", one.won, one.lost, one.ties)
+        table.add_row(f"{one.name} against {one.against}", *map(str, cells), str(one.inconsistent))
+    yield Text()
+    yield table
 
 
 def adequacy_shown(comparison: Comparison) -> bool:
