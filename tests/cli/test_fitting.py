@@ -540,3 +540,23 @@ def test_help_of_the_verbs(run: Run) -> None:
         code, said, _ = run(verb, "--help")
         assert code == 0
         assert "question-answering" in said or verb in ("predict", "evaluate")
+
+
+def test_what_it_learned_from_tells_whether_texts_belong_to_their_inputs(
+    run: Run, world: Path, tmp_path: Path
+) -> None:
+    train, valid = world / "translation-en.jsonl", world / "translation-en-valid.jsonl"
+    code, said, _ = fit(run, "translation", "ibm1", train, tmp_path / "m")
+    assert code == 0
+    assert "adequacy" in said
+    plain, more = (
+        run("evaluate", tmp_path / "m", "--data", valid, *option)[1] for option in ((), ("--train", train))
+    )
+    assert "adequacy" not in plain
+    assert "adequacy" in more
+
+
+def test_what_is_of_a_judge_needs_one(run: Run, world: Path, tmp_path: Path) -> None:
+    asked = ("compare", "chat", "--train", world / "chat-en.jsonl", "--out", tmp_path / "c")
+    fails(run(*asked, "--set", "judge.model=m", "--methods", "retrieval"), "name one: --judge")
+    fails(run(*asked, "--judge", "remote", "--methods", "retrieval"), "--set judge.base_url=ADDRESS")

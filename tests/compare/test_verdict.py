@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 
 from malmoi.compare.settings import parse_good_enough, parse_margin
 from malmoi.compare.verdict import (
+    MARGIN,
     Floor,
     MethodRow,
     Verdict,
@@ -26,7 +28,8 @@ from malmoi.compare.verdict import (
 )
 from malmoi.core.errors import UserError
 from malmoi.core.nouns import Metric
-from malmoi.metrics.statistics import Floats, mean
+from malmoi.metrics.adequacy import ADEQUACY
+from malmoi.metrics.statistics import Floats, Statistic, mean
 from malmoi.tasks import TASKS, make_task, write_samples
 from malmoi.world import documents
 
@@ -298,3 +301,67 @@ def test_a_margin_is_parsed() -> None:
 
 def test_nothing_is_judged_without_rows() -> None:
     assert judge([], "accuracy") == Verdict("accuracy", None, 0.0, [], [], {}, {}, {}, frozenset())
+
+
+# ---- two measures of texts
+
+
+def text_row(name: str, chrf: int, adequate: int, cost: float) -> MethodRow:
+    """A method of that chrF, whose texts belong to the first `adequate` of NUM inputs."""
+    overlap = replace(
+        mean(np.full(NUM, chrf / 100)), combine=lambda sums_RK: 100 * sums_RK[:, 0] / sums_RK[:, 1]
+    )
+    statistics = {"chrf": replace(overlap, ends=None), ADEQUACY: share_of(adequate)}
+    metrics = {measure: found.metric() for measure, found in statistics.items()}
+    return MethodRow(name, "traditional", "", statistics, metrics, {"cost_per_1000": cost})
+
+
+def share_of(count: int) -> Statistic:
+    return mean((np.arange(NUM) < count).astype(np.float64))
+
+
+MEMORY = text_row("retrieval", 30, 40, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("rows", "right", "winner", "words"),
+    [
+        ([MEMORY, text_row("gemma", 25, 200, 90.0)], 300, None,
+         "The measures disagree: retrieval is the best by chrf (30), but its texts belong to their inputs "
+         "clearly less often (adequacy 10.0% against 50.0% of gemma). By chrf alone none is recommended: "
+         "read the texts side by side, or let a language model judge them."),
+        # within what chance explains, or within the margin
+        ([MEMORY, text_row("gemma", 25, 46, 90.0)], 300, "retrieval", "retrieval is the best: chrf 30"),
+        # an echo of the input may exceed the right answers; the best need not
+        ([text_row("lstm", 30, 300, 1.0), text_row("lead", 25, 400, 1.0)], 305, "lstm", "lstm is the best"),
+        # cheap and nearly as good by chrf, but not by the other measure
+        ([text_row("gpt", 31, 300, 90.0), MEMORY], 300, "gpt",
+         "retrieval is left out: its texts belong to their inputs clearly less often (adequacy 10.0% against "
+         "75.0% of gpt)."),
+        # the best is in doubt; another is within the margin and is not
+        ([text_row("lstm", 29, 300, 0.1), MEMORY], 300, "lstm", "retrieval is left out"),
+        ([MEMORY, text_row("gemma", 25, 200, 90.0)], None, "retrieval", "retrieval is the best"),
+    ],
+)  # fmt: skip
+def test_no_method_is_recommended_for_shared_letters_alone(
+    rows: list[MethodRow], right: int | None, winner: str | None, words: str
+) -> None:
+    verdict = judge(rows, "chrf", right_adequacy=None if right is None else share_of(right))
+    assert (verdict.winner.name if verdict.winner else None) == winner
+    assert words in advice(verdict, NUM)
+
+
+def test_a_goal_of_adequacy_itself_is_not_doubted() -> None:
+    rows = [MEMORY, text_row("gemma", 25, 200, 90.0)]
+    assert not judge(rows, ADEQUACY, right_adequacy=share_of(300)).doubts
+
+
+@given(st.integers(0, NUM), st.integers(0, NUM), st.integers(0, NUM))
+@settings(max_examples=30, deadline=None)
+def test_only_what_is_clearly_behind_both_is_in_doubt(first: int, second: int, right: int) -> None:
+    rows = [text_row("first", 30, first, 1.0), text_row("second", 20, second, 1.0)]
+    doubts = judge(rows, "chrf", right_adequacy=share_of(right)).doubts
+    for name, count, other in (("first", first, second), ("second", second, first)):
+        behind = (min(other, right) - count) / NUM
+        assert name not in doubts or behind > MARGIN
+        assert name in doubts or behind < 0.1

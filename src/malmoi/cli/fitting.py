@@ -37,6 +37,16 @@ PricePerHour = Annotated[
 ]
 Currency = Annotated[str, Option(help="Of that price, for example USD or KRW.")]
 Seed = Annotated[int, Option(min=0)]
+Seeds = Annotated[
+    int, Option(min=1, help="Train networks so many times: intervals hold the chance of the seed, too.")
+]
+Judge = Annotated[
+    str | None, Option(help="A language model's folder, or: remote. It says whose texts are better.")
+]
+MetricName = Annotated[
+    str | None,
+    Option(help="What to judge by; else the task's, or macro F1 where one label has most examples."),
+]
 Settings = Annotated[list[str] | None, Option("--set", help="An option of the method, a=b; may be repeated.")]
 
 
@@ -110,6 +120,9 @@ def predict(
 def evaluate(
     folder: Annotated[Path, Argument(help="A fitted method's folder, or a comparison's.")],
     data: Annotated[Path, Option(help="Labelled examples that it did not learn from.")],
+    train: Annotated[
+        Path | None, Option(help="What it learned from: also measures whether texts belong to their inputs.")
+    ] = None,
     fields: Fields = None,
     allow_skips: AllowSkips = False,
 ) -> None:
@@ -119,12 +132,13 @@ def evaluate(
 
     loaded = use.LoadedMethod(folder)
     task = task_of(loaded.task.name, fields) if fields else loaded.task
-    examples = use.load(task, {"test": data}, allow_skips=allow_skips, say=say)["test"]
+    parts = use.load(task, {"train": train, "test": data}, allow_skips=allow_skips, say=say)
+    examples = parts["test"]
     say(*use.unseen(loaded, examples))
     if loaded.task.metric != loaded.task.primary:
         words = loaded.task.metric.replace("_", " ")
         say(f"measured by {words}: one label had most of the training examples")
-    terminal.show_metrics(use.evaluate(loaded.method, examples), len(examples))
+    terminal.show_metrics(use.evaluate(loaded.method, examples, parts.get("train", ())), len(examples))
 
 
 def compare(
@@ -140,10 +154,7 @@ def compare(
         ),
     ] = "all",
     model: ModelPath = None,
-    metric: Annotated[
-        str | None,
-        Option(help="What to judge by; else the task's, or macro F1 where one label has most examples."),
-    ] = None,
+    metric: MetricName = None,
     good_enough: Annotated[
         str | None, Option(help="METRIC=VALUE: the cheapest method that reaches it wins.")
     ] = None,
@@ -164,10 +175,10 @@ def compare(
         str | None, Option(help="0,1,2,4,8: also measure prompted with so many solved examples.")
     ] = None,
     test_limit: Annotated[int | None, Option(min=1, help="Measure on at most so many.")] = None,
+    judge: Judge = None,
+    judge_limit: Annotated[int, Option(min=1, help="Test examples that it is asked about at most.")] = 100,
     seed: Seed = 0,
-    seeds: Annotated[
-        int, Option(min=1, help="Train networks so many times: intervals hold the chance of the seed, too.")
-    ] = 1,
+    seeds: Seeds = 1,
     fields: Fields = None,
     settings: MethodSettings = None,
     allow_skips: AllowSkips = False,
@@ -185,13 +196,14 @@ def compare(
     from malmoi.show.comparison_report import present, write_comparison
 
     fields = [*(fields or ()), *([f"group={group}"] if group else ())]
-    made = task_of(task, fields)
+    made, given = task_of(task, fields), pairs(settings, "set", typed=True)
+    of_judge = {name: given.pop(name) for name in [*given] if name.startswith("judge.")}
     found = run_comparison(
         ComparisonSettings(
             task=task, fields=pairs(fields, "fields"), train=train, valid=valid, test=test,
-            methods=method_options(
-                made, methods, pairs(settings, "set", typed=True), model and str(model)
-            ),
+            methods=method_options(made, methods, given, model and str(model)),
+            judge=judge, judge_limit=judge_limit,
+            judge_options={name.removeprefix("judge."): it for name, it in of_judge.items()},
             shots_curve=parse_shots(shots_curve) if shots_curve else (),
             metric=metric, good_enough=parse_good_enough(good_enough) if good_enough else None,
             margin=parse_margin(margin, metric or made.primary) if margin else None,

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from malmoi.compare.judging import Judgement
 from malmoi.compare.settings import ComparisonSettings, Material
 from malmoi.compare.verdict import (
     PER,
@@ -67,6 +68,7 @@ class Comparison:
     machine: str
     versions: dict[str, str]
     isolated: bool  # each method in processes of its own
+    judgement: Judgement | None = None  # what a language model says of the texts, where it is asked
 
     @property
     def rows(self) -> list[MethodRow]:

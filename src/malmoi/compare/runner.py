@@ -23,6 +23,7 @@ import numpy as np
 import torch
 
 from malmoi.compare.comparison import Comparison, confusions, contrasts
+from malmoi.compare.judging import judge_texts, make_judge
 from malmoi.compare.settings import ComparisonSettings, Material, check_currency, load_material
 from malmoi.compare.verdict import (
     SAME_COST,
@@ -44,7 +45,6 @@ from malmoi.methods.base import Method
 from malmoi.methods.folder import load_report, write_card
 from malmoi.methods.registry import make_method, settled_options
 from malmoi.methods.use import RESULTS, learned_from, method_card, task_files
-from malmoi.metrics.confidence import CALIBRATION_ERROR, calibration_error
 from malmoi.metrics.statistics import Statistic
 from malmoi.tasks.checks import refuse_too_few_labels
 from malmoi.util.files import is_free, read_json, write_json
@@ -58,7 +58,7 @@ PARTS = ("train", "valid", "test")
 # may change
 FREE = {
     *PARTS, "methods", "metric", "good_enough", "margin", "price_per_hour", "currency", "curve",
-    "shots_curve", "licence", "seeds",
+    "shots_curve", "licence", "seeds", "judge", "judge_options", "judge_limit",
 }  # fmt: skip
 TRAINING_COSTS = ("train_seconds", "train_cpu_seconds", "train_peak_bytes")
 PACKAGES = ("malmoi", "torch", "numpy", "tokenizers", "scikit-learn", "python-crfsuite", "sacrebleu")
@@ -93,6 +93,7 @@ def _run(
         raise UserError(f"`good_enough` is of {metric} and `metric` is {settings.metric}; give one of them")
     _check_metric(metric, wanted, material)
     _check_currencies(methods, settings)
+    judge_model = make_judge(settings, material.task, out)
     for method in methods.values():
         method.check(material.parts["train"])
     if settings.shots_curve and not any(method.family == "prompted" for method in methods.values()):
@@ -111,14 +112,16 @@ def _run(
     if settings.seeds > 1 and not any(row.seeds for row in rows):
         say(f"`seeds` {settings.seeds}: none of these methods depends on its seed")
     floor = floor_of(material.task, material.parts["train"], material.test)
-    verdict = judge(rows, metric, wanted, floor, settings.margin)
+    verdict = judge(rows, metric, wanted, floor, settings.margin, material.right_adequacy)
+    judged = judge_texts(judge_model, verdict, material, settings, say) if judge_model else None
+    words = " ".join(filter(None, (advice(verdict, len(material.test)), judged and judged.words)))
     comparison = Comparison(
-        settings, out, material, verdict, advice(verdict, len(material.test)),
+        settings, out, material, verdict, words,
         _curve(verdict, found, material, out, say, isolated) if settings.curve else {},
         *_shots_curve(verdict, found, material, settings.shots_curve, out, say, isolated),
         contrasts(verdict, material), confusions(verdict, material),
         f"{cpu_name()}, {counted(torch.get_num_threads(), 'thread')}, {pick_device()}",
-        {"python": platform.python_version()} | {name: version(name) for name in PACKAGES}, isolated,
+        {"python": platform.python_version()} | {name: version(name) for name in PACKAGES}, isolated, judged,
     )  # fmt: skip
     _keep_winner(comparison)
     write_json(out / RESULTS, _results(comparison, runs))
@@ -126,10 +129,9 @@ def _run(
 
 
 def _check_metric(name: str, wanted: float | None, material: Material) -> None:
-    """Before any training: perfect predictions of a few examples show which metrics there are."""
-    few = material.test[:20]
-    likelihoods = [-1.0] * len(few) if material.texts else None
-    known = material.task.statistics([example.target for example in few], few, likelihoods)
+    """Before any training: perfect predictions show which metrics there are."""
+    likelihoods = [-1.0] * len(material.test) if material.texts else None
+    known = material.statistics([example.target for example in material.test], likelihoods)
     if name not in known:
         raise UserError(f"{material.task.name} has no metric {name!r}; {nearest(name, known)}")
     if not known[name].has_interval:
@@ -288,15 +290,10 @@ def _spread(runs: Sequence[Json], metric: str, statistic: Statistic) -> str:
 
 def _statistics(runs: Sequence[Json], material: Material, stream: int = 0) -> dict[str, Statistic]:
     """Of the runs that did not fail, the first of which is the one that is kept."""
-    groups_E = material.groups_E
 
     def of_run(found: Json) -> dict[str, Statistic]:
         predictions = [material.task.from_json(value) for value in found["predictions"]]
-        statistics = material.task.statistics(predictions, material.test, found["log_likelihoods"])
-        if sure := found.get("confidences"):
-            right = [*map(material.task.is_right, predictions, material.test)]
-            statistics[CALIBRATION_ERROR] = calibration_error(sure, right)
-        return {name: replace(one, groups_E=groups_E) for name, one in statistics.items()}
+        return material.statistics(predictions, found["log_likelihoods"], found.get("confidences"))
 
     first, *others = [of_run(one) for one in runs if "error" not in one]
     return {
@@ -369,7 +366,7 @@ def keep_apart(comparison: Comparison, row: MethodRow, folder: Path) -> None:
 
 def _results(comparison: Comparison, runs: Mapping[str, Sequence[Json]]) -> Json:
     """The content of results.json. "behind": how much better the best, and the one before it, are."""
-    verdict, material = comparison.verdict, comparison.material
+    verdict, material, judged = comparison.verdict, comparison.material, comparison.judgement
     curve, shots_curve = (
         {name: [(count, asdict(it)) for count, it in points] for name, points in curves.items()}
         for curves in (comparison.curve, comparison.shots_curve)
@@ -378,6 +375,7 @@ def _results(comparison: Comparison, runs: Mapping[str, Sequence[Json]]) -> Json
         "advice": comparison.advice, "winner": verdict.winner.name if verdict.winner else None,
         "metric": verdict.metric, "front": [row.name for row in verdict.front], "same_cost": SAME_COST,
         "margin": verdict.margin, "shown": sorted(verdict.shown),
+        "doubts": {name: asdict(doubt) for name, doubt in verdict.doubts.items()},
         "claims": {name: asdict(claim) for name, claim in verdict.claims.items()},
         "floor": {"answer": verdict.floor.words, "metrics": {
             name: metric.value for name, metric in verdict.floor.metrics.items()
@@ -385,6 +383,7 @@ def _results(comparison: Comparison, runs: Mapping[str, Sequence[Json]]) -> Json
         "methods": {row.name: _measures(row, runs[row.name]) for row in comparison.rows},
         "lead_of_the_best": {name: asdict(lead) for name, lead in verdict.against_best.items()},
         "lead_over_the_next": {name: asdict(lead) for name, lead in verdict.against_next.items()},
+        "judgement": judged and asdict(judged) | {"inconsistent": judged.inconsistent, "first": judged.first},
         "curve": curve, "shots_curve": shots_curve, "shots_notes": comparison.shots_notes,
         "cost_unit": comparison.cost_unit, "hashes": material.hashes(),
         "sizes": {name: len(part) for name, part in material.parts.items()}, "notes": material.notes,

@@ -5,10 +5,11 @@ from __future__ import annotations
 import hashlib
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from math import inf, nan
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
@@ -16,12 +17,16 @@ from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 from malmoi.compare.verdict import OF_100
 from malmoi.core.config import StrictModel
 from malmoi.core.errors import UserError
-from malmoi.core.nouns import Example, Examples, Finding
+from malmoi.core.nouns import Examples, Finding
 from malmoi.data.splits import FEWEST
-from malmoi.metrics.statistics import Ints
+from malmoi.metrics.adequacy import ADEQUACY, Adequacy
+from malmoi.metrics.confidence import CALIBRATION_ERROR, calibration_error
+from malmoi.metrics.statistics import Ints, Statistic
 from malmoi.tasks import make_task
 from malmoi.tasks.base import Task
 from malmoi.util.units import counted
+
+T = TypeVar("T")
 
 
 class ComparisonSettings(StrictModel):
@@ -50,6 +55,9 @@ class ComparisonSettings(StrictModel):
     shots_curve: tuple[NonNegativeInt, ...] = ()  # also measure prompted methods with these numbers of shots
     test_limit: PositiveInt | None = None  # measure on at most this many examples, drawn by the seed
     measure_seconds: PositiveFloat = 10.0  # that timing one prediction at a time may take, for each method
+    judge: str | None = None  # a language model that says whose texts are better: its folder, or "remote"
+    judge_options: dict[str, Any] = Field(default_factory=dict)  # of `prompted` or `remote`
+    judge_limit: PositiveInt = 100  # test examples that it is asked about
     seed: int = 0
     seeds: PositiveInt = 1  # train what depends on its seed so many times, each with another one
     allow_skips: bool = False  # go on where more than 1% of the rows are wrong
@@ -94,7 +102,7 @@ def parse_shots(text: str) -> tuple[int, ...]:
     return tuple(sorted(set(map(int, parts))))
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Material:
     """The data of a comparison: to learn from, to choose by (valid) and to report on (test)."""
 
@@ -129,6 +137,29 @@ class Material:
         found_E = np.array([numbers[group] for group in groups], np.int64)
         return found_E if len(numbers) < len(groups) else None
 
+    @cached_property
+    def adequacy(self) -> Adequacy | None:
+        """Whether texts belong to the test inputs, learned from the training part; see `Task.adequacy`."""
+        return self.task.adequacy(self.parts["train"], self.test)
+
+    def statistics(
+        self, predictions: Sequence[Any], log_likelihoods: Sequence[float] | None = None,
+        confidences: Sequence[float] | None = None,
+    ) -> dict[str, Statistic]:  # fmt: skip
+        """Every metric of predictions for the test examples."""
+        found = self.task.statistics(predictions, self.test, log_likelihoods)
+        if confidences:
+            right = [*map(self.task.is_right, predictions, self.test)]
+            found = found | {CALIBRATION_ERROR: calibration_error(confidences, right)}
+        if self.adequacy:
+            found = found | {ADEQUACY: self.adequacy.statistic(predictions)}
+        return {name: replace(one, groups_E=self.groups_E) for name, one in found.items()}
+
+    @property
+    def right_adequacy(self) -> Statistic | None:
+        """What the right answers themselves reach."""
+        return self.adequacy and replace(self.adequacy.right, groups_E=self.groups_E)
+
     def hashes(self) -> dict[str, str]:
         """SHA-256 of each part's content, whatever files it came from."""
         rows = {name: [(one.input, one.references) for one in part] for name, part in self.parts.items()}
@@ -149,7 +180,7 @@ def load_material(settings: ComparisonSettings) -> Material:
     task, why = task.for_training(found.train)
     if why and not (settings.metric or settings.good_enough):
         notes.append(why)
-    parts = {"train": found.train, "valid": found.valid, "test": test}
+    parts: dict[str, Examples] = {"train": found.train, "valid": found.valid, "test": test}
     material = Material(task, parts, notes, findings + task.check(parts))
     if few := material.few_documents:
         of = f"report: of {counted(few, 'document')} only"
@@ -157,7 +188,7 @@ def load_material(settings: ComparisonSettings) -> Material:
     return material
 
 
-def sample(examples: Sequence[Example[Any, Any]], count: int, seed: int) -> Examples:
+def sample(examples: Sequence[T], count: int, seed: int) -> list[T]:
     """`count` examples in their order; a smaller sample of the same seed is a part of a larger one."""
     order = random.Random(seed).sample(range(len(examples)), len(examples))
     return [examples[number] for number in sorted(order[:count])]

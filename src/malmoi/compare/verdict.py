@@ -9,7 +9,7 @@ beat the floor, which is what answers without learning reach. docs/verdict.md ex
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from math import inf
 from typing import Any
@@ -17,19 +17,14 @@ from typing import Any
 import numpy as np
 
 from malmoi.core.nouns import Metric
-from malmoi.metrics.statistics import (
-    CONFIDENCE,
-    Difference,
-    Resampled,
-    Statistic,
-    difference,
-    holm,
-    p_value,
-)
+from malmoi.metrics.adequacy import ADEQUACY
+from malmoi.metrics.statistics import CONFIDENCE, Difference, Resampled, Statistic, difference, holm, p_value
 from malmoi.tasks.base import Task
 from malmoi.util.units import counted, figures, latency
 
 OF_100 = {"bleu", "chrf"}  # shown as they are, even where they are below 1
+# what a text shares with the right one, which a fluent text of something else does, too
+OVERLAP = {"bleu", "chrf", "rouge_l", "rouge_1", "rouge_2"}
 MARGIN = 0.02  # of a metric's scale: what the cheaper method may lose to the best at most
 MOST_MORE = 100_000  # test examples; a need for more is not worth a number
 SAME_COST = 1.5  # costs within this factor count as equal: timing is no surer than that
@@ -90,6 +85,15 @@ class Claim:
 
 
 @dataclass(frozen=True, slots=True)
+class Doubt:
+    """That a method's texts belong to their inputs clearly less than a rival's. lead: of the rival in
+    adequacy."""
+
+    rival: str
+    lead: Difference
+
+
+@dataclass(frozen=True, slots=True)
 class Verdict:
     """What follows from the rows by one metric. Every dict is by the method's name."""
 
@@ -103,6 +107,7 @@ class Verdict:
     claims: dict[str, Claim]
     shown: frozenset[str]  # methods whose claims hold, all together with 95% confidence; the best needs none
     floor: Floor = NO_FLOOR
+    doubts: Mapping[str, Doubt] = field(default_factory=dict)  # where the metric is one of OVERLAP
 
     @property
     def best(self) -> MethodRow | None:
@@ -111,8 +116,8 @@ class Verdict:
 
     @property
     def good_enough(self) -> list[MethodRow]:
-        """Those above the floor that are shown to be good enough."""
-        return [row for row in self.above_floor if row.name in self.shown]
+        """Those above the floor that are shown to be good enough, and are not in doubt."""
+        return [row for row in self.above_floor if row.name in self.shown and row.name not in self.doubts]
 
     @property
     def above_floor(self) -> list[MethodRow]:
@@ -126,10 +131,15 @@ class Verdict:
     def winner(self) -> MethodRow | None:
         """The cheapest that is shown to be good enough; the best one of equally cheap ones (SAME_COST).
 
-        Where nothing is shown the best one, unless it is shown to miss the goal.
+        Where nothing is shown the best one, unless it is shown to miss the goal. None that is in doubt.
         """
-        pool = [row for row in self.above_floor if row.name in self.shown or self.falls_to(row)]
+        pool = [row for row in self.candidates if row.name not in self.doubts]
         return best_of_cheapest(pool) if pool else None
+
+    @property
+    def candidates(self) -> list[MethodRow]:
+        """Those that the metric alone could recommend, best first."""
+        return [row for row in self.above_floor if row.name in self.shown or self.falls_to(row)]
 
     def falls_to(self, row: MethodRow) -> bool:
         """Whether the row is recommended for want of one that is shown to be good enough."""
@@ -156,7 +166,7 @@ class Verdict:
         winner = self.winner
         found = [
             row for row in self.above_floor
-            if winner and row.name not in self.shown and row.cost * SAME_COST < winner.cost
+            if winner and row.name not in {*self.shown, *self.doubts} and row.cost * SAME_COST < winner.cost
             and not (self.misses(row) if self.wanted is not None else self.against_best[row.name].significant)
         ]  # fmt: skip
         return min(found, key=lambda row: row.cost, default=None)
@@ -306,12 +316,12 @@ def floor_of(task: Task[Any, Any], train: Sequence[Any], test: Sequence[Any]) ->
 
 def judge(
     rows: Sequence[MethodRow], metric: str, wanted: float | None = None, floor: Floor = NO_FLOOR,
-    margin: float | None = None,
+    margin: float | None = None, right_adequacy: Statistic | None = None,
 ) -> Verdict:  # fmt: skip
     """Rank by `metric`, the cheaper one first where equal, and say what the examples show.
 
     wanted: the value that is good enough, else what is at most `margin` worse than the best is; of the
-    metric's scale, None for MARGIN of it.
+    metric's scale, None for MARGIN of it. right_adequacy: of the right answers, where it can be measured.
     """
     left_out = [row for row in rows if metric not in row.metrics]
     ranking = [row for row in rows if metric in row.metrics]
@@ -324,12 +334,31 @@ def judge(
     claims = {name: _claim(name, of_each, wanted, margin) for name in of_each}
     candidates = [name for name in of_each if wanted is not None or name != ranking[0].name]
     shown = holm({name: claims[name].p for name in candidates})
-    return Verdict(metric, wanted, margin, ranking, left_out, before, after, claims, frozenset(shown), floor)
+    found = Verdict(metric, wanted, margin, ranking, left_out, before, after, claims, frozenset(shown), floor)
+    if metric not in OVERLAP or right_adequacy is None:
+        return found
+    return replace(found, doubts=_doubts(found.above_floor, Resampled.of(right_adequacy)))
 
 
 def margin_of(name: str, best: Metric) -> float:
     """MARGIN on the metric's own scale: to 1, to 100, or, where that has no end, to the best's value."""
     return MARGIN * (100 if name in OF_100 else 1 if best.higher_is_better else abs(best.value))
+
+
+def _doubts(rows: Sequence[MethodRow], right: Resampled) -> dict[str, Doubt]:
+    """Of each method whose adequacy is worse by more than MARGIN than a rival's, and than that of the right
+    answers, which a mere echo of the input may exceed. Holm over its rivals."""
+    of_each = {row.name: Resampled.of(row.statistics[ADEQUACY]) for row in rows if ADEQUACY in row.statistics}
+    found: dict[str, Doubt] = {}
+    for name, one in of_each.items():
+        p_values = {
+            rival: max(p_value(it.least_lead(one) > MARGIN), p_value(right.least_lead(one) > MARGIN))
+            for rival, it in of_each.items() if rival != name
+        }  # fmt: skip
+        if shown := holm(p_values):
+            rival = max(sorted(shown), key=lambda rival: of_each[rival].value)
+            found[name] = Doubt(rival, difference(of_each[rival], one))
+    return found
 
 
 def _claim(name: str, of_each: Mapping[str, Resampled], wanted: float | None, margin: float) -> Claim:
@@ -367,13 +396,36 @@ def _chosen(verdict: Verdict, num_test: int) -> str:
     if not verdict.above_floor:
         found = f"the best is {best.name} with {quality(best)}"
         return f"No method beats {verdict.floor_words} in {words}: {found}. None is recommended."
+    doubted = [row for row in verdict.candidates if row.name in verdict.doubts]
+    if doubted and winner is None:
+        return _disagreement(verdict, doubted[0])
     text = _won(verdict, best, winner) if verdict.wanted is None else _enough(verdict, best, winner)
+    text += "".join(f" {row.name} is left out: {_doubted(verdict, row)}." for row in doubted)
     if winner and (cheaper := verdict.cheaper):
         lower = f"{cheaper.name} ({quality(cheaper)}) is {saving(cheaper, winner)}"
         text += f" {lower}; costs within {SAME_COST:g}x count as equal."
     if hopeful := verdict.hopeful:
         text += f" {_open(verdict, hopeful, num_test)}"
     return text
+
+
+def _disagreement(verdict: Verdict, row: MethodRow) -> str:
+    """Why none is recommended, where only such methods would be that are in doubt."""
+    words = verdict.words
+    good = "is the best" if row is verdict.best else "is good enough"
+    return (
+        f"The measures disagree: {row.name} {good} by {words} ({verdict.quality(row)}), but "
+        f"{_doubted(verdict, row)}. By {words} alone none is recommended: read the texts side by side, or "
+        "let a language model judge them."
+    )
+
+
+def _doubted(verdict: Verdict, row: MethodRow) -> str:
+    """`its texts belong to their inputs clearly less often (adequacy 8.7% against 82.0% of ibm1)`."""
+    rival = next(one for one in verdict.ranking if one.name == verdict.doubts[row.name].rival)
+    here, there = (show(ADEQUACY, one.metrics[ADEQUACY]) for one in (row, rival))
+    measured = f"{ADEQUACY} {here} against {there} of {rival.name}"
+    return f"its texts belong to their inputs clearly less often ({measured})"
 
 
 def _won(verdict: Verdict, best: MethodRow, winner: MethodRow | None) -> str:

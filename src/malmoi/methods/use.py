@@ -171,7 +171,7 @@ def fit_method(
             # before anything else can fail
             save_method(out, method, report)
             shutil.rmtree(unfinished, ignore_errors=True)
-        metrics = evaluate(method, splits.test)
+        metrics = evaluate(method, splits.test, splits.train)
         note = notes[0] if notes else ""
         card = method_card(
             method, metrics, learned, measured_on=counted(len(splits.test), "other example"), folder=out,
@@ -218,14 +218,14 @@ def load(
     return parts
 
 
-def evaluate(method: Method, examples: Examples) -> dict[str, Metric]:
-    """The task's metrics of a method's predictions."""
+def evaluate(method: Method, examples: Examples, train: Examples = ()) -> dict[str, Metric]:
+    """The task's metrics of a method's predictions; train: what it learned from."""
     inputs = [example.input for example in examples]
     likelihoods = None
     if method.task.kind.is_text:
         likelihoods = method.log_likelihood(inputs, [example.target for example in examples])
     found = method.predict_with_confidence(inputs)
-    metrics = method.task.score(found.values, examples, likelihoods)
+    metrics = method.task.score(found.values, examples, likelihoods, train)
     if found.confidences is None:
         return metrics
     right = [*map(method.task.is_right, found.values, examples)]

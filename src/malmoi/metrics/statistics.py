@@ -265,19 +265,20 @@ def accuracy(predictions: Sequence[object], targets: Sequence[object]) -> Statis
 
 
 def macro_f1(predictions: Sequence[str | None], targets: Sequence[str]) -> Statistic:
-    """The mean of the labels' F1, as scikit-learn's `f1_score(average="macro")`.
-
-    The labels are those of the targets and predictions; in a resample, those that occur in it.
-    """
-    found = [() if label is None else (label,) for label in predictions]
-    return _by_label(found, [(label,) for label in targets], _macro_f1)
+    """The mean of the labels' F1, as scikit-learn's `f1_score(average="macro")`; in a resample, of the labels
+    that occur in it."""
+    return _by_label([_alone(label) for label in predictions], [*map(_alone, targets)], _macro_f1)
 
 
 def balanced_accuracy(predictions: Sequence[str | None], targets: Sequence[str]) -> Statistic:
     """The mean of the labels' recall, as scikit-learn's `balanced_accuracy_score`; in a resample, of the
     labels of its targets."""
-    found = [() if label is None else (label,) for label in predictions]
-    return _by_label(found, [(label,) for label in targets], _macro_recall)
+    found, true = [_alone(label) for label in predictions], [*map(_alone, targets)]
+    return _by_label(found, true, lambda sums_RK: _mean_quotient(sums_RK[:, ::3], sums_RK[:, 2::3]))
+
+
+def _alone(label: str | None) -> tuple[str, ...]:
+    return () if label is None else (label,)
 
 
 def label_set_scores(
@@ -301,7 +302,7 @@ def _by_label(
     combine: Callable[[Floats], Floats],
 ) -> Statistic:  # fmt: skip
     """Of every label: how often it is right, found and true, one after the other."""
-    pairs = list(zip(predictions, targets, strict=True))
+    pairs = [*zip(predictions, targets, strict=True)]
     column = {label: 3 * at for at, label in enumerate(sorted(set().union(*predictions, *targets)))}
     cells = [(row, column[label] + 2) for row, (_, true) in enumerate(pairs) for label in true]
     cells += [(row, column[label] + 1) for row, (found, _) in enumerate(pairs) for label in found]
@@ -315,10 +316,6 @@ def _by_label(
 def _macro_f1(sums_RK: Floats) -> Floats:
     right_RL, found_RL, true_RL = (sums_RK[:, first::3] for first in range(3))
     return _mean_quotient(2 * right_RL, found_RL + true_RL)
-
-
-def _macro_recall(sums_RK: Floats) -> Floats:
-    return _mean_quotient(sums_RK[:, ::3], sums_RK[:, 2::3])
 
 
 def _mean_quotient(above_RL: Floats, below_RL: Floats) -> Floats:

@@ -13,7 +13,8 @@ from rich.table import Table
 from rich.text import Text
 
 from malmoi.compare.comparison import Comparison, label_scores
-from malmoi.compare.verdict import PER, SAME_COST, MethodRow, one_latency, show, timed_beside
+from malmoi.compare.verdict import OVERLAP, PER, SAME_COST, MethodRow, one_latency, show, timed_beside
+from malmoi.metrics.adequacy import ADEQUACY
 from malmoi.show.charts import Look, Points, confidence_curves, measured_curves, quality_against_cost
 from malmoi.show.palette import COLOURS, GREEN, HOT, MARKERS, veil
 from malmoi.show.templates import render
@@ -43,6 +44,7 @@ def write_comparison(comparison: Comparison) -> None:
     settings = comparison.settings.model_dump(mode="json")
     values = {
         "comparison": comparison, "verdict": verdict, "material": comparison.material,
+        "adequacy": ADEQUACY if adequacy_shown(comparison) else "",
         "settings": comparison.settings, "show": show, "shade": shade, "same_cost": SAME_COST,
         "one_latency": one_latency,
         "margin": verdict.margin_words,
@@ -116,22 +118,42 @@ def show_comparison(comparison: Comparison, width: int = WIDE) -> Group:
     unit = f"{PER[comparison.cost_count]} ({comparison.cost_unit})".removesuffix(" ()")
     numbers = (unit, "one", "per s", "training", *(("memory", "disk") if width >= WIDE else ()))
     numbers += ("its cores",) if width >= WIDER else ()
-    table = Table("method", verdict.words, "beside the best", box=None, pad_edge=False)
+    measures = (verdict.words, *([ADEQUACY] if adequacy_shown(comparison) else []))
+    table = Table("method", *measures, "beside the best", box=None, pad_edge=False)
     for name in numbers:
         table.add_column(name, justify="right", no_wrap=True)
     for row in comparison.rows:
         style = "bold" if row is verdict.winner else ""
-        cells = (row.name, *_cells(row, comparison))[: 3 + len(numbers)]
+        cells = (row.name, *_cells(row, comparison))[: 2 + len(measures) + len(numbers)]
         table.add_row(*map(Text, cells), style=style)
     if (least := verdict.floor.metrics.get(verdict.metric)) is not None:
-        table.add_row(verdict.floor.name, show(verdict.metric, least), "without learning", style="dim")
+        cells = (verdict.floor.name, show(verdict.metric, least), *[""] * (len(measures) - 1))
+        table.add_row(*cells, "without learning", style="dim")
     busiest = max((row.costs for row in comparison.rows), key=lambda costs: costs.get("busy_cores", 0.0))
     ready = f"the winner is in {comparison.winner_folder}; " if verdict.winner else ""
     where = f"{ready}figures and errors side by side: {comparison.out / REPORT}"
     spreads = [Text(f"{row.name}: {row.spread}", "dim") for row in comparison.rows if row.spread]
     advice = Text(f"\n{comparison.advice}", "bold green"), Text(where, "dim")
     stars = [Text(line, "dim")] if (line := timed_beside(busiest)) else []
-    return Group(table, *stars, *spreads, *_shots(comparison), *advice)
+    return Group(table, *stars, *spreads, *_shots(comparison), *_preferences(comparison), *advice)
+
+
+def _preferences(comparison: Comparison) -> Iterator[RenderableType]:
+    """A table of what the judge prefers, where there was one."""
+    if (judged := comparison.judgement) is None:
+        return
+    table = Table("judged", "wins", "95%", "won", "lost", "ties", "order decided", box=None, pad_edge=False)
+    for one in judged.preferences:
+        low, high = one.wins.interval or (0.0, 1.0)
+        cells = (f"{one.wins.value:.1%}", f"{low:.1%} to {high:.1%}", one.won, one.lost, one.ties)
+        table.add_row(f"{one.name} against {one.against}", *map(str, cells), str(one.inconsistent))
+    yield Text()
+    yield table
+
+
+def adequacy_shown(comparison: Comparison) -> bool:
+    """Whether there is a column of it beside that of the metric."""
+    return comparison.verdict.metric in OVERLAP and comparison.material.adequacy is not None
 
 
 def _shots(comparison: Comparison) -> Iterator[RenderableType]:
@@ -153,8 +175,9 @@ def _cells(row: MethodRow, comparison: Comparison) -> list[str]:
     verdict, costs = comparison.verdict, row.costs
     if verdict.metric not in row.metrics:
         return ["", f"failed: {row.error}" if row.error else f"has no {verdict.words}"]
+    adequacy = [show(ADEQUACY, row.metrics[ADEQUACY])] if adequacy_shown(comparison) else []
     return [
-        verdict.quality(row), verdict.standing(row),
+        verdict.quality(row), *adequacy, verdict.standing(row),
         comparison.cost(row), one_latency(costs), human_count(costs["predictions_per_s"]),
         human_seconds(costs["train_seconds"]), human_bytes(costs["predict_peak_bytes"]),
         human_bytes(costs["disk_bytes"]), human_seconds(costs.get("train_cpu_seconds", 0.0)),

@@ -19,6 +19,7 @@ from malmoi.core.nouns import BadRow, Example, Examples, Finding, Message, Metri
 from malmoi.data.labelled import attempts, raise_when_many, read_records
 from malmoi.data.readers import Record, short
 from malmoi.data.splits import Splits, split_examples
+from malmoi.metrics.adequacy import ADEQUACY, Adequacy
 from malmoi.metrics.statistics import Statistic
 from malmoi.tasks.checks import check_examples, labels_in, unseen_labels
 from malmoi.tasks.kinds import Box, Kind, Relation
@@ -220,6 +221,10 @@ class Task(ABC, Generic[X, Y]):
         """What tells inputs apart, for duplicates, leaks and splits."""
         return str(value)
 
+    def subject(self, value: X) -> str:
+        """The text that an answer is about."""
+        return self.key(value)
+
     def group(self, value: X) -> str:
         """Inputs of one group stay on one side of a split; equal wherever `key` is."""
         return self.key(value)
@@ -277,11 +282,24 @@ class Task(ABC, Generic[X, Y]):
     def statistics(self, predictions: Found, examples: Examples, log_likelihoods: Nats = None) -> Scores:
         """Every metric that can be computed, by name. log_likelihoods: nats of each example's target."""
 
+    def adequacy(self, train: Examples, examples: Examples) -> Adequacy | None:
+        """What measures whether texts belong to the inputs of `examples`, learned from `train`; None where
+        answers are no texts, or texts that go on, and where `train` is too small."""
+        if not self.kind.is_text or self.kind.goes_on or not examples:
+            return None
+        pairs = [(self.subject(one.input), one.target) for one in train]
+        inputs = [self.subject(one.input) for one in examples]
+        references = [one.references for one in examples]
+        return Adequacy.learn(pairs, inputs, references, [self.group_of(one) for one in examples])
+
     def score(
-        self, predictions: Found, examples: Examples, log_likelihoods: Nats = None
+        self, predictions: Found, examples: Examples, log_likelihoods: Nats = None, train: Examples = ()
     ) -> dict[str, Metric]:
-        """`statistics`, each summed into a value with its interval; the task's metric first."""
+        """`statistics`, each summed into a value with its interval; the task's metric first. With `train`
+        also `adequacy`."""
         found = self.statistics(predictions, examples, log_likelihoods)
+        if adequacy := self.adequacy(train, examples):
+            found = found | {ADEQUACY: adequacy.statistic(predictions)}
         ordered = sorted(found, key=lambda name: name != self.metric)
         return {name: found[name].metric() for name in ordered}
 

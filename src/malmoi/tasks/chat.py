@@ -15,6 +15,8 @@ from malmoi.tasks.base import Examples, Found, Nats, Scores, Task
 from malmoi.tasks.kinds import TEXT, Box
 from malmoi.world import Document
 
+LAST = 3  # messages that a reply is about
+
 
 class Chat(Task[Messages, str]):
     """OpenAI's "messages", ShareGPT's "conversations" or Alpaca's "instruction", "input", "output".
@@ -76,6 +78,10 @@ class Chat(Task[Messages, str]):
     def key(self, value: Messages) -> str:
         """All messages."""
         return "\n".join(f"{one.role}: {one.content}" for one in value)
+
+    def subject(self, value: Messages) -> str:
+        """The last messages: how a conversation begins, many share."""
+        return "\n".join(message.content for message in value[-LAST:])
 
     def group(self, value: Messages) -> str:
         """The turns of one conversation stay together, as do all that begin in the same way."""

@@ -10,7 +10,8 @@ import pytest
 
 from malmoi.core.errors import UserError
 from malmoi.core.nouns import Example
-from malmoi.methods.traditional.word_alignment import Ibm1, learn_table, words
+from malmoi.methods.traditional.word_alignment import Ibm1, words
+from malmoi.metrics.word_table import learn_table
 from malmoi.tasks import make_task
 from tests.methods.tiny import fitted_to
 
