@@ -19,7 +19,16 @@ from malmoi.tasks import sampled_tasks
 from malmoi.util.files import damage
 
 TINY = Amounts(
-    plain=20, mixed=60, valid=40, vocabulary=500, sample=60, documents=150, rows=20, talks=60, judged=3
+    plain=20,
+    mixed=60,
+    valid=40,
+    vocabulary=500,
+    sample=60,
+    documents=150,
+    rows={"translation": 40},
+    rows_each=20,
+    talks=60,
+    judged=3,
 )
 PRETRAINING = (
     "model.layers=1", "model.width=32", "model.heads=2", "model.ff_width=64", "train.steps=4",

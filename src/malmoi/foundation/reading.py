@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
 
@@ -14,13 +15,21 @@ from malmoi.world.small_talk import small_talk
 
 PLAIN, PAGES = 0.25, 0.2  # of the documents, those of a few plain sentences, and those of many
 VALID_ROWS = 100  # of one task at most, to see how far the tuning is
+# Of what is short or hard more rows: a label is one token, a sentence and its translation some sixty.
+ROWS: Mapping[str, int] = {
+    "classification": 6_800,
+    "translation": 12_000,
+    "question-answering": 4_400,
+    "completion": 700,
+}
 
 
 @dataclass(frozen=True, slots=True)
 class Amounts:
     """How much of everything. plain: documents that are read first, to learn what copying is; mixed: then.
 
-    documents, talks: to be tuned on; each task takes of the documents what it can use, `rows` at most.
+    documents, talks: to be tuned on; each task takes of the documents what it can use, `rows` of its own at
+    most, else `rows_each`.
     """
 
     plain: int = 20_000
@@ -28,8 +37,9 @@ class Amounts:
     valid: int = 600
     vocabulary: int = 4096
     sample: int = 20_000  # documents that the vocabulary is learned from
-    documents: int = 9_000
-    rows: int = 2_200  # of one task at most
+    documents: int = 40_000
+    rows: Mapping[str, int] = field(default_factory=lambda: ROWS)
+    rows_each: int = 2_200
     talks: int = 2_200
     judged: int = 100  # examples of each task in each language, of what is finished
 
@@ -52,14 +62,14 @@ def vocabulary(amounts: Amounts) -> Tokenizer:
 
 def write_talks(folder: Path, amounts: Amounts) -> None:
     """What to be tuned on, and to judge that by. Every task has documents of its own."""
-    parts: tuple[tuple[Split, int, int, int], ...] = (
-        ("train", amounts.documents, amounts.rows, amounts.talks),
-        ("valid", amounts.valid, VALID_ROWS, VALID_ROWS),
+    parts: tuple[tuple[Split, int, Callable[[str], int], int], ...] = (
+        ("train", amounts.documents, lambda task: amounts.rows.get(task, amounts.rows_each), amounts.talks),
+        ("valid", amounts.valid, lambda _: VALID_ROWS, VALID_ROWS),
     )
-    for split, num_documents, num_rows, num_talks in parts:
+    for split, num_documents, most_of, num_talks in parts:
         about = {
             task: documents(num_documents, split=split, seed=10 + number, pages=PAGES)
             for number, task in enumerate(sampled_tasks())
         }
-        write_rows(folder, split, about.__getitem__, num_rows, small_talk(num_talks, split=split, seed=4))
+        write_rows(folder, split, about.__getitem__, most_of, small_talk(num_talks, split=split, seed=4))
     write_text(folder / "LICENSE", LICENCE)

@@ -45,15 +45,16 @@ def write_samples(path: Path, task: str, documents: Iterable[Document], most: in
 
 
 def write_rows(
-    folder: Path, split: Split, documents_of: Callable[[str], Iterable[Document]], most: int,
-    talks: Iterable[Messages],
+    folder: Path, split: Split, documents_of: Callable[[str], Iterable[Document]],
+    most_of: Callable[[str], int], talks: Iterable[Messages],
 ) -> None:  # fmt: skip
     """FOLDER/TASK/SPLIT.jsonl for every task that the sample world has rows for, and for small talk.
 
-    documents_of: a task; most: rows of one task; talks: without a text, as rows of the task chat.
+    documents_of, most_of: what a task's rows are of, and how many there are at most; talks: without a text,
+    as rows of the task chat.
     """
     for task in sampled_tasks():
-        write_samples(folder / task / f"{split}.jsonl", task, documents_of(task), most)
+        write_samples(folder / task / f"{split}.jsonl", task, documents_of(task), most_of(task))
     rows = (Chat().row(Example(talk[:-1], talk[-1].content)) for talk in talks)
     _write(folder / SMALL_TALK / f"{split}.jsonl", rows)
 
