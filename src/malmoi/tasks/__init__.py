@@ -41,7 +41,8 @@ def sampled_tasks() -> list[str]:
 def write_samples(path: Path, task: str, documents: Iterable[Document], most: int | None = None) -> int:
     """Write a task's rows of documents (at most `most`) as JSON lines; returns how many."""
     made = make_task(task)
-    return _write(path, islice((row for document in documents for row in made.samples(document)), most))
+    rows = (row for document in documents for row in made.samples(document))
+    return write_json_lines(path, islice(rows, most))
 
 
 def write_rows(
@@ -56,10 +57,11 @@ def write_rows(
     for task in sampled_tasks():
         write_samples(folder / task / f"{split}.jsonl", task, documents_of(task), most_of(task))
     rows = (Chat().row(Example(talk[:-1], talk[-1].content)) for talk in talks)
-    _write(folder / SMALL_TALK / f"{split}.jsonl", rows)
+    write_json_lines(folder / SMALL_TALK / f"{split}.jsonl", rows)
 
 
-def _write(path: Path, rows: Iterable[Mapping[str, Any]]) -> int:
+def write_json_lines(path: Path, rows: Iterable[Mapping[str, Any]]) -> int:
+    """Write rows, a line each; returns how many."""
     count = 0
     with new_file(path) as part, part.open("w", encoding="utf-8") as file:
         for row in rows:
