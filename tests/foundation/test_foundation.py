@@ -12,15 +12,16 @@ import malmoi
 from malmoi.engine.loaded import Loaded
 from malmoi.foundation.making import build
 from malmoi.foundation.quality import quality_of_chat
-from malmoi.foundation.reading import Amounts, write_talks
+from malmoi.foundation.reading import Amounts, asked_and_told, write_talks
 from malmoi.hub.shipped import BASE, CHAT
 from malmoi.learn.mixture import Source, sources
 from malmoi.tasks import sampled_tasks
 from malmoi.util.files import damage
 
 TINY = Amounts(
-    plain=20, mixed=60, valid=40, vocabulary=500, sample=60, documents=150, rows=20, talks=60, judged=3
-)
+    plain=20, mixed=60, asked=40, valid=40, vocabulary=500, sample=60, documents=150,
+    rows={"translation": 40}, rows_each=20, talks=60, judged=3,
+)  # fmt: skip
 PRETRAINING = (
     "model.layers=1", "model.width=32", "model.heads=2", "model.ff_width=64", "train.steps=4",
     "train.context=256", "train.warmup_steps=1", "train.eval_every=2", "train.checkpoint_every=2",
@@ -94,3 +95,16 @@ def test_every_aim_has_a_figure_in_each_language(made: tuple[Path, list[str]]) -
     found = quality_of_chat(made[0] / "shipped" / CHAT, count=2)
     wanted = [*sampled_tasks(), "names", "not told", "facts", "grammar", "logic"]
     assert set(found) == {f"{name}/{language}" for name in wanted for language in ("en", "ko")}
+
+
+def test_the_end_of_the_reading_asks_every_task_and_answers_it() -> None:
+    """In both languages, with the labels named, among documents that are told as before."""
+    texts = list(asked_and_told(600))
+    asked = [text for text in texts if text.startswith(("User: ", "사용자: "))]
+    assert 0.4 < len(asked) / len(texts) < 0.7
+    assert len(texts) == 660
+    labels = "(mixed, negative, positive)"
+    for words in (labels, "DATE, LOC, ORG, PER", "Translate", "Sum up", "요약", "번역"):
+        assert any(words in text for text in asked), words
+    assert len([text for text in asked if text.endswith((": positive", ": negative", ": mixed"))]) > 30
+    assert texts[:110] == list(asked_and_told(100))

@@ -96,8 +96,9 @@ def write_examples(out: Path, plan: DemoPlan) -> None:
     """
     rows = out / "examples"
     held_out = small_talk(HELD_OUT, split="valid")
-    write_rows(rows, "train", lambda _: documents(DOCUMENTS), plan.rows, small_talk(TALKS))
-    write_rows(rows, "valid", lambda _: documents(TEST_DOCUMENTS, split="valid"), plan.test_rows, held_out)
+    write_rows(rows, "train", lambda _: documents(DOCUMENTS), lambda _: plan.rows, small_talk(TALKS))
+    judged = (lambda _: documents(TEST_DOCUMENTS, split="valid")), (lambda _: plan.test_rows)
+    write_rows(rows, "valid", *judged, held_out)
     files.write_text(rows / "LICENSE", LICENCE)
 
 

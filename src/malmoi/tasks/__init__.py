@@ -45,24 +45,27 @@ def sampled_tasks() -> list[str]:
 def write_samples(path: Path, task: str, documents: Iterable[Document], most: int | None = None) -> int:
     """Write a task's rows of documents (at most `most`) as JSON lines; returns how many."""
     made = make_task(task)
-    return _write(path, islice((row for document in documents for row in made.samples(document)), most))
+    rows = (row for document in documents for row in made.samples(document))
+    return write_json_lines(path, islice(rows, most))
 
 
 def write_rows(
-    folder: Path, split: Split, documents_of: Callable[[str], Iterable[Document]], most: int,
-    talks: Iterable[Messages],
+    folder: Path, split: Split, documents_of: Callable[[str], Iterable[Document]],
+    most_of: Callable[[str], int], talks: Iterable[Messages],
 ) -> None:  # fmt: skip
     """FOLDER/TASK/SPLIT.jsonl for every task that the sample world has rows for, and for small talk.
 
-    documents_of: a task; most: rows of one task; talks: without a text, as rows of the task chat.
+    documents_of, most_of: what a task's rows are of, and how many there are at most; talks: without a text,
+    as rows of the task chat.
     """
     for task in sampled_tasks():
-        write_samples(folder / task / f"{split}.jsonl", task, documents_of(task), most)
+        write_samples(folder / task / f"{split}.jsonl", task, documents_of(task), most_of(task))
     rows = (Chat().row(Example(talk[:-1], talk[-1].content)) for talk in talks)
-    _write(folder / SMALL_TALK / f"{split}.jsonl", rows)
+    write_json_lines(folder / SMALL_TALK / f"{split}.jsonl", rows)
 
 
-def _write(path: Path, rows: Iterable[Mapping[str, Any]]) -> int:
+def write_json_lines(path: Path, rows: Iterable[Mapping[str, Any]]) -> int:
+    """Write rows, a line each; returns how many."""
     count = 0
     with new_file(path) as part, part.open("w", encoding="utf-8") as file:
         for row in rows:
