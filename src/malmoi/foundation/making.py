@@ -16,8 +16,8 @@ from malmoi.foundation.reading import Amounts, vocabulary, write_talks, write_te
 from malmoi.hub.shipped import BASE, CHAT, FOLDER
 from malmoi.learn.mixture import sources
 
-# On every reply of the rows once. The rate falls to nothing, from half of what suits the first reading.
-TUNING = ("train.epochs=1", "train.batch=4", "train.context=1024", "train.lr=0.002")
+# On half of the rows. The rate falls to nothing, from half of what suits the first reading.
+TUNING = ("train.steps=600", "train.batch=4", "train.context=1024", "train.lr=0.002")
 
 
 def build(
