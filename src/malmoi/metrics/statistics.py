@@ -44,8 +44,7 @@ Ints = NDArray[np.int64]
 Texts = Sequence[str | None]  # None: no prediction, which scores as an empty text
 References = Sequence[Sequence[str]]  # one or more right texts for each example
 End = Literal["worst", "best"]
-RESAMPLES = 2000
-CONFIDENCE = 0.95
+RESAMPLES, CONFIDENCE = 2000, 0.95
 _TAIL = 100 * (1 - CONFIDENCE) / 2  # percent on either side of an interval
 CHUNK_NUMBERS = 1 << 22  # sums made at a time
 
