@@ -16,6 +16,8 @@ from malmoi.tasks import (
     Classification,
     Completion,
     NamedEntities,
+    QuestionAnswering,
+    Translation,
     make_task,
     sampled_tasks,
     write_json_lines,
@@ -39,10 +41,10 @@ LABELS: Mapping[str, Sequence[str]] = {
 VALID_ROWS = 100  # of one task at most, to see how far the tuning is
 # Of what is short or hard more rows: a label is one token, a sentence and its translation some sixty.
 ROWS: Mapping[str, int] = {
-    "classification": 6_800,
-    "translation": 12_000,
-    "question-answering": 4_400,
-    "completion": 700,
+    Classification.name: 6_800,
+    Translation.name: 12_000,
+    QuestionAnswering.name: 4_400,
+    Completion.name: 700,
 }
 
 
