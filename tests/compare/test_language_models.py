@@ -88,7 +88,7 @@ def test_the_curve_is_shown(found: Comparison) -> None:
     write_comparison(found)
     page = (found.out / "report.html").read_text(encoding="utf-8")
     assert "With solved examples in the prompt" in page
-    assert page.count("<svg") == 2  # the curve, and quality against cost
+    assert page.count("<svg") == 3  # the curve, quality against cost, how sure they are
     console = Console(width=160, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
     console.print(show_comparison(found))
     text = console.export_text()

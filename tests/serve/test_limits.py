@@ -47,12 +47,9 @@ class Shouting:
     def __init__(self, log: list[Any]) -> None:
         self.log = log
 
-    def predict(self, inputs: Sequence[str]) -> Predictions:
+    def predict_with_confidence(self, inputs: Sequence[str]) -> Predictions:
         self.log.append(list(inputs))
         return Predictions([text.upper() for text in inputs])
-
-    def probabilities(self, inputs: Sequence[str]) -> None:
-        del inputs
 
 
 class Logged(Endless):

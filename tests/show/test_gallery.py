@@ -212,7 +212,7 @@ def test_words_add_up_to_the_scores(name: str, text: str) -> None:
     loaded = fitted("classification", name)
     _, bag = loaded.insides(text)
     scores_L = torch.from_numpy(bag.added_LW.sum(1) + bag.bias_L)  # pyright: ignore
-    (wanted,) = loaded.method.probabilities([text])  # pyright: ignore
+    (wanted,) = loaded.method.raw_probabilities([text])  # pyright: ignore
     for label, share in zip(bag.labels, scores_L.softmax(0).tolist(), strict=True):  # pyright: ignore
         assert share == pytest.approx(wanted[label], abs=1e-4)
     assert bag.words == tuple(text.split())  # pyright: ignore

@@ -139,6 +139,8 @@ class Neural(Method):
         return self.form.probabilities(self.model, inputs) if inputs else []
 
     def sureness(self, inputs: Sequence[Any], answers: Sequence[Any]) -> list[float] | None:
+        if self.task.kind.is_set:
+            return super().sureness(inputs, answers)
         return self.form.sureness(self.model, inputs, answers) if inputs else []
 
     def log_likelihood(self, inputs: Sequence[Any], targets: Sequence[str]) -> list[float] | None:
