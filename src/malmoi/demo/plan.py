@@ -16,14 +16,15 @@ class DemoPlan:
     tuning_s: float | None  # of the foundation model; None: the one that ships tuned is asked
     reading_s: float  # its reading of the user's text
     network_s: float  # each small network of each task
+    others_s: float  # at most: each other method, most of which need a second
     rows: int  # of a task, to learn from
     test_rows: int
     pairs: int  # of sentences, in each language, for grammar and for logic
     acts_s: tuple[float, ...]  # what each act takes, about
 
 
-WHOLE = DemoPlan(45.0, 100.0, 60.0, 4.0, 2000, 100, 100, (10.0, 75.0, 130.0, 130.0))
-QUICK = DemoPlan(8.0, None, 8.0, 0.8, 400, 30, 24, (4.0, 16.0, 12.0, 30.0))
+WHOLE = DemoPlan(30.0, 100.0, 60.0, 4.0, 20.0, 2000, 100, 100, (10.0, 60.0, 130.0, 150.0))
+QUICK = DemoPlan(8.0, None, 8.0, 0.8, 4.0, 400, 30, 24, (4.0, 16.0, 12.0, 45.0))
 ACTS = (
     "Text becomes tokens",
     "One minute of training: noise becomes words",

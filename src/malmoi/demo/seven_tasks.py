@@ -63,6 +63,6 @@ def _settings(name: str, out: Path, one_model: Path, plan: DemoPlan) -> Comparis
         methods={method: neural.get(method, {}) for method in methods_for(task)} | {
             ONE: {"model": str(one_model), "shots": 0}
         },
-        budgets=dict.fromkeys(neural, plan.network_s),  # the others learn in seconds, if they may
+        budget_seconds=plan.others_s, budgets=dict.fromkeys(neural, plan.network_s),
         measure_seconds=MEASURE_S, test_limit=plan.test_rows,
     )  # fmt: skip

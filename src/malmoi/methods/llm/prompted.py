@@ -28,6 +28,7 @@ from malmoi.util.units import counted
 
 FOUNDATION_SHOTS = 4  # by default; a chat model knows what a question is
 CALIBRATED_BY, COUNTED_OVER = 64, 200  # validation examples
+REPLIES = 32  # of those that it calibrates by, where a reply is written for each
 PORTION = 8  # of them between two looks at the clock
 
 
@@ -155,7 +156,7 @@ class Prompted(LanguageMethod):
         self.contextual, tried = self._calibration(valid[:CALIBRATED_BY], keeper, work.say)
         self.settled = settled.model_copy(update={"calibrate": self.contextual})
         if self.calibration is None and not self.task.kind.is_text and keeper.affords(0):
-            self.calibrate([*keeper.some(valid[:CALIBRATED_BY], 0.9, "examples to calibrate by")])
+            self.calibrate([*keeper.some(valid[:REPLIES], 0.9, "examples to calibrate by")])
         facts = self._facts(valid or train, work.say)
         return FitReport(with_note(tried | facts, keeper.note))
 
