@@ -6,26 +6,24 @@ from collections.abc import Sequence
 from typing import Any
 
 from malmoi.core.nouns import Examples, FitReport, Work
-from malmoi.methods.base import Parts
 from malmoi.methods.llm.features import Features
 from malmoi.methods.traditional.choice import (
     UNSURE,
+    SavedThresholds,
     choose_thresholds,
     fit_heads,
     set_matrix,
     sets_above,
     sigmoid,
-    thresholds_in,
 )
 from malmoi.tasks.checks import labels_in
 from malmoi.tasks.kinds import LABELS
 
 
-class FeatureSets(Features):
+class FeatureSets(SavedThresholds, Features):
     """A language model's vectors below a logistic regression and a threshold for each label."""
 
     kinds = frozenset({LABELS})
-    thresholds: list[float]
 
     def fit(self, train: Examples, valid: Examples, work: Work = Work()) -> FitReport:
         """See `Method.fit`. Thresholds are chosen by `valid`."""
@@ -51,14 +49,3 @@ class FeatureSets(Features):
             return []
         probs_NL = sigmoid(self._scores(self.embedder.vectors(inputs, self.way)))
         return [dict(zip(self.labels, row, strict=True)) for row in probs_NL.tolist()]
-
-    def parts(self) -> Parts:
-        """See `Method.parts`."""
-        parts = super().parts()
-        parts.config["thresholds"] = self.thresholds
-        return parts
-
-    def restore(self, parts: Parts) -> None:
-        """See `Method.restore`."""
-        super().restore(parts)
-        self.thresholds = thresholds_in(parts.config, self.labels)

@@ -20,7 +20,13 @@ from malmoi.core.tensors import IGNORE, Loss
 from malmoi.data.batches import overlapping, reach
 from malmoi.methods.base import Parts, cut_words
 from malmoi.methods.neural.form import EncoderForm, EncoderOptions, hidden, moved, padded
-from malmoi.methods.traditional.choice import UNSURE, choose_thresholds, set_matrix, sets_above, thresholds_in
+from malmoi.methods.traditional.choice import (
+    UNSURE,
+    SavedThresholds,
+    choose_thresholds,
+    set_matrix,
+    sets_above,
+)
 from malmoi.models.encoder import Encoder
 from malmoi.models.heads import Classifier, EncoderBatch, MaskedLanguageModel, Pooling
 from malmoi.tasks.checks import labels_in, refuse_too_few_labels, two_or_more
@@ -182,11 +188,10 @@ class LabelForm(EncoderForm[LabelRow, Classifier]):
         self.tokenizer = parts.tokenizer()
 
 
-class LabelSetForm(LabelForm):
+class LabelSetForm(SavedThresholds, LabelForm):
     """A probability for each label, and the threshold from which on it is given."""
 
     Options = WindowOptions
-    thresholds: list[float]
 
     def learn(self, train: Sequence[Example[Any, Any]]) -> None:
         refuse_too_few_labels(train, self.task.kind)
@@ -228,12 +233,3 @@ class LabelSetForm(LabelForm):
 
         rows = [LabelRow(row, 0) for row in self.cut_up(inputs)]
         return np.array(self.in_batches(rows, read)).reshape(len(rows), len(self.labels))
-
-    def parts(self) -> Parts:
-        parts = super().parts()
-        parts.config["thresholds"] = self.thresholds
-        return parts
-
-    def restore(self, parts: Parts) -> None:
-        super().restore(parts)
-        self.thresholds = thresholds_in(parts.config, self.labels)

@@ -38,7 +38,6 @@ from malmoi.methods.traditional.choice import (
     set_matrix,
     sets_above,
     sigmoid,
-    thresholds_in,
 )
 from malmoi.models.bert import BertConfig, BertEncoder
 from malmoi.models.heads import Classifier, Pooling, SpanReader, Tagger
@@ -246,7 +245,7 @@ class PretrainedLabelForm(FromFolder, LabelForm):
         self.labels, self.pooling = list(parts.config["labels"]), parts.config["pooling"]
 
 
-class PretrainedLabelSetForm(PretrainedLabelForm, LabelSetForm):
+class PretrainedLabelSetForm(LabelSetForm, PretrainedLabelForm):
     """The same for sets of labels."""
 
     Options = PretrainedWindowOptions
@@ -261,15 +260,6 @@ class PretrainedLabelSetForm(PretrainedLabelForm, LabelSetForm):
         self, x_ND: NDArray[np.float32], examples: Examples, strength: float
     ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         return fit_heads(x_ND, set_matrix([one.target for one in examples], self.labels), strength)
-
-    def parts(self) -> Parts:
-        parts = super().parts()
-        parts.config["thresholds"] = self.thresholds
-        return parts
-
-    def restore(self, parts: Parts) -> None:
-        super().restore(parts)
-        self.thresholds = thresholds_in(parts.config, self.labels)
 
 
 class FromFolderUnits(FromFolder):

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from malmoi.core.errors import UserError
 from malmoi.core.nouns import Budget, Examples, Json, Work, with_note
+from malmoi.methods.base import Parts
 from malmoi.tasks.base import Task
 from malmoi.tasks.kinds import Kind
 from malmoi.util.units import counted, human_seconds
@@ -246,12 +247,27 @@ def choose_thresholds(probs_NL: NDArray[Any], given_NL: NDArray[np.bool_]) -> li
     ]
 
 
-def thresholds_in(config: Json, labels: Sequence[str]) -> list[float]:
-    """Those of a method's folder. Raises UserError where they are not one number for each label."""
-    found = config["thresholds"]
-    if len(found) != len(labels) or not all(isinstance(one, float | int) for one in found):
-        raise UserError("its thresholds do not fit its labels; copy it again or fit it again")
-    return list(found)
+class SavedThresholds:
+    """Adds a threshold for each label to what the class behind it saves and reads."""
+
+    labels: list[str]
+    thresholds: list[float]
+
+    def parts(self) -> Parts:
+        """Those of the class behind it, and the thresholds."""
+        behind: Any = super()
+        parts: Parts = behind.parts()
+        parts.config["thresholds"] = self.thresholds
+        return parts
+
+    def restore(self, parts: Parts) -> None:
+        """The inverse of `parts`. Raises UserError where there is not one number for each label."""
+        behind: Any = super()
+        behind.restore(parts)
+        found = parts.config["thresholds"]
+        if len(found) != len(self.labels) or not all(isinstance(one, float | int) for one in found):
+            raise UserError("its thresholds do not fit its labels; copy it again or fit it again")
+        self.thresholds = list(found)
 
 
 def _best_cut(probs_N: NDArray[Any], given_N: NDArray[np.bool_]) -> float:

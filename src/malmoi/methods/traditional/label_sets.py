@@ -19,9 +19,9 @@ from pydantic import Field, PositiveFloat, PositiveInt
 from malmoi.core.config import StrictModel
 from malmoi.core.nouns import Examples, FitReport, Predictions, Work
 from malmoi.inside.sources import BagOfWords, Source
-from malmoi.methods.base import Parts
 from malmoi.methods.traditional.choice import (
     LEAST_ITERATIONS,
+    SavedThresholds,
     TimeKeeper,
     choose_thresholds,
     fit_heads,
@@ -30,7 +30,6 @@ from malmoi.methods.traditional.choice import (
     set_matrix,
     sets_above,
     sigmoid,
-    thresholds_in,
 )
 from malmoi.methods.traditional.text_classifiers import (
     CHOICE_TEXTS,
@@ -49,11 +48,10 @@ from malmoi.tasks.checks import labels_in, refuse_too_few_labels
 from malmoi.tasks.kinds import LABELS
 
 
-class SetMethod(LabelMethod):
+class SetMethod(SavedThresholds, LabelMethod):
     """What gives each label a score by itself: its log-odds, and a threshold of the probability."""
 
     kinds = frozenset({LABELS})
-    thresholds: list[float]
 
     def scores(self, inputs: Sequence[str]) -> Floats:
         """scores_NL."""
@@ -82,17 +80,6 @@ class SetMethod(LabelMethod):
             replace(one, needed_L=needed_L) if isinstance(one, BagOfWords) else one
             for one in super().insides(value)
         )
-
-    def parts(self) -> Parts:
-        """See `Method.parts`."""
-        parts = super().parts()
-        parts.config["thresholds"] = self.thresholds
-        return parts
-
-    def restore(self, parts: Parts) -> None:
-        """See `Method.restore`."""
-        super().restore(parts)
-        self.thresholds = thresholds_in(parts.config, self.labels)
 
     def _learn_set(self, examples: Examples) -> None:
         refuse_too_few_labels(examples, self.task.kind)
