@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from malmoi.core.errors import UserError
-from malmoi.core.nouns import Examples, Json, Metric, Say, silent
+from malmoi.core.nouns import Examples, FitReport, Json, Metric, Say, silent
 from malmoi.methods.base import Method
 from malmoi.methods.cascade import Cascade
 from malmoi.methods.folder import save_method, write_card
@@ -77,9 +77,10 @@ def build_cascade(
         assert isinstance(made, Cascade)
         made.cheap = answering("cheap", cheap, task, {}, ())[0]
         made.strong = answering("strong", strong, task, options or {}, examples)[0] if strong else None
-        report = made.fit(examples, ())
-        found = _measured(made, task, examples, say)
-        save_method(out, made, report)
+        found = _learned(made, task, examples, say)
+        learned = {"train": len(examples), "valid": 0}
+        facts = {"learned_from": learned, "promise": asdict(found.promise)}
+        save_method(out, made, FitReport(facts))
         card = method_card(
             made, {}, examples, measured_on="", folder=out, data=task_files((data,)), seconds=None,
             notes=[promised(found)],
@@ -98,20 +99,18 @@ def promised(report: CascadeReport) -> str:
     )
 
 
-def _measured(made: Cascade, task: Task[Any, Any], examples: Examples, say: Say) -> CascadeReport:
+def _learned(made: Cascade, task: Task[Any, Any], examples: Examples, say: Say) -> CascadeReport:
     inputs = [example.input for example in examples]
+    say(f"asking {made.cheap.name} about {counted(len(inputs), 'example')}")
     start_s = time.perf_counter()
     found = made.cheap.predict_with_confidence(inputs)
     cheap_s = (time.perf_counter() - start_s) / len(inputs)
+    shown = made.learn_bound(found, examples)
     sure, calibration = found.confidences, made.cheap.calibration
     assert sure is not None
     assert calibration is not None
     right = [*map(task.is_right, found.values, examples)]
     alone = [one >= made.bound for one in sure]
-    shown = Promise(
-        made.bound, made.options.max_error, len(inputs), sum(alone),
-        sum(not is_right for is_right, by_itself in zip(right, alone, strict=True) if by_itself),
-    )  # fmt: skip
     strong, both = _with_strong(made.strong, task, examples, right, alone, cheap_s, say)
     return CascadeReport(
         shown, {most: promise(sure, right, calibration.levels, most) for most in ERRORS},

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated, Any, Self
 
@@ -15,7 +15,7 @@ from malmoi.core.nouns import Examples, FitReport, Predictions, Work
 from malmoi.methods.base import Method, Parts
 from malmoi.methods.folder import load_method
 from malmoi.metrics.confidence import LEAST
-from malmoi.metrics.promise import fewest, promise
+from malmoi.metrics.promise import Promise, fewest, promise
 from malmoi.tasks.kinds import LABEL, SPAN, TAGS
 from malmoi.util.units import counted
 
@@ -47,9 +47,14 @@ class Cascade(Method):
         """
         self._open()
         examples = [*train, *valid]
-        inputs = [example.input for example in examples]
-        work.say(f"asking {self.cheap.name} about {counted(len(inputs), 'example')}")
-        found = self.cheap.predict_with_confidence(inputs)
+        work.say(f"asking {self.cheap.name} about {counted(len(examples), 'example')}")
+        found = self.cheap.predict_with_confidence([one.input for one in examples])
+        shown = self.learn_bound(found, examples)
+        facts = {"learned_from": {"train": len(train), "valid": len(valid)}, "promise": asdict(shown)}
+        return FitReport(facts)
+
+    def learn_bound(self, found: Predictions, examples: Examples) -> Promise:
+        """From what the cheap method says of these examples. Raises UserError, as `fit`."""
         if found.confidences is None or self.cheap.calibration is None:
             raise UserError(
                 f"{self.cheap.name} does not know how sure it is; fit it again with at least {LEAST} "
@@ -65,11 +70,7 @@ class Cascade(Method):
                 "give more examples, or allow more errors"
             )
         self.bound = shown.confidence
-        facts = {
-            "learned_from": {"train": len(train), "valid": len(valid)}, "confidence": self.bound,
-            "max_error": most, "examples": shown.count, "answered": shown.answered, "wrong": shown.wrong,
-        }  # fmt: skip
-        return FitReport(facts)
+        return shown
 
     def _open(self) -> None:
         if not hasattr(self, CHEAP):
