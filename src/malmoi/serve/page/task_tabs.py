@@ -216,8 +216,8 @@ def _predict(entry: TaskEntry, raw: Any) -> Outcome:
     start = perf_counter()
     (prediction,) = method.predict([value]).values
     seconds = perf_counter() - start
-    found = method.predict_with_confidence([value])
-    [shares], [sure] = found.probabilities or [None], found.confidences or [None]
+    [shares] = method.probabilities([value]) or [None]
+    [sure] = method.confidences([value], [prediction]) or [None]
     return Outcome(value, prediction, seconds, shares, sure)
 
 
