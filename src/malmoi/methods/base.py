@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from malmoi.core.config import StrictModel
 from malmoi.core.nouns import Done, Example, Examples, FitReport, Json, Predictions, Work
 from malmoi.inside.sources import ReadText, Source
-from malmoi.metrics.confidence import LEAST, Calibration
+from malmoi.metrics.confidence import LEAST, TINY, Calibration
 from malmoi.tasks.base import Task
 from malmoi.tasks.kinds import Kind, Relation
 from malmoi.text.tokenizer import TOKENIZER_FILE, Tokenizer
@@ -27,7 +27,6 @@ from malmoi.util.units import counted
 if TYPE_CHECKING:
     from torch import nn
 
-TINY = 1e-12  # the least probability whose logarithm is taken
 Family = Literal["traditional", "recurrent", "transformer", "prompted", "fine-tuned", "remote", "cascade"]
 FAMILIES: tuple[Family, ...] = get_args(Family)
 

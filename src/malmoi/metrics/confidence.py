@@ -25,7 +25,7 @@ LEAST = 20  # held-out examples: fewer say too little
 MANY = 1000  # from which isotonic regression does better than one with a few parameters
 BINS = 10
 LEVELS = 100
-_TINY = 1e-12
+TINY = 1e-12  # the least probability whose logarithm is taken
 _POINTS = 65  # of a logistic curve, which is kept as points
 _FAR = 20.0  # log-odds
 _SPREAD = 3.0  # the natural logarithm of a temperature lies between this and its negative
@@ -86,7 +86,7 @@ class Calibration(StrictModel):
 
 
 def _logs(rows: Sequence[Sequence[float]]) -> Floats:
-    return np.log(np.maximum(np.array(rows, dtype=np.float64), _TINY))
+    return np.log(np.maximum(np.array(rows, dtype=np.float64), TINY))
 
 
 def _softmax(logs_NL: Floats) -> Floats:
@@ -100,7 +100,7 @@ def _temperature(logs_NL: Floats, right_N: NDArray[np.int64]) -> float:
     def loss(log_temperature: float) -> float:
         probabilities_NL = _softmax(logs_NL / np.exp(log_temperature))
         shares_N = probabilities_NL[np.arange(len(right_N)), right_N]
-        return float(log_temperature**2 - np.log(np.maximum(shares_N, _TINY)).sum())
+        return float(log_temperature**2 - np.log(np.maximum(shares_N, TINY)).sum())
 
     if not len(right_N):
         return 1.0
@@ -133,7 +133,7 @@ def _logistic(logs_N: Floats, right_N: NDArray[np.bool_]) -> Curve:
 
 
 def _log_odds(logs: Floats) -> Floats:
-    return np.clip(logs - np.log(np.maximum(-np.expm1(logs), _TINY)), -_FAR, _FAR)
+    return np.clip(logs - np.log(np.maximum(-np.expm1(logs), TINY)), -_FAR, _FAR)
 
 
 def _levels(confidences: Sequence[float]) -> tuple[float, ...]:
@@ -143,10 +143,14 @@ def _levels(confidences: Sequence[float]) -> tuple[float, ...]:
 # ---- how far off they are
 
 
+def _bins(confidences: Sequence[float]) -> NDArray[np.int64]:
+    return np.minimum((np.array(confidences) * BINS).astype(np.int64), BINS - 1)
+
+
 def calibration_error(confidences: Sequence[float], right: Sequence[bool]) -> Statistic:
     """How far confidence and the share of right answers are apart, on average over BINS bins of confidence
     (expected calibration error; Naeini et al. 2015). Its resamples are higher than the whole: no interval."""
-    bins_N = np.minimum((np.array(confidences) * BINS).astype(np.int64), BINS - 1)
+    bins_N = _bins(confidences)
     parts_NK = np.zeros((len(confidences), BINS + 1))
     parts_NK[np.arange(len(confidences)), bins_N] = np.array(confidences) - np.array(right, dtype=np.float64)
     parts_NK[:, BINS] = 1.0
@@ -160,8 +164,8 @@ def calibration_error(confidences: Sequence[float], right: Sequence[bool]) -> St
 def reliability(confidences: Sequence[float], right: Sequence[bool]) -> list[tuple[float, float, int]]:
     """Of each bin that has an answer: the mean confidence, the share that is right, how many there are."""
     confidence_N, right_N = np.array(confidences), np.array(right, dtype=np.float64)
-    bins_N = np.minimum((confidence_N * BINS).astype(np.int64), BINS - 1)
-    inside = [bins_N == number for number in range(BINS) if (bins_N == number).any()]
+    bins_N = _bins(confidences)
+    inside = [bins_N == number for number in np.unique(bins_N)]
     return [(float(confidence_N[it].mean()), float(right_N[it].mean()), int(it.sum())) for it in inside]
 
 
