@@ -99,12 +99,15 @@ class Lexicon(LabelMethod):
         keeper, both = TimeKeeper.of(work), [*train, *valid]  # nothing is chosen
         labels_N = self._learn_labels(both)
         self._prior_L = np.log(np.bincount(labels_N) / len(labels_N))
-        own = self.options.lexicon
-        pairs = [*zip(labels_N.tolist(), both, strict=True)]
-        for part, share in ((pairs[: len(train)], 0.4), (pairs, 0.8)):
-            self._set(self._read(Path(own)) if own else self._count(keeper.some(part, share)))
-            if part is not pairs and keeper.affords(0):
-                self.calibrate(valid)
+        own, pairs = self.options.lexicon, [*zip(labels_N.tolist(), both, strict=True)]
+
+        def learn(count: int, share: float) -> None:
+            self._set(self._read(Path(own)) if own else self._count(keeper.some(pairs[:count], share)))
+
+        learn(len(train), 0.4)
+        if keeper.affords(0):
+            self.calibrate(valid)
+        learn(len(pairs), 0.8)
         words = self._strongest(list(self._numbers), self._weights_WL.T)
         return FitReport({"words": words} | keeper.facts(train, valid))
 
