@@ -12,7 +12,7 @@ from typer import Option
 
 from malmoi.cli.fitting import TaskName
 from malmoi.cli.options import AllowSkips, Fields, NewFolder, task_of
-from malmoi.cli.words import say
+from malmoi.cli.words import say, say_aside
 
 
 def cascade(
@@ -32,7 +32,9 @@ def cascade(
         list[str] | None, Option("--set", help="OPTION=VALUE of a strong one that is asked; may be repeated.")
     ] = None,
     allow_skips: AllowSkips = False,
-    as_json: Annotated[bool, Option("--json", help="Print what was found as JSON, for programs.")] = False,
+    as_json: Annotated[
+        bool, Option("--json", help="Print what was found as JSON; progress goes to standard error.")
+    ] = False,
 ) -> None:
     """Let a cheap method answer where it is sure, and a strong one the rest, as one model."""
     from malmoi.compare.cascades import build_cascade
@@ -42,7 +44,7 @@ def cascade(
     found = build_cascade(
         task_of(task, fields), str(cheap), strong, data, out, max_error,
         options=pairs(settings, "set", typed=True), allow_skips=allow_skips,
-        say=(lambda _: None) if as_json else say,
+        say=say_aside if as_json else say,
     )  # fmt: skip
     if as_json:
         typer.echo(json.dumps(found.json, ensure_ascii=False, indent=2))
