@@ -18,7 +18,6 @@ from malmoi.methods.traditional.choice import (
     UNSURE,
     choose_thresholds,
     sets_above,
-    thresholds_in,
 )
 from malmoi.tasks import make_task
 from tests.methods.tiny import fitted_to
@@ -86,8 +85,11 @@ def test_the_label_nearest_to_a_half_makes_unsure(monkeypatch: pytest.MonkeyPatc
     assert method.unsureness(["", "", ""]) == pytest.approx([0.2, 0.9, 0.0])
 
 
-def test_thresholds_that_do_not_fit_are_refused() -> None:
-    assert thresholds_in({"thresholds": [0.2, 1]}, "ab") == [0.2, 1]
-    for wrong in ([0.2], [0.2, "x"], []):
-        with pytest.raises(UserError, match="do not fit its labels"):
-            thresholds_in({"thresholds": wrong}, "ab")
+@pytest.mark.parametrize("wrong", [[0.2], [0.2, "x", 0.2], []])
+def test_thresholds_that_do_not_fit_are_refused(wrong: list[object]) -> None:
+    method = fitted_to(make_method("tfidf", TASK), sentences(60, 0), sentences(30, 1))
+    parts = method.parts()
+    make_method("tfidf", TASK).restore(parts)
+    parts.config["thresholds"] = wrong
+    with pytest.raises(UserError, match="do not fit its labels"):
+        make_method("tfidf", TASK).restore(parts)
