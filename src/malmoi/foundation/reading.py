@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -29,11 +29,14 @@ from malmoi.text.tokenizer import Tokenizer, train_tokenizer
 from malmoi.util.files import write_text
 from malmoi.world import LICENCE, Document, Language, Split, documents
 from malmoi.world.plots import SENTIMENTS, in_language, talk
+from malmoi.world.riddles import solved_riddles
 from malmoi.world.small_talk import small_talk
 
 PLAIN, PAGES = 0.25, 0.2  # of the documents, those of a few plain sentences, and those of many
-TOLD, LABELLED = 0.4, 0.7  # of the documents read last: the share told as before; that of an opinion named
-TALK_EVERY = 10  # documents
+# Of the documents read last, the shares of those told as before, and of opinions that are asked for; of those
+# without an opinion the share that is read at all, for a label is one token; and of questions without a task.
+TOLD, LABELLED, UNLABELLED, BARE = 0.35, 0.9, 0.5, 0.1
+TALK_EVERY, RIDDLE_EVERY = 10, 2  # documents
 LABELS: Mapping[str, Sequence[str]] = {
     Classification.name: sorted(set(SENTIMENTS.values())),
     NamedEntities.name: ["DATE", "LOC", "ORG", "PER"],
@@ -82,29 +85,49 @@ def write_text_to_complete(folder: Path, amounts: Amounts) -> None:
 
 
 def asked_and_told(count: int) -> Iterator[str]:
-    """Of that many documents texts in which tasks are asked and answered, and talks without a text between.
+    """Of that many documents texts in which tasks are asked and answered; talks and riddles between them.
 
     Tuning is short where a model has seen the tasks asked. The other documents are told as before, so that
     it forgets nothing.
     """
     talks = small_talk(count // TALK_EVERY + 1, seed=5)
-    for number, document in enumerate(documents(count, seed=5, plain=PLAIN, pages=PAGES)):
+    riddles = solved_riddles(count // RIDDLE_EVERY + 1, seed=5)
+    for number, document in enumerate(islice(_rich_in_labels(), count)):
         rng = Random(f"asked-{document.id}")
-        told = document.plain or rng.random() < TOLD
+        told = document.plain or rng.random() < (1 - LABELLED if document.sentiment else TOLD)
         yield document.with_views() if told else _as_text(_asked(document, rng), document.language)
         if number % TALK_EVERY == 0:
             yield _as_text(next(talks), "ko" if number // TALK_EVERY % 2 else "en")
+        if number % RIDDLE_EVERY == 0:
+            yield next(riddles)
+
+
+def _rich_in_labels() -> Iterator[Document]:
+    for document in documents(1 << 30, seed=5, plain=PLAIN, pages=PAGES):
+        if document.sentiment or Random(f"read-{document.id}").random() < UNLABELLED:
+            yield document
 
 
 def _asked(document: Document, rng: Random) -> Sequence[Message]:
-    """An example of one of the tasks; of classification rather than of another one, for few have a label."""
+    """An example of one of the tasks; of an opinion its label, for few documents have one."""
+    if document.unanswered and document.questions and rng.random() < BARE:
+        return _question(document, rng)
     names = [name for name in sampled_tasks() if name not in (Completion.name, Classification.name)]
-    names = rng.sample(names, len(names))
-    names.insert(0 if rng.random() < LABELLED else len(names), Classification.name)
+    names = [Classification.name] if document.sentiment else rng.sample(names, len(names))
     tasks = [make_task(name).with_labels(LABELS.get(name, ())) for name in names]
     found = (_examples(task, document) for task in tasks)
     task, examples = next((task, some) for task, some in zip(tasks, found, strict=True) if some)
     return conversation_of(task, rng.choice(examples), rng.randrange(1 << 16)).messages
+
+
+def _question(document: Document, rng: Random) -> Sequence[Message]:
+    """The text and a question, one that it answers as often as one that it does not."""
+    asked = rng.choice(document.questions)
+    question, answer = rng.choice([
+        (asked.input, asked.target.text),
+        (rng.choice(document.unanswered), in_language(rng.choice(talk()["nothing"]), document.language)),
+    ])  # fmt: skip
+    return Message("user", f"{document.text} {question}"), Message("assistant", answer)
 
 
 def _examples(task: Task[Any, Any], document: Document) -> list[Example[Any, Any]]:

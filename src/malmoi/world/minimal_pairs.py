@@ -14,9 +14,8 @@ from dataclasses import dataclass
 from random import Random
 
 from malmoi.world import Document, Language, Split, documents
-from malmoi.world.names import TermPool
-from malmoi.world.patterns import LEVELS, PARTICLES, Term, Writer, article, with_particle
-from malmoi.world.vocabulary import pools
+from malmoi.world.patterns import PARTICLES, article, with_particle
+from malmoi.world.riddles import riddle
 
 Place = tuple[int, int, str]  # start and end of something right, and something wrong instead of it
 Change = Callable[[str, Document], list[Place]]  # where a sentence of a document can be made wrong
@@ -50,6 +49,13 @@ def grammar_pairs(count: int, *, split: Split, language: Language, seed: int = 0
 def logic_pairs(count: int, *, split: Split, language: Language, seed: int = 0) -> list[MinimalPair]:
     """`count` pairs whose last sentence needs two of the facts before it. A function of the arguments."""
     return [_conclusion(Random(f"{split}-{seed}-{number}"), split, language) for number in range(count)]
+
+
+def _conclusion(random: Random, split: Split, language: Language) -> MinimalPair:
+    """Facts of two people, then the conclusion for one of them, right and wrong."""
+    facts = riddle(random, split, language, people=2)
+    asked = random.randrange(2)
+    return MinimalPair(facts.text((asked, asked)), facts.text((asked, 1 - asked)), facts.kind)
 
 
 def world_probes(
@@ -150,70 +156,3 @@ _CHANGES: dict[Language, dict[str, Change]] = {
         "word order": _rewritten(r"(?:^|(?<=[가-힣] ))[가-힣]+[을를이가] [가-힣]+[다요](?=[.]\Z)", _swapped),
     },
 }
-
-# ---- logic
-
-# What is said of a person (a, linked by p) and of a thing (x, linked by p to that person), and what follows
-# from the two. The same is said of b, q and y. English, then Korean.
-_Pattern = tuple[str, str]
-_RIDDLES: dict[str, tuple[str, str, _Pattern, _Pattern, _Pattern]] = {
-    "home": (
-        "place", "thing",
-        ("{a} lives {p:at}.", "{a:은} {p}에 <산다|삽니다|살아요>."),
-        ("There is {x:a} {p:at}.", "{p}에는 {x:이} 있<다|습니다|어요>."),
-        ("So {a} lives close to the {x}.", "그래서 {a}의 집 가까이에는 {x:이} 있<다|습니다|어요>."),
-    ),
-    "work": (
-        "job", "thing",
-        ("{a} is the {p} of the town.", "{a:은} 마을의 {p:이다}."),
-        ("The {p} lost {x:a}.", "{p:은} {x:을} 잃어버렸~."),
-        ("So {a} is looking for the {x}.", "그래서 {a:은} {x:을} 찾고 있<다|습니다|어요>."),
-    ),
-    "day": (
-        "date", "dish",
-        ("{a} came to eat on {p}.", "{a:은} {p}에 밥을 먹으러 왔~."),
-        ("There was {x} on {p}.", "{p}에는 {x:이} 나왔~."),
-        ("So {a} ate {x}.", "그래서 {a:은} {x:을} 먹었~."),
-    ),
-}  # fmt: skip
-
-
-def _conclusion(random: Random, split: Split, language: Language) -> MinimalPair:
-    """Four facts in a drawn order, then a conclusion for one of the two people, right and wrong."""
-    group = random.choice(list(_RIDDLES))
-    link, object_, person, thing, conclusion = (
-        part if isinstance(part, str) else part[language == "ko"] for part in _RIDDLES[group]
-    )
-    terms = _terms(random, split, link, object_)
-    people = random.sample([person, _with(person, a="b", p="q")], 2)
-    things = random.sample([thing, _with(thing, x="y", p="q")], 2)
-    level, asked = random.choice(LEVELS), random.choice("ab")
-
-    def text(object_: str) -> str:
-        writer = Writer(language, terms, level)
-        for pattern in (*people, *things, _with(conclusion, a=asked, x=object_)):
-            writer.write(pattern, separator=" ")
-        return writer.text()
-
-    right, wrong = ("x", "y") if asked == "a" else ("y", "x")
-    return MinimalPair(text(right), text(wrong), group)
-
-
-def _with(pattern: str, **slots: str) -> str:
-    """The pattern with other slots."""
-    return re.sub(r"(?<={)\w+", lambda match: slots.get(match[0], match[0]), pattern)
-
-
-def _terms(random: Random, split: Split, link: str, object_: str) -> dict[str, Term]:
-    """Two people, two links and two objects, all different."""
-    found: dict[str, Term] = {}
-    for slots, pool in (("ab", "person"), ("pq", link), ("xy", object_)):
-        found |= zip(slots, _two(pools()[pool], random, split), strict=True)
-    return found
-
-
-def _two(pool: TermPool, random: Random, split: Split) -> tuple[Term, Term]:
-    first = second = pool.draw(random, split)
-    while {*first.en.split()} & {*second.en.split()}:
-        second = pool.draw(random, split)
-    return first, second
