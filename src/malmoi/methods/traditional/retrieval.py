@@ -103,14 +103,15 @@ class Retrieval(Method):
         heard = self._heard(inputs_of(kept))
 
         @cache
-        def vectors(views: tuple[NgramView, ...]) -> Vectors:
-            return Vectors(views, MAX_FEATURES).fit([latest for latest, *_ in heard])
+        def known(views: tuple[NgramView, ...]) -> tuple[Vectors, list[Any]]:
+            vectors = Vectors(views, MAX_FEATURES).fit([latest for latest, *_ in heard])
+            return vectors, _by_age(vectors, heard)
 
         def remember(setting: _Setting) -> None:
             self._targets = [example.target for example in kept]
-            self._vectors = vectors(setting.views)
+            self._vectors, by_age = known(setting.views)
             self._discount, self._neighbours = setting.discount, setting.neighbours
-            self._inputs_FM = sparse.csr_array(self._rows(heard).T)  # by feature: few are in a text
+            self._inputs_FM = sparse.csr_array(self._together(by_age).T)  # by feature: few are in a text
 
         return remember
 
@@ -125,17 +126,17 @@ class Retrieval(Method):
             for it in inputs
         ]
 
-    def _rows(self, inputs: Sequence[Heard]) -> Any:
+    def _together(self, by_age: Sequence[Any]) -> Any:
         """rows_NF of length one (an input without known words: zero)."""
-        ages = enumerate(zip_longest(*inputs, fillvalue=""))
-        rows_NF: Any = sum(self._discount**age * self._vectors.rows(texts) for age, texts in ages)
+        rows_NF: Any = sum(self._discount**age * rows_NF for age, rows_NF in enumerate(by_age))
         return _of_length_one(rows_NF)
 
     def predict(self, inputs: Sequence[str | Sequence[Message]]) -> Predictions:
         """See `Method.predict`; of equally near inputs the first one's target, without a likeness none."""
         targets: list[Any | None] = []
         for start in range(0, len(inputs), CHUNK_INPUTS):
-            rows_NF = self._rows(self._heard(inputs[start : start + CHUNK_INPUTS]))
+            heard = self._heard(inputs[start : start + CHUNK_INPUTS])
+            rows_NF = self._together(_by_age(self._vectors, heard))
             targets += [self._answer(cosines_M) for cosines_M in (rows_NF @ self._inputs_FM).toarray()]
         return Predictions(targets)
 
@@ -173,6 +174,11 @@ class Retrieval(Method):
 def inputs_of(examples: Examples) -> list[Any]:
     """What goes in."""
     return [example.input for example in examples]
+
+
+def _by_age(vectors: Vectors, inputs: Sequence[Heard]) -> list[Any]:
+    """rows_NF of the latest texts, of those before them, and so on."""
+    return [vectors.rows(texts) for texts in zip_longest(*inputs, fillvalue="")]
 
 
 def _of_length_one(rows_NF: Any) -> Any:

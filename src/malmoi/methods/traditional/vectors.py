@@ -72,7 +72,9 @@ class Vectors:
     def rows(self, texts: Sequence[str]) -> Any:
         """rows_NF, scipy CSR; float32. Those of scikit-learn's `TfidfVectorizer` with `sublinear_tf`."""
         known = zip(self.views, self._vocabularies, self._idfs, strict=True)
-        return sparse.hstack([_rows(texts, *one) for one in known], format="csr")
+        places = {text: place for place, text in enumerate(dict.fromkeys(texts))}
+        rows_DF = sparse.hstack([_rows(list(places), *one) for one in known], format="csr")
+        return rows_DF if len(places) == len(texts) else rows_DF[[places[text] for text in texts]]
 
     @property
     def names(self) -> list[str]:
