@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from typing import Any
 
 import yaml
@@ -37,10 +38,25 @@ def apply_setting(value: Json, setting: str) -> None:
             fix = "known places are model, train, data"
             raise UserError(f"{parent!r} holds no keys", where=f"`set` {path}", fix=fix)
     try:
-        value[last] = yaml.safe_load(text)
+        value[last] = _value(text)
     except yaml.YAMLError as error:
         what = f"{text!r} is not a YAML value ({str(error).splitlines()[0]})"
         raise UserError(what, where=f"`set` {path}") from None
+
+
+def _value(text: str) -> Any:
+    """YAML in one line: a list or a mapping has brackets, so that `Question:` and `- so` are texts."""
+    first = text.lstrip()[:1]
+    if first == '"':
+        with suppress(ValueError):
+            return json.loads(text)  # any character may stand in JSON's quotes; YAML refuses some
+    try:
+        found = yaml.safe_load(text)
+    except yaml.YAMLError:
+        if first in ("[", "{", '"', "'"):
+            raise
+        return text
+    return text if isinstance(found, dict | list) and first not in ("[", "{") else found
 
 
 def pairs(settings: list[str] | None, option: str, *, typed: bool = False) -> dict[str, Any]:
@@ -54,7 +70,7 @@ def pairs(settings: list[str] | None, option: str, *, typed: bool = False) -> di
         if not equals or not name:
             raise UserError(f"`{option}` {setting!r} is not of the form a=b")
         try:
-            found[name.strip()] = yaml.safe_load(value) if typed else value.strip()
+            found[name.strip()] = _value(value) if typed else value.strip()
         except yaml.YAMLError:
             raise UserError(f"`{option}` {name}: {value!r} is not a YAML value") from None
     return found
