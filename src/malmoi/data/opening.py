@@ -12,7 +12,7 @@ import gzip
 import lzma
 import re
 import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,6 +43,8 @@ _NO_TEXT = {
     b"ARROW1": "is an arrow file; name it .arrow",
     b"%PDF-": "is a PDF; save its text",
 }
+# what a user's fields may say of the files themselves
+ENCODING, DELIMITER = "encoding", "delimiter"
 BROKEN = (OSError, EOFError, zlib.error, lzma.LZMAError)  # of a file that cannot be read, or is cut
 
 
@@ -79,9 +81,9 @@ class How:
         """Report what keeps a row from being used."""
         self.report(Finding("error", where, message))
 
-    def note(self, where: str, message: str) -> None:
-        """Report what was chosen."""
-        self.report(Finding("note", where, message))
+    def chosen(self, where: str, message: str) -> None:
+        """Report how a file is read, where it could be in another way."""
+        self.report(Finding("read", where, message))
 
     def lossy(self, where: str, message: str, joint: str = "; ") -> None:
         """Report what could only be read with a loss."""
@@ -110,6 +112,12 @@ class How:
         hint = nearest(self.field, names)
         fix = hint if hint.startswith("did you") else "name the one with the text with `field`"
         self.error(where, f'no field "{self.field}" among {", ".join(names) or "no fields"}; {fix}')
+
+
+def named(values: Mapping[str, Any], names: Sequence[str]) -> str:
+    """The name under which a row has one of these, whatever its case; "" where it has none, or null."""
+    folded = {name.strip().casefold(): name for name in reversed(list(values)) if values[name] is not None}
+    return next((found for name in names if (found := folded.get(name.casefold()))), "")
 
 
 def short(value: object) -> str:

@@ -31,10 +31,10 @@ class Chat(Task[Messages, str]):
     kind = TEXT
     primary = "chrf"
     roles: ClassVar = {
-        "messages": ("conversations", "conversation"),
-        "instruction": ("prompt",),
+        "messages": ("conversations", "conversation", "dialogue", "turns"),
+        "instruction": ("prompt", "question", "query", "user", "질문", "지시"),
         "input": (),
-        "output": ("response", "completion"),
+        "output": ("response", "completion", "answer", "assistant", "답변", "응답"),
     }
 
     def examples(self, record: Record, report: Report) -> Iterator[Example[Messages, str]]:
