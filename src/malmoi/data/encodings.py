@@ -20,11 +20,18 @@ def marked_encoding(start: bytes) -> str:
     return next((name for mark, name in _MARKS.items() if start.startswith(mark)), "")
 
 
-def undecodable(error: UnicodeDecodeError, offset: int) -> str:
-    """What to say of bytes that are not of their encoding; the first stands at `offset` of a file."""
-    byte, guess = error.object[error.start], likely_encoding(error.object[error.start : error.start + 4096])
-    hint = f"it looks like {guess}: " if guess and error.encoding == "utf-8" else ""
-    return f"byte 0x{byte:02x} at offset {offset} is not {error.encoding.upper()}; {hint}save it as UTF-8"
+def undecodable(error: UnicodeDecodeError, offset: int, *, choice: bool = True) -> str:
+    """What to say of bytes that are not of their encoding, of which the first stands at `offset` of a file.
+
+    choice: whether the user can name the encoding.
+    """
+    name = error.encoding.upper()
+    line = f"byte 0x{error.object[error.start]:02x} at offset {offset} is not {name}; "
+    if name != "UTF-8":
+        return line + "name the file's own with `encoding`"
+    guess = likely_encoding(error.object[error.start : error.start + 4096])
+    hint = f"it looks like {guess}: " if guess else ""
+    return f"{line}{hint}save it as UTF-8" + f", or give `encoding` {guess}" * bool(guess and choice)
 
 
 def decoded(content: bytes, name: str, encoding: str = "") -> str:
@@ -32,7 +39,16 @@ def decoded(content: bytes, name: str, encoding: str = "") -> str:
     try:
         return content.decode(marked_encoding(content) or encoding or "utf-8").removeprefix("\ufeff")
     except UnicodeDecodeError as error:
-        raise UserError(f"{name}: {undecodable(error, error.start)}") from None
+        raise UserError(f"{name}: {undecodable(error, error.start, choice=False)}") from None
+
+
+def known_encoding(name: str) -> str:
+    """The name as Python has it. Raises UserError for one that is no encoding of text."""
+    with suppress(LookupError):
+        found = codecs.lookup(name)
+        if found._is_text_encoding:  # base64 and the like are codecs, too
+            return found.name
+    raise UserError(f"no encoding {name!r}; for example cp949 (Korean Windows), utf-16 or cp1252")
 
 
 def likely_encoding(sample: bytes) -> str | None:

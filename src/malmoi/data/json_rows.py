@@ -20,7 +20,8 @@ _PARTS = {"valid", "validation", "val", "dev", "eval", "test"}  # beside "train"
 # lists of objects that a single row may have
 _WITHIN = {
     "messages", "conversations", "conversation", "turns", "answers", "entities", "spans", "labels", "label",
-    "annotations", "chosen", "rejected", "choices", "tools", "history", "relations",
+    "dialogue", "dialog", "utterances", "annotations", "prompt", "completion", "input", "chosen", "rejected",
+    "preferred_output", "non_preferred_output", "choices", "tools", "history", "relations",
 }  # fmt: skip
 _AHEAD = 20  # lines that show whether a file with a broken first line is one of JSON lines
 
@@ -67,7 +68,7 @@ def _rows_of(found: Any, path: Path, how: How) -> Iterator[Record]:
     """The rows of a whole file's value, by their numbers."""
     items, left_out = rows_in(found)
     if left_out:
-        how.note(str(path), f"left out beside the rows: {', '.join(left_out)}")
+        how.chosen(str(path), f"left out beside the rows: {', '.join(left_out)}")
     for number, item in enumerate(items, 1):
         row = as_row(item)
         if row is not None:
@@ -98,8 +99,7 @@ def rows_in(found: Any) -> tuple[list[Any], list[str]]:
         names = list(columns)
         return [dict(zip(names, row, strict=True)) for row in zip(*columns.values(), strict=True)], []
     lists = {name: items for name, items in found.items() if name not in _WITHIN and _are_rows(items)}
-    if lists:
-        first = next((name for name in _ROWS if name in lists), next(iter(lists)))
+    if first := next((name for name in _ROWS if name in lists), next(iter(lists)) if len(lists) == 1 else ""):
         return lists[first], [name for name in lists if name != first]
     values = list(found.values())
     if len(values) == 1 and isinstance(values[0], dict) and values[0]:

@@ -249,7 +249,7 @@ def open_corpus(
     path = arrow.local(path)
     roles: dict[str, list[Path]] = {"train": [], "valid": [], "test": [], "": []}
     for file in find_files(path):
-        roles[_role(file.relative_to(path) if path.is_dir() else Path())].append(file)
+        roles[role_of(file.relative_to(path) if path.is_dir() else Path())].append(file)
     train_files = roles["train"] or roles[""]
     valid_files = roles["valid"] if valid is None else find_files(valid)
     used = {file.resolve() for file in valid_files}
@@ -268,7 +268,7 @@ def open_corpus(
     return make(tuple(train_files), note + aside, hold_out=held)
 
 
-def _role(inside: Path) -> str:
+def role_of(inside: Path) -> str:
     """The split that a file or folder name says: train, valid, test, or "" for none."""
     for name in inside.parts:
         found = re.match(r"(?i)(train|valid|val|dev|test)(?:ing|ation)?(?=[-_.\d]|$)", name)

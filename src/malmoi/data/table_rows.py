@@ -40,7 +40,7 @@ def read_cells(path: Path, how: How, usual: str = "") -> Iterator[Row]:
     delimiter = usual if how.delimiter else excels[1] if excels else _delimiter(shown, usual)
     if delimiter != usual:
         names = [_NAMES.get(one, repr(one)) for one in (delimiter, usual)]
-        how.note(f"{path}:1", f"cells are separated by {names[0]}, not by {names[1]}")
+        how.chosen(f"{path}:1", f"cells are separated by {names[0]}, not by {names[1]}")
     skipped = int(excels is not None)
     dialect = _dialect(shown[skipped:], delimiter)
     return _rows(csv.reader(chain(shown[skipped:], source), strict=True, **dialect), skipped, path, how)
@@ -130,7 +130,7 @@ def read_workbook(path: Path, how: How) -> Iterator[Record]:
         raise Unreadable(f"is no readable workbook ({error}); save it again as .xlsx or .csv") from None
     name, *others = [name for name, rows in sheets.items() if any(map(any, rows))] or [""]
     if others:
-        how.note(str(path), f"read is the sheet {name!r}; left out: {', '.join(others)}")
+        how.chosen(str(path), f"read is the sheet {name!r}; left out: {', '.join(others)}")
     filled = [(at, row) for at, row in enumerate(sheets.get(name, []), 1) if any(cell != "" for cell in row)]
     header = [str(cell).strip() for cell in filled[0][1]] if filled else []
     if how.field and how.field not in header:

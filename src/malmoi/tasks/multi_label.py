@@ -47,6 +47,11 @@ class MultiLabel(Task[str, LabelSet]):
             "genres",
             "target",
             "output",
+            "라벨",
+            "레이블",
+            "분류",
+            "감정",
+            "태그",
         ),
     }
     wordings = (

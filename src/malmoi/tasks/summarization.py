@@ -25,8 +25,8 @@ class Summarization(Task[str, str]):
     kind = TEXT
     primary = "rouge_l"
     roles: ClassVar = {
-        "document": ("text", "article", "source", "input", "dialogue"),
-        "summary": ("summaries", "highlights", "target", "abstract", "title", "output"),
+        "document": ("text", "article", "source", "input", "dialogue", "본문", "원문", "문서"),
+        "summary": ("summaries", "highlights", "target", "abstract", "title", "output", "요약", "요약문"),
     }
     wordings = (
         (
