@@ -65,3 +65,12 @@ def test_a_context_makes_questions(tmp_path: Path) -> None:
         assert inputs_of(task, "Who sang?", context) == ([Question("Who sang?", "Ann sang.")], False)
     with pytest.raises(UserError, match="`context` is for question-answering"):
         inputs_of(make_task("ner"), "Ann", "Ann sang.")
+
+
+def test_files_are_read_as_the_user_says_and_a_method_does_not_keep_it(tmp_path: Path) -> None:
+    task = make_task("classification", {"encoding": "cp949", "delimiter": "/", "text": "body"})
+    (tmp_path / "a.csv").write_bytes("id/body\n1/거위\n".encode("cp949"))
+    (tmp_path / "a.txt").write_bytes("거위\n".encode("cp949"))
+    for name in ("a.csv", "a.txt"):
+        assert inputs_of(task, str(tmp_path / name)) == (["거위"], True)
+    assert task.columns == {"text": "body"}

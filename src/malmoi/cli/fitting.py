@@ -107,14 +107,21 @@ def predict(
     min_confidence: Annotated[
         float | None, Option(help="No answer (null) where it is right with a lower probability.")
     ] = None,
+    encoding: Encoding = None,
+    delimiter: Delimiter = None,
 ) -> None:
     """Predict: one text is answered for people; a file or - gives JSON lines."""
+    from dataclasses import replace
+
+    from malmoi.core.config import pairs
     from malmoi.methods.use import LoadedMethod, confident
     from malmoi.show import terminal
     from malmoi.tasks.inputs import inputs_of
 
     loaded = LoadedMethod(folder)
-    inputs, are_lines = inputs_of(loaded.task, text, context)
+    files = pairs(with_files(None, encoding, delimiter), "fields")
+    task = replace(loaded.task, fields={**loaded.task.fields, **files})
+    inputs, are_lines = inputs_of(task, text, context)
     answers = confident(loaded.method, inputs, min_confidence)
     if not are_lines:
         terminal.show_prediction(loaded.task, inputs[0], answers)

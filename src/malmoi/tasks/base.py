@@ -120,6 +120,11 @@ class Task(ABC, Generic[X, Y]):
         """What a row calls `role`."""
         return self.fields.get(role, role)
 
+    @property
+    def columns(self) -> dict[str, str]:
+        """`fields`, less what they say of how files are written: other files are written in other ways."""
+        return {role: name for role, name in self.fields.items() if role not in (ENCODING, DELIMITER)}
+
     def find(self, values: Mapping[str, Any], role: str) -> Any:
         """What a row has for `role`, under the name in `fields` or a usual one, or None."""
         names = [self.fields[role]] if role in self.fields else [role, *self.roles[role]]

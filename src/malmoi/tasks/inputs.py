@@ -11,7 +11,7 @@ from malmoi.core.errors import UserError
 from malmoi.core.nouns import Finding, Report, Say, silent
 from malmoi.data.encodings import decoded
 from malmoi.data.labelled import RECORD_EXTENSIONS, SKIPPED, read_lines, read_records
-from malmoi.data.opening import extension
+from malmoi.data.opening import ENCODING, extension
 from malmoi.data.readers import find_files, raise_errors
 from malmoi.tasks.base import Task
 from malmoi.util.files import denied
@@ -47,11 +47,11 @@ def _values_of(task: Task[Any, Any], text: str) -> list[tuple[str, Any]] | None:
     if text != "-" and _is_file(text) and extension(Path(text)) in TABLES:
         rows = read_records(Path(text), raise_errors, report_ids=False, fields=task.fields)
         return [(row.where, row.values) for row in rows]
-    lines = lines_of(text)
+    lines = lines_of(text, task.fields.get(ENCODING, ""))
     return None if lines is None else [(where, _json_or_text(line)) for where, line in lines]
 
 
-def lines_of(text: str) -> list[tuple[str, str]] | None:
+def lines_of(text: str, encoding: str = "") -> list[tuple[str, str]] | None:
     """The lines that are not empty of the file that `text` names (-: of standard input), each with its place.
 
     None: it is a text. Raises UserError for a file that has no lines or is missing.
@@ -59,7 +59,7 @@ def lines_of(text: str) -> list[tuple[str, str]] | None:
     if text != "-" and not _is_file(text):
         return None
     name, content = ("standard input", standard_input()) if text == "-" else (text, Path(text).read_bytes())
-    lines = enumerate(decoded(content, name).split("\n"), 1)
+    lines = enumerate(decoded(content, name, encoding).split("\n"), 1)
     return [(f"{name}:{number}", line) for number, line in lines if line.strip()]
 
 
