@@ -48,7 +48,6 @@ def test_the_input_stands_below_the_instruction(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("turns", "reason"),
     [
-        ([("user", "a"), ("user", "b"), ("assistant", "c")], "turns 1 and 2 are both the user's"),
         ([("user", "a"), ("system", "b"), ("assistant", "c")], "turn 2 is the system's"),
         ([("user", "a"), ("assistant", " ")], "a message must be a text"),
         ([("user", "a")], "the last turn is not the assistant's"),

@@ -10,7 +10,7 @@ from pyarrow import parquet
 
 from malmoi.core.errors import UserError
 from malmoi.core.nouns import Finding
-from malmoi.data.labelled import raise_when_many, read_conll, read_records
+from malmoi.data.labelled import lines_about, raise_when_many, read_conll, read_records
 
 ROWS = [{"text": "비가 그쳤다", "label": "날씨"}, {"text": 'a "b", c', "label": "other"}]
 
@@ -148,3 +148,54 @@ def test_many_bad_rows_stop_and_few_do_not() -> None:
     raise_when_many(bad, 1, path, "chat", allow_skips=True)
     with pytest.raises(UserError, match=r"no example for chat.*broken"):
         raise_when_many(bad, 0, path, "chat", allow_skips=True)
+
+
+def test_how_data_were_read_is_a_line_for_each_way_and_no_finding() -> None:
+    read = [Finding("read", f"{name}.csv", 'text = "body"') for name in "abc"]
+    lines = lines_about([*read, Finding("read", "d.csv", "other"), Finding("note", "d.csv:2", "odd")], "ner")
+    assert lines[:2] == ['a.csv and 2 files more: text = "body"', "d.csv: other"]
+    assert lines[2].startswith("data: 1 note; the first, d.csv:2: odd")
+    assert lines_about(read[:1], "ner") == ['a.csv: text = "body"']
+
+
+# ---- files of text, and what `fields` say of files
+
+
+def records(path: Path, **fields: str) -> tuple[list[dict[str, object]], list[Finding]]:
+    findings: list[Finding] = []
+    found = [one.values for one in read_records(path, findings.append, texts=True, fields=fields)]
+    return found, findings
+
+
+def test_a_txt_file_is_fasttexts_or_has_tabs(tmp_path: Path) -> None:
+    lines = "__label__good 비가 온다\n\n__label__a __label__b x y\nnone\n"
+    (tmp_path / "a.txt").write_text(lines, encoding="utf-8")
+    found, findings = records(tmp_path / "a.txt")
+    assert found == [{"text": "비가 온다", "label": "good"}, {"text": "x y", "label": ["a", "b"]}]
+    assert [one.where.rpartition(":")[2] for one in findings] == ["4"]
+    (tmp_path / "b.txt").write_text('id\tdocument\tlabel\n1\t"와"... 좋다\t1\n', encoding="utf-8")
+    assert records(tmp_path / "b.txt") == ([{"id": "1", "document": '"와"... 좋다', "label": "1"}], [])
+    (tmp_path / "c.txt").write_text("Only words.\n", encoding="utf-8")
+    found, (finding,) = records(tmp_path / "c.txt")
+    assert "expected lines of __label__NAME and a text" in finding.message
+
+
+def test_beside_rows_a_txt_file_is_no_table(tmp_path: Path) -> None:
+    (tmp_path / "about.txt").write_text("Only words.\n", encoding="utf-8")
+    (tmp_path / "a.jsonl").write_text('{"text": "a"}\n', encoding="utf-8")
+    assert records(tmp_path) == ([{"text": "a"}], [])
+
+
+def test_a_path_within_a_row_is_a_column(tmp_path: Path) -> None:
+    row = {"data": {"review": "좋다"}, "turns": [{"text": "a"}, {"text": "b"}]}
+    (tmp_path / "a.jsonl").write_text(json.dumps(row), encoding="utf-8")
+    (found,), _ = records(tmp_path / "a.jsonl", text="data.review", label="turns.1.text", other="a.b")
+    assert found == row | {"data.review": "좋다", "turns.1.text": "b"}
+
+
+def test_fields_say_how_files_are_written(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_bytes("text/label\n비가, 온다/흐림\n".encode("cp949"))
+    found, findings = records(tmp_path / "a.csv", encoding="cp949", delimiter="/")
+    assert found == [{"text": "비가, 온다", "label": "흐림"}]
+    assert findings == []
+    assert "or give `encoding` cp949" in records(tmp_path / "a.csv")[1][0].message

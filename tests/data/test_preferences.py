@@ -30,7 +30,7 @@ def turns(*messages: Message) -> list[dict[str, str]]:
 @pytest.mark.parametrize(
     "row",
     [
-        {"prompt": "뭐 해?", "chosen": "책을 읽어요.", "rejected": " 몰라요."},
+        {"prompt": "뭐 해?", "chosen": "책을 읽어요.", "rejected": "몰라요."},
         {"prompt": turns(ASKED), "chosen": turns(GOOD), "rejected": turns(BAD)},
         {"prompt": turns(ASKED), "chosen": GOOD.content, "rejected": BAD.content},
         {"prompt": "뭐 해?", "chosen": turns(ASKED, GOOD), "rejected": turns(ASKED, BAD)},

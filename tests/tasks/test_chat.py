@@ -54,7 +54,7 @@ def test_instructions_are_conversations_of_two_turns(tmp_path: Path) -> None:
         ({"messages": OPENAI["messages"][:1]}, "no turn of the assistant"),
         ({"messages": []}, "expected a list of messages"),
         ({"messages": "hello"}, "expected a list of messages"),
-        ({"messages": ["hello"]}, "expected a message"),
+        ({"messages": [5]}, "expected a message"),
         ({"messages": [{"role": "robot", "content": "a"}]}, "unknown role robot"),
         ({"messages": [{"role": ["user"], "content": "a"}]}, "unknown role"),
         ({"messages": [{"role": "user", "content": " "}]}, "an empty one"),

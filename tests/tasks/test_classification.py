@@ -120,3 +120,26 @@ def test_where_one_label_is_most_of_all_every_label_counts_the_same(
 def test_a_task_without_a_balanced_metric_keeps_its_own() -> None:
     task = make_task("ner")
     assert task.for_training([Example("Mina", (Entity(0, 4, "PER"),))] * 9) == (task, "")
+
+
+def test_a_folder_for_each_label(tmp_path: Path) -> None:
+    for name, text in (
+        ("train/good/1.txt", "따뜻한 빵\n둘째 줄"), ("train/bad/1.txt", "cold bread"),
+        ("train/unsup/1.txt", "?"),
+        ("test/good/1.txt", "soup"), ("test/bad/2.txt", "stew"),
+    ):  # fmt: skip
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text, encoding="utf-8")
+    for path in (tmp_path, tmp_path / "train"):
+        found = Classification().read(path, lambda _: None)
+        assert [(one.input, one.target) for one in found] == [
+            ("cold bread", "bad"), ("따뜻한 빵\n둘째 줄", "good")
+        ]  # fmt: skip
+
+
+@pytest.mark.parametrize("names", [("Text", "Label"), ("TEXT", "LABEL"), ("문장", "라벨"), ("리뷰", "감정")])
+def test_names_of_columns_in_capitals_and_in_korean(names: tuple[str, str], tmp_path: Path) -> None:
+    rows = "".join(f"글 {at},{'good' if at % 2 else 'bad'}\n" for at in range(4))
+    (tmp_path / "a.csv").write_text(f"{','.join(names)}\n{rows}", encoding="utf-8")
+    found = Classification().read(tmp_path / "a.csv", lambda _: None)
+    assert [one.target for one in found] == ["bad", "good", "bad", "good"]

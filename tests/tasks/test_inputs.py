@@ -34,13 +34,28 @@ def test_an_input_is_a_text_or_each_line_of_a_file(tmp_path: Path) -> None:
     for name, wrong in (("none.txt", "does not exist"), ("none.feather", "does not exist")):
         with pytest.raises(UserError, match=wrong):
             inputs_of(task, name)
-    table = tmp_path / "table.parquet"
-    table.touch()
-    with pytest.raises(UserError, match="is a table"):
-        inputs_of(task, str(table))
     file.write_text('goose\n{"text": 5}\n', encoding="utf-8")
     with pytest.raises(UserError, match="lines:2: "):
         inputs_of(task, str(file))
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("a.csv", "id,Text\n1,a goose\n2,거위\n"),
+        ("a.csv", "id;text\n1;a goose\n2;거위\n"),
+        ("a.tsv", "id\ttext\n1\ta goose\n2\t거위\n"),
+        ("a.json", '[{"text": "a goose"}, {"text": "거위"}]'),
+        ("a.jsonl", '{"text": "a goose"}\n"거위"\n'),
+    ],
+)
+def test_the_rows_of_a_table_are_inputs(name: str, content: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_text(content, encoding="utf-8")
+    task = make_task("classification")
+    assert inputs_of(task, str(tmp_path / name)) == (["a goose", "거위"], True)
+    (tmp_path / "b.csv").write_text("id,other\n1,2\n", encoding="utf-8")
+    with pytest.raises(UserError, match=r"b\.csv:2: classification takes a text"):
+        inputs_of(task, str(tmp_path / "b.csv"))
 
 
 def test_a_context_makes_questions(tmp_path: Path) -> None:
@@ -50,3 +65,12 @@ def test_a_context_makes_questions(tmp_path: Path) -> None:
         assert inputs_of(task, "Who sang?", context) == ([Question("Who sang?", "Ann sang.")], False)
     with pytest.raises(UserError, match="`context` is for question-answering"):
         inputs_of(make_task("ner"), "Ann", "Ann sang.")
+
+
+def test_files_are_read_as_the_user_says_and_a_method_does_not_keep_it(tmp_path: Path) -> None:
+    task = make_task("classification", {"encoding": "cp949", "delimiter": "/", "text": "body"})
+    (tmp_path / "a.csv").write_bytes("id/body\n1/거위\n".encode("cp949"))
+    (tmp_path / "a.txt").write_bytes("거위\n".encode("cp949"))
+    for name in ("a.csv", "a.txt"):
+        assert inputs_of(task, str(tmp_path / name)) == (["거위"], True)
+    assert task.columns == {"text": "body"}

@@ -155,6 +155,40 @@ def test_templates_that_cannot_be_used(bpe: Tokenizer) -> None:
         ChatFormat.of(train_tokenizer(TEXTS, "bpe", 300))
 
 
+# Qwen3's drops what was thought before the last question; Mistral's has the system's word in that one
+THINKING = (
+    "{% for m in messages %}<|{{ m.role }}|>"
+    "{% if m.role == 'assistant' and loop.last %}[thought]{% endif %}{{ m.content }}<|end|>{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>{% endif %}"
+)
+LAST_SYSTEM = (
+    "{% set system = messages[0].content if messages[0].role == 'system' else '' %}"
+    "{% set turns = messages[1:] if messages[0].role == 'system' else messages %}"
+    "{% set last = turns | selectattr('role', 'equalto', 'user') | list | last %}"
+    "{% for m in turns %}{% if m.role == 'user' %}<|user|>{% if m == last %}{{ system }} {% endif %}"
+    "{{ m.content }}<|assistant|>{% else %}{{ m.content }}<|end|>{% endif %}{% endfor %}"
+)
+
+
+@pytest.mark.parametrize("template", [THINKING, LAST_SYSTEM], ids=["thinking", "last system"])
+def test_where_a_template_changes_earlier_turns_each_last_turn_is_learned(
+    bpe: Tokenizer, template: str
+) -> None:
+    form = ChatFormat(bpe, template)
+    messages = [Message("system", "brief"), user("hi"), assistant("yes"), user("and?"), assistant("no")]
+    rows = form.training_rows(messages)
+    assert len(rows) == 2
+    for row, upto, said in zip(rows, (3, 5), ("yes", "no"), strict=True):
+        learned = [id for id, trained in zip(row.ids, row.trained, strict=True) if trained]
+        assert bpe.decode(learned).removeprefix("[thought]") == said
+        assert learned[-1] == bpe.special_texts["<|end|>"]
+        whole = "".join(map(bpe.token_text, row.ids))
+        assert whole == form.prompt_text(messages[:upto], reply=False)
+    assert form.training_row(messages) == rows[-1]
+    assert form.training_rows(messages[:3]) == rows[:1]
+    assert len(ChatFormat(bpe, TEMPLATE).training_rows(messages)) == 1
+
+
 def test_the_template_is_saved_with_the_tokenizer(bpe: Tokenizer, tmp_path: Path) -> None:
     form = ChatFormat.for_tuning(bpe)
     form.adopt()

@@ -5,12 +5,22 @@ from __future__ import annotations
 import json
 import shlex
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from typer import Argument, Option
 
-from malmoi.cli.options import AllowSkips, Fields, Licence, MethodSettings, NewFolder, task_of
+from malmoi.cli.options import (
+    AllowSkips,
+    Delimiter,
+    Encoding,
+    Fields,
+    Licence,
+    MethodSettings,
+    NewFolder,
+    task_of,
+    with_files,
+)
 from malmoi.cli.words import named_model, say, say_aside, stoppable
 
 TaskName = Annotated[
@@ -57,6 +67,8 @@ def fit(
     out: NewFolder,
     valid: Annotated[Path | None, Option(help="Examples to measure it on.")] = None,
     fields: Fields = None,
+    encoding: Encoding = None,
+    delimiter: Delimiter = None,
     model: ModelPath = None,
     settings: Settings = None,
     budget: BudgetSeconds = None,
@@ -71,7 +83,7 @@ def fit(
     from malmoi.util.hardware import keep_heap
 
     keep_heap()
-    made = task_of(task, fields)
+    made = task_of(task, with_files(fields, encoding, delimiter))
     given = {f"{method}.{name}": it for name, it in pairs(settings, "set", typed=True).items()}
     options = method_options(made, method, given, model and str(model)).get(method, {})
     with stoppable("the same command goes on from where it was"):
@@ -95,14 +107,21 @@ def predict(
     min_confidence: Annotated[
         float | None, Option(help="No answer (null) where it is right with a lower probability.")
     ] = None,
+    encoding: Encoding = None,
+    delimiter: Delimiter = None,
 ) -> None:
     """Predict: one text is answered for people; a file or - gives JSON lines."""
+    from dataclasses import replace
+
+    from malmoi.core.config import pairs
     from malmoi.methods.use import LoadedMethod, confident
     from malmoi.show import terminal
     from malmoi.tasks.inputs import inputs_of
 
     loaded = LoadedMethod(folder)
-    inputs, are_lines = inputs_of(loaded.task, text, context)
+    files = pairs(with_files(None, encoding, delimiter), "fields")
+    task = replace(loaded.task, fields={**loaded.task.fields, **files})
+    inputs, are_lines = inputs_of(task, text, context)
     answers = confident(loaded.method, inputs, min_confidence)
     if not are_lines:
         terminal.show_prediction(loaded.task, inputs[0], answers)
@@ -124,6 +143,8 @@ def evaluate(
         Path | None, Option(help="What it learned from: also measures whether texts belong to their inputs.")
     ] = None,
     fields: Fields = None,
+    encoding: Encoding = None,
+    delimiter: Delimiter = None,
     allow_skips: AllowSkips = False,
 ) -> None:
     """Measure a fitted method on labelled examples."""
@@ -131,7 +152,8 @@ def evaluate(
     from malmoi.show import terminal
 
     loaded = use.LoadedMethod(folder)
-    task = task_of(loaded.task.name, fields) if fields else loaded.task
+    given = with_files(fields, encoding, delimiter)
+    task = task_of(loaded.task.name, given) if given else loaded.task
     parts = use.load(task, {"train": train, "test": data}, allow_skips=allow_skips, say=say)
     examples = parts["test"]
     say(*use.unseen(loaded, examples))
@@ -180,6 +202,8 @@ def compare(
     seed: Seed = 0,
     seeds: Seeds = 1,
     fields: Fields = None,
+    encoding: Encoding = None,
+    delimiter: Delimiter = None,
     settings: MethodSettings = None,
     allow_skips: AllowSkips = False,
     licence: Licence = None,
@@ -192,10 +216,9 @@ def compare(
     from malmoi.compare.settings import ComparisonSettings, parse_good_enough, parse_margin, parse_shots
     from malmoi.core.config import pairs
     from malmoi.methods.registry import method_options
-    from malmoi.methods.use import RESULTS
-    from malmoi.show.comparison_report import present, write_comparison
+    from malmoi.show.comparison_report import present
 
-    fields = [*(fields or ()), *([f"group={group}"] if group else ())]
+    fields = [*with_files(fields, encoding, delimiter), *([f"group={group}"] if group else ())]
     made, given = task_of(task, fields), pairs(settings, "set", typed=True)
     of_judge = {name: given.pop(name) for name in [*given] if name.startswith("judge.")}
     found = run_comparison(
@@ -213,13 +236,19 @@ def compare(
         out,
         say_aside if as_json else say,
     )  # fmt: skip
-    if as_json:
-        write_comparison(found)
-        typer.echo((out / RESULTS).read_text(encoding="utf-8"))
-    else:
-        present(found)
+    present_as = _print_results if as_json else present
+    present_as(found)
     if found.verdict.best is None:
         raise typer.Exit(1)
+
+
+def _print_results(found: Any) -> None:
+    """Write the report, and print results.json."""
+    from malmoi.methods.use import RESULTS
+    from malmoi.show.comparison_report import write_comparison
+
+    write_comparison(found)
+    typer.echo((found.out / RESULTS).read_text(encoding="utf-8"))
 
 
 def distill(
@@ -243,6 +272,8 @@ def distill(
     currency: Currency = "",
     seed: Seed = 0,
     fields: Fields = None,
+    encoding: Encoding = None,
+    delimiter: Delimiter = None,
     settings: Annotated[
         list[str] | None,
         Option("--set", help="teacher.OPTION=VALUE or student.OPTION=VALUE; may be repeated."),
@@ -262,7 +293,8 @@ def distill(
             task=task, teacher=teacher, student=student, unlabelled=unlabelled, train=train, test=test,
             teacher_options=options["teacher"], student_options=options["student"],
             labels=tuple(name.strip() for name in labels.split(",")) if labels else (),
-            keep_above=keep_above, fields=pairs(fields, "fields"), budget_seconds=budget,
+            keep_above=keep_above, fields=pairs(with_files(fields, encoding, delimiter), "fields"),
+            budget_seconds=budget,
             price_per_hour=price_per_hour, currency=currency, seed=seed, allow_skips=allow_skips,
             licence=licence,
         ),

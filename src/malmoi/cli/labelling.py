@@ -11,7 +11,7 @@ import typer
 from typer import Option
 
 from malmoi.cli.fitting import BudgetSeconds, ModelPath, Seed, TaskName, TrainPath
-from malmoi.cli.options import AllowSkips, Fields, MethodSettings, task_of
+from malmoi.cli.options import AllowSkips, Delimiter, Encoding, Fields, MethodSettings, task_of, with_files
 from malmoi.cli.words import say, say_aside, with_flags
 
 if TYPE_CHECKING:
@@ -34,6 +34,8 @@ def plan(
     budget: BudgetSeconds = None,
     seed: Seed = 0,
     fields: Fields = None,
+    encoding: Encoding = None,
+    delimiter: Delimiter = None,
     settings: MethodSettings = None,
     allow_skips: AllowSkips = False,
     as_json: Annotated[
@@ -47,7 +49,7 @@ def plan(
     from malmoi.methods.registry import method_options, quick_methods
     from malmoi.show.plan_report import show_plan
 
-    made = task_of(task, fields)
+    made = task_of(task, with_files(fields, encoding, delimiter))
     names = ",".join(quick_methods(made)) if methods == "quick" else methods
     options = method_options(made, names, pairs(settings, "set", typed=True), model and str(model))
     found = plan_files(

@@ -7,12 +7,22 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from typer import Option
 
+from malmoi.core.errors import UserError
+
 if TYPE_CHECKING:
     from malmoi.tasks.base import Task
 
 Fields = Annotated[
     list[str] | None,
     Option("--fields", help="ROLE=COLUMN, where your columns have other names; may be repeated."),
+]
+Encoding = Annotated[
+    str | None,
+    Option("--encoding", help="Of files that are not UTF-8 and have no byte-order mark, for example cp949."),
+]
+Delimiter = Annotated[
+    str | None,
+    Option("--delimiter", help="Between the cells of a table, where its first lines mislead; tab for a tab."),
 ]
 MethodSettings = Annotated[list[str] | None, Option("--set", help="METHOD.OPTION=VALUE; may be repeated.")]
 AnyField = Annotated[str | None, Option(help='The field or column that holds the text, if not "text".')]
@@ -25,6 +35,21 @@ Licence = Annotated[
     str | None,
     Option(help="Of the data, for the model card; without it a LICENSE beside the data is looked for."),
 ]
+
+
+def with_files(fields: list[str] | None, encoding: str | None, delimiter: str | None) -> list[str]:
+    """The fields, and among them how the files are written. Raises UserError."""
+    from malmoi.data.encodings import known_encoding
+
+    found = [*(fields or ())]
+    if encoding:
+        found.append(f"encoding={known_encoding(encoding)}")
+    if delimiter:
+        mark = {"tab": "\t", "\\t": "\t"}.get(delimiter, delimiter)
+        if len(mark) != 1:
+            raise UserError(f"`delimiter` {delimiter} must be one character, or: tab")
+        found.append(f"delimiter={mark}")
+    return found
 
 
 def task_of(name: str, fields: list[str] | None) -> Task[Any, Any]:

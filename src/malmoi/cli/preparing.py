@@ -9,7 +9,7 @@ import typer
 from typer import Argument, Option
 
 from malmoi.cli.labelling import check_labels
-from malmoi.cli.options import Errors, Fields, NewFolder, task_of
+from malmoi.cli.options import Delimiter, Encoding, Errors, Fields, NewFolder, task_of, with_files
 from malmoi.cli.words import with_flags
 from malmoi.core.errors import UserError
 
@@ -57,6 +57,8 @@ def check(
     test: Annotated[Path | None, Option(help="With --task: the test part.")] = None,
     field: TextField = "text",
     fields: Fields = None,
+    encoding: Encoding = None,
+    delimiter: Delimiter = None,
     suspects: Annotated[
         bool, Option("--suspects", help="With --task: also list labels that are probably wrong.")
     ] = False,
@@ -69,21 +71,25 @@ def check(
     from malmoi.data.check import corpus_stats
     from malmoi.show import terminal
 
-    of_text, of_tasks = ("tokenizer", "context", "field", "errors"), ("test", "fields", "suspects", "out")
+    of_text, of_tasks = (
+        ("tokenizer", "context", "field", "errors"),
+        ("test", "fields", "delimiter", "suspects", "out"),
+    )
     _refuse(command, of_text if task else of_tasks, task)
     if out and not suspects:
         raise UserError("data check: --out needs --suspects")
     paths: dict[str, Path] = {}
     if task:
         paths = {part: path for part, path in (("train", path), ("valid", valid), ("test", test)) if path}
-        findings = task_of(task, fields).check_files(paths)
+        made = task_of(task, with_files(fields, encoding, delimiter))
+        findings = made.check_files(paths)
     else:
         loaded = _load_tokenizer(tokenizer)
         stats = corpus_stats(path, valid=valid, errors=errors, field=field, tokenizer=loaded, context=context)
         findings = stats.findings
     num_errors = terminal.show_findings(findings, with_flags)
     if task and suspects:
-        check_labels(task_of(task, fields), paths.values(), out)
+        check_labels(made, paths.values(), out)
     if num_errors:
         raise typer.Exit(1)
 

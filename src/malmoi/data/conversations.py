@@ -12,15 +12,15 @@ from typing import Any
 
 from malmoi.core.nouns import BadRow, Finding, Message, Messages, Report, turns_error
 from malmoi.data.labelled import attempts, read_records
-from malmoi.data.readers import Record, short
+from malmoi.data.opening import Record, named, short
+from malmoi.data.turn_forms import ROLES, in_turns, usual_preference, usual_turns
 
-_ROLES: Any = {role: role for role in ("system", "user", "assistant")} | {"human": "user", "gpt": "assistant"}
 # what the user says, what more, what the assistant says; in the order in which they are looked for
 _EXCHANGES = (
-    ("instruction", "input", "output"),
-    ("prompt", "input", "completion"),
-    ("prompt", "input", "response"),
-)
+    (("instruction", "prompt", "question", "query", "user", "질문", "지시"), ("input", "context"),
+     ("output", "completion", "response", "answer", "assistant", "답변", "응답")),
+    (("input",), (), ("output", "response")),
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,22 +43,24 @@ def read_conversations(path: Path, report: Report) -> list[Conversation]:
 
 def _conversation(row: Record, report: Report) -> Conversation:
     """Raises BadRow where the turns are out of order, or none is the assistant's."""
-    messages = _messages(row.values)
+    messages, notes = in_turns(_messages(row.values))
     if len(messages) > 1 and messages[-1].role == "user":
-        report(Finding("note", row.where, "the user speaks last; that turn is left out"))
+        notes.append("the user speaks last; that turn is left out")
         messages = messages[:-1]
+    for note in notes:
+        report(Finding("note", row.where, note))
     if wrong := turns_error(messages, ends_with="assistant"):
         raise BadRow(wrong)
     return Conversation(messages, row.where)
 
 
 def _messages(values: Mapping[str, Any]) -> Messages:
-    for name in ("messages", "conversations", "conversation"):
-        if values.get(name) is not None:
-            return messages_from(values[name])
+    if name := named(values, ("messages", "conversations", "conversation", "dialogue", "turns")):
+        return messages_from(values[name])
     for names in _EXCHANGES:
-        if values.get(names[0]) is not None and values.get(names[2]) is not None:
-            asked, more, answer = (values.get(name) for name in names)
+        first, below, last = (named(values, usual) for usual in names)
+        if first and last:
+            asked, more, answer = values[first], values.get(below), values[last]
             return (
                 turns_of(asked, "user") + turns_of(answer, "assistant")
                 if isinstance(asked, list)
@@ -84,18 +86,18 @@ def messages_from(turns: Any) -> Messages:
     """Turns of {"role", "content"} or {"from", "value"}. Raises BadRow for anything else."""
     if not isinstance(turns, list) or not turns:
         raise BadRow(f"expected a list of messages, found {short(turns)}")
-    return tuple(map(_message, turns))
+    return tuple(map(_message, usual_turns(turns)))
 
 
 def _message(turn: Any) -> Message:
     if not isinstance(turn, dict):
         raise BadRow(f"expected a message, found {short(turn)}")
-    role, content = turn.get("role", turn.get("from")), turn.get("content", turn.get("value"))
-    if not isinstance(role, str) or role not in _ROLES:
-        raise BadRow(f"unknown role {short(role)}; known: {', '.join(_ROLES)}")
+    role, content = turn.get("role"), turn.get("content")
+    if role not in ("system", "user", "assistant"):
+        raise BadRow(f"unknown role {short(role)}; known: {', '.join(ROLES)}")
     if not isinstance(content, str) or not content.strip():
         raise BadRow(f"a message must be a text, found {short(content) or 'an empty one'}")
-    return Message(_ROLES[role], content.strip())
+    return Message(role, content)
 
 
 # ---- preferences
@@ -117,7 +119,8 @@ def read_preferences(path: Path, report: Report) -> list[Preference]:
     lists of more than one message they hold the whole conversation, as in many public sets, and `prompt` is
     not looked at.
     """
-    return list(attempts(read_records(path, report), lambda row: [_preference(row)], report))
+    rows = (Record(usual_preference(row.values), row.where) for row in read_records(path, report))
+    return list(attempts(rows, lambda row: [_preference(row)], report))
 
 
 def _preference(row: Record) -> Preference:
@@ -128,7 +131,7 @@ def _preference(row: Record) -> Preference:
             raise BadRow(f"{name}: {wrong}")
     if chosen[:-1] != rejected[:-1]:
         raise BadRow("chosen and rejected answer different conversations")
-    if chosen == rejected:
+    if chosen[-1].content.strip() == rejected[-1].content.strip():
         raise BadRow("chosen and rejected are equal")
     return Preference(chosen, rejected, row.where)
 

@@ -157,7 +157,7 @@ class _Reader:
         wrong: list[Finding] = []
         for one, group in conversations:
             try:
-                found.append(Rendered(self._row(one), one, group))
+                found += (Rendered(row, one, group) for row in self._rows(one))
             except UserError as error:
                 wrong.append(Finding("error", one.source, str(error)))
         if len(wrong) > SKIPPED * len(conversations) and not self.allow_skips:
@@ -168,16 +168,14 @@ class _Reader:
         self.findings += wrong
         return found
 
-    def _row(self, one: Conversation) -> ChatRow:
+    def _rows(self, one: Conversation) -> list[ChatRow]:
         """Raises UserError for one that is too long, or has nothing to learn."""
-        row = self.form.training_row(one.messages)
-        if len(row.ids) > self.context + 1:
-            raise UserError(
-                f"the conversation takes {len(row.ids)} tokens, and train.context is {self.context}"
-            )
-        if not any(row.trained[1:]):
+        rows = self.form.training_rows(one.messages)
+        if (longest := max(len(row.ids) for row in rows)) > self.context + 1:
+            raise UserError(f"the conversation takes {longest} tokens, and train.context is {self.context}")
+        if not any(any(row.trained[1:]) for row in rows):
             raise UserError("there is nothing in the conversation to learn: the assistant says nothing")
-        return row
+        return rows
 
 
 def _known(fields: Mapping[str, str], sources: Sequence[Source]) -> Mapping[str, str]:

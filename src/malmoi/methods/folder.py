@@ -48,7 +48,7 @@ def describe(method: Method, report: FitReport) -> dict[str, Any]:
     task = method.task
     return {
         "model_type": f"{OWN_PREFIX}{method.name}",
-        "task": {"name": task.name, "version": task.version, "fields": task.fields, "metric": task.metric},
+        "task": {"name": task.name, "version": task.version, "fields": task.columns, "metric": task.metric},
         "options": method.options.model_dump(exclude_unset=True),
         "report": report.facts,
         "calibration": method.calibration and method.calibration.model_dump(),

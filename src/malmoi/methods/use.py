@@ -27,7 +27,7 @@ from malmoi.core.nouns import (
     with_note,
 )
 from malmoi.data.arrow import files_of
-from malmoi.data.labelled import summary
+from malmoi.data.labelled import lines_about
 from malmoi.hub.card import Card, DataFile, data_files, languages_of, load_call, this_machine
 from malmoi.methods.base import Method
 from malmoi.methods.folder import is_method, load_method, load_report, save_method, write_card
@@ -73,14 +73,16 @@ class LoadedMethod:
         return self.method.task
 
     def predict(self, inputs: Any, *, min_confidence: float | None = None) -> Any:
-        """A prediction for one input, or a list of them for a list: text, or what `Task.input_from` takes.
+        """A prediction for one input, a text or what `Task.input_from` takes, or a list of them for several,
+        in a list, tuple, array, series, data frame or iterator.
 
         min_confidence: None instead of an answer that is less probably right. Raises UserError where the
         method knows no confidence.
         """
-        if not isinstance(inputs, list):
+        several = _several(inputs)
+        if several is None:
             return self.predict([inputs], min_confidence=min_confidence)[0]
-        values = [self.task.input_from(value) for value in inputs]
+        values = [self.task.input_from(value) for value in several]
         if min_confidence is None:
             return self.method.predict(values).values
         return confident(self.method, values, min_confidence).values
@@ -91,6 +93,16 @@ class LoadedMethod:
         Raises UserError where it is no input of the task.
         """
         return self.method.insides(self.task.input_from(_object(text)))
+
+
+def _several(inputs: Any) -> list[Any] | None:
+    """The inputs where they are several; None of one."""
+    if hasattr(inputs, "columns") and hasattr(inputs, "to_dict"):  # a data frame of pandas, by its rows
+        return inputs.to_dict("records")
+    if hasattr(inputs, "tolist"):  # numpy, pandas
+        inputs = inputs.tolist()
+    is_one = isinstance(inputs, str | bytes | Mapping) or not isinstance(inputs, Iterable)
+    return None if is_one else list(inputs)
 
 
 def confident(method: Method, inputs: Sequence[Any], least: float | None = None) -> Predictions:
@@ -213,8 +225,8 @@ def load(
         part: task.load(path, allow_skips=allow_skips, report=findings.append)
         for part, path in paths.items() if path
     }  # fmt: skip
-    if found := findings + task.check(parts):
-        say(summary(found, task.name))
+    for line in lines_about(findings + task.check(parts), task.name):
+        say(line)
     return parts
 
 

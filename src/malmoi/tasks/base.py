@@ -17,7 +17,7 @@ from typing import Any, ClassVar, Generic, Self, TypeVar, cast
 from malmoi.core.errors import UserError, nearest
 from malmoi.core.nouns import BadRow, Example, Examples, Finding, Message, Metric, Report
 from malmoi.data.labelled import attempts, raise_when_many, read_records
-from malmoi.data.readers import Record, short
+from malmoi.data.opening import DELIMITER, ENCODING, Record, named, short
 from malmoi.data.splits import Splits, split_examples
 from malmoi.metrics.adequacy import ADEQUACY, Adequacy
 from malmoi.metrics.statistics import Statistic
@@ -31,7 +31,8 @@ Found = Sequence[Any | None]  # predictions
 Nats = Sequence[float] | None
 Scores = dict[str, Statistic]
 MOST_OF_ALL = 0.8  # of the labels in training: what one label may be where the primary metric says enough
-GROUP = "group"  # in `fields` of every task: the column that says which rows belong together
+GROUP = "group"  # in `fields` of every task: the column that says which rows belong together; beside it,
+# ENCODING and DELIMITER say how the user's files are written
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,7 +68,7 @@ class Task(ABC, Generic[X, Y]):
 
     def __post_init__(self) -> None:
         for role in self.fields:
-            if role not in (known := (*self.roles, GROUP)):
+            if role not in (known := (*self.roles, GROUP, ENCODING, DELIMITER)):
                 raise UserError(f"{self.name} has no field {role!r}; {nearest(role, known)}")
         object.__setattr__(self, "metric", self.metric or self.primary)
 
@@ -95,7 +96,8 @@ class Task(ABC, Generic[X, Y]):
 
     def read(self, path: Path, report: Report) -> list[Example[X, Y]]:
         """The examples of a file or folder, each with its place; what is wrong goes to `report`, skipped."""
-        return list(attempts(read_records(path, report), lambda row: self.grouped(row, report), report))
+        rows = read_records(path, report, texts=True, fields=self.fields)
+        return list(attempts(rows, lambda row: self.grouped(row, report), report))
 
     def grouped(self, record: Record, report: Report) -> Iterator[Example[X, Y]]:
         """`examples`, with the group that the row names, where `fields` says which column it is."""
@@ -118,10 +120,16 @@ class Task(ABC, Generic[X, Y]):
         """What a row calls `role`."""
         return self.fields.get(role, role)
 
+    @property
+    def columns(self) -> dict[str, str]:
+        """`fields`, less what they say of how files are written: other files are written in other ways."""
+        return {role: name for role, name in self.fields.items() if role not in (ENCODING, DELIMITER)}
+
     def find(self, values: Mapping[str, Any], role: str) -> Any:
         """What a row has for `role`, under the name in `fields` or a usual one, or None."""
         names = [self.fields[role]] if role in self.fields else [role, *self.roles[role]]
-        return next((values[name] for name in names if values.get(name) is not None), None)
+        found = next((values[name] for name in names if values.get(name) is not None), None)
+        return values.get(named(values, names)) if found is None else found
 
     def find_input(self, values: Mapping[str, Any], role: str) -> Any:
         """The same for what is to be predicted from, which may have our name whatever `fields` says."""

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 from malmoi.core.errors import UserError
 from malmoi.core.nouns import BadRow, Example, Finding, Message, Messages, Report
 from malmoi.data.conversations import exchange, messages_from
-from malmoi.data.readers import Record, short
+from malmoi.data.opening import Record, short
 from malmoi.metrics.statistics import bits_per_byte, chrf, distinct
 from malmoi.tasks.base import Examples, Found, Nats, Scores, Task
 from malmoi.tasks.kinds import TEXT, Box
@@ -31,10 +31,10 @@ class Chat(Task[Messages, str]):
     kind = TEXT
     primary = "chrf"
     roles: ClassVar = {
-        "messages": ("conversations", "conversation"),
-        "instruction": ("prompt",),
+        "messages": ("conversations", "conversation", "dialogue", "turns"),
+        "instruction": ("prompt", "question", "query", "user", "질문", "지시"),
         "input": (),
-        "output": ("response", "completion"),
+        "output": ("response", "completion", "answer", "assistant", "답변", "응답"),
     }
 
     def examples(self, record: Record, report: Report) -> Iterator[Example[Messages, str]]:

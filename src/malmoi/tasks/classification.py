@@ -6,10 +6,13 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any, ClassVar
 
 from malmoi.core.nouns import BadRow, Example, Report
-from malmoi.data.readers import Record, short
+from malmoi.data.arrow import local
+from malmoi.data.labelled import attempts, class_folders, read_class_folders
+from malmoi.data.opening import Record, short
 from malmoi.metrics.statistics import accuracy, balanced_accuracy, macro_f1
 from malmoi.tasks.base import Examples, Found, Nats, Scores, Task
 from malmoi.tasks.kinds import LABEL
@@ -24,9 +27,15 @@ class Classification(Task[str, str]):
     kind = LABEL
     primary, balanced = "accuracy", "macro_f1"
     roles: ClassVar = {
-        "text": ("sentence", "document", "review", "content", "utterance", "comment", "input"),
-        "label": ("class", "category", "sentiment", "intent", "target", "output"),
-    }
+        "text": (
+            "sentence", "document", "review", "content", "utterance", "comment", "input",
+            "문장", "텍스트", "본문", "내용", "리뷰", "댓글", "발화",
+        ),
+        "label": (
+            "class", "category", "sentiment", "intent", "target", "output",
+            "라벨", "레이블", "분류", "감정", "감성", "카테고리", "의도", "정답",
+        ),
+    }  # fmt: skip
     wordings = (
         (
             "Classify this text. Reply with exactly one of: {labels}\n\nText: {input}\nLabel:",
@@ -39,6 +48,13 @@ class Classification(Task[str, str]):
             "다음 글에 맞는 것을 고르세요 ({labels}).\n\n{input}",
         ),
     )
+
+    def read(self, path: Path, report: Report) -> list[Example[str, str]]:
+        """A file or folder of rows, or a folder with a folder of .txt files for each label."""
+        if files := class_folders(local(path)):
+            rows = read_class_folders(files, report)
+            return list(attempts(rows, lambda row: self.grouped(row, report), report))
+        return super().read(path, report)
 
     def examples(self, record: Record, report: Report) -> Iterator[Example[str, str]]:
         """One example."""

@@ -11,36 +11,47 @@ from malmoi.core.errors import UserError
 from malmoi.core.nouns import Finding, Report, Say, silent
 from malmoi.data.encodings import decoded
 from malmoi.data.labelled import RECORD_EXTENSIONS, SKIPPED, read_lines, read_records
-from malmoi.data.readers import extension, find_files
+from malmoi.data.opening import ENCODING, extension
+from malmoi.data.readers import find_files, raise_errors
 from malmoi.tasks.base import Task
 from malmoi.util.files import denied
 from malmoi.util.streams import standard_input
 from malmoi.util.units import counted
 
-LINES = (".txt", ".jsonl")  # one input a line; the others are tables
 INPUT_EXTENSIONS = (".txt", *RECORD_EXTENSIONS)
+# all but .jsonl, of which a line may be a text
+TABLES = tuple(name for name in RECORD_EXTENSIONS if name != ".jsonl")
 
 
 def inputs_of(task: Task[Any, Any], text: str, context: str | None = None) -> tuple[list[Any], bool]:
     """What a user asks about: `text` itself, or a text or JSON object on each line of the file that it names
-    (-: of standard input); and whether it is lines.
+    (-: of standard input), or each row of a table; and whether it is lines or rows.
 
     context: of question answering, a text or the name of its file; what is asked is then a question about it.
     Raises UserError for what is no input of the task, and for a file that has no lines or is missing.
     """
-    ask, lines = _asker(task, context), lines_of(text)
-    if lines is None:
+    ask, values = _asker(task, context), _values_of(task, text)
+    if values is None:
         return [ask(_json_or_text(text))], False
     inputs: list[Any] = []
-    for where, line in lines:
+    for where, value in values:
         try:
-            inputs.append(ask(_json_or_text(line)))
+            inputs.append(ask(value))
         except UserError as error:
             raise UserError(str(error), where=where) from None
     return inputs, True
 
 
-def lines_of(text: str) -> list[tuple[str, str]] | None:
+def _values_of(task: Task[Any, Any], text: str) -> list[tuple[str, Any]] | None:
+    """The value of each line or row of the file that `text` names, with its place. None: it is a text."""
+    if text != "-" and _is_file(text) and extension(Path(text)) in TABLES:
+        rows = read_records(Path(text), raise_errors, report_ids=False, fields=task.fields)
+        return [(row.where, row.values) for row in rows]
+    lines = lines_of(text, task.fields.get(ENCODING, ""))
+    return None if lines is None else [(where, _json_or_text(line)) for where, line in lines]
+
+
+def lines_of(text: str, encoding: str = "") -> list[tuple[str, str]] | None:
     """The lines that are not empty of the file that `text` names (-: of standard input), each with its place.
 
     None: it is a text. Raises UserError for a file that has no lines or is missing.
@@ -48,7 +59,7 @@ def lines_of(text: str) -> list[tuple[str, str]] | None:
     if text != "-" and not _is_file(text):
         return None
     name, content = ("standard input", standard_input()) if text == "-" else (text, Path(text).read_bytes())
-    lines = enumerate(decoded(content, name).split("\n"), 1)
+    lines = enumerate(decoded(content, name, encoding).split("\n"), 1)
     return [(f"{name}:{number}", line) for number, line in lines if line.strip()]
 
 
@@ -100,7 +111,7 @@ def _asker(task: Task[Any, Any], context: str | None) -> Callable[[Any], Any]:
 
 
 def _is_file(text: str) -> bool:
-    """Whether `text` is a file of lines. Raises UserError for a table, or the name of a missing file."""
+    """Whether `text` is a file. Raises UserError for the name of a missing one."""
     try:
         path = Path(text)
         found = path.is_file()
@@ -108,11 +119,9 @@ def _is_file(text: str) -> bool:
         raise denied(Path(text)) from None
     except (OSError, ValueError):  # a text that is too long for a name, or has a zero in it
         return False
-    named = path.suffix.lower() in INPUT_EXTENSIONS and not any(map(str.isspace, text))
+    named = extension(path) in INPUT_EXTENSIONS and not any(map(str.isspace, text))
     if named and not found:
         raise UserError(f"{text} does not exist; give a text, a file with one input a line, or -")
-    if named and path.suffix.lower() not in LINES:
-        raise UserError(f"{text} is a table; give a .txt or .jsonl file with one input a line")
     return found
 
 

@@ -5,14 +5,13 @@ from __future__ import annotations
 
 import json
 import re
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
-from itertools import pairwise
+from itertools import chain, pairwise
 from pathlib import Path
 from typing import Any, ClassVar
 
-from malmoi.core.nouns import BadRow, Entity, Example, Finding, Report
+from malmoi.core.nouns import BadRow, Entity, Example, Report
 from malmoi.data.labelled import (
     CONLL_EXTENSIONS,
     RECORD_EXTENSIONS,
@@ -21,15 +20,21 @@ from malmoi.data.labelled import (
     read_conll,
     read_records,
 )
-from malmoi.data.readers import Record, document_hash, extension, find_files, short
+from malmoi.data.opening import Record, extension, short
+from malmoi.data.readers import document_hash, find_files, read_each
 from malmoi.metrics.statistics import entity_scores
 from malmoi.tasks.base import Examples, Found, Nats, Scores, Task
+from malmoi.tasks.entity_rows import (
+    TAGS as TAG_NAMES,
+)
+from malmoi.tasks.entity_rows import TOKENS, entity_from, read_brat, read_spacy, rows_with_spans, spans_from
 from malmoi.tasks.kinds import TAGS
+from malmoi.tasks.tagging import are_labels, begins_with_b, joint_of, names_of
 from malmoi.world import Document
 
 Entities = tuple[Entity, ...]
-EXTENSIONS = tuple(sorted({*CONLL_EXTENSIONS, *RECORD_EXTENSIONS}))
-_LETTERS = {"B": "B", "I": "I", "E": "E", "S": "S", "L": "E", "U": "S"}  # BILOU's letters as IOBES has them
+BRAT, SPACY = ".ann", ".spacy"
+EXTENSIONS = tuple(sorted({*CONLL_EXTENSIONS, *RECORD_EXTENSIONS, BRAT, SPACY}))
 
 
 class NamedEntities(Task[str, Entities]):
@@ -40,7 +45,12 @@ class NamedEntities(Task[str, Entities]):
     about = "The names in the text: people, places, organizations, dates."
     kind = TAGS
     primary = "entity_f1"
-    roles: ClassVar = {"text": ("sentence",), "entities": ("spans", "labels", "label")}
+    roles: ClassVar = {
+        "text": ("sentence", "document", "content", "문장", "본문", "텍스트"),
+        "entities": ("spans", "labels", "label", "ents", "annotations", "named_entities", "NE", "개체명"),
+        "tokens": TOKENS,
+        "tags": TAG_NAMES,
+    }
     wordings = (
         (
             "List the named entities of this text in order, as a JSON list only: "
@@ -58,34 +68,61 @@ class NamedEntities(Task[str, Entities]):
     )
 
     def read(self, path: Path, report: Report) -> list[Example[str, Entities]]:
-        """CoNLL in BIO, IOB1, BILOU or IOBES, or records of .jsonl, .json, .csv and .parquet."""
-        return [one for file in find_files(path, EXTENSIONS) for one in self._file(file, report)]
+        """Tagged tokens, brat's and spaCy's files, or records of .jsonl, .json, .csv and .parquet."""
+        if extension(path) == ".txt" and path.with_suffix(BRAT).exists():
+            path = path.with_suffix(BRAT)
+        files = find_files(path, EXTENSIONS)
+        texts = {file.with_suffix(".txt") for file in files if extension(file) == BRAT}
+        return [one for file in files if file not in texts for one in self._file(file, report)]
 
     def _file(self, file: Path, report: Report) -> Iterator[Example[str, Entities]]:
-        if extension(file) not in CONLL_EXTENSIONS:
-            return attempts(read_records(file, report), lambda row: self.grouped(row, report), report)
-        sentences = list(read_conll(file, report))
-        tell = report if _begins_with_b(sentences) else lambda _: None
-        documents = _documents(sentences)
-        return attempts(
-            sentences,
-            lambda it: [replace(_example(it, tell), document=documents.get(it[0].document, ""))],
-            report,
+        ending = extension(file)
+        if ending in CONLL_EXTENSIONS:
+            return self._sentences(list(read_conll(file, report)), report)
+        if ending == BRAT:
+            return self._brat(list(read_each([file], lambda it: read_brat(it, report), report)), report)
+        rows = (
+            read_each([file], read_spacy, report)
+            if ending == SPACY
+            else read_records(file, report, fields=self.fields)
         )
+        found = rows_with_spans(rows, self.fields, report)
+        return attempts(found, lambda row: self.grouped(row, report), report)
+
+    def _brat(self, rows: Sequence[Record], report: Report) -> Iterator[Example[str, Entities]]:
+        """The lines of one text, which are one document."""
+        document = f"{document_hash(' '.join(row.values['text'] for row in rows)):x}"
+        found = attempts(rows, lambda row: self.examples(row, report), report)
+        return (replace(one, document=document) for one in found)
+
+    def _sentences(
+        self, sentences: Sequence[Sequence[Tagged]], report: Report
+    ) -> Iterator[Example[str, Entities]]:
+        """The examples of one file of tagged sentences."""
+        tags = [[one.tag for one in sentence] for sentence in sentences]
+        tell = report if begins_with_b(tags) else lambda _: None
+        labels = are_labels(chain(*tags))
+        joint = joint_of([one.token for sentence in sentences for one in sentence])
+        documents = _documents(sentences)
+
+        def make(sentence: Sequence[Tagged]) -> list[Example[str, Entities]]:
+            text, names = names_of(sentence, tell, joint=joint, labels=labels)
+            first = sentence[0]
+            return [Example(text, names, first.where, document=documents.get(first.document, ""))]
+
+        return attempts(sentences, make, report)
 
     def examples(self, record: Record, report: Report) -> Iterator[Example[str, Entities]]:
         """One example of a row with spans."""
         text = self.text(record.values, "text")
-        spans = self.value(record.values, "entities")
-        if not isinstance(spans, list):
-            raise BadRow(f'"entities" must be a list, found {short(spans)}')
-        entities = tuple(sorted(map(_entity, spans)))
+        spans = spans_from(self.value(record.values, "entities"))
+        entities = tuple(sorted(map(entity_from, spans)))
         if bad := [one for one in entities if not 0 <= one.start < one.end <= len(text)]:
             raise BadRow(f"{_where(bad[0])} is no part of the text of {len(text)} characters")
         if bad := [pair for pair in pairwise(entities) if pair[1].start < pair[0].end]:
             raise BadRow(f"{_where(bad[0][0])} and {_where(bad[0][1])} overlap")
         for one, said in (
-            (_entity(it), it["text"]) for it in spans if isinstance(it, Mapping) and "text" in it
+            (entity_from(it), it["text"]) for it in spans if isinstance(it, Mapping) and "text" in it
         ):
             if (there := text[one.start : one.end]) != said:
                 raise BadRow(f"{_where(one)} is said to be {short(said)!r}, but {there!r} stands there")
@@ -104,7 +141,7 @@ class NamedEntities(Task[str, Entities]):
 
     def from_json(self, value: Any) -> Entities | None:
         """The inverse of `to_json`."""
-        return None if value is None else tuple(sorted(map(_entity, value)))
+        return None if value is None else tuple(sorted(map(entity_from, value)))
 
     def answer(self, target: Entities, value: str) -> str:
         """A JSON list of text and label; "nth" only where it is not the first place that fits."""
@@ -151,63 +188,12 @@ def _first_list(reply: str) -> list[Any] | None:
     return None
 
 
-def _example(tokens: Sequence[Tagged], report: Report) -> Example[str, Entities]:
-    """Text and spans, read as seqeval's default does; a name that begins with I- or E- goes to `report`.
-
-    Raises BadRow for an unknown tag.
-    """
-    spans: list[Entity] = []
-    start, before = 0, ("O", "")
-    for token, tag, where, _ in tokens:
-        letter, label = _parts(tag, where)
-        if _begins(letter, label, *before):
-            spans.append(Entity(start, start + len(token), label))
-            if letter in "IE":
-                report(Finding("warning", where, f"{tag} goes on with no name; taken as B-{label}"))
-        elif letter != "O":
-            spans[-1] = Entity(spans[-1].start, start + len(token), label)
-        start, before = start + len(token) + 1, (letter, label)
-    return Example(" ".join(one.token for one in tokens), tuple(spans), tokens[0].where)
-
-
 def _documents(sentences: Sequence[Sequence[Tagged]]) -> dict[str, str]:
     """Where a document begins -> what stands for it: the same wherever its file lies."""
     words: dict[str, list[str]] = {}
     for first, *others in sentences:
         words.setdefault(first.document, []).extend(one.token for one in (first, *others))
     return {place: f"{document_hash(' '.join(it)):x}" for place, it in words.items() if place}
-
-
-def _begins(letter: str, label: str, before: str, label_before: str) -> bool:
-    """Whether a tag begins a name after the tag before."""
-    return letter in "BS" or (letter in "IE" and (before in "OES" or label != label_before))
-
-
-def _parts(tag: str, where: str) -> tuple[str, str]:
-    """A tag's letter and label."""
-    letter, _, label = tag.partition("-")
-    if tag == "O" or (letter in _LETTERS and label):
-        return _LETTERS.get(letter, "O"), label
-    raise BadRow(f"unknown tag {tag!r}; known: O, and B- I- E- S- L- U- with a label", where)
-
-
-def _begins_with_b(sentences: Sequence[Sequence[Tagged]]) -> bool:
-    """Whether names begin with B, S or U, as in BIO, IOBES and BILOU; in IOB1 most begin with I."""
-    tags = [tag for sentence in sentences for tag in ("O", *(tagged.tag for tagged in sentence))]
-    first = Counter(tag[0] for before, tag in pairwise(tags) if before == "O" and tag != "O")
-    return first["I"] <= first["B"] + first["S"] + first["U"]
-
-
-def _entity(value: Any) -> Entity:
-    """A span of {"start", "end", "label"} or [start, end, label]. Raises BadRow for anything else."""
-    names = ("start", "end", "label")
-    parts = [value.get(name) for name in names] if isinstance(value, Mapping) else value
-    match parts:
-        case [int(start), int(end), str(label)] if label:
-            return Entity(start, end, label)
-    raise BadRow(
-        f'an entity must be {{"start", "end", "label"}} or [start, end, label], found {short(value)}'
-    )
 
 
 def _where(entity: Entity) -> str:

@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 from malmoi.core.errors import UserError
 from malmoi.core.nouns import Answer, BadRow, Example, Finding, Question, Report
 from malmoi.data.labelled import attempts, read_records
-from malmoi.data.readers import Record, short
+from malmoi.data.opening import Record, short
 from malmoi.metrics.statistics import squad_scores
 from malmoi.tasks.base import Examples, Found, Nats, Scores, Task
 from malmoi.tasks.kinds import SPAN
@@ -25,7 +25,11 @@ class QuestionAnswering(Task[Question, Answer]):
     about = "The part of the text that answers the question."
     kind = SPAN
     primary = "f1"
-    roles: ClassVar = {"question": ("query",), "context": ("passage", "document"), "answers": ("answer",)}
+    roles: ClassVar = {
+        "question": ("query", "질문"),
+        "context": ("passage", "document", "지문", "본문", "문맥"),
+        "answers": ("answer", "답변", "정답", "답"),
+    }
     wordings = (
         (
             "Answer the question with a short part of the text, copied exactly.\n\n"
@@ -51,7 +55,7 @@ class QuestionAnswering(Task[Question, Answer]):
                 raise BadRow(f"the id {id!r} stands at {first.where} already")
             return self.grouped(row, report)
 
-        rows = attempts(read_records(path, report, report_ids=False), _flat, report)
+        rows = attempts(read_records(path, report, report_ids=False, fields=self.fields), _flat, report)
         return list(attempts(rows, make, report))
 
     def examples(self, record: Record, report: Report) -> Iterator[Example[Question, Answer]]:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Any, ClassVar
 
 from malmoi.core.nouns import Example, Report
-from malmoi.data.readers import Record
+from malmoi.data.opening import Record
 from malmoi.metrics.statistics import rouge
 from malmoi.tasks.base import Examples, Found, Nats, Scores, Task
 from malmoi.tasks.kinds import TEXT
@@ -25,8 +25,8 @@ class Summarization(Task[str, str]):
     kind = TEXT
     primary = "rouge_l"
     roles: ClassVar = {
-        "document": ("text", "article", "source", "input", "dialogue"),
-        "summary": ("summaries", "highlights", "target", "abstract", "title", "output"),
+        "document": ("text", "article", "source", "input", "dialogue", "본문", "원문", "문서"),
+        "summary": ("summaries", "highlights", "target", "abstract", "title", "output", "요약", "요약문"),
     }
     wordings = (
         (

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from malmoi.core.nouns import Example, Finding, Report
-from malmoi.data.labelled import RECORD_EXTENSIONS, attempts, read_lines, read_records
-from malmoi.data.readers import Record, extension, find_files
+from malmoi.data.labelled import PLAIN, RECORD_EXTENSIONS, attempts, read_lines, read_records
+from malmoi.data.opening import Record, extension
+from malmoi.data.readers import find_files
 from malmoi.metrics.statistics import bleu, chrf
 from malmoi.tasks.base import Examples, Found, Nats, Scores, Task, is_korean
 from malmoi.tasks.kinds import TEXT
@@ -41,7 +42,10 @@ class Translation(Task[str, str]):
     about = "The text in the other language: English or Korean."
     kind = TEXT
     primary = "chrf"
-    roles: ClassVar = {"source": ("src", "input"), "target": ("tgt", "reference", "output")}
+    roles: ClassVar = {
+        "source": ("src", "input", "원문"),
+        "target": ("tgt", "reference", "output", "번역문", "번역"),
+    }
     wordings = (
         (
             "Translate this text into Korean. Reply with the translation only.\n\n{input}",
@@ -66,7 +70,7 @@ class Translation(Task[str, str]):
         if pair := self._parallel(path):
             plain = Translation()  # the fields have named the files
             return list(attempts(_pairs(*pair, report), lambda row: plain.examples(row, report), report))
-        files = find_files(path, RECORD_EXTENSIONS)
+        files = find_files(path, (*RECORD_EXTENSIONS, PLAIN))
         return [one for file in files for one in self._file(file, report)]
 
     def _parallel(self, path: Path) -> tuple[Path, Path] | None:
@@ -85,7 +89,11 @@ class Translation(Task[str, str]):
 
     def _file(self, file: Path, report: Report) -> Iterator[Example[str, str]]:
         headless = extension(file) == ".tsv" and not self._has_header(file)
-        rows = _headless(file, report) if headless else read_records(file, report)
+        rows = (
+            _headless(file, report)
+            if headless
+            else read_records(file, report, texts=True, fields=self.fields)
+        )
         first = next(rows, None)
         if first is None:
             return iter(())

@@ -123,22 +123,39 @@ class ChatFormat:
         return self._render(messages, reply=reply)
 
     def training_row(self, messages: Sequence[Message]) -> ChatRow:
-        """The whole conversation, with what the assistant says marked.
+        """The whole conversation, with what the assistant says marked; only its last turn, where the template
+        changes earlier turns when a new one comes (see `training_rows`).
 
-        Raises UserError for turns out of order, and for a template that changes earlier turns later on.
+        Raises UserError for turns out of order.
         """
         if wrong := turns_error(messages, ends_with="assistant"):
             raise UserError(f"the conversation cannot be learned from: {wrong}")
         guarded, guard = self._guarded(messages)
         rendered = self._render(guarded)
-        spans = [self._span(guarded, at, rendered) for at, it in enumerate(guarded) if it.role == "assistant"]
+        spans = self._spans(guarded, rendered)
+        if spans[-1] is None:
+            raise UserError(
+                "the chat template changes earlier turns for the reply to them, so it cannot be tuned with"
+            )
+        kept = [span for span in (spans if all(spans) else spans[-1:]) if span]
         row, place = ChatRow([], []), 0
         for piece in self._pieces(rendered):
             ids = self._encode(piece, guard)
             row.ids.extend(ids)
-            row.trained.extend(self._trained(piece, place, guard, spans, len(ids)))
+            row.trained.extend(self._trained(piece, place, guard, kept, len(ids)))
             place += len(piece)
         return row
+
+    def training_rows(self, messages: Sequence[Message]) -> list[ChatRow]:
+        """What a conversation is learned as: one row, or, where the template changes earlier turns when a new
+        one comes (Qwen3's drops what was thought), one up to each turn of the assistant, which alone is
+        learned. Raises as `training_row`."""
+        row = self.training_row(messages)
+        guarded, _ = self._guarded(messages)
+        if all(self._spans(guarded, self._render(guarded))):
+            return [row]
+        said = [at for at, message in enumerate(messages) if message.role == "assistant"]
+        return [*(self.training_row(messages[: at + 1]) for at in said[:-1]), row]
 
     @cached_property
     def end_ids(self) -> frozenset[int]:
@@ -159,13 +176,17 @@ class ChatFormat:
         except (TemplateError, *DAMAGE) as error:
             raise UserError(f"the chat template refuses this conversation: {error}") from None
 
-    def _span(self, messages: Sequence[Message], at: int, rendered: str) -> tuple[int, int]:
-        """Where in the text the turn `at` stands: from the reply's first character to its end of turn."""
+    def _spans(self, messages: Sequence[Message], rendered: str) -> list[tuple[int, int] | None]:
+        """Where each turn of the assistant stands in the text; None where it stands in another way."""
+        said = [at for at, message in enumerate(messages) if message.role == "assistant"]
+        return [self._span(messages, at, rendered) for at in said]
+
+    def _span(self, messages: Sequence[Message], at: int, rendered: str) -> tuple[int, int] | None:
+        """Where in the text the turn `at` stands: from the reply's first character to its end of turn; None
+        where the template writes the turns up to it in another way."""
         before, after = self._render(messages[:at], reply=True), self._render(messages[: at + 1])
         if not (after.startswith(before) and rendered.startswith(after)):
-            raise UserError(
-                "the chat template changes earlier turns when a new one comes, so it cannot be tuned with"
-            )
+            return None
         return len(before), len(after.rstrip()) if after.rstrip().endswith(self._markers) else len(after)
 
     @cached_property

@@ -181,8 +181,7 @@ def spread(rows: Sequence[Row], count: int) -> list[Row]:
 
 def questions(judged: Sequence[Rendered], form: ChatFormat, context: int | None) -> Iterator[list[int]]:
     """The prompts up to the first reply that leave room for one."""
-    for one in judged:
-        messages = one.conversation.messages
+    for messages in dict.fromkeys(one.conversation.messages for one in judged):
         first = next(at for at, message in enumerate(messages) if message.role == "assistant")
         ids = form.prompt_ids(messages[:first])
         if context is None or len(ids) + _reply_tokens(context) <= context:
