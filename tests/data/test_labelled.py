@@ -10,7 +10,7 @@ from pyarrow import parquet
 
 from malmoi.core.errors import UserError
 from malmoi.core.nouns import Finding
-from malmoi.data.labelled import raise_when_many, read_conll, read_records
+from malmoi.data.labelled import lines_about, raise_when_many, read_conll, read_records
 
 ROWS = [{"text": "비가 그쳤다", "label": "날씨"}, {"text": 'a "b", c', "label": "other"}]
 
@@ -148,3 +148,11 @@ def test_many_bad_rows_stop_and_few_do_not() -> None:
     raise_when_many(bad, 1, path, "chat", allow_skips=True)
     with pytest.raises(UserError, match=r"no example for chat.*broken"):
         raise_when_many(bad, 0, path, "chat", allow_skips=True)
+
+
+def test_how_data_were_read_is_a_line_for_each_way_and_no_finding() -> None:
+    read = [Finding("read", f"{name}.csv", 'text = "body"') for name in "abc"]
+    lines = lines_about([*read, Finding("read", "d.csv", "other"), Finding("note", "d.csv:2", "odd")], "ner")
+    assert lines[:2] == ['a.csv and 2 files more: text = "body"', "d.csv: other"]
+    assert lines[2].startswith("data: 1 note; the first, d.csv:2: odd")
+    assert lines_about(read[:1], "ner") == ['a.csv: text = "body"']

@@ -40,7 +40,7 @@ from malmoi.compare.verdict import (
 from malmoi.compare.worker import FIT, QUESTIONS, RECORD, RESULT, MethodJob, attempt, keep
 from malmoi.core.errors import UserError, nearest
 from malmoi.core.nouns import FitReport, Json, Metric, Say, silent
-from malmoi.data.labelled import summary
+from malmoi.data.labelled import lines_about
 from malmoi.methods.base import Method
 from malmoi.methods.folder import load_report, write_card
 from malmoi.methods.registry import make_method, settled_options
@@ -101,8 +101,8 @@ def _run(
     _claim(out, settings, material)
     for note in material.notes:
         say(note)
-    if material.findings:
-        say(summary(material.findings, material.task.name))
+    for line in lines_about(material.findings, material.task.name):
+        say(line)
     for name, (method, report) in fitted.items():
         if not ((job := MethodJob(out, name)).folder / FIT).exists():
             keep(job, method, report, 0, dict.fromkeys(TRAINING_COSTS, 0.0))

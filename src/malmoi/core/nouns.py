@@ -129,7 +129,7 @@ class Result:
     costs: dict[str, float] = field(default_factory=dict)  # unit in the key: seconds, bytes, tokens_per_s
 
 
-Level = Literal["error", "warning", "note"]
+Level = Literal["error", "warning", "note", "read"]  # read: how the data were read, shown before work starts
 OVERLAP = 0.25  # of the windows that a long text is read in
 LATE = 0.2  # of a budget's seconds: by so much a fit may exceed it at most
 

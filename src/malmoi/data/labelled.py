@@ -142,7 +142,25 @@ def raise_when_many(
         )
 
 
-def summary(findings: Sequence[Finding], task_name: str) -> str:
+def lines_about(findings: Sequence[Finding], task_name: str) -> list[str]:
+    """What people see of findings before work starts: how the data were read, then the rest in one line."""
+    wrong = [finding for finding in findings if finding.level != "read"]
+    return [*how_read(findings), *([_summary(wrong, task_name)] if wrong else [])]
+
+
+def how_read(findings: Iterable[Finding]) -> list[str]:
+    """A line for each way in which files were read, with the first of the files."""
+    files: dict[str, list[str]] = {}
+    for finding in findings:
+        if finding.level == "read":
+            files.setdefault(finding.message, []).append(finding.where)
+    return [
+        f"{first} and {counted(len(others), 'file')} more: {how}" if others else f"{first}: {how}"
+        for how, (first, *others) in files.items()
+    ]
+
+
+def _summary(findings: Sequence[Finding], task_name: str) -> str:
     """One line about findings: how many of each level, the first of the worst, how to see all."""
     counts = Counter(finding.level for finding in findings)
     levels = {"error": " (bad rows are left out)", "warning": "", "note": ""}

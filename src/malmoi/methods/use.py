@@ -27,7 +27,7 @@ from malmoi.core.nouns import (
     with_note,
 )
 from malmoi.data.arrow import files_of
-from malmoi.data.labelled import summary
+from malmoi.data.labelled import lines_about
 from malmoi.hub.card import Card, DataFile, data_files, languages_of, load_call, this_machine
 from malmoi.methods.base import Method
 from malmoi.methods.folder import is_method, load_method, load_report, save_method, write_card
@@ -213,8 +213,8 @@ def load(
         part: task.load(path, allow_skips=allow_skips, report=findings.append)
         for part, path in paths.items() if path
     }  # fmt: skip
-    if found := findings + task.check(parts):
-        say(summary(found, task.name))
+    for line in lines_about(findings + task.check(parts), task.name):
+        say(line)
     return parts
 
 

@@ -16,6 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from malmoi.core.nouns import Predictions
+from malmoi.data.labelled import how_read
 from malmoi.hub.card import metric_note
 from malmoi.show.palette import TERMINAL_TINTS
 from malmoi.tasks.base import Task
@@ -50,7 +51,9 @@ def announce(run: Job[Any], words: Words = str) -> None:
     }
     for name, value in rows.items():
         console.print(f"[bold]{name:10}[/] {escape(words(value))}")
-    findings = run.training.findings
+    for line in how_read(run.training.findings):
+        console.print(f"[bold]{'read':10}[/] {escape(words(line))}")
+    findings = [found for found in run.training.findings if found.level != "read"]
     for found in findings[:5]:
         console.print(f"[yellow]left out[/] {escape(found.where)}: {escape(words(found.message))}")
     if (more := len(findings) - 5) > 0:
@@ -65,11 +68,14 @@ def show_rows(rows: Sequence[Sequence[tuple[str, bool]]], mixture: Mixture) -> N
             text.append(piece.replace("\n", "\u23ce\n"), "bold green" if trained else "dim")
         console.print(text)
         console.print()
+    for line in how_read(mixture.findings):
+        console.print(f"[bold]read[/] {escape(line)}")
+    left_out = sum(found.level != "read" for found in mixture.findings)
     learned = sum(sum(row.trained) for row in mixture.train)
     seen = sum(len(row.ids) for row in mixture.train)
     console.print(
         f"{counted(len(mixture.train), 'conversation')} of {human_count(seen)} tokens, of which "
-        f"{human_count(learned)} (green) are learned; {len(mixture.findings):,} left out"
+        f"{human_count(learned)} (green) are learned; {left_out:,} left out"
     )
 
 
@@ -152,7 +158,10 @@ def show_tokens(documents: Sequence[Sequence[tuple[str, bool]]]) -> None:
 
 
 def show_findings(findings: Sequence[Finding], words: Words = str) -> int:
-    """Each finding on a line; returns how many are errors."""
+    """How the data were read, then each finding on a line; returns how many are errors."""
+    for line in how_read(findings):
+        console.print(f"[cyan]read[/] {escape(words(line))}")
+    findings = [found for found in findings if found.level != "read"]
     for found in findings:
         colour = _LEVEL_COLOURS[found.level]
         console.print(f"[{colour}]{found.level}[/] {escape(found.where)}: {escape(words(found.message))}")
