@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from malmoi.core.nouns import Example
-from malmoi.data.readers import Record
+from malmoi.data.opening import Record
 from malmoi.metrics.adequacy import Adequacy, bags, pieces
 from malmoi.tasks import make_task
 from malmoi.tasks.base import Task

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from malmoi.core.errors import UserError
 from malmoi.core.nouns import Answer, Entity, Example, Message, Question
-from malmoi.data.readers import Record
+from malmoi.data.opening import Record
 from malmoi.data.splits import split_examples
 from malmoi.demo.seven_tasks import SMALL
 from malmoi.methods.neural.method import FORMS

@@ -14,7 +14,8 @@ from pyarrow import feather
 from malmoi.core.errors import UserError
 from malmoi.data.arrow import files_of, local
 from malmoi.data.labelled import read_records
-from malmoi.data.readers import encoding_of, open_corpus, read_documents
+from malmoi.data.opening import encoding_of
+from malmoi.data.readers import open_corpus, read_documents
 from malmoi.tasks import make_task
 
 datasets = pytest.importorskip("datasets")

@@ -15,8 +15,9 @@ from pyarrow import parquet
 
 from malmoi.core.errors import UserError
 from malmoi.core.nouns import silent
-from malmoi.data import readers
-from malmoi.data.readers import DocumentRow, encoding_of, find_files, open_corpus, read_documents, read_rows
+from malmoi.data import opening
+from malmoi.data.opening import DocumentRow, encoding_of
+from malmoi.data.readers import find_files, open_corpus, raise_errors, read_documents, read_rows
 
 TEXTS = [
     "The boat left.\nNobody waved.",
@@ -87,10 +88,10 @@ def test_a_plain_text_is_one_document(name: str, tmp_path: Path) -> None:
 def test_a_long_text_comes_in_pieces_cut_at_blank_lines(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(readers, "PIECE", 64)
+    monkeypatch.setattr(opening, "PIECE", 64)
     text = "".join(f"바람 {number}\n바다\n\n" for number in range(60))
     path = write(tmp_path / "a.txt", text)
-    rows = list(read_rows([path], errors="strict", field="text", report=readers.raise_errors))
+    rows = list(read_rows([path], errors="strict", field="text", report=raise_errors))
     assert "".join(row.text for row in rows) == text
     assert len(rows) > 5
     assert all(row.text.endswith("\n\n") and len(row.text) <= 128 for row in rows)
@@ -104,8 +105,8 @@ def test_a_long_text_comes_in_pieces_cut_at_blank_lines(
 def test_any_text_comes_back_whole(tmp_path_factory: pytest.TempPathFactory, text: str, piece: int) -> None:
     path = write(tmp_path_factory.getbasetemp() / "any.txt", text)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(readers, "PIECE", piece)
-        rows = list(read_rows([path], errors="strict", field="text", report=readers.raise_errors))
+        patch.setattr(opening, "PIECE", piece)
+        rows = list(read_rows([path], errors="strict", field="text", report=raise_errors))
     assert "".join(row.text for row in rows) == text.removeprefix("\ufeff")
 
 
@@ -161,7 +162,9 @@ def test_documents_stream(tmp_path: Path) -> None:
         ("a.txt", b"ab\ncd\xff\xfee", "a.txt:2: byte 0xff at offset 5 is not UTF-8"),
         ("a.txt", "한글 문서입니다".encode("cp949"), "it looks like cp949: save it as UTF-8"),
         ("a.txt", "naïve café".encode("cp1252"), "it looks like cp1252"),
-        ("a.txt", "두 바이트".encode("utf-16"), "it looks like UTF-16"),
+        ("a.txt", "두 바이트".encode("utf-16") + b"!", "a.txt:1: byte 0x21 at offset 12 is not UTF-16"),
+        ("a.csv", b"PK\x03\x04" + bytes(30), "a.csv: is a zip archive or an Excel workbook; unpack it"),
+        ("a.xlsx", b"PK\x03\x04junk", "a.xlsx: is no readable workbook"),
         ("a.txt", bytes(range(256)), "byte 0x80 at offset 128 is not UTF-8"),
         ("a.txt", "가".encode()[:2], "a.txt:1: byte 0xea at offset 0 is not UTF-8"),
         ("a.txt", "", "a.txt is empty"),
@@ -191,7 +194,7 @@ def test_missing_and_textless_paths_are_named(tmp_path: Path) -> None:
 
 
 def test_offsets_are_right_far_into_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(readers, "PIECE", 7)
+    monkeypatch.setattr(opening, "PIECE", 7)
     content = "가나다\n".encode() * 10
     error = error_of(write(tmp_path / "a.txt", content + b"\xb0" + content))
     assert f"a.txt:11: byte 0xb0 at offset {len(content)} is not UTF-8" in error

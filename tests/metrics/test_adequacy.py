@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from malmoi.core.nouns import Example
-from malmoi.data.readers import Record
+from malmoi.data.opening import Record
 from malmoi.metrics.adequacy import RIVALS, Adequacy, pieces
 from malmoi.tasks import make_task
 from malmoi.tasks.base import Task

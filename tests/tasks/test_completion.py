@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from malmoi.core.errors import UserError
 from malmoi.core.nouns import Example, Finding
-from malmoi.data import readers
+from malmoi.data import opening
 from malmoi.tasks.completion import MOST, MOST_INPUT, Completion, pieces_of
 
 TEXT = st.lists(
@@ -54,7 +54,7 @@ def test_input_and_target_are_a_piece(tmp_path: Path) -> None:
 
 def test_the_pieces_of_a_text_are_held_out_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A row is a document, and so is a plain text file, which is read in parts where it is long."""
-    monkeypatch.setattr(readers, "PIECE", 4_000)
+    monkeypatch.setattr(opening, "PIECE", 4_000)
     rows = [json.dumps({"text": f"row {n} has words. " * 300}) for n in range(30)]
     (tmp_path / "rows.jsonl").write_text("\n".join(rows), encoding="utf-8")
     for name in "ab":

@@ -23,7 +23,7 @@ from malmoi.compare.settings import ComparisonSettings, check_currency
 from malmoi.core.config import StrictModel
 from malmoi.core.errors import UserError
 from malmoi.core.nouns import BadRow, Example, Examples, Json, Say, silent
-from malmoi.data.readers import Record
+from malmoi.data.opening import Record
 from malmoi.methods.base import Method, unsure_of_set
 from malmoi.methods.named import answering
 from malmoi.methods.registry import make_method, settled_options

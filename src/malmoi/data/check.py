@@ -15,7 +15,8 @@ from pathlib import Path
 import numpy as np
 
 from malmoi.core.nouns import Finding, Level, silent
-from malmoi.data.readers import Corpus, Errors, Part, document_hash, encoding_of, open_corpus, read_documents
+from malmoi.data.opening import Errors, encoding_of
+from malmoi.data.readers import Corpus, Part, document_hash, open_corpus, read_documents
 from malmoi.data.splits import folded
 from malmoi.text.tokenizer import Tokenizer
 from malmoi.util.units import counted

@@ -12,7 +12,7 @@ from typing import Any
 
 from malmoi.core.nouns import BadRow, Finding, Message, Messages, Report, turns_error
 from malmoi.data.labelled import attempts, read_records
-from malmoi.data.readers import Record, short
+from malmoi.data.opening import Record, short
 
 _ROLES: Any = {role: role for role in ("system", "user", "assistant")} | {"human": "user", "gpt": "assistant"}
 # what the user says, what more, what the assistant says; in the order in which they are looked for

@@ -14,18 +14,9 @@ from typing import Any, NamedTuple
 
 from malmoi.core.errors import UserError
 from malmoi.core.nouns import BadRow, Finding, Report
-from malmoi.data.readers import (
-    RECORD_READERS,
-    How,
-    Record,
-    chunks,
-    extension,
-    find_files,
-    lines,
-    read_each,
-    read_jsonl,
-    short,
-)
+from malmoi.data.json_rows import read_json
+from malmoi.data.opening import How, Record, chunks, extension, lines, short
+from malmoi.data.readers import RECORD_READERS, find_files, read_each
 from malmoi.util.units import counted
 
 RECORD_EXTENSIONS = (*RECORD_READERS, ".json")
@@ -54,7 +45,7 @@ def read_records(path: Path, report: Report, *, report_ids: bool = True) -> Iter
     """
     how, seen = How(None, "", report), dict[str, str]()  # where each id stood first
     files = find_files(path, RECORD_EXTENSIONS)
-    readers = RECORD_READERS | {".json": _read_json}
+    readers = RECORD_READERS | {".json": read_json}
     for record in read_each(files, lambda file: readers[extension(file)](file, how), report):
         if _LOST.search(json.dumps(record.values, ensure_ascii=False, default=str)):
             how.error(record.where, "characters were lost in a decoding; save the file as UTF-8")
@@ -71,20 +62,6 @@ def read_lines(path: Path, report: Report) -> Iterator[str]:
     """The lines of a file, less the space around them."""
     how = How(None, "", report)
     return read_each([path], lambda file: map(str.strip, lines(chunks(file, how))), report)
-
-
-def _read_json(path: Path, how: How) -> Iterator[Record]:
-    try:
-        found = json.loads("".join(chunks(path, how)))
-    except (ValueError, RecursionError):
-        return (yield from read_jsonl(path, how))
-    if isinstance(found, dict):
-        found = found.get("data", [found])
-    for number, item in enumerate(found if isinstance(found, list) else [found], 1):
-        if isinstance(item, dict):
-            yield Record(item, f"{path}:{number}")
-        else:
-            how.error(f"{path}:{number}", f"expected an object, found {short(item)}")
 
 
 def read_conll(path: Path, report: Report) -> Iterator[list[Tagged]]:

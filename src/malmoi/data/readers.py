@@ -1,8 +1,8 @@
 """Files to documents, one at a time, so that memory stays small however large the files are.
 
-Formats: .txt and .md (plain text), .jsonl, .csv and .tsv with a header, .parquet, .arrow and .feather, and
-.gz of each; one file, a folder of them (read in sorted order; hidden, README and LICENSE files are left out),
-or hf://owner/name on the hub of data sets (see `malmoi.data.arrow`).
+Formats: .txt and .md (plain text), .jsonl, tables (.csv, .tsv, workbooks) with a header, .parquet, .arrow and
+.feather, and .gz, .bz2 and .xz of each; one file, a folder of them (read in sorted order; hidden, README and
+LICENSE files are left out), or hf://owner/name on the hub of data sets (see `malmoi.data.arrow`).
 
 A plain text file is one document. One longer than a few MiB comes in pieces of about 1 MiB, cut at a blank
 line or a line end, and the pieces joined are the file: a book is not chopped into isolated paragraphs. Keep
@@ -11,48 +11,28 @@ documents apart by a file each, or by a row each of the other formats.
 
 from __future__ import annotations
 
-import codecs
-import csv
-import gzip
-import json
 import re
-import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from hashlib import blake2b
 from itertools import islice
 from pathlib import Path
-from typing import Any, BinaryIO, Literal, NamedTuple, TypeVar, cast
+from typing import Literal, TypeVar
 
-from malmoi.core.errors import UserError, nearest
+from malmoi.core.errors import UserError
 from malmoi.core.nouns import Finding, Report
-from malmoi.data import arrow
-from malmoi.data.encodings import likely_encoding, not_utf8
+from malmoi.data import arrow, opening
+from malmoi.data.json_rows import read_json
+from malmoi.data.opening import BROKEN, DocumentRow, Errors, How, Record, chunks, extension, open_bytes, short
+from malmoi.data.table_rows import TABLE_READERS
 from malmoi.util.files import DEMO_MARK, RUN_RECORD, check_readable
 
-Errors = Literal["strict", "replace"]
 Part = Literal["train", "valid"]
 T = TypeVar("T")
 
-PIECE = 1 << 20  # bytes read at a time, and the characters from which a plain text is cut
 FEW_DOCUMENTS = 20  # below this, whole documents are too coarse to hold out
 HASHED_DOCUMENTS = 10_000  # enough to place the hash below which a document is held out
-
-
-class DocumentRow(NamedTuple):
-    """One document and where it was read: "file:line" (the row number in a parquet file)."""
-
-    text: str
-    where: str
-
-
-class Record(NamedTuple):
-    """One row of named values and where it was read, as a `DocumentRow`."""
-
-    values: dict[str, Any]
-    where: str
 
 
 def raise_errors(finding: Finding) -> None:
@@ -61,115 +41,10 @@ def raise_errors(finding: Finding) -> None:
         raise UserError(finding.message, where=finding.where)
 
 
-@dataclass(frozen=True)
-class How:
-    """How to read: the one field wanted ("": all), and who hears what is wrong.
-
-    errors: what to do with bytes that are not UTF-8; None: strict, and the user has no choice.
-    """
-
-    errors: Errors | None
-    field: str
-    report: Report
-
-    def error(self, where: str, message: str) -> None:
-        """Report what keeps a row from being used."""
-        self.report(Finding("error", where, message))
-
-    def lossy(self, where: str, message: str, joint: str = "; ") -> None:
-        """Report what could only be read with a loss."""
-        self.error(where, message + f"{joint}`errors` replace goes on" * (self.errors is not None))
-
-    def row(self, value: Any, where: str) -> Iterator[DocumentRow]:
-        """The document in one field's value; none where it is empty or not text."""
-        if not isinstance(value, str):
-            kind = "null" if value is None else type(value).__name__
-            self.error(where, f'"{self.field}" must be a string, found {kind} {short(value)}')
-        elif not value.strip():
-            self.report(Finding("warning", where, f'"{self.field}" is empty; skipped'))
-        else:
-            yield DocumentRow(self.without_surrogates(value, where), where)
-
-    def without_surrogates(self, text: str, where: str) -> str:
-        """JSON can spell half a character (\\ud83d alone), which no file or tokenizer can hold."""
-        clean = re.sub("[\ud800-\udfff]", "\ufffd", text)
-        if self.errors != "replace" and clean != text:
-            self.lossy(where, "holds half a character (a lone surrogate)")
-        return clean
-
-    def missing(self, keys: Iterable[str], where: str) -> None:
-        """Report that the field is not among `keys`."""
-        names = sorted(keys)
-        hint = nearest(self.field, names)
-        fix = hint if hint.startswith("did you") else "name the one with the text with `field`"
-        self.error(where, f'no field "{self.field}" among {", ".join(names) or "no fields"}; {fix}')
-
-
-def short(value: object) -> str:
-    """A value as an error line shows it, at most 60 characters."""
-    text = str(value).strip()
-    return text if len(text) <= 60 else text[:57] + "..."
-
-
-def _open(path: Path) -> BinaryIO:
-    return cast(BinaryIO, gzip.open(path)) if path.suffix.lower() == ".gz" else path.open("rb")
-
-
-def encoding_of(file: Path) -> str:
-    """What the first bytes of a text file are encoded in, as far as they show it."""
-    if extension(file) in arrow.EXTENSIONS:
-        return extension(file)[1:]
-    with suppress(OSError, EOFError, zlib.error), _open(file) as opened:
-        sample = opened.read(1 << 16)
-        with suppress(UnicodeDecodeError):
-            codecs.getincrementaldecoder("utf-8")().decode(sample)
-            bom = " with a byte-order mark" if sample.startswith(codecs.BOM_UTF8) else ""
-            return "ASCII" if sample.isascii() else f"UTF-8{bom}"
-        return likely_encoding(sample) or "unknown"
-    return "unreadable"
-
-
-def chunks(path: Path, how: How) -> Iterator[str]:
-    """The text of a file in parts of bounded size, without its byte-order mark."""
-    decoder = codecs.getincrementaldecoder("utf-8")(how.errors or "strict")
-    offset, line, begun = 0, 1, False
-    with _open(path) as file:
-        while True:
-            chunk = file.read(PIECE)
-            try:
-                text = decoder.decode(chunk, final=not chunk)
-            except UnicodeDecodeError as error:
-                # The decoder keeps the first bytes of a character until the rest of it is read.
-                start = offset - (len(error.object) - len(chunk)) + error.start
-                where = f"{path}:{line + error.object.count(10, 0, error.start)}"
-                how.lossy(where, not_utf8(error, start), ", or ")
-                decoder.errors = "replace"  # reported once a file: all of one in another encoding is wrong
-                text = decoder.decode(chunk, final=not chunk)
-            if text:
-                yield text if begun else text.removeprefix("\ufeff")
-                begun = True
-            if not chunk:
-                return
-            offset, line = offset + len(chunk), line + chunk.count(b"\n")
-
-
-def lines(chunks: Iterable[str]) -> Iterator[str]:
-    """Lines with their ends; only "\\n" ends one (JSON strings may hold the other separators)."""
-    pending: list[str] = []
-    for chunk in chunks:
-        *whole, rest = chunk.split("\n")
-        for line in whole:
-            yield "".join([*pending, line, "\n"])
-            pending = []
-        pending.append(rest)
-    if last := "".join(pending):
-        yield last
-
-
 def _read_text(path: Path, how: How) -> Iterator[DocumentRow]:
     pending, line = "", 1
     for chunk in chunks(path, how):
-        if len(pending) >= PIECE:
+        if len(pending) >= opening.PIECE:
             cut = line_end(pending, len(pending))
             yield DocumentRow(pending[:cut], f"{path}:{line}")
             line += pending.count("\n", 0, cut)
@@ -188,54 +63,10 @@ def line_end(text: str, limit: int) -> int:
     return limit
 
 
-def read_jsonl(path: Path, how: How) -> Iterator[Record]:
-    """The objects of a file of JSON lines."""
-    for number, line in enumerate(lines(chunks(path, how)), 1):
-        where = f"{path}:{number}"
-        if not line.strip():
-            continue
-        try:
-            record = json.loads(line)
-        except (ValueError, RecursionError):
-            record = None
-        if isinstance(record, dict):
-            yield Record(record, where)
-        else:
-            how.error(where, f'expected {{"{how.field or "name"}": ...}}, found {short(line)}')
-
-
-def _read_table(path: Path, how: How, dialect: dict[str, Any]) -> Iterator[Record]:
-    csv.field_size_limit(2**31 - 1)  # the default refuses a cell of more than 128 KiB
-    table = csv.reader(lines(chunks(path, how)), strict=True, **dialect)
-    cells_of_rows = _cells(table, path, how)
-    header = [name.strip() for name in next(cells_of_rows, (1, []))[1]]
-    if how.field and how.field not in header:
-        return how.missing(header, f"{path}:1")
-    for line, cells in cells_of_rows:
-        where = f"{path}:{line}"
-        if len(cells) == len(header):
-            yield Record(dict(zip(header, cells, strict=True)), where)
-        elif cells:
-            how.error(where, f"expected {len(header)} cells as in the header, found {len(cells)}")
-
-
-def _cells(table: Any, path: Path, how: How) -> Iterator[tuple[int, list[str]]]:
-    """Each row with the line on which it begins."""
-    while True:
-        line = table.line_num + 1
-        try:
-            yield line, next(table)
-        except StopIteration:
-            return
-        except csv.Error as error:
-            end = f", which ends on line {table.line_num}" if table.line_num > line else ""
-            how.error(f"{path}:{line}", f"broken row{end} ({error})")
-
-
 def _read_arrow(path: Path, how: How) -> Iterator[Record]:
     number = 0
     try:
-        with _open(path) as file:
+        with open_bytes(path) as file:
             for number, values in enumerate(arrow.read_table(file, how.field), 1):
                 yield Record(values, f"{path}:{number}")
     except arrow.NoColumn as error:
@@ -246,20 +77,12 @@ def _read_arrow(path: Path, how: How) -> Iterator[Record]:
 
 
 RECORD_READERS: dict[str, Callable[[Path, How], Iterator[Record]]] = {
-    ".jsonl": read_jsonl,
-    ".csv": partial(_read_table, dialect={"delimiter": ","}),
-    # By its definition (text/tab-separated-values, IANA) a cell of a .tsv holds no tab and nothing is quoted.
-    ".tsv": partial(_read_table, dialect={"delimiter": "\t", "quoting": csv.QUOTE_NONE}),
+    **dict.fromkeys((".jsonl", ".ndjson", ".jsonlines"), read_json),
+    **TABLE_READERS,
+    **dict.fromkeys(arrow.EXTENSIONS, _read_arrow),
 }
-RECORD_READERS |= dict.fromkeys(arrow.EXTENSIONS, _read_arrow)
 TEXT_EXTENSIONS = (".txt", ".md")
 EXTENSIONS = (*TEXT_EXTENSIONS, *RECORD_READERS)
-
-
-def extension(path: Path) -> str:
-    """The end of a file's name that says its format, less .gz."""
-    name = path.name.lower().removesuffix(".gz")
-    return Path(name).suffix
 
 
 def find_files(path: Path, extensions: Sequence[str] = EXTENSIONS) -> list[Path]:
@@ -268,7 +91,7 @@ def find_files(path: Path, extensions: Sequence[str] = EXTENSIONS) -> list[Path]
     Folders inside it that malmoi made (of runs and demos) are left out.
     """
     path = arrow.local(path)
-    known = f"known: {', '.join(extensions)}, and .gz of each"
+    known = f"known: {', '.join(extensions)}, and .gz, .bz2 and .xz of each"
     check_readable(path)
     if not path.exists():
         raise UserError(f"{path} does not exist; give a text file or a folder of them")
@@ -325,8 +148,10 @@ def read_each(files: Iterable[Path], read: Callable[[Path], Iterator[T]], report
     for file in files:
         try:
             yield from read(file)
-        except (OSError, EOFError, zlib.error) as error:  # unreadable, or a broken .gz
+        except BROKEN as error:
             report(Finding("error", str(file), f"cannot be read ({error})"))
+        except arrow.Unreadable as error:
+            report(Finding("error", str(file), str(error)))
 
 
 def read_documents(path: Path, *, errors: Errors = "strict", field: str = "text") -> Iterator[str]:

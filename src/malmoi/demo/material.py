@@ -11,7 +11,8 @@ import numpy as np
 
 from malmoi.core.config import as_setting
 from malmoi.core.errors import UserError
-from malmoi.data.readers import Errors, open_corpus
+from malmoi.data.opening import Errors
+from malmoi.data.readers import open_corpus
 from malmoi.demo.plan import DemoPlan
 from malmoi.learn.run_config import RunConfig, load_run
 from malmoi.show.comparison_report import REPORT

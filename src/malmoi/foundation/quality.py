@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from malmoi.core.nouns import Example, Message, Metric, silent
-from malmoi.data.readers import Record
+from malmoi.data.opening import Record
 from malmoi.engine import Engine, Sampling
 from malmoi.engine.loaded import open_model
 from malmoi.inside.probes import LANGUAGES, grammar_and_logic

@@ -10,7 +10,7 @@ from random import Random
 from typing import Any
 
 from malmoi.core.nouns import Example, Message, silent
-from malmoi.data.readers import Record
+from malmoi.data.opening import Record
 from malmoi.learn.mixture import conversation_of
 from malmoi.tasks import (
     Classification,

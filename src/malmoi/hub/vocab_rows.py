@@ -23,7 +23,8 @@ from malmoi.core.errors import UserError
 from malmoi.core.nouns import Json, silent
 from malmoi.core.tensors import TokenBatch
 from malmoi.data.labelled import RECORD_EXTENSIONS, read_lines, read_records
-from malmoi.data.readers import extension, find_files
+from malmoi.data.opening import extension
+from malmoi.data.readers import find_files
 from malmoi.models.language import LanguageModel
 from malmoi.text.tokenizer import Tokenizer
 

@@ -17,7 +17,7 @@ from typing import Any, ClassVar, Generic, Self, TypeVar, cast
 from malmoi.core.errors import UserError, nearest
 from malmoi.core.nouns import BadRow, Example, Examples, Finding, Message, Metric, Report
 from malmoi.data.labelled import attempts, raise_when_many, read_records
-from malmoi.data.readers import Record, short
+from malmoi.data.opening import Record, short
 from malmoi.data.splits import Splits, split_examples
 from malmoi.metrics.adequacy import ADEQUACY, Adequacy
 from malmoi.metrics.statistics import Statistic

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 from malmoi.core.errors import UserError
 from malmoi.core.nouns import BadRow, Example, Finding, Message, Messages, Report
 from malmoi.data.conversations import exchange, messages_from
-from malmoi.data.readers import Record, short
+from malmoi.data.opening import Record, short
 from malmoi.metrics.overlap import chrf, distinct
 from malmoi.metrics.statistics import bits_per_byte
 from malmoi.tasks.base import Examples, Found, Nats, Scores, Task

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, ClassVar
 
 from malmoi.core.nouns import BadRow, Example, Report
-from malmoi.data.readers import Record, short
+from malmoi.data.opening import Record, short
 from malmoi.metrics.statistics import accuracy, balanced_accuracy, macro_f1
 from malmoi.tasks.base import Examples, Found, Nats, Scores, Task
 from malmoi.tasks.kinds import LABEL

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from malmoi.core.nouns import Example, Report
-from malmoi.data.readers import TEXT_EXTENSIONS, Record, document_hash, extension, find_files, read_rows
+from malmoi.data.opening import Record, extension
+from malmoi.data.readers import TEXT_EXTENSIONS, document_hash, find_files, read_rows
 from malmoi.metrics.overlap import chrf
 from malmoi.metrics.statistics import bits_per_byte, word_perplexity
 from malmoi.tasks.base import GROUP, Examples, Found, Nats, Scores, Task

@@ -11,7 +11,8 @@ from malmoi.core.errors import UserError
 from malmoi.core.nouns import Finding, Report, Say, silent
 from malmoi.data.encodings import decoded
 from malmoi.data.labelled import RECORD_EXTENSIONS, SKIPPED, read_lines, read_records
-from malmoi.data.readers import extension, find_files
+from malmoi.data.opening import extension
+from malmoi.data.readers import find_files
 from malmoi.tasks.base import Task
 from malmoi.util.files import denied
 from malmoi.util.streams import standard_input

@@ -21,7 +21,8 @@ from malmoi.data.labelled import (
     read_conll,
     read_records,
 )
-from malmoi.data.readers import Record, document_hash, extension, find_files, short
+from malmoi.data.opening import Record, extension, short
+from malmoi.data.readers import document_hash, find_files
 from malmoi.metrics.statistics import entity_scores
 from malmoi.tasks.base import Examples, Found, Nats, Scores, Task
 from malmoi.tasks.kinds import TAGS

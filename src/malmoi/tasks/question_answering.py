@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 from malmoi.core.errors import UserError
 from malmoi.core.nouns import Answer, BadRow, Example, Finding, Question, Report
 from malmoi.data.labelled import attempts, read_records
-from malmoi.data.readers import Record, short
+from malmoi.data.opening import Record, short
 from malmoi.metrics.overlap import squad_scores
 from malmoi.tasks.base import Examples, Found, Nats, Scores, Task
 from malmoi.tasks.kinds import SPAN

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Any, ClassVar
 
 from malmoi.core.nouns import Example, Report
-from malmoi.data.readers import Record
+from malmoi.data.opening import Record
 from malmoi.metrics.overlap import rouge
 from malmoi.tasks.base import Examples, Found, Nats, Scores, Task
 from malmoi.tasks.kinds import TEXT
