@@ -156,3 +156,18 @@ def test_how_data_were_read_is_a_line_for_each_way_and_no_finding() -> None:
     assert lines[:2] == ['a.csv and 2 files more: text = "body"', "d.csv: other"]
     assert lines[2].startswith("data: 1 note; the first, d.csv:2: odd")
     assert lines_about(read[:1], "ner") == ['a.csv: text = "body"']
+
+
+def test_only_tabs_and_plain_spaces_stand_between_columns(tmp_path: Path) -> None:
+    (tmp_path / "a.conll").write_text(
+        "\u3000\tO\n10\u00a0000 B-X\r\n\u2009 O\n \n\u00a0\tO\n", encoding="utf-8"
+    )
+    findings: list[Finding] = []
+    first, second = read_conll(tmp_path, findings.append)
+    assert [(one.token, one.tag) for one in first] == [
+        ("\u3000", "O"),
+        ("10\u00a0000", "B-X"),
+        ("\u2009", "O"),
+    ]
+    assert [one.token for one in second] == ["\u00a0"]
+    assert findings == []

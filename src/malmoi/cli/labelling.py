@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -13,6 +12,7 @@ from typer import Option
 from malmoi.cli.fitting import BudgetSeconds, ModelPath, Seed, TaskName, TrainPath
 from malmoi.cli.options import AllowSkips, Fields, MethodSettings, task_of
 from malmoi.cli.words import say, say_aside, with_flags
+from malmoi.util.streams import json_line
 
 if TYPE_CHECKING:
     from malmoi.tasks.base import Task
@@ -56,7 +56,7 @@ def plan(
         say=say_aside if as_json else say,
     )  # fmt: skip
     if as_json:
-        typer.echo(json.dumps(found.json, ensure_ascii=False, indent=2))
+        typer.echo(json_line(found.json, 2))
     else:
         show_plan(found, with_flags)
 

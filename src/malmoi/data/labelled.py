@@ -24,7 +24,10 @@ CONLL_EXTENSIONS = (".conll", ".bio", ".iob", ".txt", ".tsv")
 SKIPPED = 0.01  # the share of bad rows from which on a set is refused
 
 DOCUMENT = "-DOCSTART-"  # the first column of a line that begins one
+CAUSES = 3  # that a line names
+_QUOTED = re.compile(r"'[^']*'|\"[^\"]*\"|\S+:\d+|[\d,.]+|found .*")  # what differs where the cause is one
 _LOST = re.compile("[\ud800-\udfff\ufffd]")
+_SPACE = " \r\n"  # between columns; a token may be, or hold, any other white space
 _TAG = re.compile("O|[A-Z]-.+")
 
 
@@ -98,9 +101,10 @@ def _sentences(file: Path, how: How) -> Iterator[list[Tagged]]:
 
 def _columns(line: str) -> list[str]:
     """The cells of a line, none for a blank one."""
-    if not line.strip():
+    if not line.strip(_SPACE + "\t"):
         return []
-    return [cell.strip() for cell in line.split("\t")] if "\t" in line else line.split()
+    line = line.strip(_SPACE)
+    return [cell.strip(_SPACE) for cell in line.split("\t")] if "\t" in line else re.split(" +", line)
 
 
 def raise_when_many(
@@ -144,9 +148,23 @@ def _summary(findings: Sequence[Finding], task_name: str) -> str:
     counted_levels = ", ".join(
         f"{counted(counts[level], level)}{more}" for level, more in levels.items() if counts[level]
     )
-    first = min(findings, key=lambda finding: list(levels).index(finding.level))
-    where = f"the first, {first.where}: {first.message}"
-    return f"data: {counted_levels}; {where}; malmoi data check --task {task_name} lists all"
+    causes = sorted(by_cause(findings), key=lambda alike: list(levels).index(alike[0].level))
+    named = [f"{alike[0].where}: {alike[0].message}{_and_more(len(alike) - 1)}" for alike in causes[:CAUSES]]
+    left = f"; {counted(len(causes) - CAUSES, 'cause')} more" if len(causes) > CAUSES else ""
+    first = f"the first, {'; and '.join(named)}{left}"
+    return f"data: {counted_levels}; {first}; malmoi data check --task {task_name} lists all"
+
+
+def _and_more(count: int) -> str:
+    return f" (and {count:,} more like it)" if count else ""
+
+
+def by_cause(findings: Iterable[Finding]) -> list[list[Finding]]:
+    """Findings of one level that differ in places, numbers and what they quote at most, together."""
+    causes: dict[tuple[str, str], list[Finding]] = {}
+    for finding in findings:
+        causes.setdefault((finding.level, _QUOTED.sub("", finding.message)), []).append(finding)
+    return list(causes.values())
 
 
 def attempts(rows: Iterable[Any], make: Callable[[Any], Iterable[Any]], report: Report) -> Iterator[Any]:

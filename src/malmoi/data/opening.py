@@ -43,7 +43,8 @@ _NO_TEXT = {
     b"ARROW1": "is an arrow file; name it .arrow",
     b"%PDF-": "is a PDF; save its text",
 }
-BROKEN = (OSError, EOFError, zlib.error, lzma.LZMAError)  # of a file that cannot be read, or is cut
+CUT = (EOFError, zlib.error, lzma.LZMAError, gzip.BadGzipFile)  # of what is compressed, and cut or damaged
+BROKEN = (OSError, *CUT)  # of a file that cannot be read
 
 
 class DocumentRow(NamedTuple):

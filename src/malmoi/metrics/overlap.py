@@ -17,11 +17,14 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from malmoi.metrics.statistics import Floats, References, Statistic, Texts, counts_at, mean
-from malmoi.util.scripts import HAN, KANA, MARKS, SPACELESS, words_in
+from malmoi.util.scripts import HAN, KANA, MARKS, SPACELESS, run_of
 
 if TYPE_CHECKING:  # each is loaded by the metrics that need it
     from sacrebleu.metrics.bleu import BLEU
     from sacrebleu.metrics.chrf import CHRF
+
+
+_WORD = re.compile(rf"[{SPACELESS}][{MARKS}]*|" + run_of(rf"(?:(?![{SPACELESS}_])\w)"))
 
 
 def bleu(predictions: Texts, references: References, tokenize: Literal["13a", "char"]) -> Statistic:
@@ -77,7 +80,7 @@ def _sacrebleu(metric: BLEU | CHRF, predictions: Texts, references: References) 
 def words_of(text: str) -> list[str]:
     """Lower-case runs of letters and digits of any script, without stemming; where a script has no spaces
     between words (Chinese, Japanese, Thai), its letters."""
-    return [word for run in words_in(text.lower()) for word in run.split("_") if word]
+    return _WORD.findall(text.lower())
 
 
 def rouge(predictions: Texts, references: References) -> dict[str, Statistic]:

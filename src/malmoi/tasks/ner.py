@@ -6,13 +6,14 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, ClassVar
 
 from malmoi.core.nouns import BadRow, Entity, Example, Finding, Report
+from malmoi.data.characters import composed, composed_offset, original_offset
 from malmoi.data.labelled import (
     CONLL_EXTENSIONS,
     RECORD_EXTENSIONS,
@@ -26,6 +27,7 @@ from malmoi.data.readers import document_hash, find_files
 from malmoi.metrics.statistics import entity_scores
 from malmoi.tasks.base import Examples, Found, Nats, Scores, Task
 from malmoi.tasks.kinds import TAGS
+from malmoi.tasks.span_checks import checked_spans, in_words
 from malmoi.world import Document
 
 Entities = tuple[Entity, ...]
@@ -70,7 +72,9 @@ class NamedEntities(Task[str, Entities]):
         documents = _documents(sentences)
         return attempts(
             sentences,
-            lambda it: [replace(_example(it, tell), document=documents.get(it[0].document, ""))],
+            lambda it: [
+                self.tidied(replace(_example(it, tell), document=documents.get(it[0].document, "")), report)
+            ],
             report,
         )
 
@@ -82,15 +86,28 @@ class NamedEntities(Task[str, Entities]):
             raise BadRow(f'"entities" must be a list, found {short(spans)}')
         entities = tuple(sorted(map(_entity, spans)))
         if bad := [one for one in entities if not 0 <= one.start < one.end <= len(text)]:
-            raise BadRow(f"{_where(bad[0])} is no part of the text of {len(text)} characters")
+            hint = in_words(text, bad[0])
+            raise BadRow(f"{_where(bad[0])} is no part of the text of {len(text)} characters{hint}")
         if bad := [pair for pair in pairwise(entities) if pair[1].start < pair[0].end]:
             raise BadRow(f"{_where(bad[0][0])} and {_where(bad[0][1])} overlap")
         for one, said in (
             (_entity(it), it["text"]) for it in spans if isinstance(it, Mapping) and "text" in it
         ):
             if (there := text[one.start : one.end]) != said:
-                raise BadRow(f"{_where(one)} is said to be {short(said)!r}, but {there!r} stands there")
-        yield Example(text, entities, record.where)
+                message = f"{_where(one)} is said to be {short(said)!r}, but {there!r} stands there"
+                raise BadRow(message + in_words(text, one))
+        yield Example(text, checked_spans(text, entities, record.where, report), record.where)
+
+    def composed(self, example: Example[str, Entities]) -> Example[str, Entities]:
+        """The same text and names in NFC, where they stand in it."""
+        found, text = composed(example), example.input
+        if found is example:
+            return found
+        return replace(found, target=_moved(found.target, lambda at: composed_offset(text, at)))
+
+    def restored(self, target: Entities | None, value: str) -> Entities | None:
+        """Where the names stand in `value` as it was."""
+        return target if target is None else _moved(target, lambda at: original_offset(value, at))
 
     def row(self, example: Example[str, Entities]) -> dict[str, Any]:
         """Text and spans."""
@@ -209,6 +226,10 @@ def _entity(value: Any) -> Entity:
     raise BadRow(
         f'an entity must be {{"start", "end", "label"}} or [start, end, label], found {short(value)}'
     )
+
+
+def _moved(entities: Entities, place: Callable[[int], int]) -> Entities:
+    return tuple(replace(one, start=place(one.start), end=place(one.end)) for one in entities)
 
 
 def _where(entity: Entity) -> str:
