@@ -13,8 +13,8 @@ from typing import TypeVar
 
 V = TypeVar("V")
 
-DECOMPOSED = "decomposed letters (NFD, as macOS writes names of files)"
-READ_COMPOSED = f"{DECOMPOSED}; they are read composed (NFC)"
+DECOMPOSED = "characters that are not in NFC (decomposed, as macOS writes them, or in another order)"
+READ_COMPOSED = f"{DECOMPOSED}; they are read in NFC"
 # Signs without a width or a shape: zero-width spaces, soft hyphens, marks of direction, controls. Joiners
 # belong to words of Persian and Indian scripts, and to emoji.
 INVISIBLE = re.compile(
