@@ -153,7 +153,13 @@ def read_each(files: Iterable[Path], read: Callable[[Path], Iterator[T]], report
         except PermissionError:
             report(Finding("error", str(file), f"{DENIED}; ask its owner, or change its permissions"))
         except CUT as error:
-            report(Finding("error", str(file), f"is cut or damaged ({short(error)}); fetch it again"))
+            report(
+                Finding(
+                    "error",
+                    str(file),
+                    f"cannot be read: it is cut or damaged ({short(error)}); fetch it again",
+                )
+            )
         except OSError as error:
             report(Finding("error", str(file), f"cannot be read ({error})"))
         except arrow.Unreadable as error:

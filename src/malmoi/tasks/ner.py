@@ -96,7 +96,12 @@ class NamedEntities(Task[str, Entities]):
             if (there := text[one.start : one.end]) != said:
                 message = f"{_where(one)} is said to be {short(said)!r}, but {there!r} stands there"
                 raise BadRow(message + in_words(text, one))
-        yield Example(text, checked_spans(text, entities, record.where, report), record.where)
+        yield Example(text, entities, record.where)
+
+    def tidied(self, example: Example[str, Entities], report: Report) -> Example[str, Entities]:
+        """The same, less white space at the ends of names."""
+        found = super().tidied(example, report)
+        return replace(found, target=checked_spans(found.input, found.target, found.source, report))
 
     def composed(self, example: Example[str, Entities]) -> Example[str, Entities]:
         """The same text and names in NFC, where they stand in it."""

@@ -33,7 +33,7 @@ def _checked(text: str, one: Entity, where: str, report: Report) -> Entity:
         return one
     trimmed = _trimmed(text, one)
     if trimmed.start >= trimmed.end:
-        raise BadRow(f"{named} is white space only")
+        raise BadRow(f"{named} is white space only", where)
     if trimmed != one:
         said = text[one.start : one.end]
         report(Finding("warning", where, f"{named} begins or ends in white space: {said!r}; trimmed"))
