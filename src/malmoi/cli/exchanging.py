@@ -5,11 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
-from typer import Argument, Option, echo
+from typer import Argument, Option
 
 from malmoi.cli.options import NewFolder
-from malmoi.cli.words import model_argument, say
-from malmoi.util.streams import json_line
+from malmoi.cli.words import model_argument, say, say_json
 
 
 def export(
@@ -74,4 +73,4 @@ def embed(
         return
     for line, vector_D in zip(lines, vectors_ND.tolist(), strict=True):
         row = {"text": line, "vector": [round(value, 6) for value in vector_D]}
-        echo(json_line(row))
+        say_json(row)

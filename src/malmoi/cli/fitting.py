@@ -10,8 +10,7 @@ import typer
 from typer import Argument, Option
 
 from malmoi.cli.options import AllowSkips, Fields, Licence, MethodSettings, NewFolder, task_of
-from malmoi.cli.words import named_model, say, say_aside, stoppable
-from malmoi.util.streams import json_line
+from malmoi.cli.words import named_model, say, say_aside, say_json, stoppable
 
 TaskName = Annotated[
     str,
@@ -110,7 +109,7 @@ def predict(
     for at, (value, found) in enumerate(zip(inputs, answers.values, strict=True)):
         row = {"input": loaded.task.input_json(value), "prediction": loaded.task.to_json(found, value)}
         row |= {"confidence": answers.confidences[at]} if answers.confidences else {}
-        typer.echo(json_line(row))
+        say_json(row)
     left_out = sum(one is None for one in answers.values) if min_confidence is not None else 0
     unsure = f"{left_out:,} of {len(inputs):,} without an answer" if left_out else ""
     for note in filter(None, (answers.note, loaded.method.cut_note(inputs), unsure)):

@@ -6,13 +6,11 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
 from typer import Option
 
 from malmoi.cli.fitting import BudgetSeconds, ModelPath, Seed, TaskName, TrainPath
 from malmoi.cli.options import AllowSkips, Fields, MethodSettings, task_of
-from malmoi.cli.words import say, say_aside, with_flags
-from malmoi.util.streams import json_line
+from malmoi.cli.words import say, say_aside, say_json, with_flags
 
 if TYPE_CHECKING:
     from malmoi.tasks.base import Task
@@ -56,7 +54,7 @@ def plan(
         say=say_aside if as_json else say,
     )  # fmt: skip
     if as_json:
-        typer.echo(json_line(found.json, 2))
+        say_json(found.json, 2)
     else:
         show_plan(found, with_flags)
 
