@@ -44,9 +44,9 @@ WIDE = {  # modules that import more of ours than MOST_IMPORTS, and how many
     "malmoi.inside.scaling_bench": 13, "malmoi.learn.objectives.preferences": 14,
     "malmoi.methods.llm.finetuned": 24, "malmoi.methods.llm.prompted": 15,
     "malmoi.methods.neural.continuations": 15, "malmoi.methods.neural.method": 21,
-    "malmoi.methods.neural.pretrained": 17, "malmoi.methods.use": 17, "malmoi.serve.catalogue": 13,
+    "malmoi.methods.neural.pretrained": 17, "malmoi.methods.use": 18, "malmoi.serve.catalogue": 13,
     "malmoi.serve.generation": 13,
-    "malmoi.show.terminal": 13, "malmoi.tasks": 13,
+    "malmoi.show.terminal": 14, "malmoi.tasks": 13,
 }  # fmt: skip
 SAME_CLASSES = {"Completion"}  # public classes of one name
 SAME_MODULES = {  # modules of one name

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import subprocess
@@ -15,7 +16,7 @@ from malmoi.compare.worker import MethodJob
 from malmoi.methods.folder import save_method
 from malmoi.methods.registry import make_method
 from malmoi.tasks import make_task
-from malmoi.util.streams import prepare_streams
+from malmoi.util.streams import json_line, prepare_streams
 
 MALMOI = f"{sys.executable} -c 'from malmoi.cli.commands import main; main()'"
 LETTERS = "거위 €10 ─ █ 🦆"
@@ -106,3 +107,16 @@ def test_what_cannot_be_shown_is_drawn_plainly_or_spelled() -> None:
     text = "┏━┓│ 42% █▓░ 거위 … é 🦆"
     assert text.encode("ascii", "malmoi.plain") == (b"+-+| 42% ##. \\uac70\\uc704 ... \\xe9 \\U0001f986")
     assert text.encode("cp949", "malmoi.plain").decode("cp949").endswith(r"거위 … \xe9 \U0001f986")
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "cp949", "utf-8"])
+def test_json_stays_json_and_the_same_value_on_any_terminal(
+    encoding: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    value = {"input": f"{LETTERS} · “x”", "prediction": ["A·B", "🦆"]}
+    stream = io.TextIOWrapper(io.BytesIO(), encoding=encoding)
+    monkeypatch.setattr(sys, "stdout", stream)
+    line = json_line(value)
+    stream.write(line)
+    assert json.loads(line) == value
+    assert ("🦆" in line) == (encoding == "utf-8")

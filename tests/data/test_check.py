@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import gzip
 import json
 import random
+import unicodedata
 from pathlib import Path
 
 import numpy as np
@@ -122,6 +124,39 @@ def test_no_readable_document_is_an_error(tmp_path: Path) -> None:
     assert stats.num_documents == 0
     assert "no document could be read" in messages(stats.findings, "error")
     assert not stats.length_percentiles
+
+
+@pytest.mark.parametrize("whole", [0.1, 0.5, 0.9])
+def test_a_cut_archive_is_the_cause_and_no_lack_of_text(tmp_path: Path, whole: float) -> None:
+    packed = gzip.compress("".join(f"{line}\n" for line in EN).encode())
+    (tmp_path / "a.txt.gz").write_bytes(packed[: int(whole * len(packed))])
+    with pytest.raises(UserError, match="is cut or damaged"):
+        corpus_stats(tmp_path / "a.txt.gz")
+
+
+def test_a_missing_field_is_the_cause_and_no_lack_of_text(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text("".join(f'{{"body": "{line}"}}\n' for line in EN))
+    with pytest.raises(UserError, match='no field "text" among body'):
+        corpus_stats(path)
+
+
+def test_white_space_alone_is_no_text(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text(" \n\u3000\n")
+    with pytest.raises(UserError, match="holds no text"):
+        corpus_stats(tmp_path / "a.txt")
+    (tmp_path / "b.txt").write_text("\n".join(EN))
+    (warning,) = corpus_stats(tmp_path).findings
+    assert (warning.where, warning.level) == (str(tmp_path / "a.txt"), "warning")
+
+
+def test_decomposed_letters_and_invisible_signs_are_counted_once_for_a_document(tmp_path: Path) -> None:
+    text = unicodedata.normalize("NFD", "\n".join(KO)) + "\n\u200bone\u200b\n"
+    (tmp_path / "a.txt").write_text(text)
+    warning, note = corpus_stats(tmp_path / "a.txt").findings
+    num_marks = len(text) - len(unicodedata.normalize("NFC", text))
+    assert f"{num_marks:,} marks" in warning.message
+    assert (note.level, note.message) == ("note", "invisible characters: U+200B (2)")
 
 
 def test_missing_text_is_the_users_mistake(tmp_path: Path) -> None:

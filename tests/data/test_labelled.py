@@ -199,3 +199,18 @@ def test_fields_say_how_files_are_written(tmp_path: Path) -> None:
     assert found == [{"text": "비가, 온다", "label": "흐림"}]
     assert findings == []
     assert "or give `encoding` cp949" in records(tmp_path / "a.csv")[1][0].message
+
+
+def test_only_tabs_and_plain_spaces_stand_between_columns(tmp_path: Path) -> None:
+    (tmp_path / "a.conll").write_text(
+        "\u3000\tO\n10\u00a0000 B-X\r\n\u2009 O\n \n\u00a0\tO\n", encoding="utf-8"
+    )
+    findings: list[Finding] = []
+    first, second = read_conll(tmp_path, findings.append)
+    assert [(one.token, one.tag) for one in first] == [
+        ("\u3000", "O"),
+        ("10\u00a0000", "B-X"),
+        ("\u2009", "O"),
+    ]
+    assert [one.token for one in second] == ["\u00a0"]
+    assert findings == []

@@ -294,8 +294,8 @@ def test_an_explicit_validation_file_wins_and_is_not_trained_on(tmp_path: Path) 
 
 
 def test_too_little_to_split_is_an_error(tmp_path: Path) -> None:
-    for content in ("", "a"):
-        with pytest.raises(UserError, match="too little text"):
+    for content, wrong in (("", "holds no text"), (" \n\u3000\n", "holds no text"), ("a", "too little text")):
+        with pytest.raises(UserError, match=wrong):
             open_corpus(write(tmp_path / "a.txt", content))
     write(tmp_path / "only" / "valid.txt", "text")
     with pytest.raises(UserError, match="no file to train on"):

@@ -333,15 +333,28 @@ def test_a_loaded_model_refuses(folders: tuple[Path, Path]) -> None:
         plain.chat("hi")
     with pytest.raises(UserError, match="context"):
         loaded.chat("a" * 100)
-    with pytest.raises(UserError, match="both the user's"):
-        loaded.chat([Message("user", "a"), Message("user", "b")])
     with pytest.raises(UserError, match="leave n"):
         loaded.chat("hi", n=2)
 
 
+def test_which_turns_may_follow_which_is_left_to_the_template() -> None:
+    user, system, assistant = ({"role": role, "content": "  a"} for role in ("user", "system", "assistant"))
+    for turns in ([user, user], [user, system, user], [assistant, user], [user, assistant]):
+        text = "".join(f"<|{it['role']}|>  a<|end|>" for it in turns) + "<|assistant|>"
+        assert FORM.prompt_text(as_messages(turns)) == text
+        assert BYTES.decode(FORM.prompt_ids(as_messages(turns))) == "  a" * len(turns)
+    nothing = {"role": "system", "content": " "}
+    assert as_messages([nothing, user]) == as_messages([user])
+    assert as_messages([user, {"role": "assistant", "content": ""}, user])[1] == Message("assistant", "")
+    with pytest.raises(UserError, match="it has no turn"):
+        FORM.prompt_ids([])
+
+
 @pytest.mark.parametrize(
-    "turns", ["", " ", [], [{}], [{"role": "user"}], ["hi"], [{"role": "x", "content": "y"}]]
-)
+    "turns",
+    ["", " ", [], [{}], [{"role": "user"}], ["hi"], [{"role": "x", "content": "y"}],
+     [{"role": "system", "content": ""}], [{"role": "user", "content": None}]],
+)  # fmt: skip
 def test_what_is_no_conversation(turns: Any) -> None:
     with pytest.raises(UserError, match="cannot be answered"):
         as_messages(turns)

@@ -10,7 +10,7 @@ import pytest
 from sklearn.feature_extraction.text import TfidfVectorizer
 
 from malmoi.methods.base import Parts
-from malmoi.methods.traditional.vectors import WORD, NgramView, Vectors
+from malmoi.methods.traditional.vectors import TERM, NgramView, Vectors
 
 VIEWS = (
     NgramView("word", 1, 2),
@@ -27,7 +27,7 @@ def test_rows_are_those_of_scikit_learn(view: NgramView) -> None:
     rng = random.Random(0)
     texts = ["".join(rng.choices((*WORDS, " ", "  "), k=rng.randrange(1, 40))) for _ in range(40)]
     vectors = Vectors([view]).fit(texts[:30])
-    settings: Any = {"token_pattern": WORD if view.analyzer == "word" else None, "dtype": np.float32}
+    settings: Any = {"token_pattern": TERM if view.analyzer == "word" else None, "dtype": np.float32}
     theirs = TfidfVectorizer(
         analyzer=view.analyzer, ngram_range=(view.low, view.high), sublinear_tf=True, **settings
     ).fit(texts[:30])

@@ -109,6 +109,59 @@ def test_a_stream_of_chat_chunks_is_the_whole_reply(server: Running) -> None:
         assert [c["finish_reason"] for c in deltas] == [None] * (len(deltas) - 1) + ["stop"]
 
 
+@pytest.mark.parametrize(
+    "options", [{"max_tokens": 9}, {"max_tokens": 60}, {"stop": "hel"}, {"logprobs": True}]
+)
+@pytest.mark.parametrize("path", ["chat/completions", "completions"])
+def test_the_last_text_comes_before_the_chunk_that_says_why_it_ended(
+    server: Running, path: str, options: dict[str, Any]
+) -> None:
+    body = CHAT if path.startswith("chat") else TEXT | {"model": "talker"}
+    options = {"logprobs": 1} if path == "completions" and "logprobs" in options else options
+    chunks = events(server.post(f"/v1/{path}", body | options | {"stream": True}))
+    *said, last = (choice for one in chunks for choice in one["choices"])
+    assert all(choice["finish_reason"] is None for choice in said)
+    assert last["finish_reason"] in ("stop", "length")
+    assert last.get("delta", {}) == {}
+    assert last.get("text", "") == ""
+    whole = server.post(f"/v1/{path}", body | options).json()["choices"][0]
+    text = whole["message"]["content"] if "message" in whole else whole["text"]
+    assert "".join(c.get("delta", c).get("content", c.get("text", "")) for c in said) == text
+
+
+@pytest.mark.parametrize(
+    "roles",
+    ["uu", "au", "ua", "ssu", "us", "usu", "uaau"],
+)
+def test_turns_in_any_order_are_answered(server: Running, roles: str) -> None:
+    names = {"u": "user", "a": "assistant", "s": "system"}
+    messages = [{"role": names[role], "content": f"hi {at}"} for at, role in enumerate(roles)]
+    assert server.post("/v1/chat/completions", CHAT | {"messages": messages}).status_code == 200
+
+
+def test_an_empty_system_turn_is_none(server: Running) -> None:
+    messages = [{"role": "user", "content": "hi"}]
+    for empty in ("", " \n", None, [{"type": "text", "text": ""}]):
+        found = {"model": "talker", "messages": [{"role": "system", "content": empty}, *messages]}
+        assert (
+            server.post("/tokenize", found).json()["tokens"]
+            == (server.post("/tokenize", {"model": "talker", "messages": messages}).json()["tokens"])
+        )
+    refused = server.post("/v1/chat/completions", CHAT | {"messages": [{"role": "system", "content": ""}]})
+    assert refused.status_code == 400
+
+
+def test_special_tokens_in_a_prompt_are_reported_as_plain_text(server: Running) -> None:
+    turns = "<|user|>hi<|end|><|assistant|>"
+    found = server.post("/v1/completions", TEXT | {"model": "talker", "prompt": turns, "odd": 1})
+    warning = found.headers["x-malmoi-warning"]
+    assert warning.startswith('ignored: odd; read as plain text: "<|assistant|>", "<|end|>", "<|user|>"')
+    assert "/v1/chat/completions" in warning
+    for prompt in ("a < b |> c", BYTES.encode(turns)):
+        found = server.post("/v1/completions", TEXT | {"model": "talker", "prompt": prompt})
+        assert "x-malmoi-warning" not in found.headers
+
+
 def test_chat_logprobs_tell_every_token_and_its_bytes(server: Running) -> None:
     body = CHAT | {"logprobs": True, "top_logprobs": 2}
     content = server.post("/v1/chat/completions", body).json()["choices"][0]["logprobs"]["content"]
@@ -329,7 +382,6 @@ def test_tokens_and_back(server: Running) -> None:
         ({"messages": []}, "messages", "at least 1"),
         ({"messages": [{"role": "tool", "content": "x"}]}, "messages.0.role", "known"),
         ({"messages": [{"role": "user", "content": None}]}, "messages", "text"),
-        ({"messages": [{"role": "assistant", "content": "x"}]}, "messages", "before the user"),
         ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "messages", "only text"),
         ({"messages": [{"role": "user", "content": "가" * 400}]}, "messages", "512"),
         ({"temperature": 3}, "temperature", "2"),

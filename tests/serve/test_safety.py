@@ -145,6 +145,13 @@ def test_other_names_and_other_sites_are_refused(plain: Running, guarded: Runnin
         headers={"Origin": "https://example.org", "Access-Control-Request-Method": "GET"},
     )
     assert preflight.status_code == 200
+    wanted = "authorization,content-type,x-stainless-os,x-stainless-retry-count"  # of OpenAI's client
+    for origin, status in (("https://example.org", 200), ("http://evil.example", 400)):
+        asked = {"Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": wanted}
+        url = f"{guarded.url}/v1/chat/completions"
+        found = httpx.options(url, headers={"Origin": origin, **asked})
+        assert found.status_code == status
+        assert found.headers.get("access-control-allow-headers") in (wanted, None)
     with pytest.raises(UserError, match="no origin"):
         ServeSettings(cors_origins=("example.org",))
 

@@ -92,7 +92,7 @@ def test_conflicts_leaks_rare_and_unseen_labels_are_found() -> None:
         ("t:2", "the only training example with the label 'y'"),
         ("v:1", "this valid input is in train too: t:3"),
         ("v:2", "the label 'z' of valid is not in train"),
-        ("v:3", "a text of 100,001 characters, much of it may be cut"),
+        ("v:3", "a text of 100,001 characters, much may be cut"),
     }
 
 

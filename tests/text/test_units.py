@@ -81,3 +81,33 @@ def test_sentences_in_both_languages(text: str, expected: list[str]) -> None:
 def test_sentences_lose_only_white_space(text: str) -> None:
     found = sentences(text)
     assert "".join("".join(text[a:b].split()) for a, b in found) == "".join(text.split())
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("हिन्दी में 5", ["हिन्दी", "में", "5"]),
+        ("타워の東京", ["타", "워", "の", "東", "京"]),
+        ("cafe\u0301s", ["cafe\u0301s"]),
+        ("ที่", ["ที่"]),
+        ("❤\ufe0f1\ufe0f\u20e3", ["❤\ufe0f", "1\ufe0f\u20e3"]),
+    ],
+)
+def test_marks_belong_to_the_letter_before(text: str, expected: list[str]) -> None:
+    assert pieces(text) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (
+            "雪が降った。船は出ない！「本当？」と聞いた。",
+            ["雪が降った。", "船は出ない！", "「本当？」", "と聞いた。"],
+        ),
+        ("下雪了。船不开？！真的。", ["下雪了。", "船不开？！", "真的。"]),
+        ("बर्फ गिरी। नाव रुकी।", ["बर्फ गिरी।", "नाव रुकी।"]),
+        ("눈이 왔다。 배는.", ["눈이 왔다。", "배는."]),
+    ],
+)
+def test_sentences_end_as_each_script_ends_them(text: str, expected: list[str]) -> None:
+    assert [text[start:end] for start, end in sentences(text)] == expected

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 from pathlib import Path
 from typing import Annotated
@@ -12,7 +11,7 @@ from typer import Option
 
 from malmoi.cli.fitting import TaskName
 from malmoi.cli.options import AllowSkips, Fields, NewFolder, task_of
-from malmoi.cli.words import say, say_aside
+from malmoi.cli.words import say, say_aside, say_json
 
 
 def cascade(
@@ -47,7 +46,7 @@ def cascade(
         say=say_aside if as_json else say,
     )  # fmt: skip
     if as_json:
-        typer.echo(json.dumps(found.json, ensure_ascii=False, indent=2))
+        say_json(found.json, 2)
         return
     show_cascade(found)
     typer.echo(f'saved {out}; try: malmoi predict {shlex.quote(str(out))} "..."')

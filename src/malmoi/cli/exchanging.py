@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
-from typer import Argument, Option, echo
+from typer import Argument, Option
 
 from malmoi.cli.options import NewFolder
-from malmoi.cli.words import model_argument, say
+from malmoi.cli.words import model_argument, say, say_json
 
 
 def export(
@@ -60,7 +60,6 @@ def embed(
     out: Annotated[Path | None, Option(help="A .npy file for all of them; else JSON lines.")] = None,
 ) -> None:
     """Make vectors of texts, each of length one: the nearer two are, the more alike are the texts."""
-    import json
 
     from malmoi.engine.embed import Embedder, save_vectors
     from malmoi.tasks.inputs import lines_of
@@ -74,4 +73,4 @@ def embed(
         return
     for line, vector_D in zip(lines, vectors_ND.tolist(), strict=True):
         row = {"text": line, "vector": [round(value, 6) for value in vector_D]}
-        echo(json.dumps(row, ensure_ascii=False))
+        say_json(row)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 from pathlib import Path
 from typing import Annotated, Any
@@ -21,7 +20,7 @@ from malmoi.cli.options import (
     task_of,
     with_files,
 )
-from malmoi.cli.words import named_model, say, say_aside, stoppable
+from malmoi.cli.words import named_model, say, say_aside, say_json, stoppable
 
 TaskName = Annotated[
     str,
@@ -129,7 +128,7 @@ def predict(
     for at, (value, found) in enumerate(zip(inputs, answers.values, strict=True)):
         row = {"input": loaded.task.input_json(value), "prediction": loaded.task.to_json(found, value)}
         row |= {"confidence": answers.confidences[at]} if answers.confidences else {}
-        typer.echo(json.dumps(row, ensure_ascii=False))
+        say_json(row)
     left_out = sum(one is None for one in answers.values) if min_confidence is not None else 0
     unsure = f"{left_out:,} of {len(inputs):,} without an answer" if left_out else ""
     for note in filter(None, (answers.note, loaded.method.cut_note(inputs), unsure)):

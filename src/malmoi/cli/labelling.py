@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
 from typer import Option
 
 from malmoi.cli.fitting import BudgetSeconds, ModelPath, Seed, TaskName, TrainPath
 from malmoi.cli.options import AllowSkips, Delimiter, Encoding, Fields, MethodSettings, task_of, with_files
-from malmoi.cli.words import say, say_aside, with_flags
+from malmoi.cli.words import say, say_aside, say_json, with_flags
 
 if TYPE_CHECKING:
     from malmoi.tasks.base import Task
@@ -58,7 +56,7 @@ def plan(
         say=say_aside if as_json else say,
     )  # fmt: skip
     if as_json:
-        typer.echo(json.dumps(found.json, ensure_ascii=False, indent=2))
+        say_json(found.json, 2)
     else:
         show_plan(found, with_flags)
 

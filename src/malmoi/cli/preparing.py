@@ -65,6 +65,9 @@ def check(
     out: Annotated[
         Path | None, Option(help="With --suspects: the .csv or .jsonl file to write them all to.")
     ] = None,
+    every: Annotated[
+        bool, Option("--all", help="List every finding, and not only a few of each cause.")
+    ] = False,
     errors: Errors = "strict",
 ) -> None:
     """List what is wrong, each with its file and line; exit code 1 where something is an error."""
@@ -87,7 +90,7 @@ def check(
         loaded = _load_tokenizer(tokenizer)
         stats = corpus_stats(path, valid=valid, errors=errors, field=field, tokenizer=loaded, context=context)
         findings = stats.findings
-    num_errors = terminal.show_findings(findings, with_flags)
+    num_errors = terminal.show_findings(findings, with_flags, most=None if every else terminal.MOST_ALIKE)
     if task and suspects:
         check_labels(made, paths.values(), out)
     if num_errors:

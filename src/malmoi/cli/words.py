@@ -15,6 +15,7 @@ from typer import Argument, Option
 import malmoi
 from malmoi.core.errors import UserError
 from malmoi.hub.shipped import model_path
+from malmoi.util.streams import json_line
 
 app = typer.Typer(
     no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=malmoi.__doc__
@@ -31,6 +32,11 @@ def say_aside(*lines: str) -> None:
     """The same on standard error, where standard output is for a program: long work shall not be silent."""
     for line in lines:
         typer.echo(with_flags(line), err=True)
+
+
+def say_json(value: Any, indent: int | None = None) -> None:
+    """Print a value for a program, whatever letters the terminal has."""
+    typer.echo(json_line(value, indent))
 
 
 def named_model(named: str) -> Path:

@@ -7,14 +7,17 @@ are in the training part as well make every measured loss too good.
 from __future__ import annotations
 
 from array import array
-from collections import Counter
+from collections import Counter, defaultdict
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 
 import numpy as np
 
-from malmoi.core.nouns import Finding, Level, silent
+from malmoi.core.errors import UserError
+from malmoi.core.nouns import Finding, Level
+from malmoi.data.characters import DECOMPOSED, INVISIBLE, composed, counted_signs
 from malmoi.data.opening import Errors, encoding_of
 from malmoi.data.readers import Corpus, Part, document_hash, open_corpus, read_documents
 from malmoi.data.splits import folded
@@ -91,17 +94,27 @@ def corpus_stats(
     Near-duplicates are looked for among the first COMPARED documents of each part. Raises UserError only
     where there are no files or too little text to split (as `open_corpus` does).
     """
-    corpus = open_corpus(path, valid=valid, errors=errors, field=field, report=silent)
     findings: Findings = {}
 
     def report(finding: Finding) -> None:
         findings[finding] = None
 
+    try:
+        corpus = open_corpus(path, valid=valid, errors=errors, field=field, report=report)
+    except UserError:  # too little text is left: what was wrong with the rest is the cause
+        for cause in (found for found in findings if found.level == "error"):
+            raise UserError(cause.message, where=cause.where) from None
+        raise
+    unseen: defaultdict[str, Counter[str]] = defaultdict(Counter)
     parts: dict[Part, _Seen] = {"train": _Seen(), "valid": _Seen()}
     for part, seen in parts.items():
         for text, where in corpus.rows(part, report):
             seen.add(text, where, tokenizer, context)
             _check_characters(text, where, findings)
+            if signs := _unseen_in(text):
+                unseen[where] += signs  # both parts may have some of one document
+    for where, signs in unseen.items():
+        findings.update(dict.fromkeys(_unseen_findings(where, signs)))
     return _stats(corpus, parts["train"], parts["valid"], findings, context if tokenizer else None)
 
 
@@ -133,6 +146,22 @@ def _check_characters(text: str, where: str, findings: Findings) -> None:
     ):  # fmt: skip
         if characters in text:
             findings[Finding("warning", place, message)] = None
+
+
+def _unseen_in(text: str) -> Counter[str]:
+    """How many characters of a text nobody sees: invisible ones, and marks of decomposed letters."""
+    found = Counter(INVISIBLE.findall(text.replace("\0", "")))
+    if (whole := composed(text)) is not text:
+        found[DECOMPOSED] = max(1, len(text) - len(whole))
+    return found
+
+
+def _unseen_findings(where: str, unseen: Counter[str]) -> Iterator[Finding]:
+    if marks := unseen.pop(DECOMPOSED, 0):
+        message = f"{DECOMPOSED}: {counted(marks, 'mark')}; write the text again in NFC"
+        yield Finding("warning", where, message)
+    if unseen:
+        yield Finding("note", where, f"invisible characters: {counted_signs(unseen)}")
 
 
 def _stats(

@@ -29,6 +29,8 @@ SKIPPED = 0.01  # the share of bad rows from which on a set is refused
 DOCUMENT = "-DOCSTART-"  # the first column of a line that begins one
 _LABEL = "__label__"  # before a label, in fastText's files
 _UNLABELLED = {"unsup", "unlabeled", "unlabelled", "unsupervised"}  # folders of texts without a class
+CAUSES = 3  # that a line names
+_QUOTED = re.compile(r"'[^']*'|\"[^\"]*\"|\S+:\d+|[\d,.]+|found .*")  # what differs where the cause is one
 _LOST = re.compile("[\ud800-\udfff\ufffd]")
 _TAG = re.compile("[Oo]|[A-Za-z][-_].+|.+[-_][A-Za-z]")
 
@@ -240,9 +242,23 @@ def _summary(findings: Sequence[Finding], task_name: str) -> str:
     counted_levels = ", ".join(
         f"{counted(counts[level], level)}{more}" for level, more in levels.items() if counts[level]
     )
-    first = min(findings, key=lambda finding: list(levels).index(finding.level))
-    where = f"the first, {first.where}: {first.message}"
-    return f"data: {counted_levels}; {where}; malmoi data check --task {task_name} lists all"
+    causes = sorted(by_cause(findings), key=lambda alike: list(levels).index(alike[0].level))
+    named = [f"{alike[0].where}: {alike[0].message}{_and_more(len(alike) - 1)}" for alike in causes[:CAUSES]]
+    left = f"; {counted(len(causes) - CAUSES, 'cause')} more" if len(causes) > CAUSES else ""
+    first = f"the first, {'; and '.join(named)}{left}"
+    return f"data: {counted_levels}; {first}; malmoi data check --task {task_name} lists all"
+
+
+def _and_more(count: int) -> str:
+    return f" (and {count:,} more like it)" if count else ""
+
+
+def by_cause(findings: Iterable[Finding]) -> list[list[Finding]]:
+    """Findings of one level that differ in places, numbers and what they quote at most, together."""
+    causes: dict[tuple[str, str], list[Finding]] = {}
+    for finding in findings:
+        causes.setdefault((finding.level, _QUOTED.sub("", finding.message)), []).append(finding)
+    return list(causes.values())
 
 
 def attempts(rows: Iterable[Any], make: Callable[[Any], Iterable[Any]], report: Report) -> Iterator[Any]:

@@ -45,7 +45,8 @@ _NO_TEXT = {
 }
 # what a user's fields may say of the files themselves
 ENCODING, DELIMITER = "encoding", "delimiter"
-BROKEN = (OSError, EOFError, zlib.error, lzma.LZMAError)  # of a file that cannot be read, or is cut
+CUT = (EOFError, zlib.error, lzma.LZMAError, gzip.BadGzipFile)  # of what is compressed, and cut or damaged
+BROKEN = (OSError, *CUT)  # of a file that cannot be read
 
 
 class DocumentRow(NamedTuple):

@@ -24,9 +24,9 @@ from malmoi.core.errors import UserError
 from malmoi.core.nouns import Finding, Report
 from malmoi.data import arrow, opening
 from malmoi.data.json_rows import read_json
-from malmoi.data.opening import BROKEN, DocumentRow, Errors, How, Record, chunks, extension, open_bytes, short
+from malmoi.data.opening import CUT, DocumentRow, Errors, How, Record, chunks, extension, open_bytes, short
 from malmoi.data.table_rows import TABLE_READERS
-from malmoi.util.files import DEMO_MARK, RUN_RECORD, check_readable
+from malmoi.util.files import DEMO_MARK, DENIED, RUN_RECORD, check_readable
 
 Part = Literal["train", "valid"]
 T = TypeVar("T")
@@ -50,8 +50,10 @@ def _read_text(path: Path, how: How) -> Iterator[DocumentRow]:
             line += pending.count("\n", 0, cut)
             pending = pending[cut:]
         pending += chunk
-    if pending:
+    if pending.strip() or line > 1:  # the last piece of a text may be white space, the only one not
         yield DocumentRow(pending, f"{path}:{line}")
+    elif pending:
+        how.report(Finding("warning", str(path), "holds nothing but white space; skipped"))
 
 
 def line_end(text: str, limit: int) -> int:
@@ -148,7 +150,17 @@ def read_each(files: Iterable[Path], read: Callable[[Path], Iterator[T]], report
     for file in files:
         try:
             yield from read(file)
-        except BROKEN as error:
+        except PermissionError:
+            report(Finding("error", str(file), f"{DENIED}; ask its owner, or change its permissions"))
+        except CUT as error:
+            report(
+                Finding(
+                    "error",
+                    str(file),
+                    f"cannot be read: it is cut or damaged ({short(error)}); fetch it again",
+                )
+            )
+        except OSError as error:
             report(Finding("error", str(file), f"cannot be read ({error})"))
         except arrow.Unreadable as error:
             report(Finding("error", str(file), str(error)))
@@ -294,6 +306,8 @@ def _hold_out(
 def _end(files: Sequence[Path], fraction: float, read: Callable[[], Iterator[DocumentRow]]) -> HoldOut:
     lengths = [len(row.text) for row in read()]
     left = round(sum(lengths) * (1 - fraction))
+    if not sum(lengths):
+        raise UserError(f"{files[0]} holds no text; give a file with text in it")
     if not 0 < left < sum(lengths):
         raise UserError(
             f"{files[0]} holds too little text to hold a part out; give more, or a validation file"

@@ -195,12 +195,26 @@ class ChatSession:
 
 
 def as_messages(turns: str | Sequence[Message | Mapping[str, str]]) -> list[Message]:
-    """A text of the user, or turns as messages or {"role", "content"}. Raises UserError for anything else."""
+    """A text of the user, or turns as messages or {"role", "content"}; an empty one of the system is none.
+
+    Raises UserError for anything else, and where nothing is said at all.
+    """
     rows = [Message("user", turns)] if isinstance(turns, str) else turns
     try:
-        return list(messages_from([asdict(row) if isinstance(row, Message) else row for row in rows]))
+        messages = [row if isinstance(row, Message) else _as_message(row) for row in rows]
     except BadRow as error:
         raise UserError(f"the conversation cannot be answered: {error}") from None
+    if not any(message.content.strip() for message in messages):
+        raise UserError("the conversation cannot be answered: there is no text in it")
+    return [message for message in messages if message.role != "system" or message.content.strip()]
+
+
+def _as_message(row: Mapping[str, str]) -> Message:
+    """Raises BadRow."""
+    match row:
+        case {"role": "system" | "user" | "assistant" as role, "content": str(content)}:
+            return Message(role, content)
+    return messages_from([row])[0]
 
 
 def check_one_reply(params: Sampling) -> None:

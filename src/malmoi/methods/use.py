@@ -6,9 +6,9 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +27,7 @@ from malmoi.core.nouns import (
     with_note,
 )
 from malmoi.data.arrow import files_of
+from malmoi.data.characters import composed
 from malmoi.data.labelled import lines_about
 from malmoi.hub.card import Card, DataFile, data_files, languages_of, load_call, this_machine
 from malmoi.methods.base import Method
@@ -84,7 +85,7 @@ class LoadedMethod:
             return self.predict([inputs], min_confidence=min_confidence)[0]
         values = [self.task.input_from(value) for value in several]
         if min_confidence is None:
-            return self.method.predict(values).values
+            return answered(self.method, values, self.method.predict).values
         return confident(self.method, values, min_confidence).values
 
     def insides(self, text: str) -> tuple[Source, ...]:
@@ -105,12 +106,22 @@ def _several(inputs: Any) -> list[Any] | None:
     return None if is_one else list(inputs)
 
 
+def answered(
+    method: Method, inputs: Sequence[Any], predict: Callable[[Sequence[Any]], Predictions]
+) -> Predictions:
+    """What `predict` finds in the inputs as examples are read, with composed letters; places are those of the
+    inputs as they are."""
+    found = predict(composed(list(inputs)))
+    pairs = zip(found.values, inputs, strict=True)
+    return replace(found, values=[method.task.restored(answer, value) for answer, value in pairs])
+
+
 def confident(method: Method, inputs: Sequence[Any], least: float | None = None) -> Predictions:
     """Answers with their confidence; with `least` only those that have so much of it.
 
     Raises UserError for a `least` outside 0 to 1, or where the method knows no confidence.
     """
-    found = method.predict_with_confidence(inputs)
+    found = answered(method, inputs, method.predict_with_confidence)
     if least is None:
         return found
     if not 0 <= least <= 1:

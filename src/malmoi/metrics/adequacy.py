@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, Self, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from malmoi.metrics.statistics import Floats, Ints, References, Statistic, Texts, mean, words_of
+from malmoi.metrics.overlap import words_of
+from malmoi.metrics.statistics import Floats, Ints, References, Statistic, Texts, mean
 from malmoi.metrics.word_table import learn_table
 
 if TYPE_CHECKING:

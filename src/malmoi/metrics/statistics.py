@@ -21,12 +21,9 @@ Shape letters: E examples, G groups of them, K numbers of each, R resamples.
 from __future__ import annotations
 
 import math
-import re
-import string
-from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache, partial
+from functools import lru_cache
 from typing import TYPE_CHECKING, Literal, Self, cast
 
 import numpy as np
@@ -35,8 +32,6 @@ from numpy.typing import NDArray
 from malmoi.core.nouns import Entity, Metric
 
 if TYPE_CHECKING:  # each is loaded by the metrics that need it
-    from sacrebleu.metrics.bleu import BLEU
-    from sacrebleu.metrics.chrf import CHRF
     from scipy.sparse import csr_array
 
 Floats = NDArray[np.float64]
@@ -138,7 +133,7 @@ class Statistic:
             return self.parts_EK
         numbers_E = np.unique(self.groups_E, return_inverse=True)[1]
         cells = [(int(group), example) for example, group in enumerate(numbers_E)]
-        return _counts(cells, int(numbers_E.max(initial=-1)) + 1, len(cells)) @ self.parts_EK
+        return counts_at(cells, int(numbers_E.max(initial=-1)) + 1, len(cells)) @ self.parts_EK
 
     def _end(self, end: End) -> Floats:
         if self.ends is not None:
@@ -306,7 +301,7 @@ def _by_label(
     cells = [(row, column[label] + 2) for row, (_, true) in enumerate(pairs) for label in true]
     cells += [(row, column[label] + 1) for row, (found, _) in enumerate(pairs) for label in found]
     cells += [(row, column[label]) for row, (found, true) in enumerate(pairs) for label in {*found} & {*true}]
-    parts_EK = _counts(cells, len(pairs), 3 * len(column))
+    parts_EK = counts_at(cells, len(pairs), 3 * len(column))
     true_K = np.repeat(_sum(parts_EK)[0, 2::3], 3) / max(1, len(pairs))  # an example of every label's share
     worst_K = true_K * np.tile((0.0, 1.0, 1.0), len(column))
     return Statistic(parts_EK, combine, ends=(worst_K, true_K))
@@ -323,7 +318,7 @@ def _mean_quotient(above_RL: Floats, below_RL: Floats) -> Floats:
     return found_RL.sum(axis=1) / np.maximum(1, (below_RL > 0).sum(axis=1))
 
 
-def _counts(cells: Sequence[tuple[int, int]], num_rows: int, num_columns: int) -> csr_array:
+def counts_at(cells: Sequence[tuple[int, int]], num_rows: int, num_columns: int) -> csr_array:
     """How often each (row, column) is among `cells`."""
     from scipy.sparse import csr_array
 
@@ -349,44 +344,6 @@ def entity_scores(
     }
 
 
-def bleu(predictions: Texts, references: References, tokenize: Literal["13a", "char"]) -> Statistic:
-    """sacrebleu's corpus BLEU, 0 to 100 (Papineni et al. 2002; Post 2018)."""
-    from sacrebleu.metrics.bleu import BLEU
-
-    return _sacrebleu(BLEU(tokenize=tokenize, force=True), predictions, references)
-
-
-def chrf(predictions: Texts, references: References) -> Statistic:
-    """sacrebleu's corpus chrF2, 0 to 100 (Popovic 2015): character n-grams, so good for Korean too."""
-    from sacrebleu.metrics.chrf import CHRF
-
-    return _sacrebleu(CHRF(), predictions, references)
-
-
-def _sacrebleu(metric: BLEU | CHRF, predictions: Texts, references: References) -> Statistic:
-    from sacrebleu.metrics.bleu import BLEU
-
-    most = max(map(len, references), default=1)
-    streams = [[texts[at] if at < len(texts) else None for texts in references] for at in range(most)]
-    # private, but the only door to the sums of single sentences; sacrebleu's own bootstrap goes through it
-    texts = [found or "" for found in predictions]
-    parts = metric._extract_corpus_statistics(texts, streams)  # pyright: ignore[reportArgumentType]
-
-    def combine(sums_RK: Floats) -> Floats:
-        # BLEU smooths counts of 0: a fraction of a match must not be worth less than none
-        counts_RK = np.rint(sums_RK) if isinstance(metric, BLEU) else sums_RK
-        return np.array([metric._compute_score_from_stats(sums).score for sums in counts_RK.tolist()])
-
-    signature, rows_EK = str(metric.get_signature()), np.array(parts, dtype=np.float64)
-    if not len(rows_EK):
-        return Statistic(rows_EK, combine, signature=signature)
-    silent, right = (
-        np.mean(metric._extract_corpus_statistics(said, streams), axis=0)  # pyright: ignore[reportArgumentType]
-        for said in ([""] * len(texts), [each[0] for each in references])
-    )
-    return Statistic(rows_EK, combine, signature=signature, ends=(silent, right))
-
-
 def bits_per_byte(log_likelihoods: Sequence[float], targets: Sequence[str]) -> Statistic:
     """Bits for each UTF-8 byte of the targets, from their log-likelihoods in nats; lower is better."""
     bits_E = -np.array(log_likelihoods) / math.log(2)
@@ -398,102 +355,3 @@ def word_perplexity(log_likelihoods: Sequence[float], targets: Sequence[str]) ->
     words_E = np.array([len(text.split()) for text in targets])
     nats = ratio(-np.array(log_likelihoods), words_E)
     return Statistic(nats.parts_EK, lambda sums_RK: np.exp(nats.combine(sums_RK)), higher_is_better=False)
-
-
-def words_of(text: str) -> list[str]:
-    """Lower-case runs of letters and digits of any script, without stemming."""
-    return re.findall(r"[^\W_]+", text.lower())
-
-
-def rouge(predictions: Texts, references: References) -> dict[str, Statistic]:
-    """ROUGE-L, -1 and -2 F as rouge-score has them, the mean over examples of the best reference (Lin 2004).
-
-    Its own words are a-z and 0-9 only, so that a Korean text would have none; for ours see `words_of`.
-    """
-    pairs = [
-        (words_of(found or ""), [words_of(text) for text in texts])
-        for found, texts in zip(predictions, references, strict=True)
-    ]
-    shared = {"rouge_l": _longest_common, "rouge_1": partial(_common, 1), "rouge_2": partial(_common, 2)}
-    signature = "ROUGE F, Unicode words, no stemming"
-    return {
-        name: mean(
-            np.array(
-                [max(_f1(*overlap(found, true)) for true in texts) for found, texts in pairs], np.float64
-            ),
-            signature=signature,
-        )
-        for name, overlap in shared.items()
-    }
-
-
-def _common(order: int, found: Sequence[str], true: Sequence[str]) -> tuple[int, int, int]:
-    """How many n-grams the two share, and how many each has."""
-    a, b = (Counter(ngrams_of(words, order)) for words in (found, true))
-    return (a & b).total(), a.total(), b.total()
-
-
-def _longest_common(found: Sequence[str], true: Sequence[str]) -> tuple[int, int, int]:
-    """How long the longest common subsequence is, and each of the two."""
-    before = [0] * (len(true) + 1)
-    for word in found:
-        row = [0]
-        for at, other in enumerate(true):
-            row.append(before[at] + 1 if word == other else max(row[at], before[at + 1]))
-        before = row
-    return before[-1], len(found), len(true)
-
-
-def _f1(shared: int, num_found: int, num_true: int) -> float:
-    precision, recall = shared / max(1, num_found), shared / max(1, num_true)
-    return 2 * precision * recall / (precision + recall) if shared else 0.0
-
-
-def ngrams_of(words: Sequence[str], order: int) -> Iterator[tuple[str, ...]]:
-    """Runs of `order` words."""
-    return zip(*(words[start:] for start in range(order)), strict=False)
-
-
-def squad_scores(predictions: Texts, references: References) -> dict[str, Statistic]:
-    """F1 over words and exact match of answers as SQuAD v1.1 defines them (Rajpurkar et al. 2016), 0 to 1."""
-    pairs = list(zip(predictions, references, strict=True))
-    f1_E = [max(_word_f1(found or "", text) for text in texts) for found, texts in pairs]
-    exact_E = [
-        found is not None and normalize_answer(found) in map(normalize_answer, texts)
-        for found, texts in pairs
-    ]
-    scores = {"f1": np.array(f1_E, np.float64), "exact_match": np.array(exact_E, np.float64)}
-    return {name: mean(values_E, signature="SQuAD v1.1") for name, values_E in scores.items()}
-
-
-def normalize_answer(text: str) -> str:
-    """Lower case, no ASCII punctuation, no English article, single spaces."""
-    plain = text.lower().translate(str.maketrans("", "", string.punctuation))
-    return " ".join(re.sub(r"\b(a|an|the)\b", " ", plain).split())
-
-
-def _word_f1(found: str, true: str) -> float:
-    found_words, true_words = normalize_answer(found).split(), normalize_answer(true).split()
-    shared = (Counter(found_words) & Counter(true_words)).total()
-    return 2 * shared / (len(found_words) + len(true_words)) if shared else 0.0
-
-
-def distinct(predictions: Texts, order: int) -> Statistic:
-    """Different n-grams of words / words, over all predictions: low where replies repeat (Li et al. 2016).
-
-    It has no interval: a resample holds fewer different examples than the whole, and so lies below it.
-    """
-    words = [words_of(text or "") for text in predictions]
-    column: dict[tuple[str, ...], int] = {}
-    cells = [
-        (row, column.setdefault(ngram, len(column) + 1))
-        for row, each in enumerate(words)
-        for ngram in ngrams_of(each, order)
-    ]
-    cells += [(row, 0) for row, each in enumerate(words) for _ in each]  # column 0 counts the words
-
-    def combine(sums_RK: Floats) -> Floats:
-        return np.count_nonzero(sums_RK[:, 1:], axis=1) / np.maximum(1, sums_RK[:, 0])
-
-    signature = "no interval: examples drawn again and again repeat themselves"
-    return Statistic(_counts(cells, len(words), len(column) + 1), combine, True, signature, False)

@@ -57,7 +57,7 @@ def create_app(catalogue: Catalogue, worker: Worker, settings: ServeSettings) ->
     if settings.cors_origins:
         app.add_middleware(
             CORSMiddleware, allow_origins=settings.cors_origins, allow_methods=["GET", "POST"],
-            allow_headers=["Authorization", "Content-Type"], expose_headers=[WARNING],
+            allow_headers=["*"], expose_headers=[WARNING],
         )  # fmt: skip
     return app
 

@@ -125,6 +125,7 @@ async def complete(serving: Serving, request: Request) -> Response:
     body, headers = await read(CompletionBody, request)
     entry = serving.language(body.model)
     plan = await asyncio.to_thread(plan_completion, entry, body, serving.settings)
+    headers |= _warning(body.ignored(), await asyncio.to_thread(_specials_in, entry, body.texts))
     return await serving.generator.completion(request, plan, body, headers)
 
 
@@ -191,6 +192,12 @@ async def show_metrics(serving: Serving, request: Request) -> Response:
     for entry in languages(serving.catalogue):
         serving.metrics.waiting.labels(entry.name).set(serving.worker.waiting(entry.engine))
     return Response(serving.metrics.exposition(), media_type=CONTENT_TYPE)
+
+
+def _specials_in(entry: LanguageEntry, texts: Sequence[str]) -> list[str]:
+    """The names of special tokens that stand in texts, where they are plain text."""
+    names = sorted(entry.engine.tokenizer.special_texts)
+    return [name for name in names if any(name in text for text in texts)]
 
 
 def _described(entry: Entry) -> dict[str, Any]:
@@ -300,8 +307,14 @@ def json_response(value: Any, headers: dict[str, str] | None = None, status: int
     return Response(as_json(value), status, headers, "application/json")
 
 
-def _warning(ignored: Sequence[str]) -> dict[str, str]:
-    """A header that names what has no effect. Any name can be given: an empty one would end the header in a
-    blank, which HTTP forbids."""
-    named = (name if _PLAIN.fullmatch(name) else json.dumps(name[:100]) for name in ignored[:100])
-    return {WARNING: f"ignored: {', '.join(named)[:500]}".rstrip()} if ignored else {}
+def _warning(ignored: Sequence[str], specials: Sequence[str] = ()) -> dict[str, str]:
+    """A header that names fields without effect, and special tokens' names that a prompt has as plain text.
+
+    Any field can be given: an empty name would end the header in a blank, which HTTP forbids.
+    """
+    fields = (name if _PLAIN.fullmatch(name) else json.dumps(name[:100]) for name in ignored[:100])
+    lines = [f"ignored: {', '.join(fields)[:500]}".rstrip()] if ignored else []
+    if specials:
+        named = ", ".join(map(json.dumps, specials))[:500]
+        lines.append(f"read as plain text: {named}; send a conversation to /v1/chat/completions")
+    return {WARNING: "; ".join(lines)} if lines else {}

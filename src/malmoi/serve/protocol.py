@@ -223,7 +223,7 @@ class ChatBody(GenerationBody):
         return self.top_logprobs or 0 if self.logprobs else None
 
     def turns(self) -> list[Message]:
-        """The messages. Raises ApiError for an unknown role or an empty one."""
+        """The messages; an empty one of the system is none. Raises ApiError for an unknown role."""
         known = {"developer": "system"}
         rows = [{"role": known.get(it.role, it.role), "content": it.text()} for it in self.messages]
         for at, row in enumerate(rows):
@@ -265,6 +265,11 @@ class CompletionBody(GenerationBody):
         if not right or not prompt:
             raise ValueError("give a text, a list of texts, a list of token ids, or a list of such lists")
         return prompt
+
+    @property
+    def texts(self) -> list[str]:
+        """The prompts that are texts."""
+        return [prompt for prompt in self.prompt if isinstance(prompt, str)]
 
     def alternatives(self) -> int | None:
         """OpenAI's `logprobs` of this endpoint."""

@@ -66,16 +66,18 @@ class Shape(ABC):
         return [choice for index in range(prompts * self.n) for choice in self._opening(index)]
 
     def pieces(self, events: Sequence[tuple[int, TokenEvent]]) -> list[Json]:
-        """The choices of the chunks that tell of events (prompt number, event): one for each sample of which
-        something can be sent."""
+        """The choices of the chunks that report events (prompt number, event), as OpenAI sends them: what a
+        sample has said, then, with nothing more said, why it has ended."""
         samples: dict[int, Sample] = {}
         for prompt, event in events:
             samples.setdefault(prompt * self.n + event.index, Sample()).add(self.sample(event))
-        return [
-            self._piece(index, sample)
-            for index, sample in samples.items()
-            if sample.text or sample.finished or (self.with_logprobs and sample.tokens)
-        ]
+        choices: list[Json] = []
+        for index, sample in samples.items():
+            if sample.text or (self.with_logprobs and sample.tokens):
+                choices.append(self._piece(index, Sample(sample.text, sample.tokens)))
+            if sample.finished:
+                choices.append(self._piece(index, Sample(finished=sample.finished)))
+        return choices
 
     def sample(self, event: TokenEvent) -> Sample:
         """An event's own part of a sample. A character that ended too soon is left out."""

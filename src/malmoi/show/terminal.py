@@ -16,7 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from malmoi.core.nouns import Predictions
-from malmoi.data.labelled import how_read
+from malmoi.data.labelled import by_cause, how_read
 from malmoi.hub.card import metric_note
 from malmoi.show.palette import TERMINAL_TINTS
 from malmoi.tasks.base import Task
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 Words = Callable[[str], str]  # how a line of the library reads here: options as flags
 console = Console(highlight=False, soft_wrap=True, emoji=False)
 _TOKEN_COLOURS = tuple(f"on {tint}" for tint in TERMINAL_TINTS)
+MOST_ALIKE = 3  # findings of one cause that are shown
 _LEVEL_COLOURS = {"error": "red", "warning": "yellow", "note": "cyan"}
 
 
@@ -157,14 +158,19 @@ def show_tokens(documents: Sequence[Sequence[tuple[str, bool]]]) -> None:
         )
 
 
-def show_findings(findings: Sequence[Finding], words: Words = str) -> int:
-    """How the data were read, then each finding on a line; returns how many are errors."""
+def show_findings(findings: Sequence[Finding], words: Words = str, most: int | None = MOST_ALIKE) -> int:
+    """How the data were read, then each finding on a line, of one cause at most so many (None: all); returns
+    how many are errors."""
     for line in how_read(findings):
         console.print(f"[cyan]read[/] {escape(words(line))}")
     findings = [found for found in findings if found.level != "read"]
-    for found in findings:
-        colour = _LEVEL_COLOURS[found.level]
-        console.print(f"[{colour}]{found.level}[/] {escape(found.where)}: {escape(words(found.message))}")
+    for alike in by_cause(findings):
+        colour = _LEVEL_COLOURS[alike[0].level]
+        for found in alike[:most]:
+            console.print(f"[{colour}]{found.level}[/] {escape(found.where)}: {escape(words(found.message))}")
+        if most is not None and (more := len(alike) - most) > 0:
+            line = f"and {more:,} more like these; `all` lists them"
+            console.print(f"[{colour}]{alike[0].level}[/] {words(line)}")
     errors = sum(found.level == "error" for found in findings)
     console.print(
         f"{counted(len(findings), 'finding')}, {counted(errors, 'error')} among them"

@@ -16,6 +16,7 @@ from typing import Any, ClassVar, Generic, Self, TypeVar, cast
 
 from malmoi.core.errors import UserError, nearest
 from malmoi.core.nouns import BadRow, Example, Examples, Finding, Message, Metric, Report
+from malmoi.data.characters import READ_COMPOSED, composed
 from malmoi.data.labelled import attempts, raise_when_many, read_records
 from malmoi.data.opening import DELIMITER, ENCODING, Record, named, short
 from malmoi.data.splits import Splits, split_examples
@@ -101,11 +102,28 @@ class Task(ABC, Generic[X, Y]):
 
     def grouped(self, record: Record, report: Report) -> Iterator[Example[X, Y]]:
         """`examples`, with the group that the row names, where `fields` says which column it is."""
+        found = (self.tidied(example, report) for example in self.examples(record, report))
         if (column := self.fields.get(GROUP)) is None:
-            return self.examples(record, report)
+            return found
         if (group := record.values.get(column)) in (None, ""):
             raise BadRow(f'no "{column}" to group by among {", ".join(record.values) or "no fields"}')
-        return (replace(example, group=str(group)) for example in self.examples(record, report))
+        return (replace(example, group=str(group)) for example in found)
+
+    def tidied(self, example: Example[X, Y], report: Report) -> Example[X, Y]:
+        """The example with its letters composed (NFC), which is reported: where some are and some are not,
+        a model takes what people cannot tell apart for different words."""
+        found = self.composed(example)
+        if found is not example:
+            report(Finding("warning", example.source, READ_COMPOSED))
+        return found
+
+    def composed(self, example: Example[X, Y]) -> Example[X, Y]:
+        """The example with its letters composed."""
+        return composed(example)
+
+    def restored(self, target: Y | None, value: X) -> Y | None:
+        """A prediction for the composed input, as it stands in the input itself."""
+        return target
 
     def examples(self, record: Record, report: Report) -> Iterator[Example[X, Y]]:
         """The examples of one row. Raises BadRow for one that cannot be used."""

@@ -10,7 +10,8 @@ from malmoi.core.errors import UserError
 from malmoi.core.nouns import BadRow, Example, Finding, Message, Messages, Report
 from malmoi.data.conversations import exchange, messages_from
 from malmoi.data.opening import Record, short
-from malmoi.metrics.statistics import bits_per_byte, chrf, distinct
+from malmoi.metrics.overlap import chrf, distinct
+from malmoi.metrics.statistics import bits_per_byte
 from malmoi.tasks.base import Examples, Found, Nats, Scores, Task
 from malmoi.tasks.kinds import TEXT, Box
 from malmoi.world import Document

@@ -2,25 +2,36 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+import re
+from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import Any
 
 from malmoi.core.errors import UserError
 from malmoi.core.nouns import Answer, Example, Examples, Finding
+from malmoi.data.characters import invisible, visible
+from malmoi.data.opening import short
 from malmoi.tasks.kinds import Kind
 from malmoi.util.units import counted
 
 LONG = 100_000  # characters
 MOST_NAMES = 5  # in a line
+FEW = 10  # below this, examples that are alike say nothing
+LOOKED_AT = 1000  # examples
+WRITTEN_FOR_NOTHING = frozenset(("nan", "NaN", "NAN", "null", "NULL", "None", "<NA>", "#N/A", "N/A", "NaT"))
+MISSING = frozenset(name.casefold() for name in (*WRITTEN_FOR_NOTHING, "na", "nil", "undefined", "missing"))
+_NUMBER = re.compile(r"[+-]?\d+([.]\d*)?", re.ASCII)
+_LETTER = re.compile(r"[^\W\d_]")
 
 Parts = Mapping[str, Examples]
 
 
 def check_examples(parts: Parts, key: Callable[[Any], str], kind: Kind) -> list[Finding]:
-    """Empty targets, very long inputs, conflicts, inputs in two parts, rare and unseen labels."""
+    """Empty and constant targets, odd texts, conflicts, repeats, inputs in two parts, odd labels."""
+    train = parts.get("train", ())
     found = [*_one_by_one(parts, key), *_repeats(parts, key, labelled=kind.fewest_labels > 0)]
-    return [*found, *_too_few_labels(parts.get("train", ()), kind), *_labels(parts, kind)]
+    found += [*_too_few_labels(train, kind), *_same_targets(train, kind), *_numbers(train, key)]
+    return [*found, *_labels(parts, kind), *_odd_labels(parts, kind)]
 
 
 def _one_by_one(parts: Parts, key: Callable[[Any], str]) -> Iterator[Finding]:
@@ -28,8 +39,15 @@ def _one_by_one(parts: Parts, key: Callable[[Any], str]) -> Iterator[Finding]:
         target = example.target.text if isinstance(example.target, Answer) else example.target
         if isinstance(target, str) and not target.strip():
             yield Finding("error", example.source, "the target is empty; drop the row or fill it")
-        if (length := len(key(example.input))) > LONG:
-            yield Finding("note", example.source, f"a text of {length:,} characters, much of it may be cut")
+        text = key(example.input)
+        if text.strip() in WRITTEN_FOR_NOTHING:
+            message = f"the text is {text.strip()!r}, which programs write for a missing value; drop the row"
+            yield Finding("warning", example.source, message)
+        if signs := invisible(text):
+            message = f"the text holds invisible characters: {signs}; people do not see them, models do"
+            yield Finding("warning", example.source, message)
+        if len(text) > LONG:
+            yield Finding("note", example.source, f"a text of {len(text):,} characters, much may be cut")
 
 
 def _repeats(parts: Parts, key: Callable[[Any], str], *, labelled: bool) -> Iterator[Finding]:
@@ -41,6 +59,8 @@ def _repeats(parts: Parts, key: Callable[[Any], str], *, labelled: bool) -> Iter
             yield Finding("warning", example.source, f"this {part} input is in {other} too: {before.source}")
         if labelled and before.target != example.target:
             yield Finding("warning", example.source, f"the same input as {before.source}, another label")
+        elif other == part and before is not example and before.target == example.target:
+            yield Finding("note", example.source, f"the same example as {before.source}; one is enough")
 
 
 def refuse_too_few_labels(train: Examples, kind: Kind) -> None:
@@ -81,6 +101,55 @@ def _too_few_labels(examples: Examples, kind: Kind) -> Iterator[Finding]:
             else f"no training example has {kind.labelled}; give some that have"
         )  # fmt: skip
         yield Finding("error", examples[0].source, message)
+
+
+def _same_targets(train: Examples, kind: Kind) -> Iterator[Finding]:
+    """Where one text is the answer to most inputs, all the same: often it is another column."""
+    if kind.fewest_labels or kind.goes_on or len(train) < FEW:
+        return
+    texts = Counter(it.target.text if isinstance(it.target, Answer) else it.target for it in train)
+    ((text, count),) = texts.most_common(1)
+    if 2 * count > len(train):
+        first = next(it for it in train if text in (it.target, getattr(it.target, "text", None)))
+        share = f"{count:,} of {len(train):,} training examples have the same target, {short(text)!r}"
+        yield Finding("warning", first.source, f"{share}; is it the right column?")
+
+
+def _numbers(train: Examples, key: Callable[[Any], str]) -> Iterator[Finding]:
+    """Where most of the text is numbers: often they are indices, from another column."""
+    words = [word for example in train[:LOOKED_AT] for word in key(example.input).split()]
+    numbers = [word for word in words if not _LETTER.search(word) and any(map(str.isdigit, word))]
+    if len(words) >= FEW and 2 * len(numbers) > len(words):
+        share = f"{len(numbers):,} of {len(words):,} words of the first inputs are numbers"
+        named = " ".join(numbers[:MOST_NAMES])
+        yield Finding("warning", train[0].source, f"{share}, {named!r}; is it the right column?")
+
+
+def _odd_labels(parts: Parts, kind: Kind) -> Iterator[Finding]:
+    """Labels that people cannot tell apart, or that stand for a missing value."""
+    places: dict[str, list[str]] = defaultdict(list)
+    for examples in parts.values():
+        for label, found in _places(examples, kind).items():
+            places[label] += found
+    alike: dict[str, list[str]] = defaultdict(list)
+    for label, found in places.items():
+        alike[_seen_as(label)].append(label)
+        if visible(label).casefold() in MISSING:
+            message = f"the label {label!r} ({counted(len(found), 'example')}) often means no value"
+            yield Finding("warning", found[0], f"{message}; drop these rows, or rename the label")
+    for labels in filter(lambda it: len(it) > 1, alike.values()):
+        write = ascii if len({visible(label) for label in labels}) < len(labels) else repr
+        named = ", ".join(f"{write(label)} ({len(places[label]):,})" for label in labels)
+        message = f"labels that look alike are different labels: {named}; write them in one way"
+        yield Finding("warning", places[labels[-1]][0], message)
+
+
+def _seen_as(label: str) -> str:
+    """The same for labels that differ in case, width, invisible signs, separators, or as 1 and 1.0 do."""
+    text = visible(label).casefold()
+    if _NUMBER.fullmatch(text):
+        return f"{float(text):g}"
+    return re.sub(r"(?<=\w)[\s_-]+(?=\w)", " ", text)
 
 
 def _labels(parts: Parts, kind: Kind) -> Iterator[Finding]:

@@ -16,6 +16,7 @@ from malmoi.data.opening import Record, short
 from malmoi.metrics.statistics import accuracy, balanced_accuracy, macro_f1
 from malmoi.tasks.base import Examples, Found, Nats, Scores, Task
 from malmoi.tasks.kinds import LABEL
+from malmoi.util.scripts import SPACELESS
 from malmoi.world import Document
 
 
@@ -100,5 +101,7 @@ def named_labels(text: str, labels: Sequence[str]) -> list[str]:
 
 
 def _names(text: str, label: str) -> bool:
-    """Whether `label` stands in `text` as a word (a Korean one may have an ending)."""
-    return re.search(rf"(?<!\w){re.escape(label)}(?![A-Za-z0-9_])", text, re.IGNORECASE) is not None
+    """Whether `label` stands in `text` as a word, a Korean one with any ending; where words have no spaces
+    between them, anywhere."""
+    before = "" if re.match(f"[{SPACELESS}]", label) else r"(?<!\w)"
+    return re.search(rf"{before}{re.escape(label)}(?![A-Za-z0-9_])", text, re.IGNORECASE) is not None

@@ -11,7 +11,8 @@ from typing import Any, ClassVar
 from malmoi.core.nouns import Example, Report
 from malmoi.data.opening import Record, extension
 from malmoi.data.readers import TEXT_EXTENSIONS, document_hash, find_files, read_rows
-from malmoi.metrics.statistics import bits_per_byte, chrf, word_perplexity
+from malmoi.metrics.overlap import chrf
+from malmoi.metrics.statistics import bits_per_byte, word_perplexity
 from malmoi.tasks.base import GROUP, Examples, Found, Nats, Scores, Task
 from malmoi.tasks.kinds import CONTINUATION
 from malmoi.world import Document

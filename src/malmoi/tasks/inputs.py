@@ -9,6 +9,7 @@ from typing import Any
 
 from malmoi.core.errors import UserError
 from malmoi.core.nouns import Finding, Report, Say, silent
+from malmoi.data.characters import composed
 from malmoi.data.encodings import decoded
 from malmoi.data.labelled import RECORD_EXTENSIONS, SKIPPED, read_lines, read_records
 from malmoi.data.opening import ENCODING, extension
@@ -75,7 +76,7 @@ def read_inputs(
     for file in find_files(path, INPUT_EXTENSIONS):
         for value, where in _values(file, errors.append):
             try:
-                one = task.input_from(value)
+                one = composed(task.input_from(value))
             except UserError as error:
                 errors.append(Finding("error", where, str(error)))
                 continue

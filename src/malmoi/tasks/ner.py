@@ -5,13 +5,14 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from itertools import chain, pairwise
 from pathlib import Path
 from typing import Any, ClassVar
 
 from malmoi.core.nouns import BadRow, Entity, Example, Report
+from malmoi.data.characters import composed, composed_offset, original_offset
 from malmoi.data.labelled import (
     CONLL_EXTENSIONS,
     RECORD_EXTENSIONS,
@@ -29,6 +30,7 @@ from malmoi.tasks.entity_rows import (
 )
 from malmoi.tasks.entity_rows import TOKENS, entity_from, read_brat, read_spacy, rows_with_spans, spans_from
 from malmoi.tasks.kinds import TAGS
+from malmoi.tasks.span_checks import checked_spans, in_words
 from malmoi.tasks.tagging import are_labels, begins_with_b, joint_of, names_of
 from malmoi.world import Document
 
@@ -93,7 +95,7 @@ class NamedEntities(Task[str, Entities]):
         """The lines of one text, which are one document."""
         document = f"{document_hash(' '.join(row.values['text'] for row in rows)):x}"
         found = attempts(rows, lambda row: self.examples(row, report), report)
-        return (replace(one, document=document) for one in found)
+        return (replace(self.tidied(one, report), document=document) for one in found)
 
     def _sentences(
         self, sentences: Sequence[Sequence[Tagged]], report: Report
@@ -108,7 +110,8 @@ class NamedEntities(Task[str, Entities]):
         def make(sentence: Sequence[Tagged]) -> list[Example[str, Entities]]:
             text, names = names_of(sentence, tell, joint=joint, labels=labels)
             first = sentence[0]
-            return [Example(text, names, first.where, document=documents.get(first.document, ""))]
+            example = Example(text, names, first.where, document=documents.get(first.document, ""))
+            return [self.tidied(example, report)]
 
         return attempts(sentences, make, report)
 
@@ -118,15 +121,33 @@ class NamedEntities(Task[str, Entities]):
         spans = spans_from(self.value(record.values, "entities"))
         entities = tuple(sorted(map(entity_from, spans)))
         if bad := [one for one in entities if not 0 <= one.start < one.end <= len(text)]:
-            raise BadRow(f"{_where(bad[0])} is no part of the text of {len(text)} characters")
+            hint = in_words(text, bad[0])
+            raise BadRow(f"{_where(bad[0])} is no part of the text of {len(text)} characters{hint}")
         if bad := [pair for pair in pairwise(entities) if pair[1].start < pair[0].end]:
             raise BadRow(f"{_where(bad[0][0])} and {_where(bad[0][1])} overlap")
         for one, said in (
             (entity_from(it), it["text"]) for it in spans if isinstance(it, Mapping) and "text" in it
         ):
             if (there := text[one.start : one.end]) != said:
-                raise BadRow(f"{_where(one)} is said to be {short(said)!r}, but {there!r} stands there")
+                message = f"{_where(one)} is said to be {short(said)!r}, but {there!r} stands there"
+                raise BadRow(message + in_words(text, one))
         yield Example(text, entities, record.where)
+
+    def tidied(self, example: Example[str, Entities], report: Report) -> Example[str, Entities]:
+        """The same, less white space at the ends of names."""
+        found = super().tidied(example, report)
+        return replace(found, target=checked_spans(found.input, found.target, found.source, report))
+
+    def composed(self, example: Example[str, Entities]) -> Example[str, Entities]:
+        """The same text and names in NFC, where they stand in it."""
+        found, text = composed(example), example.input
+        if found is example:
+            return found
+        return replace(found, target=_moved(found.target, lambda at: composed_offset(text, at)))
+
+    def restored(self, target: Entities | None, value: str) -> Entities | None:
+        """Where the names stand in `value` as it was."""
+        return target if target is None else _moved(target, lambda at: original_offset(value, at))
 
     def row(self, example: Example[str, Entities]) -> dict[str, Any]:
         """Text and spans."""
@@ -194,6 +215,10 @@ def _documents(sentences: Sequence[Sequence[Tagged]]) -> dict[str, str]:
     for first, *others in sentences:
         words.setdefault(first.document, []).extend(one.token for one in (first, *others))
     return {place: f"{document_hash(' '.join(it)):x}" for place, it in words.items() if place}
+
+
+def _moved(entities: Entities, place: Callable[[int], int]) -> Entities:
+    return tuple(replace(one, start=place(one.start), end=place(one.end)) for one in entities)
 
 
 def _where(entity: Entity) -> str:

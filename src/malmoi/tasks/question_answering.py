@@ -10,9 +10,10 @@ from typing import Any, ClassVar
 
 from malmoi.core.errors import UserError
 from malmoi.core.nouns import Answer, BadRow, Example, Finding, Question, Report
+from malmoi.data.characters import READ_COMPOSED, composed, composed_offset, original_offset
 from malmoi.data.labelled import attempts, read_records
 from malmoi.data.opening import Record, short
-from malmoi.metrics.statistics import squad_scores
+from malmoi.metrics.overlap import squad_scores
 from malmoi.tasks.base import Examples, Found, Nats, Scores, Task
 from malmoi.tasks.kinds import SPAN
 from malmoi.world import Document
@@ -66,9 +67,22 @@ class QuestionAnswering(Task[Question, Answer]):
         if not found:
             report(Finding("note", record.where, "a question without an answer; left out"))
             return
-        answers = [_placed(text, start, context, record.where, report) for text, start in found]
+        asked, texts = composed((Question(question, context), [text for text, _ in found]))
+        if asked != Question(question, context) or texts != [text for text, _ in found]:
+            report(Finding("warning", record.where, READ_COMPOSED))
+        starts = [start if start is None else composed_offset(context, start) for _, start in found]
+        places = zip(texts, starts, strict=True)
+        answers = [_placed(text, start, asked.context, record.where, report) for text, start in places]
         first, *others = dict.fromkeys(answers)
-        yield Example(Question(question, context), first, record.where, tuple(others))
+        yield Example(asked, first, record.where, tuple(others))
+
+    def restored(self, target: Answer | None, value: Question) -> Answer | None:
+        """The answer as `value` has it."""
+        if target is None or target.start < 0:
+            return target
+        ends = target.start, target.start + len(target.text)
+        start, end = (original_offset(value.context, at) for at in ends)
+        return Answer(value.context[start:end], start)
 
     def input_from(self, value: Any) -> Question:
         """The question in {"question": TEXT, "context": TEXT}. Raises UserError for anything else."""

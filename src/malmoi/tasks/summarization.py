@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 from malmoi.core.nouns import Example, Report
 from malmoi.data.opening import Record
-from malmoi.metrics.statistics import rouge
+from malmoi.metrics.overlap import rouge
 from malmoi.tasks.base import Examples, Found, Nats, Scores, Task
 from malmoi.tasks.kinds import TEXT
 from malmoi.world import Document

@@ -12,7 +12,7 @@ from malmoi.core.nouns import Example, Finding, Report
 from malmoi.data.labelled import PLAIN, RECORD_EXTENSIONS, attempts, read_lines, read_records
 from malmoi.data.opening import Record, extension
 from malmoi.data.readers import find_files
-from malmoi.metrics.statistics import bleu, chrf
+from malmoi.metrics.overlap import bleu, chrf
 from malmoi.tasks.base import Examples, Found, Nats, Scores, Task, is_korean
 from malmoi.tasks.kinds import TEXT
 from malmoi.world import Document

@@ -111,9 +111,10 @@ class ChatFormat:
         self.tokenizer.config["chat_template"] = self.template
 
     def prompt_ids(self, messages: Sequence[Message]) -> list[int]:
-        """The ids up to where the assistant's reply begins. Raises UserError for turns out of order."""
-        if wrong := turns_error(messages, ends_with="user"):
-            raise UserError(f"the conversation cannot be answered: {wrong}")
+        """The ids up to where the assistant's reply begins. Which turns may follow which is left to the
+        template. Raises UserError where it refuses them, and where there are none."""
+        if not messages:
+            raise UserError("the conversation cannot be answered: it has no turn")
         guarded, guard = self._guarded(messages)
         rendered = self._render(guarded, reply=True)
         return [id for piece in self._pieces(rendered) for id in self._encode(piece, guard)]
@@ -274,8 +275,11 @@ def fit_turns(
 ) -> tuple[list[int], list[Message], int]:
     """The prompt's ids within `most_tokens`, the messages in it, and how many of the oldest were dropped.
 
-    The system's turn stays; turns are dropped in pairs. Raises UserError where the last alone is too long.
+    The system's turn stays; turns are dropped in pairs. Raises UserError where the last is empty, or alone is
+    too long.
     """
+    if not messages[-1].content.strip():
+        raise UserError("the message is empty; write something")
     system = [message for message in messages if message.role == "system"]
     turns = [message for message in messages if message.role != "system"]
     ids: list[int] = form.prompt_ids(messages)

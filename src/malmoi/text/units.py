@@ -1,8 +1,9 @@
 """Units: the smallest pieces that an entity is made of, with exact character offsets.
 
-A unit is a word of letters, one Hangul syllable or Han character (a Korean particle follows its noun without
-a space), a number, or one sign. An apostrophe joins only where a capital follows: "O'Brien" is one unit, but
-"Kim's" is "Kim", "'", "s". Hyphens, "@", "#", "_" and the signs of a URL are units of their own.
+A unit is a word of letters, one Hangul syllable (a Korean particle follows its noun without a space), one
+letter of a script without spaces (Han, kana, Thai), a number, or one sign; each with its combining marks. An
+apostrophe joins only where a capital follows: "O'Brien" is one unit, but "Kim's" is "Kim", "'", "s". Hyphens,
+"@", "#", "_" and the signs of a URL are units of their own.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from typing import Any, NamedTuple, Self
 from malmoi.core.errors import UserError
 from malmoi.core.nouns import Entity
 from malmoi.text.tokenizer import Tokenizer
+from malmoi.util.scripts import MARKS, SPACELESS, run_of
 
 Span = tuple[int, int]
 
@@ -24,9 +26,11 @@ MAX_CHARACTERS = 16  # of a unit; its further ones are not looked at
 MAX_SPELLED = 100_000  # different units whose spelling is kept at hand
 PAD, UNKNOWN = 0, 1  # ids, of words and of characters
 OUTSIDE = "O"
-_SINGLE = "가-힣一-鿿"
-_LETTERS = rf"[^\W\d_{_SINGLE}]+"
-_UNIT = re.compile(rf"[{_SINGLE}]|{_LETTERS}(?:['’](?=[A-Z]){_LETTERS})*|\d+(?:[.,]\d+)*|\S")
+_SINGLE = "가-힣" + SPACELESS
+_LETTERS = run_of(rf"[^\W\d_{_SINGLE}]")
+_UNIT = re.compile(
+    rf"[{_SINGLE}][{MARKS}]*|{_LETTERS}(?:['’](?=[A-Z]){_LETTERS})*|\d+(?:[.,]\d+)*[{MARKS}]*|\S[{MARKS}]*"
+)
 
 
 def units(text: str) -> list[Span]:
@@ -145,10 +149,15 @@ def _joined(starts: list[int], ends: list[int], pieces: list[list[int]]) -> Enco
 
 
 # A blank between two sentences: a line's end, or white space after an end sign (and closing quotes) where no
-# small letter follows. A full stop after one capital ("J. Kim") or a common short form ends nothing.
+# small letter follows; after an end sign of Chinese or Japanese nothing need stand. A full stop after one
+# capital ("J. Kim") or a common short form ends nothing.
 _SHORT = ("Mr", "Mrs", "Ms", "Dr", "St", "vs", "etc", "al", "Fig", "No", "Prof", "Jr", "Sr", "cf")
 _NOT_SHORT = "".join(rf"(?<!\b{short}\.)" for short in (*_SHORT, "[A-Z]"))
-_GAP = re.compile(rf"\s*\n\s*|(?<=[.!?…。]){_NOT_SHORT}(?:[\"'”’」』)\]]+)?\s+(?![a-z])|\Z")
+_CLOSING = "\"'”’」』）)\\]"
+_GAP = re.compile(
+    rf"\s*\n\s*|(?<=[.!?…。！？।؟]){_NOT_SHORT}[{_CLOSING}]*\s+(?![a-z])"
+    rf"|(?<=[。！？])[{_CLOSING}]*(?![{_CLOSING}。！？…\s])|\Z"
+)
 
 
 def sentences(text: str) -> list[tuple[int, int]]:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import codecs
+import json
 import os
 import sys
 import unicodedata
 from contextlib import suppress
 from io import TextIOWrapper
-from typing import TextIO
+from typing import Any, TextIO
 
 from malmoi.core.errors import UserError
 
@@ -36,6 +37,19 @@ def standard_input() -> bytes:
     if sys.stdin is None:
         raise UserError("standard input is closed; give a file or a text instead of -, or a pipe")
     return sys.stdin.buffer.read()
+
+
+def json_line(value: Any, indent: int | None = None) -> str:
+    """A value as JSON that standard output can hold: if its encoding lacks a letter, with JSON's escapes.
+
+    What the stream itself would write in place of such a letter is no JSON, or another letter.
+    """
+    text = json.dumps(value, ensure_ascii=False, indent=indent)
+    try:
+        text.encode(sys.stdout.encoding or "utf-8")
+    except UnicodeEncodeError:
+        return json.dumps(value, indent=indent)
+    return text
 
 
 def flush_streams() -> None:

@@ -23,6 +23,7 @@ from malmoi.methods.traditional.choice import TimeKeeper
 from malmoi.methods.traditional.vectors import LIBRARIES, NgramView, Vectors
 from malmoi.tasks.kinds import SPAN
 from malmoi.text.units import sentences
+from malmoi.util.scripts import MARKS, SPACELESS, run_of
 
 KINDS = {
     "how many": r"how (many|much|old|long|far|large|big|tall|often)|몇|얼마",
@@ -39,7 +40,8 @@ STOP = frozenset(
     how than then not also into such there if 그 이 저 및 등 수 것""".split()  # noqa: SIM905 (a list of them would take a page)
 )
 PARTICLES = "에서|에게|으로|까지|부터|이다|였다|이었다|입니다|은|는|이|가|을|를|의|에|로|와|과|도|만|께서"
-_WORD = re.compile(r"[$£€₩]?\w+(?:[-'’.,:/]\w+)*%?")
+_RUN = run_of(rf"(?:(?![{SPACELESS}])\w)")
+_WORD = re.compile(rf"[{SPACELESS}][{MARKS}]*|[$£€₩]?{_RUN}(?:[-'’.,:/]{_RUN})*%?")
 _PARTICLE = re.compile(rf"(?<=[가-힣])(?:{PARTICLES})$")
 _HEAD = re.compile(r"\b(?:what|which|how many|how much) (\w+)|(?:무슨|어느|어떤|몇) ?(\w+)", re.IGNORECASE)
 AS_IT_IS: Any = list  # texts are lists of features already

@@ -26,10 +26,11 @@ from malmoi.data.encodings import decoded
 from malmoi.inside.sources import BagOfWords, ReadText, Source
 from malmoi.methods.base import Method, Parts
 from malmoi.methods.traditional.choice import TimeKeeper, log_count_ratios, quality, softmax_layer
-from malmoi.methods.traditional.vectors import LIBRARIES, WORD, NgramView, Vectors
+from malmoi.methods.traditional.vectors import LIBRARIES, TERM, NgramView, Vectors
 from malmoi.metrics.statistics import Floats
 from malmoi.tasks.checks import two_or_more
 from malmoi.tasks.kinds import LABEL
+from malmoi.util.scripts import words_in
 
 SHOWN = 15  # words of each label in a report
 STRONGEST = 12  # n-grams of a text in a picture
@@ -189,7 +190,7 @@ class Lexicon(LabelMethod):
 
 def counted_words(text: str) -> list[str]:
     """What a lexicon counts: words in lower case, without signs."""
-    return re.findall(r"\w+", text.lower())
+    return words_in(text.lower())
 
 
 def log_odds(counts_LW: Floats) -> Floats:
@@ -379,7 +380,7 @@ def _places(term: str, words: Sequence[str]) -> Iterator[tuple[int, int]]:
             yield min(owners[inner[0]], len(words) - 1), min(owners[inner[-1]], len(words) - 1)
             start = text.find(gram, start + 1)
         return
-    pairs = [(part, w) for w, word in enumerate(words) for part in re.findall(WORD, word.lower())]
+    pairs = [(part, w) for w, word in enumerate(words) for part in re.findall(TERM, word.lower())]
     wanted = term.split(" ")
     for start in range(len(pairs) - len(wanted) + 1):
         if [part for part, _ in pairs[start : start + len(wanted)]] == wanted:

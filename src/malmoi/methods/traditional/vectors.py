@@ -16,8 +16,9 @@ from scipy import sparse
 
 from malmoi.core.errors import UserError
 from malmoi.methods.base import Parts
+from malmoi.util.scripts import WORD
 
-WORD = r"\w+|[^\w\s]"  # what a view of words takes for one: signs are words, too
+TERM = rf"{WORD}|[^\w\s]"  # what a view of words takes for one: signs are words, too
 LIBRARIES = ("sklearn.feature_extraction.text", "sklearn.linear_model")  # of what is fitted to such rows
 SMALL = 500  # with fewer texts, n-grams seen once count too
 
@@ -53,7 +54,7 @@ class Vectors:
         settings: Any = {"min_df": 1 if len(texts) < SMALL else 2, "max_features": self.max_features}
         for view in self.views:
             settings |= {"analyzer": view.analyzer, "ngram_range": (view.low, view.high), "dtype": np.float32}
-            settings["token_pattern"] = WORD if view.analyzer == "word" else None
+            settings["token_pattern"] = TERM if view.analyzer == "word" else None
             try:
                 found: Any = TfidfVectorizer(**settings).fit(texts)
             except ValueError:
@@ -124,7 +125,7 @@ def ngrams(text: str, view: NgramView) -> Iterator[str]:
     """The n-grams that `view` cuts a text into, as scikit-learn's analyzers of these names."""
     text = text.lower()
     if view.analyzer == "word":
-        words = re.findall(WORD, text)
+        words = re.findall(TERM, text)
         yield from (" ".join(words[i : i + n]) for n in view.sizes for i in range(len(words) - n + 1))
         return
     text = re.sub(r"\s\s+", " ", text)

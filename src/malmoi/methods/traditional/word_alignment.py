@@ -28,6 +28,7 @@ from malmoi.methods.traditional.choice import TimeKeeper, quality
 from malmoi.metrics.word_table import Pair, Table, learn_table
 from malmoi.models.ngram import KneserNey
 from malmoi.tasks.kinds import TEXT
+from malmoi.util.scripts import MARKS, SPACELESS, run_of
 
 UNKNOWN = 1  # of source words, after NULL; of target words 0 begins a sentence
 MAX_CELLS = 16_000_000  # some 50 bytes of memory each; pairs beyond are left out
@@ -47,9 +48,14 @@ WEIGHTS = (
 )  # of the LM, a word's bonus
 
 
+_RUN = run_of(rf"(?:(?![{SPACELESS}])[\w'’])")
+_WORD = re.compile(rf" ?[{SPACELESS}][{MARKS}]*| ?{_RUN}| ?[^\w\s][{MARKS}]*")
+
+
 def words(text: str) -> list[str]:
-    """Words and signs, each with one space before it where the text has white space (or begins)."""
-    return re.findall(r" ?[\w'’]+| ?[^\w\s]", " " + " ".join(text.split()))
+    """Words and signs, each with one space before it where the text has white space (or begins); of scripts
+    without spaces letters."""
+    return _WORD.findall(" " + " ".join(text.split()))
 
 
 def _is_sign(word: str) -> bool:

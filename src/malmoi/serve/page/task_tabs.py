@@ -16,6 +16,7 @@ from gradio.components import Component
 from malmoi.core.errors import UserError
 from malmoi.core.nouns import Answer, Entity, Question
 from malmoi.engine.ask import Asker, AskSettings
+from malmoi.methods.use import answered
 from malmoi.serve.catalogue import Entry, LanguageEntry, TaskEntry
 from malmoi.serve.page.look import clickable, joined, named, note, panel
 from malmoi.serve.worker import REPORTED, Worker
@@ -214,7 +215,7 @@ def _predict(entry: TaskEntry, raw: Any) -> Outcome:
     method = entry.method.method
     value = entry.task.input_from(raw)
     start = perf_counter()
-    (prediction,) = method.predict([value]).values
+    (prediction,) = answered(method, [value], method.predict).values
     seconds = perf_counter() - start
     [shares] = method.probabilities([value]) or [None]
     [sure] = method.confidences([value], [prediction]) or [None]
