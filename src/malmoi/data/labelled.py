@@ -76,7 +76,7 @@ def _unpacked(values: dict[str, Any], paths: Sequence[str]) -> dict[str, Any]:
     """A row with what stands at these paths, and with the languages of the hub's {"translation": {...}}."""
     inner = values.get("translation")
     if isinstance(inner, dict):
-        values = inner | {name: it for name, it in values.items() if name != "translation"}
+        values = inner | {name: it for name, it in values.items() if it is not inner}
     found = {path: it for path in paths if path not in values and (it := _at(values, path)) is not None}
     return values | found if found else values
 
