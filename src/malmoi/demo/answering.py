@@ -24,7 +24,7 @@ TUNING = (
 )  # fmt: skip
 # How often an epoch shows a row, of which there is time for a small part: a label is a token or two to learn
 # from, a sentence's translation some thirty, a list of names or a continuation a hundred.
-WEIGHTS = {"classification": 5, "translation": 8, "ner": 0.6, "completion": 0.05, "chat": 0.7}
+WEIGHTS = {"classification": 3, "translation": 8, "ner": 0.6, "completion": 0.05, "chat": 0.7}
 REPLY_TOKENS = 40
 
 

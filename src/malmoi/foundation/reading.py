@@ -61,7 +61,7 @@ class Amounts:
 
     plain: int = 20_000
     mixed: int = 95_000
-    asked: int = 33_000
+    asked: int = 42_500
     valid: int = 600
     vocabulary: int = 4096
     sample: int = 20_000  # documents that the vocabulary is learned from
