@@ -122,7 +122,7 @@ def _columns(found: Mapping[str, Any]) -> dict[str, list[Any]] | None:
     if values and all(isinstance(it, dict) and it and all(map(str.isdigit, it)) for it in values):
         same = all(it.keys() == values[0].keys() for it in values)
         return {name: list(it.values()) for name, it in found.items()} if same else None
-    if len(values) < 2 or not all(isinstance(it, list) and len(it) == len(values[0]) for it in values):
+    if len(values) < 2 or not all(isinstance(it, list) and it and len(it) == len(values[0]) for it in values):
         return None
     is_row = any(map(_are_rows, values)) or any(isinstance(it, str) for it in found.get("tokens", ()))
     return None if is_row else dict(found)
