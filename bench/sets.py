@@ -52,7 +52,7 @@ SETS = {
 
 def read(data: DataSet, task: Task[Any, Any], limit: int) -> Splits:
     """Without a validation file a part of the training file is for the report."""
-    label = (lambda example: example.target) if task.kind.is_choice else None
+    labels = task.kind.labels if task.kind.is_choice else None
     parts = data.read(task, "train"), data.read(task, "valid") or None
-    splits = split_examples(*parts, key=task.key, group=task.group_of, label=label)
+    splits = split_examples(*parts, key=task.key, group=task.group_of, labels=labels)
     return dataclasses.replace(splits, test=splits.test[: limit or None])

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from random import Random
 
 import pytest
 from hypothesis import given, settings
@@ -17,7 +18,7 @@ def examples(count: int, labels: int = 2, start: int = 0) -> list[Example[str, s
 
 
 def split(*parts: list[Example[str, str]] | None, seed: int = 0) -> Splits:
-    return split_examples(*parts, key=str, label=lambda example: example.target, seed=seed)
+    return split_examples(*parts, key=str, labels=lambda label: [label], seed=seed)
 
 
 def inputs(part: list[Example[str, str]]) -> set[str]:
@@ -78,6 +79,20 @@ def test_no_leak_and_every_label_stays(count: int, labels: int, seed: int) -> No
 def test_labels_are_held_out_in_proportion() -> None:
     found = split(examples(900, labels=3) + examples(100, labels=1, start=5000))
     assert Counter(example.target for example in found.test) == {"0": 40, "1": 30, "2": 30}
+
+
+def test_sets_of_labels_are_held_out_in_proportion() -> None:
+    """A rare label beside a frequent one, which half of the texts have; a third has none."""
+    draw, sets = Random(0), list[Example[str, tuple[str, ...]]]()
+    for number in range(1000):
+        shares = {"rare": 0.03, "some": 0.2, "usual": 0.5}
+        labels = tuple(label for label, share in shares.items() if draw.random() < share)
+        sets.append(Example(f"문장 {number}", labels))
+    found = split_examples(sets, key=str, labels=list)
+    whole = Counter(label for one in sets for label in one.target)
+    for part in (found.valid, found.test):
+        counts = Counter(label for one in part for label in one.target)
+        assert all(abs(counts[label] - whole[label] / 10) <= 2 for label in whole)
 
 
 def test_another_seed_holds_out_others() -> None:

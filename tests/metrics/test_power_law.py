@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from malmoi.metrics.power_law import fit_power_law
+from malmoi.metrics.power_law import PowerLaw, fit_power_law
 
 COUNTS = [125, 250, 500, 1000]
 
@@ -74,3 +74,15 @@ def test_a_forecast_is_a_finite_error_that_never_rises(points: list[tuple[int, f
 def test_bad_points_are_refused(counts: list[float], errors: list[float], deviations: list[float]) -> None:
     with pytest.raises(ValueError):
         fit_power_law(counts, errors, deviations)
+
+
+def test_a_curve_that_begins_late_falls_faster_ahead() -> None:
+    asymptote_G, exponent_G, start_G, scale_G, deviation_G, weight_G = np.array(
+        [[0.1], [1.0], [500.0], [0.3], [0.0], [1.0]]
+    )
+    law = PowerLaw(1000.0, asymptote_G, exponent_G, start_G, scale_G, deviation_G, weight_G)
+    draws_DC = law.draws([1000, 4000])
+    assert np.allclose(draws_DC, [0.1 + 0.3, 0.1 + 0.3 * 1500 / 4500])
+    late = [0.5 * ((n + 1000) / 2000) ** -0.8 for n in COUNTS]
+    forecast_D = fit_power_law(COUNTS, late, [0.003] * 4).draws([4000])[:, 0]
+    assert np.percentile(forecast_D, 2.5) < 0.29  # without a late start 0.31

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from malmoi.metrics.promise import fewest, promise
+from malmoi.metrics.promise import PARTS, cross_fitted, fewest, promise
 
 SPLITS, SHOWN_BY = 200, 600
 
@@ -58,3 +58,26 @@ def test_too_few_or_too_bad_show_nothing() -> None:
     assert promise([0.9] * 59, [True] * 59, levels, 0.05) is not None
     assert promise([0.9] * 58, [True] * 58, levels, 0.05) is None
     assert promise([0.9] * 1000, [False] * 1000, levels, 0.5) is None
+
+
+def test_an_answer_is_given_alone_by_what_the_others_show() -> None:
+    """Its own rightness changes nothing of that, but it does change what all of them show."""
+    sure_N, right_N = population(1000)
+    levels = np.quantile(population(2000, seed=1)[0], np.linspace(0, 1, 101)).tolist()
+    whole, alone = cross_fitted(sure_N.tolist(), right_N.tolist(), levels, 0.08)
+    assert whole == promise(sure_N.tolist(), right_N.tolist(), levels, 0.08)
+    assert whole is not None
+    assert abs(np.mean(alone) - whole.answered / whole.count) < 0.1
+    wrong_N = right_N.copy()
+    wrong_N[::PARTS] = False
+    worse, same = cross_fitted(sure_N.tolist(), wrong_N.tolist(), levels, 0.08)
+    assert worse is None or worse.answered < whole.answered
+    assert same[::PARTS] == alone[::PARTS]
+
+
+def test_examples_that_belong_together_show_as_much_as_one() -> None:
+    whole, alone = cross_fitted([0.9] * 290, [True] * 290, [0.9] * 101, 0.05, [at // 5 for at in range(290)])
+    assert (whole, any(alone)) == (None, False)
+    whole, alone = cross_fitted([0.9] * 400, [True] * 400, [0.9] * 101, 0.05, [at // 5 for at in range(400)])
+    assert whole is not None
+    assert (whole.count, all(alone)) == (80, True)

@@ -110,7 +110,7 @@ def find_suspects(task: Task[Any, Any], examples: Examples, say: Say = silent) -
             f"`suspects`: too few of the labels ({names or 'none'}) are given to {FOLDS} different texts",
             fix="give more examples of each",
         )
-    fold_E = fold_numbers(examples, lambda one: group_of(task, one.input), _first_label(task), FOLDS)
+    fold_E = fold_numbers(examples, lambda one: group_of(task, one.input), task.kind.labels, FOLDS)
     evidence = _EVIDENCE[task.kind](task, examples, np.array(fold_E), say)
     return Suspects(tuple(_listed(examples, evidence, rare)), len(examples), tuple(_notes(rare)))
 
@@ -129,10 +129,6 @@ def rare_labels(task: Task[Any, Any], examples: Examples) -> dict[str, int]:
     }
     counts = Counter(label for label, _ in pairs)
     return {label: count for label, count in sorted(counts.items()) if count < FOLDS}
-
-
-def _first_label(task: Task[Any, Any]) -> Callable[[Any], str]:
-    return lambda example: next(iter(task.kind.labels(example.target)), "")
 
 
 def _notes(rare: Mapping[str, int]) -> list[str]:

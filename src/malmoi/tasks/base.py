@@ -200,8 +200,10 @@ class Task(ABC, Generic[X, Y]):
 
         The notes also warn of labels that only the other parts have.
         """
-        label = (lambda example: str(example.target)) if self.kind.is_choice else None
-        found = split_examples(train, valid, test, key=self.key, group=self.group_of, label=label, seed=seed)
+        labels = self.kind.labels if self.kind.is_choice or self.kind.is_set else None
+        found = split_examples(
+            train, valid, test, key=self.key, group=self.group_of, labels=labels, seed=seed
+        )
         known = labels_in(found.train, self.kind)
         unseen = [
             line
