@@ -38,6 +38,7 @@ T = TypeVar("T")
 
 PIECE = 1 << 20  # bytes read at a time, and the characters from which a plain text is cut
 FEW_DOCUMENTS = 20  # below this, whole documents are too coarse to hold out
+_NO_DATA = re.compile("(?i)(readme|licen[sc]e)[.]|.*[.]dropped[.]jsonl?$")  # the last: what cleaning dropped
 HASHED_DOCUMENTS = 10_000  # enough to place the hash below which a document is held out
 
 
@@ -105,10 +106,10 @@ class How:
         self.error(where, f'no field "{self.field}" among {", ".join(names) or "no fields"}; {fix}')
 
 
-def short(value: object) -> str:
-    """A value as an error line shows it, at most 60 characters."""
+def short(value: object, most: int = 60) -> str:
+    """A value as an error line shows it, at most `most` characters."""
     text = str(value).strip()
-    return text if len(text) <= 60 else text[:57] + "..."
+    return text if len(text) <= most else text[: most - 3] + "..."
 
 
 def _open(path: Path) -> BinaryIO:
@@ -295,11 +296,7 @@ def find_files(path: Path, extensions: Sequence[str] = EXTENSIONS) -> list[Path]
 
 def _is_text(inside: Path, extensions: Sequence[str]) -> bool:
     hidden = any(part.startswith(".") for part in inside.parts)
-    return (
-        extension(inside) in extensions
-        and not hidden
-        and not re.match("(?i)(readme|licen[sc]e)[.]", inside.name)
-    )
+    return extension(inside) in extensions and not hidden and not _NO_DATA.match(inside.name)
 
 
 def read_rows(
@@ -424,7 +421,7 @@ def open_corpus(
     path = arrow.local(path)
     roles: dict[str, list[Path]] = {"train": [], "valid": [], "test": [], "": []}
     for file in find_files(path):
-        roles[_role(file.relative_to(path) if path.is_dir() else Path())].append(file)
+        roles[file_role(file.relative_to(path) if path.is_dir() else Path())].append(file)
     train_files = roles["train"] or roles[""]
     valid_files = roles["valid"] if valid is None else find_files(valid)
     used = {file.resolve() for file in valid_files}
@@ -443,7 +440,7 @@ def open_corpus(
     return make(tuple(train_files), note + aside, hold_out=held)
 
 
-def _role(inside: Path) -> str:
+def file_role(inside: Path) -> str:
     """The split that a file or folder name says: train, valid, test, or "" for none."""
     for name in inside.parts:
         found = re.match(r"(?i)(train|valid|val|dev|test)(?:ing|ation)?(?=[-_.\d]|$)", name)
