@@ -6,13 +6,12 @@ import random
 import unicodedata
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from malmoi.core.errors import UserError
 from malmoi.core.nouns import Finding
 from malmoi.data import check
-from malmoi.data.check import NEAR, corpus_stats, minhash, near_duplicates, preview
+from malmoi.data.check import corpus_stats, preview
 from malmoi.text.tokenizer import train_tokenizer
 
 WORDS = {
@@ -55,7 +54,6 @@ def test_a_clean_corpus_has_no_findings(tmp_path: Path) -> None:
     assert stats.num_bytes == sum(len(text.encode()) for text in EN + KO)
     assert stats.length_percentiles[100] == max(map(len, EN + KO))
     assert stats.encodings == {"ASCII": 2}  # JSON spelled the Korean with \u
-    assert stats.num_compared == 40
     assert (stats.exact_duplicates, stats.near_duplicates, stats.overlap_exact, stats.overlap_near) == (
         0,
     ) * 4
@@ -76,7 +74,7 @@ def test_near_duplicates_are_not_equal_ones(tmp_path: Path) -> None:
     stats = corpus_stats(split(tmp_path, [*EN, near, EN[6]], [*KO, KO[2] + "."]))
     assert (stats.exact_duplicates, stats.near_duplicates) == (1, 2)
     assert any(
-        "2 documents of 43 compared, nearly equal" in text for text in messages(stats.findings, "warning")
+        "2 documents nearly equal to one before" in text for text in messages(stats.findings, "warning")
     )
 
 
@@ -173,34 +171,11 @@ def test_documents_past_the_context_are_counted(tmp_path: Path) -> None:
     assert corpus_stats(path).num_long is None
 
 
-def test_only_the_first_documents_are_compared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(check, "COMPARED", 10)
+def test_every_document_is_compared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(check, "BLOCK_ROWS", 7)  # however many are sketched at a time
     stats = corpus_stats(split(tmp_path, [*EN, EN[19], EN[0] + "."], [*KO, EN[18]]))
-    assert stats.num_compared == 20
-    assert (stats.exact_duplicates, stats.near_duplicates, stats.overlap_exact) == (1, 0, 1)
-    assert messages(stats.findings, "error")[0].endswith("document 21 as document 19")
-
-
-def jaccard(left: str, right: str) -> float:
-    one, two = ({text[at : at + 5] for at in range(len(text) - 4)} for text in (left, right))
-    return len(one & two) / len(one | two)
-
-
-def test_minhash_estimates_the_jaccard_similarity() -> None:
-    base = " ".join(EN[:4])
-    for keep in (0.3, 0.6, 0.9):
-        other = base[: int(keep * len(base))] + " ".join(KO[:4])
-        estimate = (minhash(base) == minhash(other)).mean()
-        assert estimate == pytest.approx(jaccard(base, other), abs=0.15)
-    assert (minhash("The  Cat\nsat here") == minhash("the cat SAT here")).all()
-    assert minhash("").shape == minhash("a").shape == (128,)
-
-
-def test_near_duplicates_name_the_earliest() -> None:
-    one, other = minhash(EN[0]), minhash(EN[1])
-    changed = one.copy()
-    changed[: int((1 - NEAR) * len(one)) - 2] += 1
-    assert near_duplicates(np.stack([other, one, changed, one])).tolist() == [0, 1, 1, 1]
+    assert (stats.exact_duplicates, stats.near_duplicates, stats.overlap_exact) == (1, 1, 1)
+    assert messages(stats.findings, "error")[0].endswith(f"valid.jsonl:21 as {tmp_path / 'train.jsonl'}:19")
 
 
 def test_a_preview_shows_the_first_tokens_and_the_end(tmp_path: Path) -> None:

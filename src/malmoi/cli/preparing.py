@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from typer import Argument, Option
 
+from malmoi.cli import data_cleaning
 from malmoi.cli.labelling import check_labels
 from malmoi.cli.options import Delimiter, Encoding, Errors, Fields, NewFolder, task_of, with_files
 from malmoi.cli.words import with_flags
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from malmoi.text.tokenizer import Tokenizer
 
 data = typer.Typer(no_args_is_help=True, help="Look at a text or labelled examples before training.")
+data.command()(data_cleaning.clean)
 tokenizer = typer.Typer(no_args_is_help=True, help="Make and compare tokenizers.")
 TextPath = Annotated[Path, Argument(help="A text file or a folder of them.")]
 TextField = Annotated[str, Option(help="The field or column that holds the text.")]

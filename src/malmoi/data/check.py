@@ -6,6 +6,7 @@ are in the training part as well make every measured loss too good.
 
 from __future__ import annotations
 
+import tempfile
 from array import array
 from collections import Counter, defaultdict
 from collections.abc import Iterator
@@ -18,18 +19,15 @@ import numpy as np
 from malmoi.core.errors import UserError
 from malmoi.core.nouns import Finding, Level
 from malmoi.data.characters import DECOMPOSED, INVISIBLE, composed, counted_signs
+from malmoi.data.duplicates import first_equal, near_before, near_originals
 from malmoi.data.opening import Errors, encoding_of
 from malmoi.data.readers import Corpus, Part, document_hash, open_corpus, read_documents
-from malmoi.data.splits import folded
+from malmoi.data.sketches import HASHES, NEAR, Ids, Signatures, shingle_hashes, signatures, squeezed
 from malmoi.text.tokenizer import Tokenizer
 from malmoi.util.units import counted
 
 LOST = "\ufffd"  # what a decoding writes for what it cannot read
-COMPARED = 20_000  # documents of each part compared for near-duplicates
-COMPARED_CHARACTERS = 20_000  # of each of them
-SHINGLE = 5  # characters
-BANDS, BAND_ROWS = 16, 8
-NEAR = 0.8  # Jaccard similarity of the shingles from which on two documents are near-duplicates
+BLOCK_ROWS, BLOCK_CHARACTERS = 8192, 4 << 20  # sketched at a time
 PERCENTILES = (5, 25, 50, 75, 95, 100)
 
 
@@ -47,23 +45,50 @@ class CorpusStats:
     scripts: dict[str, float]  # Hangul, Latin, other -> share of all letters
     encodings: dict[str, int]  # encoding -> files
     exact_duplicates: int  # documents that equal an earlier one of the same part
-    near_duplicates: int  # documents compared that nearly equal an earlier one of the same part
+    near_duplicates: int  # documents that nearly equal an earlier one of the same part
     overlap_exact: int  # validation documents that are training documents as well
-    overlap_near: int  # validation documents compared that nearly equal a training document
-    num_compared: int  # documents compared for near-duplicates
+    overlap_near: int  # validation documents that nearly equal a training document
     num_long: int | None  # documents of more tokens than the context; None without a tokenizer
     note: str  # how the text was split into train and valid
     findings: tuple[Finding, ...]
+
+
+class _Signatures:
+    """The signatures of the documents that stream by, in a file without a name."""
+
+    def __init__(self) -> None:
+        self._file = tempfile.TemporaryFile()  # noqa: SIM115  (open as long as this is)
+        self._block, self._size = list[str](), 0
+
+    def add(self, text: str) -> None:
+        self._block.append(squeezed(text))
+        self._size += len(text)
+        if len(self._block) >= BLOCK_ROWS or self._size >= BLOCK_CHARACTERS:
+            self._write()
+
+    def _write(self) -> None:
+        self._file.write(signatures(*shingle_hashes(self._block)).tobytes())
+        self._block, self._size = [], 0
+
+    def rows(self) -> Signatures:
+        """One row for each document, left in the file."""
+        self._write()
+        self._file.flush()
+        if not self._file.tell():
+            return np.zeros((0, HASHES), np.uint32)
+        return np.memmap(self._file, np.uint32, "r").reshape(-1, HASHES)
 
 
 @dataclass
 class _Seen:
     """What is kept of the documents of one part while they stream by."""
 
+    signatures: _Signatures
     hashes: array[int] = field(default_factory=lambda: array("Q"))
     lengths: array[int] = field(default_factory=lambda: array("Q"))
-    places: list[str] = field(default_factory=list)  # of the first COMPARED documents, as the next
-    signatures: list[np.ndarray] = field(default_factory=list)
+    files: dict[str, int] = field(default_factory=dict)
+    file_of: array[int] = field(default_factory=lambda: array("L"))
+    line_of: array[int] = field(default_factory=lambda: array("Q"))
     characters: Counter[str] = field(default_factory=Counter)
     num_bytes: int = 0
     num_long: int = 0
@@ -74,15 +99,16 @@ class _Seen:
         self.lengths.append(len(text))
         self.characters.update(text)
         self.num_bytes += num_bytes
-        if len(self.places) < COMPARED:
-            self.places.append(where)
-            self.signatures.append(minhash(text[:COMPARED_CHARACTERS]))
+        self.signatures.add(text)
+        file, _, line = where.rpartition(":")
+        self.file_of.append(self.files.setdefault(file, len(self.files)))
+        self.line_of.append(int(line))
         # No tokenizer here makes more tokens than bytes, which spares the short documents; 1 is for eos.
         if tokenizer and context and num_bytes + 1 > context:
             self.num_long += len(tokenizer.encode(text)) + 1 > context
 
     def place(self, document: int) -> str:
-        return self.places[document] if document < len(self.places) else f"document {document + 1}"
+        return f"{list(self.files)[self.file_of[document]]}:{self.line_of[document]}"
 
 
 def corpus_stats(
@@ -91,8 +117,7 @@ def corpus_stats(
 ) -> CorpusStats:  # fmt: skip
     """Read all of a corpus once and measure it; what is wrong is in `findings`, in the order of reading.
 
-    Near-duplicates are looked for among the first COMPARED documents of each part. Raises UserError only
-    where there are no files or too little text to split (as `open_corpus` does).
+    Raises UserError only where there are no files or too little text to split (as `open_corpus` does).
     """
     findings: Findings = {}
 
@@ -106,7 +131,8 @@ def corpus_stats(
             raise UserError(cause.message, where=cause.where) from None
         raise
     unseen: defaultdict[str, Counter[str]] = defaultdict(Counter)
-    parts: dict[Part, _Seen] = {"train": _Seen(), "valid": _Seen()}
+    sketches = _Signatures()  # of train, then of valid
+    parts: dict[Part, _Seen] = {"train": _Seen(sketches), "valid": _Seen(sketches)}
     for part, seen in parts.items():
         for text, where in corpus.rows(part, report):
             seen.add(text, where, tokenizer, context)
@@ -172,7 +198,7 @@ def _stats(
     leaks = _equal(valid, train)
     near, near_leaks = _near(train, valid)
     num_long = train.num_long + valid.num_long if context else None
-    path, num_compared = str(corpus.path), len(train.places) + len(valid.places)
+    path = str(corpus.path)
 
     def find(level: Level, noun: str, message: str, pairs: list[tuple[str, str]]) -> None:
         if pairs:
@@ -180,9 +206,9 @@ def _stats(
             findings[Finding(level, path, line)] = None
 
     find("warning", "document", "found in the same part already; drop the repeats", repeats)
-    find("warning", "document", f"of {num_compared} compared, nearly equal to one before in the part", near)
+    find("warning", "document", "nearly equal to one before in the same part", near)
     find("error", "validation document", "found in training too; drop from one of the two", leaks)
-    find("warning", "validation document", "compared, nearly equal to a training document", near_leaks)
+    find("warning", "validation document", "nearly equal to a training document", near_leaks)
     if num_long:
         message = f"{counted(num_long, 'document')} of more than {context} tokens, learned in parts of it"
         findings[Finding("note", path, message)] = None
@@ -199,7 +225,6 @@ def _stats(
         near_duplicates=len(near),
         overlap_exact=len(leaks),
         overlap_near=len(near_leaks),
-        num_compared=num_compared,
         num_long=num_long,
         note=corpus.note,
         findings=tuple(findings),
@@ -233,53 +258,19 @@ def _equal(seen: _Seen, known: _Seen) -> list[tuple[str, str]]:
 
 def _near(train: _Seen, valid: _Seen) -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
     """Near-duplicates that are not equal, each with the earlier document: within a part, and across them."""
-    places = train.places + valid.places
-    if not places:
-        return [], []
-    num_train = len(train.places)
-    hashes = np.concatenate([np.array(seen.hashes[: len(seen.places)]) for seen in (train, valid)])
-    original = near_duplicates(np.stack(train.signatures + valid.signatures))
-    is_valid = np.arange(len(places)) >= num_train
-    across = is_valid & (original < num_train)
-    differs = hashes != hashes[original]
-    pairs = [
-        [(places[copy], places[original[copy]]) for copy in np.flatnonzero(differs & chosen)]
-        for chosen in (~across, across)
-    ]
-    return pairs[0], pairs[1]
+    rows, num_train = train.signatures.rows(), len(train.hashes)
+    hashes = np.array(train.hashes + valid.hashes, dtype=np.uint64)
+    roles = (np.arange(len(hashes)) >= num_train).astype(np.uint8)
+    first = first_equal(hashes ^ roles)
+    different = np.flatnonzero(first == np.arange(len(hashes)))  # from others of their part
+    within = near_originals(rows, different, NEAR, roles[different].astype(np.uint64))
+    across = near_before(rows, different, NEAR, roles[different])
 
+    def place(row: int) -> str:
+        return train.place(row) if row < num_train else valid.place(row - num_train)
 
-def minhash(text: str) -> np.ndarray:
-    """The MinHash signature of a text's character 5-grams, without regard to case and spacing: uint32.
+    def places(pairs: Ids) -> list[tuple[str, str]]:
+        differs = hashes[pairs[:, 0]] != hashes[pairs[:, 1]]
+        return [(place(copy), place(original)) for original, copy in pairs[differs].tolist()]
 
-    The share of equal entries of two signatures estimates the Jaccard similarity of the two sets of 5-grams
-    (Broder 1997, On the resemblance and containment of documents).
-    """
-    codes = np.frombuffer(folded(text).ljust(SHINGLE).encode("utf-32-le"), dtype="<u4").astype(np.uint64)
-    shingles = np.zeros(len(codes) - SHINGLE + 1, dtype=np.uint64)
-    for place in range(SHINGLE):  # a polynomial modulo 2**64: numpy's unsigned integers wrap around
-        shingles = shingles * _BASE + codes[place : place + len(shingles)]
-    shingles = np.unique((shingles ^ (shingles >> np.uint64(29))) * _BASE)
-    return ((_MULTIPLIERS * shingles + _ADDENDS) >> np.uint64(32)).min(axis=1).astype(np.uint32)
-
-
-_BASE = np.uint64(0x9E3779B97F4A7C15)
-_RANDOM = np.random.default_rng(0)
-# Multiply-shift hash functions, one a row (Dietzfelbinger et al. 1997).
-_MULTIPLIERS = _RANDOM.integers(1 << 63, size=(BANDS * BAND_ROWS, 1), dtype=np.uint64) << 1 | 1
-_ADDENDS = _RANDOM.integers(1 << 63, size=(BANDS * BAND_ROWS, 1), dtype=np.uint64)
-
-
-def near_duplicates(signatures: np.ndarray) -> np.ndarray:
-    """For each document (one row of uint32) the number of an earlier one that it nearly repeats, or its own.
-
-    Candidates are equal in one band of their signatures (locality-sensitive hashing: Leskovec, Rajaraman and
-    Ullman, Mining of Massive Datasets, chapter 3), which finds 95% of the pairs of similarity NEAR.
-    """
-    original = np.arange(len(signatures))
-    for band in np.split(signatures, BANDS, axis=1):
-        _, first, inverse = np.unique(band, axis=0, return_index=True, return_inverse=True)
-        candidate = first[inverse.reshape(-1)]
-        similar = (signatures == signatures[candidate]).mean(axis=1) >= NEAR
-        original = np.where(similar, np.minimum(original, candidate), original)
-    return original
+    return places(within.pairs_P2), places(across.pairs_P2)

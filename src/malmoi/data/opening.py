@@ -121,10 +121,10 @@ def named(values: Mapping[str, Any], names: Sequence[str]) -> str:
     return next((found for name in names if (found := folded.get(name.casefold()))), "")
 
 
-def short(value: object) -> str:
-    """A value as an error line shows it, at most 60 characters."""
+def short(value: object, most: int = 60) -> str:
+    """A value as an error line shows it, at most `most` characters."""
     text = str(value).strip()
-    return text if len(text) <= 60 else text[:57] + "..."
+    return text if len(text) <= most else text[: most - 3] + "..."
 
 
 def extension(path: Path) -> str:

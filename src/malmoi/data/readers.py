@@ -32,6 +32,7 @@ Part = Literal["train", "valid"]
 T = TypeVar("T")
 
 FEW_DOCUMENTS = 20  # below this, whole documents are too coarse to hold out
+_NO_DATA = re.compile("(?i)(readme|licen[sc]e)[.]|.*[.]dropped[.]jsonl?$")  # the last: what cleaning dropped
 HASHED_DOCUMENTS = 10_000  # enough to place the hash below which a document is held out
 
 
@@ -120,11 +121,7 @@ def find_files(path: Path, extensions: Sequence[str] = EXTENSIONS) -> list[Path]
 
 def _is_text(inside: Path, extensions: Sequence[str]) -> bool:
     hidden = any(part.startswith(".") for part in inside.parts)
-    return (
-        extension(inside) in extensions
-        and not hidden
-        and not re.match("(?i)(readme|licen[sc]e)[.]", inside.name)
-    )
+    return extension(inside) in extensions and not hidden and not _NO_DATA.match(inside.name)
 
 
 def read_rows(

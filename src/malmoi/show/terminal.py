@@ -189,8 +189,7 @@ def show_stats(stats: CorpusStats, context: int, words: Words = str) -> None:
         "characters of a document": lengths,
         "letters": ", ".join(f"{script} {share:.1%}" for script, share in stats.scripts.items()),
         "encodings": ", ".join(f"{name}: {counted(it, 'file')}" for name, it in stats.encodings.items()),
-        "duplicates": f"{stats.exact_duplicates:,} exact, {stats.near_duplicates:,} near "
-        f"(among {stats.num_compared:,} compared)",
+        "duplicates": f"{stats.exact_duplicates:,} exact, {stats.near_duplicates:,} near",
         "train in valid": f"{stats.overlap_exact:,} exact, {stats.overlap_near:,} near",
         "validation": stats.note or "its own files",
     }
