@@ -200,8 +200,6 @@ def test_bad_lines_are_named(
 
 def test_files_that_cannot_be_predicted(run: Run, geese: Path, tmp_path: Path) -> None:
     fails(run("predict", geese, "none.jsonl"), "none.jsonl does not exist")
-    (tmp_path / "a.csv").write_text("text\ngoose\n")
-    fails(run("predict", geese, tmp_path / "a.csv"), "table", ".jsonl")
     fails(run("predict", tmp_path / "none", "goose"), "malmoi fit")
     fails(run("predict", tmp_path, "goose"), "malmoi fit")
 
@@ -358,11 +356,10 @@ def test_names_and_folders_that_cannot_be(run: Run, write: Write, geese: Path, t
     assert said == ""  # before any work
 
 
-@pytest.mark.parametrize("encoding", ["cp949", "utf-16"])
-def test_files_that_are_not_utf8(run: Run, tmp_path: Path, encoding: str) -> None:
+def test_files_that_are_not_utf8(run: Run, tmp_path: Path) -> None:
     train = tmp_path / "train.csv"
     rows = "".join(f"{row['text']},{row['label']}\n" for row in GEESE)
-    train.write_bytes(f"text,label\n{rows}".encode(encoding))
+    train.write_bytes(f"text,label\n{rows}".encode("cp949"))
     fails(fit(run, "classification", "tfidf", train, tmp_path / "m"), str(train), "UTF-8")
     assert check(run, "classification", train)[0] == 1
 
@@ -410,9 +407,9 @@ def test_check_names_every_bad_row(
 ) -> None:
     code, said, _ = check(run, task, write("good.jsonl", good))
     assert code == 0, said
-    code, said, _ = check(run, task, write("bad.jsonl", [*good, *bad]))
+    code, said, _ = check(run, task, write("bad.jsonl", [*good, *bad]), "--all")
     assert code == 1
-    assert lines_of(said, "error") == list(range(len(good) + 1, len(good) + len(bad) + 1))
+    assert sorted(lines_of(said, "error")) == list(range(len(good) + 1, len(good) + len(bad) + 1))
 
 
 def test_check_tags(run: Run, tmp_path: Path) -> None:

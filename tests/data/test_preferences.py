@@ -86,7 +86,7 @@ _JSON = st.recursive(
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(row=st.dictionaries(st.sampled_from(["prompt", "chosen", "rejected", "x"]), _JSON))
 def test_any_row_is_used_or_listed(row: Any, tmp_path: Path) -> None:
-    found, findings = read(tmp_path, row)
-    assert len(found) + len(findings) == 1
+    found, findings = read(tmp_path, {"prompt": "a", "chosen": "b", "rejected": "c"}, row)
+    assert len(found) + len(findings) == 2
     for one in found:
         assert not turns_error(one.chosen, ends_with="assistant")

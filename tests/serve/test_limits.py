@@ -45,7 +45,7 @@ class Shouting:
     name = "shouting"
 
     def __init__(self, log: list[Any]) -> None:
-        self.log = log
+        self.log, self.task = log, make_task("summarization")
 
     def predict_with_confidence(self, inputs: Sequence[str]) -> Predictions:
         self.log.append(list(inputs))

@@ -247,7 +247,8 @@ def _from_terminal() -> Read:
 
 def _from_lines(stream: Iterable[bytes]) -> Read:
     """The lines of a pipe or file; after one that is no text the next can be read."""
-    lines = map(lambda number, line: decoded(line, f"line {number}").rstrip("\r\n"), count(1), stream)
+    text = lambda number, line: decoded(line, f"line {number}", marked=False).rstrip("\r\n")  # noqa: E731
+    lines = map(text, count(1), stream)
     return lambda _: next(lines, None)
 
 

@@ -84,16 +84,16 @@ def check(
     if out and not suspects:
         raise UserError("data check: --out needs --suspects")
     paths: dict[str, Path] = {}
-    if task:
+    made = task_of(task, with_files(fields, encoding, delimiter)) if task else None
+    if made:
         paths = {part: path for part, path in (("train", path), ("valid", valid), ("test", test)) if path}
-        made = task_of(task, with_files(fields, encoding, delimiter))
         findings = made.check_files(paths)
     else:
         loaded = _load_tokenizer(tokenizer)
         stats = corpus_stats(path, valid=valid, errors=errors, field=field, tokenizer=loaded, context=context)
         findings = stats.findings
     num_errors = terminal.show_findings(findings, with_flags, most=None if every else terminal.MOST_ALIKE)
-    if task and suspects:
+    if made and suspects:
         check_labels(made, paths.values(), out)
     if num_errors:
         raise typer.Exit(1)

@@ -50,7 +50,8 @@ def composed_offset(text: str, offset: int) -> int:
 
 def original_offset(text: str, offset: int) -> int:
     """The inverse: where in `text` the character at `offset` of the composed text stands."""
-    return _across(*_letters(text)[::-1], offset)
+    here, there = _letters(text)
+    return _across(there, here, offset)
 
 
 def _across(here: Sequence[int], there: Sequence[int], offset: int) -> int:

@@ -34,10 +34,14 @@ def undecodable(error: UnicodeDecodeError, offset: int, *, choice: bool = True) 
     return f"{line}{hint}save it as UTF-8" + f", or give `encoding` {guess}" * bool(guess and choice)
 
 
-def decoded(content: bytes, name: str, encoding: str = "") -> str:
-    """The text of something called `name`, less its byte-order mark. Raises UserError where it is none."""
+def decoded(content: bytes, name: str, encoding: str = "", *, marked: bool = True) -> str:
+    """The text of something called `name`, less its byte-order mark. Raises UserError where it is none.
+
+    marked: a byte-order mark says the encoding, as it does of a file; of a line in a pipe it does not.
+    """
+    mark = marked_encoding(content) if marked else ""
     try:
-        return content.decode(marked_encoding(content) or encoding or "utf-8").removeprefix("\ufeff")
+        return content.decode(mark or encoding or "utf-8").removeprefix("\ufeff")
     except UnicodeDecodeError as error:
         raise UserError(f"{name}: {undecodable(error, error.start, choice=False)}") from None
 

@@ -104,7 +104,7 @@ def rows_in(found: Any) -> tuple[list[Any], list[str]]:
     values = list(found.values())
     if len(values) == 1 and isinstance(values[0], dict) and values[0]:
         return rows_in(values[0])
-    if values and all(isinstance(value, dict) for value in values):
+    if values and not _WITHIN & found.keys() and all(isinstance(value, dict) and value for value in values):
         return values, []
     return [found], []
 

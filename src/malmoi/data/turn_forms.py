@@ -113,6 +113,8 @@ def usual_preference(values: Mapping[str, Any]) -> dict[str, Any]:
     """
     names = [named(values, usual) for usual in (_PROMPTS, _CHOSEN, _REJECTED)]
     prompt, chosen, rejected = (values.get(name) for name in names)
+    if chosen is None or rejected is None:
+        return dict(values)  # under the names that it has, which an error then says
     below = named(values, ("input",))
     others = {name: it for name, it in values.items() if name not in names}
     if isinstance(prompt, dict) and "messages" in prompt:  # OpenAI's, with the tools beside

@@ -214,7 +214,9 @@ def _as_message(row: Mapping[str, str]) -> Message:
     match row:
         case {"role": "system" | "user" | "assistant" as role, "content": str(content)}:
             return Message(role, content)
-    return messages_from([row])[0]
+        case Mapping():
+            return messages_from([row])[0]
+    raise BadRow(f"a message has a role and content, found {row!r}")
 
 
 def check_one_reply(params: Sampling) -> None:

@@ -36,9 +36,10 @@ def bleu(predictions: Texts, references: References, tokenize: Literal["13a", "c
     from sacrebleu.metrics.bleu import BLEU
 
     text = "".join(one for texts in references for one in texts)
+    cut: str = tokenize
     if tokenize == "13a" and _are_most(f"[{SPACELESS}]", text):
-        tokenize = "zh" if _are_most(f"[{HAN}]", text) and not re.search(f"[{KANA}]", text) else "char"
-    return _sacrebleu(BLEU(tokenize=tokenize, force=True), predictions, references)
+        cut = "zh" if _are_most(f"[{HAN}]", text) and not re.search(f"[{KANA}]", text) else "char"
+    return _sacrebleu(BLEU(tokenize=cut, force=True), predictions, references)
 
 
 def _are_most(letter: str, text: str) -> bool:

@@ -218,8 +218,8 @@ def _brat_names(file: Path, how: How) -> Iterator[Entity]:
 def read_spacy(file: Path) -> Iterator[Record]:
     """The documents of a .spacy file. Raises UserError where spaCy is not installed."""
     try:
-        import spacy
-        from spacy.tokens import DocBin
+        import spacy  # pyright: ignore[reportMissingImports]
+        from spacy.tokens import DocBin  # pyright: ignore[reportMissingImports]
     except ImportError:
         raise UserError(
             f"{file} needs the library spacy; install it with: pip install 'malmoi[spacy]'"

@@ -74,7 +74,7 @@ class Vectors:
         """rows_NF, scipy CSR; float32. Those of scikit-learn's `TfidfVectorizer` with `sublinear_tf`."""
         known = zip(self.views, self._vocabularies, self._idfs, strict=True)
         places = {text: place for place, text in enumerate(dict.fromkeys(texts))}
-        rows_DF = sparse.hstack([_rows(list(places), *one) for one in known], format="csr")
+        rows_DF: Any = sparse.hstack([_rows(list(places), *one) for one in known], format="csr")
         return rows_DF if len(places) == len(texts) else rows_DF[[places[text] for text in texts]]
 
     @property
