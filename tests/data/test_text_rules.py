@@ -14,7 +14,8 @@ ENGLISH = (
     "The board met this morning to set the budget for the next quarter and to greet those who have joined. "
 )
 GERMAN = (
-    "Der Vorstand hat heute beschlossen, dass die Arbeiten am neuen Haus erst im Mai wieder beginnen sollen. "
+    "Niemand widersprach, obwohl einige Nachbarn zuvor heftig geschimpft hatten. "
+    "Nun wird zwischen Bahnhof und Marktplatz gegraben, und vorbei kommt vorerst kein Fahrzeug. "
 )
 SPANISH = (
     "La junta se ha reunido para fijar el gasto del mes que viene y saludar a los que acaban de llegar. "

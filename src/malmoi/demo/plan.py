@@ -23,7 +23,7 @@ class DemoPlan:
     acts_s: tuple[float, ...]  # what each act takes, about
 
 
-WHOLE = DemoPlan(30.0, 90.0, 60.0, 3.5, 10.0, 2000, 100, 100, (10.0, 55.0, 115.0, 165.0))
+WHOLE = DemoPlan(30.0, 90.0, 60.0, 3.5, 20.0, 2000, 100, 100, (10.0, 55.0, 115.0, 185.0))
 QUICK = DemoPlan(8.0, None, 8.0, 0.8, 4.0, 400, 30, 24, (4.0, 16.0, 12.0, 45.0))
 ACTS = (
     "Text becomes tokens",
