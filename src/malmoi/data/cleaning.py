@@ -322,8 +322,8 @@ def _distinct(table: RowTable, kept: NDArray[np.bool_]) -> NDArray[np.bool_]:
 def _totals(table: RowTable) -> Totals:
     rows = table.rows[table.rows["role"] != TEST_FILE]
     languages = np.bincount(rows["language"], minlength=len(LANGUAGES)).tolist()
-    sizes = (int(rows[name].sum(dtype=np.int64)) for name in ("characters", "bytes"))
-    return Totals(len(rows), *sizes, dict(zip(LANGUAGES, languages, strict=True)))
+    characters, num_bytes = (int(rows[name].sum(dtype=np.int64)) for name in ("characters", "bytes"))
+    return Totals(len(rows), characters, num_bytes, dict(zip(LANGUAGES, languages, strict=True)))
 
 
 def _parts(table: RowTable) -> dict[str, int]:

@@ -44,7 +44,8 @@ def near_originals(
     found = _similar(signatures, ids_M, least, groups_M)
     kept = np.ones(len(found), dtype=bool)
     original = dict[int, int]()
-    for place, (other, row) in enumerate(found.pairs_P2.tolist()):
+    pairs: list[tuple[int, int]] = found.pairs_P2.tolist()
+    for place, (other, row) in enumerate(pairs):
         kept[place] = row not in original
         first = original.get(other, other)
         if first != other and kept[place]:  # the other one is a repeat: is this row as near to its original?

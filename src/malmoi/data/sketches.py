@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from importlib.metadata import version
+from typing import Any
 
 import numpy as np
 import rensa
@@ -57,7 +58,10 @@ def signatures(hashes: Hashes, starts: Ids) -> Signatures:
     if len(starts) < 2:
         return np.zeros((0, HASHES), np.uint32)
     mixed = (hashes ^ (hashes >> np.uint64(29))) * _BASE
-    made = rensa.RMinHash.digest_matrix_from_flat_token_hashes(mixed, starts.astype(np.uint64), HASHES, _SEED)
+    sketch: Any = rensa
+    made = sketch.RMinHash.digest_matrix_from_flat_token_hashes(
+        mixed, starts.astype(np.uint64), HASHES, _SEED
+    )
     return np.array(made.to_rows(), dtype=np.uint32)
 
 

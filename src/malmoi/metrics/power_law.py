@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -70,7 +71,7 @@ def fit_power_law(
         raise ValueError("a number of the learning curve is not finite")
     if (n_P <= 0).any() or (s_P <= 0).any() or (e_P < 0).any():
         raise ValueError("counts and deviations must be above 0, errors not below 0")
-    grids = np.meshgrid(ASYMPTOTES, EXPONENTS, np.arange(len(STARTS)))
+    grids: Any = np.meshgrid(ASYMPTOTES, EXPONENTS, np.arange(len(STARTS)))
     share_G, exponent_G, at_G = (grid.ravel() for grid in grids)
     asymptote_G, start_G = share_G * e_P.min(), np.array(STARTS)[at_G] * n_P.max()
     x_GP = ((n_P + start_G[:, None]) / (n_P.max() + start_G[:, None])) ** -exponent_G[:, None]
