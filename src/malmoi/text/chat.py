@@ -27,6 +27,7 @@ from malmoi.core.nouns import Message, turns_error
 from malmoi.text.tokenizer import TURNS, Tokenizer
 from malmoi.text.tokenizer_files import is_chat_template
 
+Span = tuple[int, int]  # where something begins and ends in a text
 TEMPLATE = (
     "{% for message in messages %}<|{{ message['role'] }}|>"
     "{% if message['role'] == 'assistant' %}"
@@ -129,31 +130,15 @@ class ChatFormat:
 
         Raises UserError for turns out of order.
         """
-        if wrong := turns_error(messages, ends_with="assistant"):
-            raise UserError(f"the conversation cannot be learned from: {wrong}")
-        guarded, guard = self._guarded(messages)
-        rendered = self._render(guarded)
-        spans = self._spans(guarded, rendered)
-        if spans[-1] is None:
-            raise UserError(
-                "the chat template changes earlier turns for the reply to them, so it cannot be tuned with"
-            )
-        kept = [span for span in (spans if all(spans) else spans[-1:]) if span]
-        row, place = ChatRow([], []), 0
-        for piece in self._pieces(rendered):
-            ids = self._encode(piece, guard)
-            row.ids.extend(ids)
-            row.trained.extend(self._trained(piece, place, guard, kept, len(ids)))
-            place += len(piece)
-        return row
+        return self._row(*self._laid_out(messages))
 
     def training_rows(self, messages: Sequence[Message]) -> list[ChatRow]:
         """What a conversation is learned as: one row, or, where the template changes earlier turns when a new
         one comes (Qwen3's drops what was thought), one up to each turn of the assistant, which alone is
         learned. Raises as `training_row`."""
-        row = self.training_row(messages)
-        guarded, _ = self._guarded(messages)
-        if all(self._spans(guarded, self._render(guarded))):
+        rendered, guard, spans = self._laid_out(messages)
+        row = self._row(rendered, guard, spans)
+        if all(spans):
             return [row]
         said = [at for at, message in enumerate(messages) if message.role == "assistant"]
         return [*(self.training_row(messages[: at + 1]) for at in said[:-1]), row]
@@ -167,6 +152,31 @@ class ChatFormat:
             id for id, learned in zip(row.ids, row.trained, strict=True) if learned and id in specials
         )
 
+    def _laid_out(self, messages: Sequence[Message]) -> tuple[str, str, list[Span | None]]:
+        """A conversation as the template writes it, its guard, and where each turn of the assistant stands
+        there; None for one that stands in another way. Raises as `training_row`."""
+        if wrong := turns_error(messages, ends_with="assistant"):
+            raise UserError(f"the conversation cannot be learned from: {wrong}")
+        guarded, guard = self._guarded(messages)
+        rendered = self._render(guarded)
+        said = [at for at, message in enumerate(guarded) if message.role == "assistant"]
+        spans = [self._span(guarded, at, rendered) for at in said]
+        if spans[-1] is None:
+            raise UserError(
+                "the chat template changes earlier turns for the reply to them, so it cannot be tuned with"
+            )
+        return rendered, guard, spans
+
+    def _row(self, rendered: str, guard: str, spans: Sequence[Span | None]) -> ChatRow:
+        kept = [span for span in (spans if all(spans) else spans[-1:]) if span]
+        row, place = ChatRow([], []), 0
+        for piece in self._pieces(rendered):
+            ids = self._encode(piece, guard)
+            row.ids.extend(ids)
+            row.trained.extend(self._trained(piece, place, guard, kept, len(ids)))
+            place += len(piece)
+        return row
+
     # ---- text with markers
 
     def _render(self, messages: Sequence[Message], *, reply: bool = False) -> str:
@@ -177,12 +187,7 @@ class ChatFormat:
         except (TemplateError, *DAMAGE) as error:
             raise UserError(f"the chat template refuses this conversation: {error}") from None
 
-    def _spans(self, messages: Sequence[Message], rendered: str) -> list[tuple[int, int] | None]:
-        """Where each turn of the assistant stands in the text; None where it stands in another way."""
-        said = [at for at, message in enumerate(messages) if message.role == "assistant"]
-        return [self._span(messages, at, rendered) for at in said]
-
-    def _span(self, messages: Sequence[Message], at: int, rendered: str) -> tuple[int, int] | None:
+    def _span(self, messages: Sequence[Message], at: int, rendered: str) -> Span | None:
         """Where in the text the turn `at` stands: from the reply's first character to its end of turn; None
         where the template writes the turns up to it in another way."""
         before, after = self._render(messages[:at], reply=True), self._render(messages[: at + 1])
