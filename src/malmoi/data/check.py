@@ -31,6 +31,7 @@ BLOCK_ROWS, BLOCK_CHARACTERS = 8192, 4 << 20  # sketched at a time
 PERCENTILES = (5, 25, 50, 75, 95, 100)
 
 
+Places = list[tuple[str, str]]  # of a document that repeats another, and of that one
 Findings = dict[Finding, None]  # an ordered set: a file with a part held out is read once for each part
 
 
@@ -194,13 +195,11 @@ def _stats(
     corpus: Corpus, train: _Seen, valid: _Seen, findings: Findings, context: int | None
 ) -> CorpusStats:
     lengths = np.array(train.lengths + valid.lengths)
-    repeats = _equal(train, train) + _equal(valid, valid)
-    leaks = _equal(valid, train)
-    near, near_leaks = _near(train, valid)
+    repeats, leaks, near, near_leaks = _repeats(train, valid)
     num_long = train.num_long + valid.num_long if context else None
     path = str(corpus.path)
 
-    def find(level: Level, noun: str, message: str, pairs: list[tuple[str, str]]) -> None:
+    def find(level: Level, noun: str, message: str, pairs: Places) -> None:
         if pairs:
             line = f"{counted(len(pairs), noun)} {message}: {pairs[0][0]} as {pairs[0][1]}"
             findings[Finding(level, path, line)] = None
@@ -245,32 +244,27 @@ def _script(letter: str) -> str:
     return "Latin" if letter < "\u0250" or "\u1e00" <= letter <= "\u1eff" else "other"
 
 
-def _equal(seen: _Seen, known: _Seen) -> list[tuple[str, str]]:
-    """Where each document is that equals one of `known` before it, and where the first such one is."""
-    hashes, first = np.unique(np.array(known.hashes), return_index=True)
-    wanted = np.array(seen.hashes)
-    copies = np.flatnonzero(np.isin(wanted, hashes))
-    originals = first[np.searchsorted(hashes, wanted[copies])]
-    others = (originals != copies) | (seen is not known)
-    pairs = zip(copies[others].tolist(), originals[others].tolist(), strict=True)
-    return [(seen.place(copy), known.place(original)) for copy, original in pairs]
-
-
-def _near(train: _Seen, valid: _Seen) -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
-    """Near-duplicates that are not equal, each with the earlier document: within a part, and across them."""
-    rows, num_train = train.signatures.rows(), len(train.hashes)
-    hashes = np.array(train.hashes + valid.hashes, dtype=np.uint64)
-    roles = (np.arange(len(hashes)) >= num_train).astype(np.uint8)
-    first = first_equal(hashes ^ roles)
-    different = np.flatnonzero(first == np.arange(len(hashes)))  # from others of their part
-    within = near_originals(rows, different, NEAR, roles[different].astype(np.uint64))
-    across = near_before(rows, different, NEAR, roles[different])
+def _repeats(train: _Seen, valid: _Seen) -> tuple[Places, Places, Places, Places]:
+    """The documents that equal one before, in their part and (those of valid) in train; then those that
+    nearly equal one. Shape letter: N documents, those of train first."""
+    hashes_N = np.array(train.hashes + valid.hashes, dtype=np.uint64)
+    rows, num_train = np.arange(len(hashes_N)), len(train.hashes)
+    roles_N = (rows >= num_train).astype(np.uint8)
+    first, anywhere = first_equal(hashes_N ^ roles_N), first_equal(hashes_N)
+    leaks = (rows >= num_train) & (anywhere < num_train)
 
     def place(row: int) -> str:
         return train.place(row) if row < num_train else valid.place(row - num_train)
 
-    def places(pairs: Ids) -> list[tuple[str, str]]:
-        differs = hashes[pairs[:, 0]] != hashes[pairs[:, 1]]
-        return [(place(copy), place(original)) for original, copy in pairs[differs].tolist()]
+    def places(originals: Ids, copies: Ids) -> Places:
+        pairs = zip(originals.tolist(), copies.tolist(), strict=True)
+        return [(place(copy), place(original)) for original, copy in pairs]
 
-    return places(within.pairs_P2), places(across.pairs_P2)
+    signatures, different = train.signatures.rows(), rows[first == rows]  # from others of their part
+    within = near_originals(signatures, different, NEAR, roles_N[different].astype(np.uint64)).pairs_P2
+    across = near_before(signatures, different, NEAR, roles_N[different]).pairs_P2
+    near = [it[hashes_N[it[:, 0]] != hashes_N[it[:, 1]]].T for it in (within, across)]
+    return (
+        places(first[first != rows], rows[first != rows]), places(anywhere[leaks], rows[leaks]),
+        places(*near[0]), places(*near[1]),
+    )  # fmt: skip
