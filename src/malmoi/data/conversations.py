@@ -13,7 +13,7 @@ from typing import Any
 from malmoi.core.nouns import BadRow, Finding, Message, Messages, Report, turns_error
 from malmoi.data.labelled import attempts, read_records
 from malmoi.data.opening import Record, named, short
-from malmoi.data.turn_forms import ROLES, in_turns, usual_preference, usual_turns
+from malmoi.data.turn_forms import ROLES, in_turns, usual_preference, usual_turns, with_more
 
 # what the user says, what more, what the assistant says; in the order in which they are looked for
 _EXCHANGES = (
@@ -77,8 +77,7 @@ def turns_of(value: Any, role: str) -> Messages:
 
 def exchange(asked: Any, more: Any, answer: Any) -> Messages:
     """One turn of the user, `more` (if any) below what is asked, and one of the assistant. Raises BadRow."""
-    below = f"\n\n{more}" if isinstance(more, str) and more.strip() else ""
-    first = asked + below if isinstance(asked, str) else asked
+    first = with_more(asked, more) if isinstance(asked, str) else asked
     return messages_from([{"role": "user", "content": first}, {"role": "assistant", "content": answer}])
 
 

@@ -121,10 +121,14 @@ def usual_preference(values: Mapping[str, Any]) -> dict[str, Any]:
         others |= {name: it for name, it in prompt.items() if name != "messages" and it}
         prompt = prompt["messages"]
     elif isinstance(prompt, str) and below not in ("", *names):
-        more = others.pop(below)
-        prompt += f"\n\n{more}" if isinstance(more, str) and more.strip() else ""
+        prompt = with_more(prompt, others.pop(below))
     found = {"prompt": prompt, "chosen": chosen, "rejected": rejected}
     return others | {name: _turns_in(it) for name, it in found.items() if it is not None}
+
+
+def with_more(asked: str, more: Any) -> str:
+    """What is asked and, in a paragraph below it, `more`, if that is a text with something in it."""
+    return f"{asked}\n\n{more}" if isinstance(more, str) and more.strip() else asked
 
 
 def _turns_in(value: Any) -> Any:

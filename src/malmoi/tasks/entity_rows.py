@@ -17,7 +17,7 @@ from typing import Any
 from malmoi.core.errors import DAMAGE, UserError
 from malmoi.core.nouns import BadRow, Entity, Finding, Report
 from malmoi.data.arrow import Unreadable
-from malmoi.data.labelled import Tagged
+from malmoi.data.labelled import Tagged, attempts
 from malmoi.data.opening import How, Record, chunks, lines, named, short
 from malmoi.tasks.tagging import are_labels, joint_of, names_of
 
@@ -98,11 +98,7 @@ def rows_with_spans(rows: Iterable[Record], fields: Mapping[str, str], report: R
         all_rows = _sentences(all_rows, names["tokens"], names["tags"])
         names |= {"tokens": "tokens", "tags": "tags"}
     try:
-        for row in all_rows:
-            try:
-                yield from _with_spans(row, names, report)
-            except BadRow as error:
-                report(Finding("error", error.where or row.where, str(error)))
+        yield from attempts(all_rows, lambda row: _with_spans(row, names, report), report)
     except BadRow as error:  # no column says what belongs together
         report(Finding("error", error.where, str(error)))
 
