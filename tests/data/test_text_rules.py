@@ -6,8 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from malmoi.data.characters import composed
 from malmoi.data.languages import language_of
-from malmoi.data.text_rules import FAMILIES, PROSE_RULES, Limits, composed, prose_faults, without_invisible
+from malmoi.data.text_rules import FAMILIES, PROSE_RULES, Limits, prose_faults, without_invisible
 
 KOREAN = "오늘 회의에서는 다음 분기의 예산을 정하고 새로 들어온 사람들을 소개했다. 회의는 두 시간 걸렸다. "
 ENGLISH = (

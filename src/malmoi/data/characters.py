@@ -17,10 +17,11 @@ DECOMPOSED = "characters that are not in NFC (decomposed, as macOS writes them, 
 READ_COMPOSED = f"{DECOMPOSED}; they are read in NFC"
 # Signs without a width or a shape: zero-width spaces, soft hyphens, marks of direction, controls. Joiners
 # belong to words of Persian and Indian scripts, and to emoji.
-INVISIBLE = re.compile(
-    "[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x84\x86-\x9f\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180e\u200b\u200e\u200f"
-    "\u202a-\u202e\u2060-\u206f\u3164\ufeff\uffa0\ufff9-\ufffb]"
+UNSEEN = (  # the inside of a character class; what cleaning takes out
+    "\x00-\x08\x0e-\x1f\x7f-\x84\x86-\x9f\u00ad\u061c\u200b\u200e\u200f\u202a-\u202e\u2060-\u206f\u3164\ufeff"
+    "\uffa0\ufff9-\ufffb"
 )
+INVISIBLE = re.compile(f"[{UNSEEN}\x0b\x0c\u034f\u115f\u1160\u17b4\u17b5\u180e]")
 _JOINERS = {0x200C: None, 0x200D: None}
 _UNITS = (("UTF-16 units, as JavaScript does", "utf-16-le", 2), ("UTF-8 bytes", "utf-8", 1))
 
@@ -45,11 +46,15 @@ def composed(value: V) -> V:
 
 def composed_offset(text: str, offset: int) -> int:
     """Where the character at `offset` of a text stands once the text is composed."""
+    if composed(text) is text:  # as almost every one is, and looking at each letter takes long
+        return min(offset, len(text))
     return _across(*_letters(text), offset)
 
 
 def original_offset(text: str, offset: int) -> int:
     """The inverse: where in `text` the character at `offset` of the composed text stands."""
+    if composed(text) is text:
+        return min(offset, len(text))
     here, there = _letters(text)
     return _across(there, here, offset)
 

@@ -11,12 +11,13 @@ from numpy.typing import NDArray
 
 from malmoi.core.config import StrictModel
 from malmoi.core.errors import UserError, nearest
+from malmoi.data.characters import composed
 from malmoi.data.duplicates import first_equal, near_before, near_originals
 from malmoi.data.languages import LANGUAGES, Language
 from malmoi.data.personal import PERSONAL_KINDS, personal_kinds, redacted
 from malmoi.data.readers import document_hash
 from malmoi.data.sketches import Hashes, Ids, Signatures
-from malmoi.data.text_rules import FAMILIES, PROSE_RULES, Limits, composed, without_invisible
+from malmoi.data.text_rules import FAMILIES, PROSE_RULES, Limits, without_invisible
 
 BLANK = document_hash("")
 TEST_FILE, TEST, VALID, TRAIN = range(4)  # roles: what comes before is kept apart from what comes after

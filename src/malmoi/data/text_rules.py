@@ -8,7 +8,6 @@ between spaces are shorter, and the rule about English words is for English text
 from __future__ import annotations
 
 import re
-import unicodedata
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from functools import cached_property
 from typing import Literal
 
 from malmoi.core.config import StrictModel
+from malmoi.data.characters import UNSEEN
 from malmoi.data.languages import Language
 from malmoi.data.sketches import NEAR
 
@@ -23,14 +23,10 @@ from malmoi.data.sketches import NEAR
 
 _BREAKS = re.compile("\r\n?|[\x0b\x0c\x85\u2028\u2029]")
 _BLANKS = "\u00a0\u2000-\u200a\u202f\u205f"
-_UNSEEN = (  # controls, and what has no width
-    "\x00-\x08\x0e-\x1f\x7f-\x84\x86-\x9f\u00ad\u061c\u200b\u200e\u200f\u202a-\u202e\u2060-\u206f\u3164\ufeff"
-    "\uffa0\ufff9-\ufffb"
-)
 _TAGS = "\U000e0000-\U000e007f"  # of flags, which they follow; else unseen
-_ODD = re.compile(f"[\r\x0b\x0c\x85\u2028\u2029\u200c\u200d{_BLANKS}{_UNSEEN}{_TAGS}]")
+_ODD = re.compile(f"[\r\x0b\x0c\x85\u2028\u2029\u200c\u200d{_BLANKS}{UNSEEN}{_TAGS}]")
 _BLANK = re.compile(f"[{_BLANKS}]")
-_NOTHING = re.compile(f"[{_UNSEEN}]|(?<!\U0001f3f4)(?<![{_TAGS}])[{_TAGS}]+")
+_NOTHING = re.compile(f"[{UNSEEN}]|(?<!\U0001f3f4)(?<![{_TAGS}])[{_TAGS}]+")
 # Joiners are letters' in Arabic and Indic scripts and glue of emoji; beside these characters they do nothing.
 _PLAIN = r"\s\x21-\u024f\u1100-\u11ff\u2010-\u205e\u3000-\u318f\u4e00-\u9fff\uac00-\ud7a3"
 _JOINERS = re.compile(
@@ -45,11 +41,6 @@ def without_invisible(text: str) -> str:
         return text
     text = _BLANK.sub(" ", _BREAKS.sub("\n", text))
     return _JOINERS.sub("", _NOTHING.sub("", text))
-
-
-def composed(text: str) -> str:
-    """The text in NFC, in which a Hangul syllable is one character."""
-    return text if unicodedata.is_normalized("NFC", text) else unicodedata.normalize("NFC", text)
 
 
 # ---- prose
